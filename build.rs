@@ -1,0 +1,44 @@
+//! Finds the libtorch that torch-sys linked against and writes its folder into the RUNPATH of everything we link,
+//! so that the binary, the tests and the benches run without `LD_LIBRARY_PATH` (which still wins: RUNPATH, not RPATH).
+
+use std::path::{Path, PathBuf};
+
+/// The libtorch that tch 0.24 is made for.
+const LIBTORCH_VERSION: &str = "2.11.";
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=.git/HEAD");
+    println!("cargo::rustc-env=KINTSUGI_GIT_COMMIT={}", git_commit().unwrap_or_default());
+    if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_none() {
+        return;
+    }
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    println!("cargo::rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
+    let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
+        println!("cargo::error=torch-sys did not say where libtorch is; run `make setup` first");
+        return;
+    };
+    let lib = lib.canonicalize().unwrap_or(lib);
+    if let Some(found) = libtorch_version(&lib).filter(|found| !found.starts_with(LIBTORCH_VERSION)) {
+        println!("cargo::error=expected libtorch {LIBTORCH_VERSION}*, found {found} in {}; run `make setup`", lib.display());
+    }
+    println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+}
+
+/// Reads the version from the files that a libtorch archive (`build-version`) or a wheel (`version.py`) carries.
+fn libtorch_version(lib: &Path) -> Option<String> {
+    let root = lib.parent()?;
+    if let Ok(text) = std::fs::read_to_string(root.join("build-version")) {
+        return Some(text.trim().to_owned());
+    }
+    let text = std::fs::read_to_string(root.join("version.py")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("__version__"))?;
+    line.split('\'').nth(1).map(str::to_owned)
+}
+
+fn git_commit() -> Option<String> {
+    let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

@@ -1,0 +1,52 @@
+//! What the training loop leaves beside the weights in `mp_rank_00_model_states.pt`: read for cross-checks and for the
+//! report, never needed.
+
+use pytorch_reader::PickleValue;
+
+use super::CheckpointError;
+use super::layout::StepFiles;
+use super::shard::read_value;
+use crate::config::ClientArgs;
+
+/// The client state that matters to a reader (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientState {
+    /// The arguments gpt-neox checks on loading.
+    pub args: ClientArgs,
+    /// Training iteration.
+    pub iteration: Option<u64>,
+}
+
+impl ClientState {
+    /// Reads the first `mp_rank_*` file, if there is one.
+    pub(super) fn read(files: &StepFiles) -> Result<Self, CheckpointError> {
+        let Some(path) = files.rank_files.values().next() else { return Ok(Self::default()) };
+        let mut state = Self::default();
+        for key in ["iteration", "total_iters"] {
+            if let Some(PickleValue::Int(iteration)) = read_value(path, key)? {
+                state.iteration = u64::try_from(iteration).ok();
+                break;
+            }
+        }
+        if let Some(PickleValue::Dict(args)) = read_value(path, "args")? {
+            let size = |key: &str| match args.get(key) {
+                Some(&PickleValue::Int(value)) => usize::try_from(value).ok(),
+                _ => None,
+            };
+            state.args = ClientArgs {
+                num_layers: size("num_layers"),
+                hidden_size: size("hidden_size"),
+                num_attention_heads: size("num_attention_heads"),
+                max_position_embeddings: size("max_position_embeddings"),
+                make_vocab_size_divisible_by: size("make_vocab_size_divisible_by"),
+                padded_vocab_size: size("padded_vocab_size"),
+                model_parallel_size: size("model_parallel_size"),
+                tokenizer_type: match args.get("tokenizer_type") {
+                    Some(PickleValue::String(name)) => Some(name.clone()),
+                    _ => None,
+                },
+            };
+        }
+        Ok(state)
+    }
+}

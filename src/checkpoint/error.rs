@@ -1,0 +1,136 @@
+//! What can be wrong with a checkpoint, and what to do about it.
+
+use std::path::PathBuf;
+
+use pytorch_reader::PytorchError;
+
+use crate::config::{ConfigError, Unsupported};
+use crate::partition::{PartitionError, StageKind};
+use crate::tensor::{DType, TensorError};
+
+/// What can be wrong with a checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum CheckpointError {
+    /// The path is no directory.
+    #[error("{path}: expected a checkpoint directory, found {found}", path = path.display())]
+    NotADirectory { path: PathBuf, found: &'static str },
+    /// `latest` does not name a folder beside it.
+    #[error("{path}: names `{tag}`, which is not a folder beside it", path = path.display())]
+    Latest { path: PathBuf, tag: String },
+    /// No file that gpt-neox would have written.
+    #[error(
+        "{path}: not a gpt-neox checkpoint: no layer_XX-model_YY-model_states.pt and no mp_rank_XX_model_states.pt",
+        path = path.display()
+    )]
+    NotACheckpoint { path: PathBuf },
+    /// Two names for the same layer and rank.
+    #[error("{folder}: {name} is there twice under differently padded numbers", folder = folder.display())]
+    DuplicateFile { folder: PathBuf, name: String },
+    /// ZeRO-3 shards.
+    #[error("{path}: ZeRO-3 shards hold slices of flattened parameters, not tensors", path = path.display())]
+    ZeroThree { path: PathBuf },
+    /// A rank's file is missing.
+    #[error("{path}: missing: rank {tp_rank} of {tp_size}", path = path.display())]
+    MissingRank { path: PathBuf, tp_rank: usize, tp_size: usize },
+    /// A layer is missing.
+    #[error("{folder}: expected {expected} transformer layers, found {found}{}", missing_note(*.missing), folder = folder.display())]
+    LayerCount { folder: PathBuf, expected: usize, found: usize, missing: Option<usize> },
+    /// A stage is missing or there twice.
+    #[error("{folder}: expected one {stage}, found {found}", folder = folder.display())]
+    StageCount { folder: PathBuf, stage: StageKind, found: usize },
+    /// A layer file whose names fit no stage.
+    #[error("{path}: holds no parameter of a known stage; its names: {names}", path = path.display())]
+    UnknownStage { path: PathBuf, names: String },
+    /// No configuration.
+    #[error("{folder}: no configuration files under configs/", folder = folder.display())]
+    NoConfig { folder: PathBuf },
+    /// The number of ranks in the configuration is not what the files say.
+    #[error("{folder}: model_parallel_size is {expected} in {source_name}, but the files hold {found} ranks", folder = folder.display())]
+    TpSize { folder: PathBuf, source_name: String, expected: usize, found: usize },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A model that cannot be evaluated.
+    #[error("this model is refused: {0}")]
+    Unsupported(#[from] Unsupported),
+    /// A file that `torch.save` did not write or that was damaged since.
+    #[error("{path}: cannot be read as a torch.save file: {source}", path = path.display())]
+    Damaged { path: PathBuf, source: PytorchError },
+    /// A tensor's bytes cannot be read.
+    #[error("{path}: tensor `{name}`: {source}", path = path.display())]
+    Unreadable { path: PathBuf, name: String, source: std::io::Error },
+    /// A tensor of an unsigned type that no parameter has.
+    #[error("{path}: tensor `{name}` has an element type that no model parameter has", path = path.display())]
+    ElementType { path: PathBuf, name: String },
+    /// A parameter that is not floating point.
+    #[error("{path}: tensor `{name}`: expected floating point, found {found}", path = path.display())]
+    NotFloat { path: PathBuf, name: String, found: DType },
+    /// A name that the partition table does not know, refuses, or the configuration excludes.
+    #[error("{path}: rank {tp_rank}: {source}", path = path.display())]
+    Name { path: PathBuf, tp_rank: usize, source: PartitionError },
+    /// Two names for the same parameter.
+    #[error("{path}: rank {tp_rank}: `{name}` and `{other}` are the same parameter", path = path.display())]
+    SameParameter { path: PathBuf, tp_rank: usize, name: String, other: String },
+    /// A parameter that every such stage has is not there.
+    #[error("{path}: rank {tp_rank}: missing tensor `{name}`", path = path.display())]
+    MissingParameter { path: PathBuf, tp_rank: usize, name: String },
+    /// A tensor asked for by name is not there (any more).
+    #[error("{path}: missing tensor `{name}`", path = path.display())]
+    MissingTensor { path: PathBuf, name: String },
+    /// A tensor of another shape than the configuration says.
+    #[error("{path}: rank {tp_rank}: tensor `{name}`: expected shape {expected:?}, found {found:?}", path = path.display())]
+    Shape { path: PathBuf, tp_rank: usize, name: String, expected: Vec<usize>, found: Vec<usize> },
+    /// A tensor whose type differs between ranks.
+    #[error("{path}: rank {tp_rank}: tensor `{name}`: expected {expected} as on rank 0, found {found}", path = path.display())]
+    DTypeAcrossRanks { path: PathBuf, tp_rank: usize, name: String, expected: DType, found: DType },
+    /// A weight that is NaN or infinite.
+    #[error("{path}: rank {tp_rank}: tensor `{name}`: NaN or infinity at element {index}", path = path.display())]
+    NonFinite { path: PathBuf, tp_rank: usize, name: String, index: usize },
+    /// Sizes that do not divide among the ranks.
+    #[error("{folder}: `{name}`: {source}", folder = folder.display())]
+    Partition { folder: PathBuf, name: String, source: PartitionError },
+    /// Bytes that do not fit the shape.
+    #[error("{path}: tensor `{name}`: {source}", path = path.display())]
+    Tensor { path: PathBuf, name: String, source: TensorError },
+    /// The operating system's word.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+fn missing_note(missing: Option<usize>) -> String {
+    missing.map(|layer| format!("; no file holds layer index {layer}")).unwrap_or_default()
+}
+
+impl CheckpointError {
+    /// What the user can do about it, where we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
+                "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
+            }
+            Self::Latest { .. } => "give the global_stepN directory itself".to_owned(),
+            Self::ZeroThree { .. } => "consolidate the weights with DeepSpeed's zero_to_fp32.py first".to_owned(),
+            Self::MissingRank { .. } => {
+                "copy the file from where the checkpoint was written; every rank's shard is needed".to_owned()
+            }
+            Self::LayerCount { .. } => {
+                "compare num_layers in the configuration with the layer_* files; files 01 and num_layers+2 never exist"
+                    .to_owned()
+            }
+            Self::NoConfig { .. } => "give the training configuration with --neox-config FILE (repeatable)".to_owned(),
+            Self::TpSize { .. } | Self::Shape { .. } => {
+                "is this the configuration that the checkpoint was trained with? --neox-config FILE overrides it"
+                    .to_owned()
+            }
+            Self::Damaged { .. } | Self::Unreadable { .. } => {
+                "the file may be truncated: compare its size or checksum with the original".to_owned()
+            }
+            Self::NonFinite { .. } => "training diverged or the file is damaged; earlier steps may be sound".to_owned(),
+            Self::Config(error) => return error.hint(),
+            _ => return None,
+        })
+    }
+}

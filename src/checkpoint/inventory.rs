@@ -1,0 +1,188 @@
+//! Accounting: every tensor of every file belongs to exactly one row of the partition table, every required row finds
+//! its tensor on every rank, and all shapes and types agree. Opens every file, reads no tensor.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::layout::{Layout, StepFiles};
+use super::shard::{Shard, TensorForm};
+use super::CheckpointError;
+use crate::config::Architecture;
+use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage};
+use crate::tensor::DType;
+
+/// One stage of the files: a layer file of every rank, or one `sequential.N` group of every rank file.
+#[derive(Debug)]
+pub(super) struct FileStage {
+    /// The number in the file name or in `sequential.N`.
+    pub index: usize,
+    /// What it holds.
+    pub kind: StageKind,
+    /// One entry a rank.
+    pub ranks: Vec<RankStage>,
+}
+
+/// What one rank holds of a stage.
+#[derive(Debug)]
+pub(super) struct RankStage {
+    /// The file.
+    pub path: PathBuf,
+    /// What stands before the parameter names in it.
+    pub prefix: String,
+    /// The tensors by name inside the stage.
+    pub forms: BTreeMap<String, TensorForm>,
+}
+
+/// A parameter, accounted for on every rank.
+#[derive(Debug, Clone)]
+pub struct ParamEntry {
+    /// Name inside the stage.
+    pub name: String,
+    /// Its row in the table.
+    pub row: &'static Row,
+    /// Element type, the same on every rank.
+    pub dtype: DType,
+    /// Shape of each rank's tensor.
+    pub rank_shape: Vec<usize>,
+    /// Whether the model uses it.
+    pub used: bool,
+}
+
+impl RankStage {
+    /// Opens the file again, to read tensors from it.
+    pub(super) fn open(&self, layout: Layout) -> Result<Shard, CheckpointError> {
+        match layout {
+            Layout::LayerFiles => Shard::open(&self.path),
+            Layout::RankFiles => Shard::open_key(&self.path, "module"),
+        }
+    }
+}
+
+/// Lists what every file holds, in stage order.
+pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, CheckpointError> {
+    let mut stages: BTreeMap<usize, Vec<RankStage>> = BTreeMap::new();
+    match files.layout {
+        Layout::LayerFiles => {
+            let jobs: Vec<_> =
+                files.layers.iter().flat_map(|(&index, ranks)| ranks.values().map(move |path| (index, path))).collect();
+            let opened: Vec<_> = jobs
+                .into_par_iter()
+                .map(|(index, path)| Ok((index, path.clone(), Shard::open(path)?.forms()?)))
+                .collect::<Result<_, CheckpointError>>()?;
+            for (index, path, forms) in opened {
+                stages.entry(index).or_default().push(RankStage { path, prefix: String::new(), forms });
+            }
+        }
+        Layout::RankFiles => {
+            for path in files.rank_files.values() {
+                let mut groups: BTreeMap<usize, RankStage> = BTreeMap::new();
+                for (name, form) in Shard::open_key(path, "module")?.forms()? {
+                    let Some((index, inner)) = sequential_name(&name) else {
+                        return Err(CheckpointError::UnknownStage { path: path.clone(), names: name });
+                    };
+                    let prefix = name[..name.len() - inner.len()].to_owned();
+                    let inner = inner.to_owned();
+                    groups
+                        .entry(index)
+                        .or_insert_with(|| RankStage { path: path.clone(), prefix, forms: BTreeMap::new() })
+                        .forms
+                        .insert(inner, form);
+                }
+                for (index, group) in groups {
+                    stages.entry(index).or_default().push(group);
+                }
+            }
+        }
+    }
+    stages.into_iter().map(|(index, ranks)| classify(files, index, ranks)).collect()
+}
+
+/// `sequential.12.mlp.linear1.weight` (under whatever stands before `sequential`) → (12, `mlp.linear1.weight`).
+fn sequential_name(name: &str) -> Option<(usize, &str)> {
+    let rest = name.strip_prefix("module.").unwrap_or(name).strip_prefix("sequential.")?;
+    let (number, inner) = rest.split_once('.')?;
+    Some((number.parse().ok()?, inner))
+}
+
+fn classify(files: &StepFiles, index: usize, ranks: Vec<RankStage>) -> Result<FileStage, CheckpointError> {
+    let tp_size = files.tp_size();
+    // A rank file that lacks a whole stage which others have.
+    if ranks.len() != tp_size {
+        let present: Vec<_> = ranks.iter().map(|rank| &rank.path).collect();
+        let (tp_rank, path) = files
+            .rank_files
+            .iter()
+            .find(|(_, path)| !present.contains(path))
+            .map_or((0, files.folder.clone()), |(&tp_rank, path)| (tp_rank, path.clone()));
+        return Err(CheckpointError::MissingParameter { path, tp_rank, name: format!("sequential.{index}.*") });
+    }
+    let first = &ranks[0];
+    let kind = classify_stage(first.forms.keys().map(String::as_str)).ok_or_else(|| {
+        let names: Vec<_> = first.forms.keys().take(5).map(String::as_str).collect();
+        CheckpointError::UnknownStage { path: first.path.clone(), names: names.join(", ") }
+    })?;
+    Ok(FileStage { index, kind, ranks })
+}
+
+/// Accounts for every tensor of a stage.
+pub(super) fn account(
+    stage: &FileStage,
+    architecture: &Architecture,
+) -> Result<BTreeMap<Role, ParamEntry>, CheckpointError> {
+    let table = PartitionTable::new(architecture);
+    let tp_size = stage.ranks.len();
+    let mut entries: BTreeMap<Role, ParamEntry> = BTreeMap::new();
+    for (tp_rank, rank) in stage.ranks.iter().enumerate() {
+        let path = || rank.path.clone();
+        let mut seen: BTreeMap<Role, &str> = BTreeMap::new();
+        for (name, form) in &rank.forms {
+            let row = table
+                .lookup(stage.kind, name)
+                .map_err(|source| CheckpointError::Name { path: path(), tp_rank, source })?;
+            if let Some(other) = seen.insert(row.role, name) {
+                let (name, other) = (name.clone(), other.to_owned());
+                return Err(CheckpointError::SameParameter { path: path(), tp_rank, name, other });
+            }
+            if !form.dtype.is_float() {
+                return Err(CheckpointError::NotFloat { path: path(), name: name.clone(), found: form.dtype });
+            }
+            let expected = row.rank_shape(architecture, tp_size).map_err(|source| CheckpointError::Partition {
+                folder: path(),
+                name: name.clone(),
+                source,
+            })?;
+            if form.shape != expected {
+                let (name, found) = (name.clone(), form.shape.clone());
+                return Err(CheckpointError::Shape { path: path(), tp_rank, name, expected, found });
+            }
+            let entry = entries.entry(row.role).or_insert_with(|| ParamEntry {
+                name: name.clone(),
+                row,
+                dtype: form.dtype,
+                rank_shape: expected,
+                used: (row.presence)(architecture) == Presence::Required,
+            });
+            if entry.dtype != form.dtype {
+                let (name, expected, found) = (name.clone(), entry.dtype, form.dtype);
+                return Err(CheckpointError::DTypeAcrossRanks { path: path(), tp_rank, name, expected, found });
+            }
+            if entry.name != *name {
+                let name = entry.name.clone();
+                return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
+            }
+        }
+        for row in table.required(stage.kind) {
+            if !seen.contains_key(&row.role) {
+                let name = entries.get(&row.role).map_or(row.names[0], |entry| &entry.name).to_owned();
+                return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
+            }
+        }
+        if let Some(entry) = entries.values().find(|entry| !seen.contains_key(&entry.row.role)) {
+            let name = entry.name.clone();
+            return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
+        }
+    }
+    Ok(entries)
+}

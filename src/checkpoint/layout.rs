@@ -1,0 +1,169 @@
+//! Directories and file names: where the shards of a checkpoint are. Nothing is opened here except `latest`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::CheckpointError;
+
+/// How the shards are spread over files. Detected from the files, never from `pipe_parallel_size`, whose meaning changed
+/// six times between 2021 and 2024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// `layer_XX-model_YY-model_states.pt`: one file per layer and rank (`PipelineModule`).
+    LayerFiles,
+    /// `mp_rank_XX_model_states.pt` with everything under `module`: one file per rank.
+    RankFiles,
+}
+
+/// The files of one checkpoint step.
+#[derive(Debug)]
+pub(super) struct StepFiles {
+    /// The folder that holds them.
+    pub folder: PathBuf,
+    /// How they are laid out.
+    pub layout: Layout,
+    /// Layer files by layer index, then rank; empty for [`Layout::RankFiles`].
+    pub layers: BTreeMap<usize, BTreeMap<usize, PathBuf>>,
+    /// `mp_rank_*` files by number.
+    pub rank_files: BTreeMap<usize, PathBuf>,
+    /// Names of files that hold no weights we read: optimizer, ZeRO, experts.
+    pub ignored: Vec<String>,
+}
+
+/// `layer_02-model_01-model_states.pt` → (2, 1). Expert files (`layer_2_expert_…`) do not match.
+pub(super) fn parse_layer_file(name: &str) -> Option<(usize, usize)> {
+    let (layer, rank) = name.strip_prefix("layer_")?.strip_suffix("-model_states.pt")?.split_once("-model_")?;
+    Some((parse_number(layer)?, parse_number(rank)?))
+}
+
+/// `mp_rank_01_model_states.pt` → 1.
+pub(super) fn parse_rank_file(name: &str) -> Option<usize> {
+    parse_number(name.strip_prefix("mp_rank_")?.strip_suffix("_model_states.pt")?)
+}
+
+/// The name gpt-neox gives a layer file.
+pub(super) fn layer_file_name(layer: usize, tp_rank: usize) -> String {
+    format!("layer_{layer:02}-model_{tp_rank:02}-model_states.pt")
+}
+
+fn parse_number(text: &str) -> Option<usize> {
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+/// Finds the step folder: `path` itself if it holds shards, else the folder that `path/latest` names.
+pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
+    if !path.is_dir() {
+        let found = if path.exists() { "a file" } else { "nothing" };
+        return Err(CheckpointError::NotADirectory { path: path.to_owned(), found });
+    }
+    let latest = path.join("latest");
+    if latest.is_file() {
+        let text = fs::read_to_string(&latest)?;
+        let tag = text.trim();
+        let plain = !tag.is_empty() && Path::new(tag).components().count() == 1 && !tag.starts_with('.');
+        let folder = path.join(tag);
+        if !plain || !folder.is_dir() {
+            return Err(CheckpointError::Latest { path: latest, tag: tag.to_owned() });
+        }
+        return Ok(folder);
+    }
+    Ok(path.to_owned())
+}
+
+/// Lists a step folder and sorts its files.
+pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
+    let mut files = StepFiles {
+        folder: folder.to_owned(),
+        layout: Layout::LayerFiles,
+        layers: BTreeMap::new(),
+        rank_files: BTreeMap::new(),
+        ignored: Vec::new(),
+    };
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if let Some((layer, tp_rank)) = parse_layer_file(name) {
+            let name = name.to_owned();
+            if files.layers.entry(layer).or_default().insert(tp_rank, path).is_some() {
+                return Err(CheckpointError::DuplicateFile { folder: folder.to_owned(), name });
+            }
+        } else if let Some(number) = parse_rank_file(name) {
+            files.rank_files.insert(number, path);
+        } else if name.starts_with("zero_pp_rank_") && name.ends_with("_model_states.pt") {
+            return Err(CheckpointError::ZeroThree { path });
+        } else if path.extension().is_some_and(|extension| extension == "pt") {
+            files.ignored.push(name.to_owned());
+        }
+    }
+    files.ignored.sort();
+    if files.layers.is_empty() {
+        if files.rank_files.is_empty() {
+            return Err(CheckpointError::NotACheckpoint { path: folder.to_owned() });
+        }
+        files.layout = Layout::RankFiles;
+    }
+    check_ranks(&files)?;
+    Ok(files)
+}
+
+/// Every layer must have every rank.
+fn check_ranks(files: &StepFiles) -> Result<(), CheckpointError> {
+    if files.layout == Layout::RankFiles {
+        let count = files.rank_files.keys().next_back().map_or(0, |last| last + 1);
+        return match (0..count).find(|number| !files.rank_files.contains_key(number)) {
+            Some(tp_rank) => Err(CheckpointError::MissingRank {
+                path: files.folder.join(format!("mp_rank_{tp_rank:02}_model_states.pt")),
+                tp_rank,
+                tp_size: count,
+            }),
+            None => Ok(()),
+        };
+    }
+    let tp_size = files.tp_size();
+    for (&layer, ranks) in &files.layers {
+        if let Some(tp_rank) = (0..tp_size).find(|tp_rank| !ranks.contains_key(tp_rank)) {
+            let path = files.folder.join(layer_file_name(layer, tp_rank));
+            return Err(CheckpointError::MissingRank { path, tp_rank, tp_size });
+        }
+    }
+    Ok(())
+}
+
+impl StepFiles {
+    /// Number of tensor-parallel ranks, judged by the files.
+    pub(super) fn tp_size(&self) -> usize {
+        let last = match self.layout {
+            Layout::LayerFiles => self.layers.values().filter_map(|ranks| ranks.keys().next_back()).max(),
+            Layout::RankFiles => self.rank_files.keys().next_back(),
+        };
+        last.map_or(0, |last| last + 1)
+    }
+
+    /// Configuration files: those gpt-neox wrote beside the shards (since 2021-11-26), else those in the save folder.
+    pub(super) fn config_files(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+        let beside = self.folder.join("configs");
+        let root = self.folder.parent().map(|parent| parent.join("configs"));
+        for folder in std::iter::once(beside).chain(root).filter(|folder| folder.is_dir()) {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                let known = path.extension().is_some_and(|extension| {
+                    ["yml", "yaml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+                });
+                if known && path.is_file() {
+                    found.push(path);
+                }
+            }
+            if !found.is_empty() {
+                found.sort();
+                return Ok(found);
+            }
+        }
+        Err(CheckpointError::NoConfig { folder: self.folder.clone() })
+    }
+}

@@ -1,0 +1,319 @@
+//! Checkpoints as gpt-neox writes them: finding the files, accounting for every tensor, reading a stage at a time.
+//! What a name means is decided in `partition`; how stages are merged, in `merge`.
+
+mod client;
+mod digest;
+mod error;
+mod inventory;
+mod layout;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+pub use client::ClientState;
+pub use digest::{FileDigest, sha256_file};
+pub use error::CheckpointError;
+pub use inventory::ParamEntry;
+pub use layout::Layout;
+pub use shard::{Shard, TensorForm};
+
+use crate::config::{Architecture, Head, NeoxConfig, Observed};
+use crate::partition::{
+    Param, ParamValue, Role, StageId, StageKind, StageTensors, join,
+};
+use crate::tensor::HostTensor;
+use inventory::FileStage;
+
+/// A checkpoint whose every tensor has been accounted for. No weights are held.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    layout: Layout,
+    tp_size: usize,
+    config: NeoxConfig,
+    architecture: Architecture,
+    client: ClientState,
+    ignored: Vec<String>,
+    stages: Vec<FileStage>,
+    entries: Vec<BTreeMap<Role, ParamEntry>>,
+}
+
+/// A parameter of a logical stage: which file stage it is in, under which role there.
+type Source = (Role, usize, Role);
+
+impl Checkpoint {
+    /// Opens a save directory (follows `latest`) or a `global_stepN` directory. `config_files` replaces the
+    /// configuration that lies beside the shards, unless it is empty.
+    ///
+    /// # Errors
+    /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
+    pub fn open(path: &Path, config_files: &[PathBuf]) -> Result<Self, CheckpointError> {
+        let files = layout::list(&layout::step_folder(path)?)?;
+        let config = if config_files.is_empty() {
+            NeoxConfig::from_files(&files.config_files()?)?
+        } else {
+            NeoxConfig::from_files(config_files)?
+        };
+        let tp_size = files.tp_size();
+        let client = ClientState::read(&files)?;
+        let folder = files.folder.clone();
+        let claims = [
+            (config.model_parallel_size, "the configuration"),
+            (client.args.model_parallel_size, "the checkpoint's args"),
+        ];
+        for (expected, source_name) in claims {
+            if let Some(expected) = expected.filter(|&expected| expected != tp_size) {
+                let source_name = source_name.to_owned();
+                return Err(CheckpointError::TpSize { folder, source_name, expected, found: tp_size });
+            }
+        }
+        config.check_against(&client.args)?;
+        let stages = inventory::list_stages(&files)?;
+        check_stages(&folder, &config, &stages)?;
+        let architecture = Architecture::resolve(&config, &observe(&stages, tp_size, &config, &client))?;
+        let entries = stages
+            .iter()
+            .map(|stage| inventory::account(stage, &architecture))
+            .collect::<Result<Vec<_>, CheckpointError>>()?;
+        if !files.ignored.is_empty() {
+            tracing::info!(
+                "ignoring {} files that hold no model weights (optimizer, ZeRO, experts), for example {}",
+                files.ignored.len(),
+                files.ignored[0]
+            );
+        }
+        let (layout, ignored) = (files.layout, files.ignored);
+        Ok(Self { folder, layout, tp_size, config, architecture, client, ignored, stages, entries })
+    }
+
+    /// The `global_stepN` folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How the shards are spread over files.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Number of tensor-parallel ranks.
+    #[must_use]
+    pub fn tp_size(&self) -> usize {
+        self.tp_size
+    }
+
+    /// The configuration as written.
+    #[must_use]
+    pub fn config(&self) -> &NeoxConfig {
+        &self.config
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// What the training loop left beside the weights.
+    #[must_use]
+    pub fn client(&self) -> &ClientState {
+        &self.client
+    }
+
+    /// Names of `.pt` files that hold no weights we read.
+    #[must_use]
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    /// Every parameter with the number of its file stage, in file order.
+    pub fn parameters(&self) -> impl Iterator<Item = (usize, StageKind, &ParamEntry)> {
+        self.stages
+            .iter()
+            .zip(&self.entries)
+            .flat_map(|(stage, entries)| entries.values().map(move |entry| (stage.index, stage.kind, entry)))
+    }
+
+    /// The element type of the word embedding, which stands for the checkpoint's.
+    #[must_use]
+    pub fn dtype(&self) -> crate::tensor::DType {
+        self.parameters()
+            .find(|(_, _, entry)| entry.row.role == Role::WordEmbedding)
+            .map_or(crate::tensor::DType::F32, |(_, _, entry)| entry.dtype)
+    }
+
+    /// Number of parameters of the merged model and the bytes that all shards hold.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        let (mut parameters, mut bytes) = (0_u64, 0_u64);
+        for (_, _, entry) in self.parameters() {
+            let count = entry.rank_shape.iter().product::<usize>() as u64;
+            let ranks = self.tp_size as u64;
+            bytes += count * ranks * entry.dtype.size() as u64;
+            if entry.used {
+                parameters += if entry.row.kind.partition_dim().is_some() { count * ranks } else { count };
+            }
+        }
+        (parameters, bytes)
+    }
+
+    /// The stages in the order in which they run.
+    #[must_use]
+    pub fn stage_ids(&self) -> Vec<StageId> {
+        let layers = (0..self.architecture.layer_count).map(StageId::Layer);
+        std::iter::once(StageId::Embedding).chain(layers).chain(std::iter::once(StageId::Output)).collect()
+    }
+
+    /// Bytes of the used parameters of a stage, all ranks together.
+    #[must_use]
+    pub fn stage_bytes(&self, id: StageId) -> u64 {
+        let bytes = |(_, stage, role): Source| {
+            self.entries[stage].get(&role).map_or(0, |entry| {
+                (entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size) as u64
+            })
+        };
+        self.sources(id).into_iter().map(bytes).sum()
+    }
+
+    /// The files that hold a stage, rank by rank.
+    #[must_use]
+    pub fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
+        let mut stages: Vec<_> = self.sources(id).into_iter().map(|(_, stage, _)| stage).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
+    }
+
+    /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
+    /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
+    ///
+    /// # Errors
+    /// A file that cannot be read (any more), or a weight that is NaN or infinite.
+    pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
+        let sources = self.sources(id);
+        let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
+        for &(_, stage, _) in &sources {
+            if !shards.contains_key(&stage) {
+                let ranks = &self.stages[stage].ranks;
+                let opened = ranks.iter().map(|rank| rank.open(self.layout)).collect::<Result<_, _>>()?;
+                shards.insert(stage, opened);
+            }
+        }
+        let params = sources
+            .par_iter()
+            .map(|&(role, stage, file_role)| {
+                let entry = &self.entries[stage][&file_role];
+                Ok((role, self.read_param(&self.stages[stage], &shards[&stage], entry)?))
+            })
+            .collect::<Result<BTreeMap<_, _>, CheckpointError>>()?;
+        Ok(StageTensors { id, tp_size: self.tp_size, params })
+    }
+
+    fn read_param(&self, stage: &FileStage, shards: &[Shard], entry: &ParamEntry) -> Result<Param, CheckpointError> {
+        let tensors = shards
+            .iter()
+            .zip(&stage.ranks)
+            .enumerate()
+            .map(|(tp_rank, (shard, rank))| {
+                let tensor = shard.read(&format!("{}{}", rank.prefix, entry.name))?;
+                match tensor.first_non_finite() {
+                    None => Ok(tensor),
+                    Some(index) => {
+                        let (path, name) = (rank.path.clone(), entry.name.clone());
+                        Err(CheckpointError::NonFinite { path, tp_rank, name, index })
+                    }
+                }
+            })
+            .collect::<Result<Vec<HostTensor>, CheckpointError>>()?;
+        let value = match entry.row.partition(&self.architecture) {
+            None => ParamValue::Replicas(tensors),
+            Some(partition) => {
+                let joined = join(&partition, &tensors).map_err(|source| CheckpointError::Partition {
+                    folder: self.folder.clone(),
+                    name: entry.name.clone(),
+                    source,
+                })?;
+                ParamValue::Joined(joined)
+            }
+        };
+        Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
+    }
+
+    /// Where the used parameters of a logical stage are.
+    fn sources(&self, id: StageId) -> Vec<Source> {
+        let of_kind = |kind: StageKind, nth: usize| {
+            let found = self.stages.iter().enumerate().filter(move |(_, stage)| stage.kind == kind).nth(nth);
+            found
+                .into_iter()
+                .flat_map(|(at, _)| self.entries[at].values().filter(|entry| entry.used).map(move |entry| (at, entry)))
+                .map(|(at, entry)| (entry.row.role, at, entry.row.role))
+        };
+        match id {
+            StageId::Embedding => of_kind(StageKind::Embedding, 0).collect(),
+            StageId::Layer(number) => of_kind(StageKind::Layer, number).collect(),
+            StageId::Output => {
+                let norm = of_kind(StageKind::FinalNorm, 0);
+                if self.architecture.head == Head::Tied {
+                    let head = of_kind(StageKind::Embedding, 0)
+                        .filter(|&(role, _, _)| role == Role::WordEmbedding)
+                        .map(|(_, at, role)| (Role::HeadWeight, at, role));
+                    norm.chain(head).collect()
+                } else {
+                    norm.chain(of_kind(StageKind::Head, 0)).collect()
+                }
+            }
+        }
+    }
+}
+
+/// The stages that the files must hold, each the right number of times.
+fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileStage]) -> Result<(), CheckpointError> {
+    let count = |kind| stages.iter().filter(|stage| stage.kind == kind).count();
+    let expected = config.num_layers;
+    let found = count(StageKind::Layer);
+    if found != expected {
+        let indices: Vec<_> =
+            stages.iter().filter(|stage| stage.kind == StageKind::Layer).map(|stage| stage.index).collect();
+        // Layers are numbered from 2; a gap is the missing one, else it is the one after the last.
+        let missing = (found < expected).then(|| {
+            let first = indices.first().copied().unwrap_or(2).min(2);
+            (first..).find(|index| !indices.contains(index))
+        });
+        let (folder, missing) = (folder.to_owned(), missing.flatten());
+        return Err(CheckpointError::LayerCount { folder, expected, found, missing });
+    }
+    let mut required = vec![StageKind::Embedding, StageKind::FinalNorm];
+    if !config.tied_embeddings() {
+        required.push(StageKind::Head);
+    }
+    match required.into_iter().map(|kind| (kind, count(kind))).find(|&(_, found)| found != 1) {
+        Some((stage, found)) => Err(CheckpointError::StageCount { folder: folder.to_owned(), stage, found }),
+        None => Ok(()),
+    }
+}
+
+/// The facts that only the tensors know.
+fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig, client: &ClientState) -> Observed {
+    let form = |kind, names: &[&str]| {
+        let stage = stages.iter().find(|stage| stage.kind == kind)?;
+        names.iter().find_map(|&name| stage.ranks[0].forms.get(name)).map(|form| form.shape.as_slice())
+    };
+    let inner = form(StageKind::Layer, &["mlp.linear2.weight", "mlp.dense_4h_to_h.weight"]);
+    let vocabulary = form(StageKind::Embedding, &["word_embeddings.weight"]);
+    Observed {
+        tp_size,
+        mlp_inner_size: inner.and_then(|shape| shape.get(1)?.checked_mul(tp_size)),
+        padded_vocab_size: vocabulary
+            .and_then(|shape| shape.first()?.checked_mul(tp_size))
+            .or_else(|| config.padded_vocab_size(Some(&client.args))),
+        head_shape: form(StageKind::Head, &["final_linear.weight"]).map(<[usize]>::to_vec),
+    }
+}
+

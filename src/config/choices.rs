@@ -1,0 +1,209 @@
+//! Settings that are one of a fixed set of words, spelled as gpt-neox spells them.
+
+use std::fmt;
+
+/// A setting that is one of a fixed set of words.
+pub(super) trait Choice: Sized + Copy + 'static {
+    /// Every value, in gpt-neox's order.
+    const VALUES: &'static [Self];
+
+    /// The word in a configuration file.
+    fn word(self) -> &'static str;
+}
+
+macro_rules! choices {
+    ($($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$meaning])* $variant,)+
+        }
+
+        impl $name {
+            /// The word that gpt-neox's configuration uses.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+
+        impl Choice for $name {
+            const VALUES: &'static [Self] = &[$(Self::$variant),+];
+
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(self.as_str())
+            }
+        }
+    )+};
+}
+
+choices! {
+    /// Key `norm`: the normalisation before attention, before the MLP and before the head
+    /// (`megatron/model/norms.py`).
+    Norm {
+        /// Mean and variance, gain and bias.
+        LayerNorm = "layernorm",
+        /// Root mean square, gain only.
+        RmsNorm = "rmsnorm",
+        /// Mean and variance, nothing learned.
+        NonParametricLayerNorm = "non_parametric_layernorm",
+        /// Length of the vector, one scalar gain.
+        ScaleNorm = "scalenorm",
+        /// Transformer Engine's RMS norm, stored below `.norm`.
+        TransformerEngineRmsNorm = "te_rmsnorm",
+        /// Transformer Engine's layer norm, stored below `.norm`.
+        TransformerEngineLayerNorm = "te_layernorm",
+    }
+
+    /// Key `pos_emb`: how a token learns its position (`megatron/model/positional_embeddings.py`).
+    PositionEmbedding {
+        /// A learned vector for each position, added to the embedding.
+        Learned = "learned",
+        /// Rotation of query and key.
+        Rotary = "rotary",
+        /// Fixed sines and cosines, added to the embedding.
+        Sinusoidal = "sinusoidal",
+        /// T5's learned bias for each distance bucket, added to the scores.
+        RelativeBuckets = "rpe",
+        /// A fixed slope for each head, added to the scores.
+        Alibi = "alibi",
+        /// None.
+        Absent = "none",
+    }
+
+    /// Key `activation`: the non-linearity of the MLP (`megatron/model/activations.py`).
+    Activation {
+        /// GELU; its tanh form with `bias_gelu_fusion`.
+        Gelu = "gelu",
+        /// GELU of the gate times the other half.
+        GeGlu = "geglu",
+        /// `max(x, 0)`.
+        Relu = "relu",
+        /// `x / (1 + |x|)`.
+        Softsign = "softsign",
+        /// `x · sigmoid(x)`.
+        Swish = "swish",
+        /// `x · tanh(softplus(x))`.
+        Mish = "mish",
+        /// `x · sigmoid(x)`.
+        Silu = "silu",
+        /// `max(gate, 0)` times the other half.
+        ReGlu = "reglu",
+        /// `gate · sigmoid(gate)` times the other half.
+        SwiGlu = "swiglu",
+        /// The gate itself times the other half.
+        Bilinear = "bilinear",
+        /// `sigmoid(gate)` times the other half.
+        Glu = "glu",
+    }
+
+    /// Key `output_layer_parallelism`: the dimension along which ranks share the output layer.
+    OutputLayerParallelism {
+        /// Each rank holds some of the vocabulary. gpt-neox's default since 2023-05.
+        Column = "column",
+        /// Each rank holds some of the hidden size. gpt-neox's default from 2021-09 to 2023-05.
+        Row = "row",
+    }
+
+    /// Number format of the weights that were trained, from `precision`, `fp16` and `bf16`.
+    Precision {
+        /// IEEE half precision.
+        Fp16 = "fp16",
+        /// bfloat16.
+        Bf16 = "bfloat16",
+        /// IEEE single precision.
+        Fp32 = "fp32",
+    }
+
+    /// Key `mlp_type`, used from 2023-05 to 2024-09.
+    MlpType {
+        /// Two matrices.
+        Regular = "regular",
+        /// Three matrices `w1`, `w2`, `w3` without biases.
+        Llama = "llama",
+    }
+}
+
+impl Activation {
+    /// Whether the first linear layer makes two halves, `[up | gate]`, that are multiplied.
+    #[must_use]
+    pub const fn is_gated(self) -> bool {
+        matches!(self, Self::GeGlu | Self::ReGlu | Self::SwiGlu | Self::Bilinear | Self::Glu)
+    }
+}
+
+/// What one layer uses to mix tokens, from `attention_config`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum AttentionKind {
+    /// Dense causal attention.
+    Global,
+    /// Dense causal attention through the `FlashAttention` kernels: the same function, other rounding; it ignores
+    /// `apply_query_key_layer_scaling` and `rpe`.
+    Flash,
+    /// Block-sparse attention to a local window.
+    Local,
+    /// Block-sparse attention with a fixed pattern.
+    SparseFixed,
+    /// Block-sparse attention with a variable pattern.
+    SparseVariable,
+    /// The block-sparse pattern of `BigBird`.
+    BigBird,
+    /// The block-sparse pattern of Longformer.
+    BsLongformer,
+    /// A gated MLP over positions instead of attention.
+    Gmlp,
+    /// A gated MLP over positions with a small attention.
+    Amlp,
+    /// A Mamba block.
+    Mamba,
+    /// An RWKV block.
+    Rwkv,
+    /// A word that gpt-neox did not know when this was written.
+    Other(String),
+}
+
+static ATTENTION_WORDS: [(&str, AttentionKind); 11] = [
+    ("global", AttentionKind::Global),
+    ("flash", AttentionKind::Flash),
+    ("local", AttentionKind::Local),
+    ("sparse_fixed", AttentionKind::SparseFixed),
+    ("sparse_variable", AttentionKind::SparseVariable),
+    ("bigbird", AttentionKind::BigBird),
+    ("bslongformer", AttentionKind::BsLongformer),
+    ("gmlp", AttentionKind::Gmlp),
+    ("amlp", AttentionKind::Amlp),
+    ("mamba", AttentionKind::Mamba),
+    ("rwkv", AttentionKind::Rwkv),
+];
+
+impl AttentionKind {
+    /// The kind that a configuration's word names; an unknown word is kept as [`AttentionKind::Other`].
+    #[must_use]
+    pub fn from_word(word: &str) -> Self {
+        let known = ATTENTION_WORDS.iter().find(|(name, _)| *name == word);
+        known.map_or_else(|| Self::Other(word.to_owned()), |(_, kind)| kind.clone())
+    }
+
+    /// The word that gpt-neox's configuration uses.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(word) => word,
+            known => ATTENTION_WORDS.iter().find(|(_, kind)| kind == known).map_or("", |(name, _)| name),
+        }
+    }
+}
+
+impl fmt::Display for AttentionKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}

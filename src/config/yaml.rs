@@ -1,0 +1,229 @@
+//! Reading gpt-neox configuration files and combining them into one flat map.
+//!
+//! gpt-neox reads every file with `PyYAML`, `.json` included, replaces `-` by `_` in top-level keys and refuses a key
+//! that an earlier file gave (`NeoXArgs.from_ymls`, `megatron/neox_arguments/arguments.py`). Its check compares the
+//! raw key with the converted ones and so lets some duplicates through; here keys are converted first.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
+use serde_saphyr::{DuplicateKeyPolicy, Error as YamlError, NonFiniteFloatPolicy, Spanned};
+
+use super::error::{ConfigError, KeyPlace};
+use super::values::shorten;
+
+/// Real configurations are a few kilobytes; long lists of data files make some larger.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The files a configuration came from, and which of them gave each key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    files: Vec<PathBuf>,
+    file_of_key: HashMap<String, PathBuf>,
+}
+
+impl Sources {
+    /// Every file, in the order they were read. Empty for a configuration that was built in memory.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The file that gave a top-level key (spelled with `_`).
+    #[must_use]
+    pub fn file_of(&self, key: &str) -> Option<&Path> {
+        self.file_of_key.get(key).map(PathBuf::as_path)
+    }
+
+    /// For messages: the file that gave the key, else all files.
+    pub(super) fn describe(&self, key: &str) -> String {
+        match self.file_of(key) {
+            Some(path) => path.display().to_string(),
+            None if self.files.is_empty() => "configuration".to_owned(),
+            None => self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+impl From<Vec<PathBuf>> for Sources {
+    /// Files without the knowledge which gave which key.
+    fn from(files: Vec<PathBuf>) -> Self {
+        Self { files, file_of_key: HashMap::new() }
+    }
+}
+
+/// Reads configuration files and combines them. Keys keep their order and carry `_` instead of `-`.
+///
+/// # Errors
+/// A file that cannot be read or parsed, or a key that appears twice anywhere.
+pub fn read_files(paths: &[PathBuf]) -> Result<(Map<String, Value>, Sources), ConfigError> {
+    if paths.is_empty() {
+        return Err(ConfigError::NoFiles);
+    }
+    let mut combined = Combined::default();
+    for path in paths {
+        let text = read_text(path)?;
+        let entries = match parse(&text, DuplicateKeyPolicy::Error) {
+            Ok(entries) => entries,
+            Err(error @ YamlError::DuplicateMappingKey { .. }) => {
+                // A second, permissive reading tells both lines if the key is a top-level one.
+                if let Ok(entries) = parse(&text, DuplicateKeyPolicy::PassThrough) {
+                    combined.add(path, entries)?;
+                }
+                return Err(syntax_error(path, &text, &error));
+            }
+            Err(error) => return Err(syntax_error(path, &text, &error)),
+        };
+        combined.add(path, entries)?;
+    }
+    let file_of_key = combined.places.into_iter().map(|(key, place)| (key, place.path)).collect();
+    Ok((combined.values, Sources { files: paths.to_vec(), file_of_key }))
+}
+
+#[derive(Default)]
+struct Combined {
+    values: Map<String, Value>,
+    places: HashMap<String, KeyPlace>,
+}
+
+impl Combined {
+    fn add(&mut self, path: &Path, entries: Entries) -> Result<(), ConfigError> {
+        for Entry { key: written, line, value } in entries.0 {
+            let key = written.replace('-', "_");
+            let place = KeyPlace { path: path.to_owned(), line };
+            match self.places.entry(key.clone()) {
+                MapEntry::Occupied(first) => {
+                    return Err(ConfigError::DuplicateKey { key, first: first.get().clone(), second: place });
+                }
+                MapEntry::Vacant(slot) => slot.insert(place),
+            };
+            self.values.insert(key, value);
+        }
+        Ok(())
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let mut bytes = Vec::new();
+    fs_err::File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), limit_bytes: MAX_FILE_BYTES });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.as_bytes().utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line: valid.matches('\n').count() + 1,
+            column: valid.chars().rev().take_while(|&character| character != '\n').count() + 1,
+            message: "expected text in UTF-8, found other bytes".to_owned(),
+            suggestion: None,
+        }
+    })
+}
+
+/// The top level of a file, before keys are normalised.
+struct Entries(Vec<Entry>);
+
+struct Entry {
+    key: String,
+    line: usize,
+    value: Value,
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TopLevel;
+
+        impl<'de> Visitor<'de> for TopLevel {
+            type Value = Entries;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a mapping of configuration keys")
+            }
+
+            fn visit_unit<E>(self) -> Result<Entries, E> {
+                Ok(Entries(Vec::new()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((key, value)) = map.next_entry::<Spanned<String>, Value>()? {
+                    let line = usize::try_from(key.referenced.line()).unwrap_or(usize::MAX);
+                    entries.push(Entry { key: key.value, line, value });
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_any(TopLevel)
+    }
+}
+
+fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Entries, YamlError> {
+    let options = serde_saphyr::options! {
+        // Aliases let a small file grow without bound.
+        budget: serde_saphyr::budget! {
+            max_aliases: 1_000,
+            max_nodes: 200_000,
+            max_total_scalar_bytes: 32 << 20,
+        },
+        duplicate_keys: duplicate_keys,
+        // As PyYAML: 010 is eight.
+        legacy_octal_numbers: true,
+        // JSON values have no infinity; a key that needs a number refuses the word later.
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+fn syntax_error(path: &Path, text: &str, error: &YamlError) -> ConfigError {
+    let location = error.location();
+    let position = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok()).unwrap_or(1);
+    let line = position(location.map(|location| location.line()));
+    let column = position(location.map(|location| location.column()));
+    let mut message = match error {
+        YamlError::DuplicateMappingKey { key, .. } => {
+            format!("key `{}` is given twice in one mapping", key.as_deref().unwrap_or("?"))
+        }
+        YamlError::MultipleDocuments { .. } => "expected one YAML document, found a second".to_owned(),
+        other => other.to_string(),
+    };
+    // The place is told by the fields.
+    if let Some(end) = message.rfind(" at line ") {
+        message.truncate(end);
+    }
+    let suggestion = punctuation_hint(text, line, &message);
+    ConfigError::Syntax { path: path.to_owned(), line, column, message: shorten(message, 160), suggestion }
+}
+
+/// The parser notices a missing comma or quotation mark only at the next token, often on a later line.
+fn punctuation_hint(text: &str, line: usize, message: &str) -> Option<String> {
+    if !message.contains("did not find expected ','") && !message.contains("invalid trailing content") {
+        return None;
+    }
+    let lines: Vec<&str> = text.lines().take(line.saturating_sub(1)).map(without_comment).collect();
+    let before = lines.iter().enumerate().rev().find_map(|(index, code)| Some((index + 1, code.chars().next_back()?)));
+    match before {
+        Some((number, last)) if !matches!(last, ',' | '{' | '[' | ':') => {
+            Some(format!("a comma seems to be missing at the end of line {number}"))
+        }
+        _ => Some(format!("look for a missing comma or quotation mark on line {line} or just before it")),
+    }
+}
+
+fn without_comment(line: &str) -> &str {
+    let starts_comment = |position: usize| {
+        let before = &line[..position];
+        before.matches('"').count().is_multiple_of(2) && before.chars().next_back().is_none_or(char::is_whitespace)
+    };
+    let end = line.match_indices('#').map(|(position, _)| position).find(|&position| starts_comment(position));
+    line[..end.unwrap_or(line.len())].trim_end()
+}

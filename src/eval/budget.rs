@@ -1,0 +1,63 @@
+//! How much goes through at once: chunks that keep the processor busy, slices that fit the memory.
+
+use tch::{Device, Kind};
+
+use super::EvalError;
+use crate::config::Architecture;
+use crate::model::Backend;
+
+/// Tokens that go through a stage together: enough rows to keep matrix products efficient, few enough that a chunk's
+/// activations stay in the last-level cache.
+#[must_use]
+pub fn default_chunk_tokens(backend: Backend) -> usize {
+    if backend.device == Device::Cpu { 1024 } else { 16_384 }
+}
+
+/// Bytes to spend on residual streams where none are given: half of what is available, 4 GiB on a GPU.
+#[must_use]
+pub fn default_memory_budget(backend: Backend) -> u64 {
+    const GPU_DEFAULT: u64 = 4 << 30;
+    if backend.device == Device::Cpu { available_memory().map_or(GPU_DEFAULT, |bytes| bytes / 2) } else { GPU_DEFAULT }
+}
+
+/// Tokens of a slice whose residual streams fit the budget.
+///
+/// # Errors
+/// Not even the longest passage fits.
+pub fn slice_tokens(
+    architecture: &Architecture,
+    backend: Backend,
+    tp_size: usize,
+    variant_count: usize,
+    longest: usize,
+    budget: u64,
+) -> Result<usize, EvalError> {
+    let baseline = if architecture.streams_can_differ() { tp_size } else { 1 };
+    // One stream a variant, one per rank for the baseline, one being copied where variants part.
+    let streams = variant_count + baseline;
+    let bytes_per_token = (streams * architecture.hidden_size * kind_bytes(backend.kind)) as u64;
+    let tokens = usize::try_from(budget / bytes_per_token.max(1)).unwrap_or(usize::MAX);
+    if tokens < longest {
+        return Err(EvalError::Budget { budget, needed: bytes_per_token * longest as u64 });
+    }
+    Ok(tokens)
+}
+
+fn kind_bytes(kind: Kind) -> usize {
+    match kind {
+        Kind::Half | Kind::BFloat16 => 2,
+        Kind::Double => 8,
+        _ => 4,
+    }
+}
+
+/// `MemAvailable` of `/proc/meminfo`, lowered to the container's limit where there is one.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    Some((kibibytes * 1024).min(limit.unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,179 @@
+//! What can go wrong on the way from a data file and a tokenizer to packed passages.
+
+use std::path::PathBuf;
+
+/// A failure of the data side of an evaluation: task, data file, tokenizer or packing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file could not be read; the message names it.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The task is neither built in nor a file.
+    #[error("unknown task `{name}`; known tasks: {}", known.join(", "))]
+    UnknownTask {
+        /// What was asked for.
+        name: String,
+        /// The built-in tasks.
+        known: Vec<String>,
+    },
+    /// The task file is not a task.
+    #[error("{place}: not a task: {message}")]
+    InvalidTask {
+        /// The task file, or the name of a built-in task.
+        place: String,
+        /// What the YAML reader or the validation says.
+        message: String,
+    },
+    /// The data file holds no passage.
+    #[error("{path}: no passages in this file", path = path.display())]
+    NoPassages {
+        /// The data file.
+        path: PathBuf,
+    },
+    /// A line is longer than any passage can be.
+    #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
+    LineTooLong {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// The longest line read.
+        limit_bytes: usize,
+    },
+    /// A line is not UTF-8.
+    #[error("{path}: line {line} is not UTF-8 (first bad byte at {byte})", path = path.display())]
+    NotUtf8 {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// 0-based offset of the first bad byte in the line.
+        byte: usize,
+        /// The binary format that the file's first bytes announce, if it is one we know.
+        binary_format: Option<&'static str>,
+    },
+    /// A line of a JSONL file is not JSON.
+    #[error("{path}: line {line}, column {column}: not JSON: {message}", path = path.display())]
+    NotJson {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line number in the file.
+        line: usize,
+        /// 1-based column as the JSON reader counts it.
+        column: usize,
+        /// What the JSON reader says.
+        message: String,
+    },
+    /// A line of a JSONL file carries no string named `text`.
+    #[error("{path}: line {line}: expected an object with a string `text`, found {found}", path = path.display())]
+    NoText {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// What is there instead.
+        found: String,
+    },
+    /// Nothing stands before a passage's last word.
+    #[error("{path}: line {line}: nothing stands before the last word of {text:?}", path = path.display())]
+    NoContext {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// The passage, shortened.
+        text: String,
+    },
+    /// The shard does not exist.
+    #[error("shard {index}/{count} does not exist")]
+    InvalidShard {
+        /// 1-based number of the shard asked for.
+        index: usize,
+        /// How many shards there are.
+        count: usize,
+    },
+    /// The file is not a tokenizer.
+    #[error("{path}: not a tokenizer: {message}", path = path.display())]
+    InvalidTokenizer {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// What the tokenizer library says.
+        message: String,
+    },
+    /// The tokenizer library refused a text.
+    #[error("{path}: tokenizing failed: {message}", path = path.display())]
+    Tokenizing {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// What the tokenizer library says.
+        message: String,
+    },
+    /// A context or a target has no token of its own.
+    #[error("the {part} {text:?} has no tokens of its own")]
+    NoTokens {
+        /// `context` or `target`.
+        part: &'static str,
+        /// The text.
+        text: String,
+    },
+    /// The tokenizer knows ids that the checkpoint's embedding has no row for.
+    #[error(
+        "{path}: tokenizer of another vocabulary: its largest id is {largest_id}, \
+         expected less than {padded_vocab_size}, the checkpoint's padded vocabulary",
+        path = path.display()
+    )]
+    WrongVocabulary {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The tokenizer's largest id.
+        largest_id: u32,
+        /// Rows of the checkpoint's whole embedding.
+        padded_vocab_size: usize,
+    },
+    /// A target does not fit the model's longest input.
+    #[error("the target has {target_count} tokens, expected at most {max_length}, the model's longest input")]
+    TargetTooLong {
+        /// Tokens of the target.
+        target_count: usize,
+        /// The model's longest input, in tokens.
+        max_length: usize,
+    },
+    /// One of the errors above, for one document.
+    #[error("document {doc_id}: {source}")]
+    Document {
+        /// 0-based position of the passage in the data set.
+        doc_id: usize,
+        /// What went wrong with it.
+        source: Box<DataError>,
+    },
+}
+
+impl DataError {
+    /// What the user can do about it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::UnknownTask { .. } => "pass a known name or the path of a task file (see evals/lambada_openai.yml)",
+            Self::NotUtf8 { binary_format: Some(format), .. } => {
+                return Some(format!(
+                    "this looks like {format}; unpack or convert it to JSONL with one {{\"text\": …}} a line"
+                ));
+            }
+            Self::NotUtf8 { .. } => "the passages must be UTF-8; convert the file, for example with iconv",
+            Self::NoText { .. } | Self::NotJson { .. } | Self::LineTooLong { .. } | Self::NoPassages { .. } => {
+                "expected one passage a line, as {\"text\": …} objects or as plain text"
+            }
+            Self::NoContext { .. } => "every line must be a whole passage: context, one space, last word",
+            Self::InvalidShard { .. } => "shards are written I/N and counted from 1: 1/4, 2/4, 3/4, 4/4",
+            Self::InvalidTokenizer { .. } => {
+                "expected the tokenizer.json of Hugging Face tokenizers, such as 20B_tokenizer.json; \
+                 a vocab.json with merges.txt must be converted first"
+            }
+            Self::WrongVocabulary { .. } => "pass the tokenizer the checkpoint was trained with",
+            Self::Document { source, .. } => return source.hint(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

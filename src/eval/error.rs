@@ -1,0 +1,73 @@
+//! What can go wrong in an evaluation.
+
+use super::data_error::DataError;
+use crate::checkpoint::CheckpointError;
+use crate::merge::MergeError;
+use crate::model::ModelError;
+use crate::partition::StageId;
+
+/// What can go wrong in an evaluation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A merge.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// Task, data or tokenizer.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The forward pass of a stage.
+    #[error("{stage}: {source}")]
+    Model {
+        /// The stage.
+        stage: StageId,
+        /// What went wrong.
+        source: ModelError,
+    },
+    /// A device.
+    #[error(transparent)]
+    Device(ModelError),
+    /// The thread that reads the checkpoint ended without handing over a stage.
+    #[error("the reader thread ended before {stage} was read")]
+    ReaderGone {
+        /// The stage that was waited for.
+        stage: StageId,
+    },
+    /// Log-probabilities that are not numbers.
+    #[error("document {doc_id}: `{variant}` gives a log-probability of {value}")]
+    NotFinite {
+        /// The document.
+        doc_id: usize,
+        /// The variant.
+        variant: String,
+        /// What it gives.
+        value: f64,
+    },
+    /// The memory budget does not hold the residual streams of the longest passage.
+    #[error("a memory budget of {budget} bytes does not hold {needed} bytes of residual streams for one passage")]
+    Budget {
+        /// The budget.
+        budget: u64,
+        /// What the longest passage needs.
+        needed: u64,
+    },
+}
+
+impl EvalError {
+    /// What the user can do about it, where we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.hint(),
+            Self::Merge(error) => error.hint(),
+            Self::Data(error) => error.hint(),
+            Self::Model { source, .. } | Self::Device(source) => source.hint(),
+            Self::NotFinite { .. } => Some("float16 overflows where bf16 and f32 do not: try --dtype f32".to_owned()),
+            Self::Budget { .. } => Some("give a larger --memory-budget".to_owned()),
+            Self::ReaderGone { .. } => None,
+        }
+    }
+}

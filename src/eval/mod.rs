@@ -1,0 +1,18 @@
+//! Evaluation: tasks, documents and tokens on one side, the layer-major engine on the other. [`engine::evaluate`] reads
+//! every stage of the checkpoint once, merges it once per distinct rule, pushes all passages of all variants through it
+//! and drops it.
+
+pub mod budget;
+pub mod data_error;
+pub mod documents;
+pub mod engine;
+mod device_run;
+mod error;
+pub mod packing;
+mod prefetch;
+pub mod samples;
+pub mod task;
+pub mod tokenizer;
+
+pub use engine::{EngineOptions, Evaluation, Observer, Quiet, Variant, Weights, evaluate};
+pub use error::EvalError;

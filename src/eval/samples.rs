@@ -1,0 +1,71 @@
+//! From scores to samples.
+
+use super::documents::Document;
+use super::engine::{Evaluation, Variant};
+use super::packing::Passage;
+use super::tokenizer::TokenPair;
+use super::EvalError;
+use crate::samples::{Sample, TokenScore};
+
+/// Makes passages of tokenized documents, cut from the left to `max_length` input tokens; also says how many were cut.
+///
+/// # Errors
+/// A document without context or target tokens, or a target that is too long.
+pub fn passages(pairs: &[TokenPair], max_length: usize) -> Result<(Vec<Passage>, usize), EvalError> {
+    let mut truncated = 0;
+    let passages = pairs
+        .iter()
+        .enumerate()
+        .map(|(index, (context, target))| {
+            if super::packing::truncated_count(context.len(), target.len(), max_length) > 0 {
+                truncated += 1;
+            }
+            Passage::new(index, context, target, max_length)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok((passages, truncated))
+}
+
+/// The samples of every variant, in the order of the documents.
+///
+/// # Errors
+/// A log-probability that is not finite: nothing sensible can be said of such a model.
+pub fn samples(
+    evaluation: &Evaluation,
+    variants: &[Variant],
+    documents: &[Document],
+    pairs: &[TokenPair],
+) -> Result<Vec<Vec<Sample>>, EvalError> {
+    let of_variant = |(variant, scores): (&Variant, &Vec<Vec<TokenScore>>)| {
+        documents
+            .iter()
+            .zip(pairs)
+            .zip(scores)
+            .map(|((document, (_, target)), scores)| sample(variant, document, target, scores))
+            .collect()
+    };
+    variants.iter().zip(&evaluation.scores).map(of_variant).collect()
+}
+
+fn sample(
+    variant: &Variant,
+    document: &Document,
+    target: &[u32],
+    scores: &[TokenScore],
+) -> Result<Sample, EvalError> {
+    let tokens = scores.to_vec();
+    let loglikelihood: f64 = tokens.iter().map(|token| token.logprob).sum();
+    if !loglikelihood.is_finite() || tokens.len() != target.len() {
+        let (doc_id, variant, value) = (document.doc_id, variant.name.clone(), loglikelihood);
+        return Err(EvalError::NotFinite { doc_id, variant, value });
+    }
+    Ok(Sample {
+        doc_id: document.doc_id,
+        target: document.target.clone(),
+        loglikelihood,
+        is_greedy: tokens.iter().all(|token| token.id == token.greedy_id),
+        tokens,
+        prompt_hash: document.prompt_hash.clone(),
+        target_hash: document.target_hash.clone(),
+    })
+}

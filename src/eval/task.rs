@@ -1,0 +1,240 @@
+//! Tasks: which data set, how a passage is split, which numbers come out. A task is a small YAML file; the built-in
+//! ones are `evals/*.yml`, compiled in.
+
+use std::path::Path;
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::data_error::DataError;
+
+/// The built-in tasks: name and YAML text.
+const BUILT_IN: [(&str, &str); 2] = [
+    ("lambada_openai", include_str!("../../evals/lambada_openai.yml")),
+    ("lambada_standard", include_str!("../../evals/lambada_standard.yml")),
+];
+
+/// One evaluation: its data set, its splitting rule and its metrics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// The name that reports carry, the same as in lm-evaluation-harness where it has the task.
+    pub name: String,
+    /// Version of the task's definition, as lm-evaluation-harness counts it (`metadata.version`).
+    pub version: f64,
+    /// One line for people.
+    pub description: String,
+    /// The data set the task is defined on.
+    pub data: DataDescription,
+    /// How a passage becomes context and target.
+    pub splitting: Splitting,
+    /// The numbers the task reports.
+    pub metrics: Vec<Metric>,
+}
+
+/// Which file a task is defined on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataDescription {
+    /// The file's usual name.
+    pub file: String,
+    /// SHA-256 of the file, 64 lower-case hexadecimal digits; absent where none is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// How many passages the file holds.
+    pub document_count: usize,
+    /// Where a user gets the file. Text for people; nothing is downloaded.
+    pub url: String,
+}
+
+/// How a passage becomes context and target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Splitting {
+    /// At the last space (U+0020): lm-evaluation-harness' `text.split(' ')[:-1]|join(' ')` and `' '+text.split(' ')[-1]`.
+    LastSpace,
+}
+
+/// A number that a task reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// exp(−mean over documents of the target's log-likelihood); smaller is better.
+    Perplexity,
+    /// The fraction of documents whose target is the greedy continuation; larger is better.
+    Acc,
+}
+
+/// Whether a data file is the one a task names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "identity")]
+pub enum DataIdentity {
+    /// The file has the SHA-256 that the task pins.
+    Same,
+    /// The file is another one: results must not be set beside published ones.
+    Different {
+        /// What differs: `sha256` or `document_count`.
+        what: &'static str,
+        /// The task's value.
+        expected: String,
+        /// The file's value.
+        found: String,
+    },
+    /// The task pins no SHA-256, and the number of passages is right.
+    Unpinned,
+}
+
+impl Task {
+    /// The names of the built-in tasks; the first is the default.
+    #[must_use]
+    pub fn built_in_names() -> Vec<&'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// A built-in task by its name, or else a task file by its path.
+    ///
+    /// # Errors
+    /// [`DataError::UnknownTask`] lists the built-in names where neither is found; [`DataError::InvalidTask`] says
+    /// what is wrong in the file.
+    pub fn resolve(name_or_path: &str) -> Result<Self, DataError> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            return Self::from_yaml(text, name);
+        }
+        let path = Path::new(name_or_path);
+        if !path.is_file() {
+            return Err(DataError::UnknownTask {
+                name: name_or_path.to_owned(),
+                known: Self::built_in_names().into_iter().map(str::to_owned).collect(),
+            });
+        }
+        Self::from_yaml(&fs::read_to_string(path)?, name_or_path)
+    }
+
+    /// Reads and validates the YAML text of a task; `place` is named in errors.
+    fn from_yaml(text: &str, place: &str) -> Result<Self, DataError> {
+        let invalid = |message: String| DataError::InvalidTask { place: place.to_owned(), message };
+        let task: Self = serde_saphyr::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        if let Some(sha256) = &task.data.sha256
+            && !(sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+        {
+            return Err(invalid(format!("`data.sha256` must be 64 lower-case hexadecimal digits, found `{sha256}`")));
+        }
+        if task.metrics.is_empty() {
+            return Err(invalid("`metrics` is empty".to_owned()));
+        }
+        Ok(task)
+    }
+}
+
+impl DataDescription {
+    /// Whether a file with this SHA-256 (lower-case hexadecimal) and this many passages is the data set described here.
+    #[must_use]
+    pub fn identify(&self, sha256: &str, document_count: usize) -> DataIdentity {
+        match &self.sha256 {
+            Some(expected) if expected == sha256 => DataIdentity::Same,
+            Some(expected) => {
+                DataIdentity::Different { what: "sha256", expected: expected.clone(), found: sha256.to_owned() }
+            }
+            None if self.document_count == document_count => DataIdentity::Unpinned,
+            None => DataIdentity::Different {
+                what: "document_count",
+                expected: self.document_count.to_string(),
+                found: document_count.to_string(),
+            },
+        }
+    }
+}
+
+impl Splitting {
+    /// Context and target of a passage. The target starts with a space; the context is empty where the text has none.
+    ///
+    /// A trailing space leaves the target `" "`, a trailing line break stays in the target: lm-evaluation-harness
+    /// strips neither.
+    #[must_use]
+    pub fn split(self, text: &str) -> (String, String) {
+        match self {
+            Self::LastSpace => {
+                let (context, word) = text.rsplit_once(' ').unwrap_or(("", text));
+                (context.to_owned(), format!(" {word}"))
+            }
+        }
+    }
+}
+
+impl Metric {
+    /// The metric's name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Perplexity => "perplexity",
+            Self::Acc => "acc",
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_tasks_resolve_under_their_own_name() {
+        for name in Task::built_in_names() {
+            let task = Task::resolve(name).unwrap();
+            assert_eq!(task.name, name);
+            assert_eq!(task.data.document_count, 5153);
+            assert_eq!(task.metrics, [Metric::Perplexity, Metric::Acc]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_task_lists_the_known_ones() {
+        let error = Task::resolve("lambda").unwrap_err();
+        assert_eq!(error.to_string(), "unknown task `lambda`; known tasks: lambada_openai, lambada_standard");
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn a_task_file_resolves_by_path_and_an_unknown_field_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.yml");
+        let text = BUILT_IN[0].1.replace("name: lambada_openai", "name: mine");
+        fs::write(&path, &text).unwrap();
+        assert_eq!(Task::resolve(path.to_str().unwrap()).unwrap().name, "mine");
+
+        fs::write(&path, format!("{text}\nshuffle: true\n")).unwrap();
+        let message = Task::resolve(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("mine.yml") && message.contains("shuffle"), "{message}");
+
+        fs::write(&path, text.replace("sha256: 4aa8", "sha256: XYZ8")).unwrap();
+        let message = Task::resolve(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("64 lower-case hexadecimal digits"), "{message}");
+    }
+
+    /// Recorded from lm-evaluation-harness 0.4.13: a `ConfigurableTask` with the templates of `lambada_openai.yaml`.
+    #[test]
+    fn splitting_is_that_of_the_harness() {
+        for (text, context, target) in [
+            ("one two three ", "one two three", " "),
+            ("one two  three", "one two ", " three"),
+            (" one two", " one", " two"),
+            ("two\nlines here\nlast word\n", "two\nlines here\nlast", " word\n"),
+            ("  foo", " ", " foo"),
+            ("one", "", " one"),
+            ("He said \"no.\" [1]", "He said \"no.\"", " [1]"),
+            ("non\u{a0}breaking space\u{a0}stays", "non\u{a0}breaking", " space\u{a0}stays"),
+        ] {
+            assert_eq!(Splitting::LastSpace.split(text), (context.to_owned(), target.to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_data_file_is_identified_by_checksum_or_else_by_count() {
+        let pinned = Task::resolve("lambada_openai").unwrap().data;
+        assert_eq!(pinned.identify(pinned.sha256.as_deref().unwrap(), 5153), DataIdentity::Same);
+        assert!(matches!(pinned.identify("00", 5153), DataIdentity::Different { what: "sha256", .. }));
+        let unpinned = Task::resolve("lambada_standard").unwrap().data;
+        assert_eq!(unpinned.identify("00", 5153), DataIdentity::Unpinned);
+        assert!(matches!(unpinned.identify("00", 200), DataIdentity::Different { what: "document_count", .. }));
+    }
+}

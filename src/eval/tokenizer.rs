@@ -1,0 +1,130 @@
+//! The tokenizer, used the way lm-evaluation-harness and transformers use it.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::data_error::DataError;
+use super::documents::{Document, sha256_of, trim_end_as_python};
+
+/// Token ids of a context and of its target.
+pub type TokenPair = (Vec<u32>, Vec<u32>);
+
+/// Whether the tokenizer file's own post-processor may add special tokens: transformers' default. GPT-NeoX's
+/// tokenizers add none, and no token is ever added here.
+const ADD_SPECIAL_TOKENS: bool = true;
+
+/// A `tokenizer.json`, with its provenance.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    sha256: String,
+    vocab_size: usize,
+    largest_id: u32,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`. Truncation and padding that the file asks for are switched off, as transformers does.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is not a tokenizer with at least one token.
+    pub fn from_file(path: &Path) -> Result<Self, DataError> {
+        let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
+        let bytes = fs::read(path)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
+        let vocabulary = inner.get_vocab(true);
+        let largest_id = vocabulary.values().copied().max().ok_or_else(|| invalid("it has no tokens".to_owned()))?;
+        let vocab_size = vocabulary.len();
+        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(&bytes), vocab_size, largest_id })
+    }
+
+    /// The file it was read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the file, hexadecimal, as `sha256sum` prints it.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// How many tokens it knows, added tokens included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Checks that every id has a row in an embedding of `padded_vocab_size` rows over all ranks.
+    ///
+    /// # Errors
+    /// [`DataError::WrongVocabulary`] where the largest id has none.
+    pub fn check_vocabulary(&self, padded_vocab_size: usize) -> Result<(), DataError> {
+        if (self.largest_id as usize) < padded_vocab_size {
+            return Ok(());
+        }
+        let (path, largest_id) = (self.path.clone(), self.largest_id);
+        Err(DataError::WrongVocabulary { path, largest_id, padded_vocab_size })
+    }
+
+    /// Token ids of a context and of its target, by lm-evaluation-harness' `_encode_pair` for causal models: trailing
+    /// white space moves from the context to the target, the whole text is encoded at once, and the target's ids are
+    /// those after as many ids as the context has by itself.
+    ///
+    /// # Errors
+    /// [`DataError::NoTokens`] where context or target come out empty (the harness stops at an assertion), or
+    /// whatever the tokenizer library refuses.
+    pub fn encode_pair(&self, context: &str, target: &str) -> Result<TokenPair, DataError> {
+        let trimmed = trim_end_as_python(context);
+        let whole = self.encode(&format!("{context}{target}"))?;
+        divide(whole, self.encode(trimmed)?, context, target)
+    }
+
+    /// [`Self::encode_pair`] of every document, in the order given, on all threads of the rayon pool.
+    ///
+    /// # Errors
+    /// Those of [`Self::encode_pair`], with the document's number.
+    pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<TokenPair>, DataError> {
+        let wholes = documents.iter().map(|document| format!("{}{}", document.context, document.target)).collect();
+        let contexts = documents.iter().map(|document| trim_end_as_python(&document.context).to_owned()).collect();
+        let (wholes, contexts) = (self.encode_batch(wholes)?, self.encode_batch(contexts)?);
+        documents
+            .iter()
+            .zip(wholes.into_iter().zip(contexts))
+            .map(|(document, (whole, context_ids))| {
+                divide(whole, context_ids, &document.context, &document.target)
+                    .map_err(|source| DataError::Document { doc_id: document.doc_id, source: Box::new(source) })
+            })
+            .collect()
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let encoding = self.inner.encode_fast(text, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn encode_batch(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, DataError> {
+        let encodings =
+            self.inner.encode_batch_fast(texts, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
+        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    }
+
+    fn refused(&self, error: &dyn std::error::Error) -> DataError {
+        DataError::Tokenizing { path: self.path.clone(), message: error.to_string() }
+    }
+}
+
+/// Cuts the ids of the whole text after as many as the context has; the texts are for the message.
+fn divide(mut whole: Vec<u32>, context_ids: Vec<u32>, context: &str, target: &str) -> Result<TokenPair, DataError> {
+    if context_ids.is_empty() {
+        return Err(DataError::NoTokens { part: "context", text: context.to_owned() });
+    }
+    if whole.len() <= context_ids.len() {
+        return Err(DataError::NoTokens { part: "target", text: target.to_owned() });
+    }
+    let target_ids = whole.split_off(context_ids.len());
+    Ok((context_ids, target_ids))
+}

@@ -1,0 +1,82 @@
+//! Merging: a strategy (data: one rule per kind of parameter) turns the stage of `m` ranks into a stage of one rank. The
+//! evaluation and the exporter both call [`StageMerger`], so what is evaluated is bit for bit what is written.
+
+mod exactness;
+mod rule;
+mod stage;
+mod strategy;
+#[cfg(test)]
+mod tests;
+
+pub use exactness::{Exactness, Loss, inexact_because};
+pub use rule::Rule;
+pub use stage::{Signature, StageMerger};
+pub use strategy::{Strategy, StrategyArithmetic};
+
+use crate::partition::{Kind, StageId};
+use crate::tensor::TensorError;
+
+/// What can go wrong with strategies and merging.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// The name is no built-in strategy and no file.
+    #[error("unknown strategy `{name}`: neither built in ({known}) nor a file")]
+    UnknownStrategy {
+        /// What was asked for.
+        name: String,
+        /// The built-in names.
+        known: String,
+    },
+    /// A strategy file that cannot be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A strategy file that is not a strategy.
+    #[error("{origin}: {message}")]
+    Syntax {
+        /// The file, or the built-in name.
+        origin: String,
+        /// What the YAML reader says, with line and column.
+        message: String,
+    },
+    /// A strategy without a rule for a kind that the checkpoint has.
+    #[error("strategy `{strategy}` has no rule for {kind} parameters")]
+    NoRule {
+        /// The strategy.
+        strategy: String,
+        /// The kind.
+        kind: Kind,
+    },
+    /// A rule that names a rank which does not exist.
+    #[error("strategy `{strategy}` asks for rank {tp_rank}, but the checkpoint has ranks 0 to {last}")]
+    NoSuchRank {
+        /// The strategy.
+        strategy: String,
+        /// The rank it names.
+        tp_rank: usize,
+        /// The last rank there is.
+        last: usize,
+    },
+    /// Tensors that do not fit together.
+    #[error("{stage}: `{name}`: {source}")]
+    Tensor {
+        /// The stage.
+        stage: StageId,
+        /// The parameter.
+        name: String,
+        /// What does not fit.
+        source: TensorError,
+    },
+}
+
+impl MergeError {
+    /// What the user can do about it, where we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownStrategy { known, .. } => Some(format!("give one of {known}, or the path of a strategy file")),
+            Self::NoRule { kind, .. } => Some(format!("add `{kind}: mean` (or another rule) under `rules:`")),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Causal attention over one rank's heads, on packed passages.
+
+use tch::Tensor;
+
+use super::parallel::{ColumnParallelLinear, RowParallelLinear};
+use super::rotary::Rotation;
+use super::weights::to_i64;
+use super::{Chunk, ModelError, Uploader};
+use crate::config::{Architecture, QkvLayout};
+use crate::partition::{Role, StageTensors};
+
+/// Self-attention without its output bias's addition.
+#[derive(Debug)]
+pub(super) struct Attention {
+    qkv: ColumnParallelLinear,
+    /// The output projection (`attention.dense`).
+    pub(super) dense: RowParallelLinear,
+    layout: QkvLayout,
+    heads: i64,
+    kv_heads: i64,
+    head_size: i64,
+}
+
+impl Attention {
+    pub(super) fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            qkv: ColumnParallelLinear::new(stage, architecture, uploader, Role::QkvWeight, Role::QkvBias)?,
+            dense: RowParallelLinear::new(
+                stage,
+                architecture,
+                uploader,
+                Role::AttentionOutputWeight,
+                Role::AttentionOutputBias,
+            )?,
+            layout: architecture.qkv,
+            heads: to_i64(architecture.head_count / stage.tp_size),
+            kv_heads: to_i64(architecture.kv_head_count / stage.tp_size),
+            head_size: to_i64(architecture.head_size()),
+        })
+    }
+
+    /// The rank's partial sum `[tokens, hidden]` of the output projection, without bias.
+    pub(super) fn forward(
+        &self,
+        tp_rank: usize,
+        x: &Tensor,
+        chunk: &Chunk,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor, ModelError> {
+        let parts = self.qkv.forward(tp_rank, x)?;
+        let (query, key, value) = self.heads_of(&parts)?;
+        if let Some(rotation) = rotation {
+            rotation.apply(&query)?;
+            rotation.apply(&key)?;
+        }
+        let contexts = chunk
+            .groups
+            .iter()
+            .map(|group| {
+                // [passages, heads, length, head size]
+                let of_group = |tensor: &Tensor, heads: i64| {
+                    tensor
+                        .f_narrow(0, group.start, group.passages * group.length)?
+                        .f_view([group.passages, group.length, heads, self.head_size])?
+                        .f_transpose(1, 2)
+                };
+                let context = Tensor::f_scaled_dot_product_attention(
+                    &of_group(&query, self.heads)?,
+                    &self.repeat(of_group(&key, self.kv_heads)?)?,
+                    &self.repeat(of_group(&value, self.kv_heads)?)?,
+                    None::<&Tensor>,
+                    0.0,
+                    true,
+                    None,
+                    false,
+                )?;
+                let rows = group.passages * group.length;
+                Ok(context.f_transpose(1, 2)?.f_reshape([rows, self.heads * self.head_size])?)
+            })
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let context = match contexts.as_slice() {
+            [only] => only.shallow_clone(),
+            many => Tensor::f_cat(many, 0)?,
+        };
+        self.dense.partial_sum(tp_rank, &context)
+    }
+
+    /// Queries, keys and values, each `[tokens, heads, head size]`, as views.
+    fn heads_of(&self, parts: &[Tensor]) -> Result<(Tensor, Tensor, Tensor), ModelError> {
+        let (heads, kv_heads, size) = (self.heads, self.kv_heads, self.head_size);
+        match (self.layout, parts) {
+            (QkvLayout::Blocks, [query, key, value]) => Ok((
+                query.f_view([-1, heads, size])?,
+                key.f_view([-1, kv_heads, size])?,
+                value.f_view([-1, kv_heads, size])?,
+            )),
+            _ => {
+                let joined = parts[0].f_view([-1, heads, 3, size])?;
+                Ok((joined.f_select(2, 0)?, joined.f_select(2, 1)?, joined.f_select(2, 2)?))
+            }
+        }
+    }
+
+    /// Grouped queries: each key and value head serves `heads / kv_heads` consecutive query heads.
+    fn repeat(&self, heads: Tensor) -> Result<Tensor, ModelError> {
+        if self.heads == self.kv_heads {
+            return Ok(heads);
+        }
+        Ok(heads.f_repeat_interleave_self_int(self.heads / self.kv_heads, 1, None)?)
+    }
+}

@@ -1,0 +1,168 @@
+//! Devices and compute types; the only place that picks a GPU or opens the CUDA half of libtorch.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use tch::{Cuda, Device, Kind};
+
+use super::ModelError;
+use crate::tensor::DType;
+
+/// Where and in which type the forward pass runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend {
+    /// The device.
+    pub device: Device,
+    /// The type of activations and weights. Norm statistics and softmax are at least float32 whatever this is.
+    pub kind: Kind,
+}
+
+/// The compute type asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compute {
+    /// The checkpoint's type on a GPU, float32 on a CPU.
+    #[default]
+    Auto,
+    /// This type.
+    Exactly(DType),
+}
+
+/// The devices asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// All GPUs if there are any, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// These GPUs; empty means all of them.
+    Cuda(Vec<usize>),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => return Ok(Self::Cuda(Vec::new())),
+            _ => {}
+        }
+        let mut indices = Vec::new();
+        for part in text.split(',') {
+            let number = part.strip_prefix("cuda:").unwrap_or(part).parse::<usize>();
+            let Ok(index) = number else {
+                return Err(format!("`{part}`: expected auto, cpu, cuda or cuda:N[,N…]"));
+            };
+            if indices.contains(&index) {
+                return Err(format!("cuda:{index} is named twice"));
+            }
+            indices.push(index);
+        }
+        Ok(Self::Cuda(indices))
+    }
+}
+
+impl DeviceChoice {
+    /// The devices there are for this choice.
+    ///
+    /// # Errors
+    /// A GPU was asked for and there is none, or not that one.
+    pub fn resolve(&self) -> Result<Vec<Device>, ModelError> {
+        let all = |count: usize| (0..count).map(Device::Cuda).collect();
+        match self {
+            Self::Cpu => Ok(vec![Device::Cpu]),
+            Self::Auto if !nvidia_device_present() => Ok(vec![Device::Cpu]),
+            Self::Auto => match cuda_device_count() {
+                Ok(count) if count > 0 => Ok(all(count)),
+                Ok(_) => Ok(vec![Device::Cpu]),
+                Err(reason) => {
+                    tracing::warn!("an NVIDIA device is there but cannot be used ({reason}): using the CPU");
+                    Ok(vec![Device::Cpu])
+                }
+            },
+            Self::Cuda(indices) => {
+                let device = "cuda".to_owned();
+                let count = cuda_device_count().map_err(|reason| ModelError::Device { device, reason })?;
+                if count == 0 {
+                    let reason = "libtorch finds no CUDA device".to_owned();
+                    return Err(ModelError::Device { device: "cuda".to_owned(), reason });
+                }
+                if let Some(index) = indices.iter().find(|&&index| index >= count) {
+                    let reason = format!("there are {count}, counted from 0");
+                    return Err(ModelError::Device { device: format!("cuda:{index}"), reason });
+                }
+                Ok(if indices.is_empty() { all(count) } else { indices.iter().copied().map(Device::Cuda).collect() })
+            }
+        }
+    }
+}
+
+impl Compute {
+    /// The libtorch type for a checkpoint of this type on this device.
+    #[must_use]
+    pub fn resolve(self, checkpoint: DType, device: Device) -> Kind {
+        match (self, device) {
+            (Self::Exactly(dtype), _) => kind_of(dtype),
+            (Self::Auto, Device::Cpu) => Kind::Float,
+            (Self::Auto, _) => kind_of(checkpoint),
+        }
+    }
+}
+
+/// libtorch's name of an element type.
+pub(super) fn kind_of(dtype: DType) -> Kind {
+    match dtype {
+        DType::F16 => Kind::Half,
+        DType::BF16 => Kind::BFloat16,
+        DType::F32 => Kind::Float,
+        DType::F64 => Kind::Double,
+        DType::U8 => Kind::Uint8,
+        DType::I8 => Kind::Int8,
+        DType::I16 => Kind::Int16,
+        DType::I32 => Kind::Int,
+        DType::I64 => Kind::Int64,
+    }
+}
+
+/// Number of CUDA devices that libtorch can use.
+///
+/// # Errors
+/// The CUDA half of libtorch is not installed or cannot be loaded.
+pub fn cuda_device_count() -> Result<usize, String> {
+    load_cuda()?;
+    Ok(usize::try_from(Cuda::device_count()).unwrap_or(0))
+}
+
+fn nvidia_device_present() -> bool {
+    std::path::Path::new("/dev/nvidiactl").exists() || std::path::Path::new("/dev/nvidia0").exists()
+}
+
+/// Opens `libtorch_cuda.so`, once. The binary links only the CPU half, so that it starts fast and runs where there is
+/// no CUDA; the CUDA half registers itself when it is loaded.
+///
+/// # Errors
+/// The dynamic loader's message.
+pub fn load_cuda() -> Result<(), String> {
+    static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+    LOADED.get_or_init(open_cuda_library).clone()
+}
+
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "loading a library runs its initialisers; this one is libtorch's own other half")]
+fn open_cuda_library() -> Result<(), String> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: the initialisers of libtorch_cuda register kernels with the dispatcher of the libtorch_cpu that this
+    // process has loaded, which is what they are made for.
+    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+    let library = library.map_err(|error| format!("libtorch_cuda.so cannot be loaded: {error}"))?;
+    // Kernels stay registered until the process ends.
+    std::mem::forget(library);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn open_cuda_library() -> Result<(), String> {
+    Err("loading the CUDA half of libtorch is only supported on Unix".to_owned())
+}

@@ -1,0 +1,68 @@
+//! The first stage: word embedding and learned positions. After gpt-neox `megatron/model/word_embeddings.py`.
+
+use tch::Tensor;
+
+use super::weights::to_i64;
+use super::{Chunk, ModelError, Streams, Uploader};
+use crate::config::{Architecture, Positions};
+use crate::partition::{ParamValue, Role, StageTensors};
+
+/// Word embedding and learned positions.
+#[derive(Debug)]
+pub struct EmbeddingStage {
+    words: Tensor,
+    // One replica a rank; one for all where they agree; empty without learned positions.
+    positions: Vec<Tensor>,
+    position_offset: i64,
+    backend: super::Backend,
+}
+
+impl EmbeddingStage {
+    /// From the tensors of the embedding stage.
+    ///
+    /// # Errors
+    /// The stage lacks a parameter, or libtorch fails.
+    pub fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+    ) -> Result<Self, ModelError> {
+        let role = Role::WordEmbedding;
+        let Some(ParamValue::Joined(words)) = stage.get(role).map(|param| &param.value) else {
+            return Err(ModelError::MissingParameter { stage: stage.id, role });
+        };
+        let (positions, position_offset) = match architecture.positions {
+            Positions::Learned { offset } => {
+                let mut tables: Vec<_> =
+                    uploader.per_rank(stage, architecture, Role::PositionEmbedding)?.into_iter().flatten().collect();
+                if stage.ranks_agree(Role::PositionEmbedding) {
+                    tables.truncate(1);
+                }
+                (tables, to_i64(offset))
+            }
+            _ => (Vec::new(), 0),
+        };
+        Ok(Self { words: uploader.upload_stored(words)?, positions, position_offset, backend: uploader.backend() })
+    }
+
+    /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows.
+    ///
+    /// The ranks' vocabularies do not overlap, so the all-reduce adds one row and zeros: looking the row up in the
+    /// joined table is the same to the last bit.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn forward(&self, input_ids: &Tensor, chunk: &Chunk) -> Result<Streams, ModelError> {
+        let words = self.words.f_index_select(0, input_ids)?.f_to_kind(self.backend.kind)?;
+        if self.positions.is_empty() {
+            return Ok(Streams::new(vec![words]));
+        }
+        let rows = chunk.positions.f_add_scalar(self.position_offset)?;
+        let streams = self
+            .positions
+            .iter()
+            .map(|table| Ok(words.f_add(&table.f_index_select(0, &rows)?)?))
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Streams::new(streams))
+    }
+}

@@ -1,0 +1,142 @@
+//! One transformer layer over all ranks. After gpt-neox `megatron/model/transformer.py`, `ParallelTransformerLayer`.
+
+use tch::Tensor;
+
+use super::attention::Attention;
+use super::mlp::Mlp;
+use super::norm::Norm;
+use super::parallel::{RowParallelLinear, reduce_into};
+use super::streams::of_rank;
+use super::{Chunk, ModelError, RotaryTable, Streams, Uploader};
+use crate::config::{Architecture, MlpInput, Residual};
+use crate::partition::{Role, StageTensors};
+
+/// A transformer layer.
+#[derive(Debug)]
+pub struct LayerStage {
+    tp_size: usize,
+    residual: Residual,
+    input_norm: Norm,
+    attention: Attention,
+    // `None` where the MLP is fed by the attention's norm.
+    mlp_norm: Option<Norm>,
+    mlp: Mlp,
+}
+
+impl LayerStage {
+    /// From the tensors of a layer.
+    ///
+    /// # Errors
+    /// The stage lacks a parameter, or libtorch fails.
+    pub fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+    ) -> Result<Self, ModelError> {
+        let mlp_norm = match architecture.mlp_input {
+            MlpInput::AttentionNorm => None,
+            MlpInput::OwnNorm => {
+                Some(Norm::new(stage, architecture, uploader, Role::MlpNormGain, Role::MlpNormBias)?)
+            }
+        };
+        Ok(Self {
+            tp_size: stage.tp_size,
+            residual: architecture.residual,
+            input_norm: Norm::new(stage, architecture, uploader, Role::InputNormGain, Role::InputNormBias)?,
+            attention: Attention::new(stage, architecture, uploader)?,
+            mlp_norm,
+            mlp: Mlp::new(stage, architecture, uploader)?,
+        })
+    }
+
+    /// Whether the layer makes the ranks' streams differ: what each adds after the all-reduce is its own.
+    #[must_use]
+    pub fn forks_streams(&self) -> bool {
+        self.residual == Residual::Sequential
+            && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
+    }
+
+    /// Runs the chunk's rows of the streams through the layer, in place.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn forward(
+        &self,
+        streams: &mut Streams,
+        chunk: &Chunk,
+        rotary: Option<&RotaryTable>,
+    ) -> Result<(), ModelError> {
+        if self.forks_streams() {
+            streams.fork(self.tp_size)?;
+        }
+        let mut rows = streams.rows(chunk)?;
+        let rotation = rotary.map(|table| table.rows(chunk)).transpose()?;
+        let normed = self.input_norm.forward(&rows)?;
+        let attend = |tp_rank: usize| {
+            self.attention.forward(tp_rank, of_rank(&normed, tp_rank), chunk, rotation.as_ref())
+        };
+        match self.residual {
+            Residual::Parallel => {
+                let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
+                let mlp_input = own.as_deref().unwrap_or(&normed);
+                let mut total = None;
+                for tp_rank in 0..self.tp_size {
+                    // Each rank adds its biases to its partial sum, then the sums are reduced.
+                    let mut branch = attend(tp_rank)?;
+                    branch = with_bias(branch, self.attention.dense.bias(tp_rank))?;
+                    let mlp = self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank))?;
+                    branch = branch.f_add_(&with_bias(mlp, self.mlp.output.bias(tp_rank))?)?;
+                    total = Some(reduce_into(total, branch)?);
+                }
+                add_to_all(&mut rows, total)
+            }
+            Residual::Sequential => {
+                let mut total = None;
+                for tp_rank in 0..self.tp_size {
+                    total = Some(reduce_into(total, attend(tp_rank)?)?);
+                }
+                add_with_own_bias(&mut rows, total, &self.attention.dense)?;
+                let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
+                let mlp_input = own.as_deref().unwrap_or(&normed);
+                let mut total = None;
+                for tp_rank in 0..self.tp_size {
+                    total = Some(reduce_into(total, self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank))?)?);
+                }
+                add_with_own_bias(&mut rows, total, &self.mlp.output)
+            }
+        }
+    }
+}
+
+fn with_bias(mut partial: Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    match bias {
+        Some(bias) => Ok(partial.f_add_(bias)?),
+        None => Ok(partial),
+    }
+}
+
+/// `x_s += total` for every stream.
+fn add_to_all(rows: &mut [Tensor], total: Option<Tensor>) -> Result<(), ModelError> {
+    if let Some(total) = total {
+        for stream in rows {
+            let _ = stream.f_add_(&total)?;
+        }
+    }
+    Ok(())
+}
+
+/// `x_r += total + b_r`: after the all-reduce each rank adds its own replica of the bias to its own stream.
+fn add_with_own_bias(
+    rows: &mut [Tensor],
+    total: Option<Tensor>,
+    linear: &RowParallelLinear,
+) -> Result<(), ModelError> {
+    let Some(total) = total else { return Ok(()) };
+    for (tp_rank, stream) in rows.iter_mut().enumerate() {
+        let _ = match linear.bias(tp_rank) {
+            Some(bias) => stream.f_add_(&total.f_add(bias)?)?,
+            None => stream.f_add_(&total)?,
+        };
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! GPT-NeoX on libtorch, one stage at a time, over any number of in-process tensor-parallel ranks. A merged model is the
+//! model with one rank: baseline and merges run the same code and differ in weights only. Passages lie one behind
+//! another without padding; see [`Chunk`]. After gpt-neox `megatron/model/transformer.py` and `megatron/mpu/layers.py`.
+
+mod attention;
+mod backend;
+mod embedding;
+mod layer;
+mod mlp;
+mod norm;
+mod output;
+mod parallel;
+mod rotary;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use tch::{TchError, Tensor};
+
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, load_cuda};
+pub use embedding::EmbeddingStage;
+pub use layer::LayerStage;
+pub use output::{OutputStage, TargetScores};
+pub use rotary::RotaryTable;
+pub use streams::Streams;
+pub use weights::Uploader;
+
+use crate::partition::{PartitionError, Role, StageId};
+
+/// What can go wrong in the forward pass.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// libtorch's word.
+    #[error("libtorch: {}", first_line(.0))]
+    Torch(#[from] TchError),
+    /// A stage lacks a parameter that the forward pass needs.
+    #[error("{stage}: no {role:?}")]
+    MissingParameter {
+        /// The stage.
+        stage: StageId,
+        /// What it lacks.
+        role: Role,
+    },
+    /// Sizes that do not divide among the ranks.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// The device asked for is not there.
+    #[error("device {device}: {reason}")]
+    Device {
+        /// What was asked for.
+        device: String,
+        /// Why it cannot be had.
+        reason: String,
+    },
+}
+
+impl ModelError {
+    /// Whether a smaller chunk might do.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Torch(error) if error.to_string().contains("out of memory"))
+    }
+
+    /// What the user can do about it, where we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Device { .. } => Some("`kintsugi doctor` lists the devices; --device cpu always works".to_owned()),
+            Self::Torch(_) if self.is_out_of_memory() => Some("give a smaller --memory-budget or --chunk-tokens".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// libtorch appends a C++ stack trace; its first line says it all.
+fn first_line(error: &TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Consecutive passages that go through a stage together.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Its first packed row.
+    pub start: i64,
+    /// Its packed rows.
+    pub tokens: i64,
+    /// Its passages by length, in order; together they cover the rows.
+    pub groups: Vec<Group>,
+    /// Each row's position in its passage, `[tokens]`, int64, on the device.
+    pub positions: Tensor,
+}
+
+/// Consecutive passages of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Its first row, counted from the chunk's first.
+    pub start: i64,
+    /// How many passages.
+    pub passages: i64,
+    /// Tokens of each.
+    pub length: i64,
+}

@@ -1,0 +1,127 @@
+//! The last stage: final norm and output head, at the target positions only.
+
+use tch::{Kind, Tensor};
+
+use super::norm::Norm;
+use super::parallel::reduce_into;
+use super::streams::of_rank;
+use super::{ModelError, Streams, Uploader};
+use crate::config::{Architecture, Head};
+use crate::partition::{Role, StageTensors};
+
+/// Final norm and output head.
+#[derive(Debug)]
+pub struct OutputStage {
+    head: Head,
+    norm: Norm,
+    weights: Vec<Tensor>,
+}
+
+/// What a model says of each target token.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TargetScores {
+    /// Natural logarithm of its probability.
+    pub logprob: Vec<f64>,
+    /// The token of largest logit.
+    pub greedy_id: Vec<i64>,
+    /// KL(baseline ‖ this model) in nats, where there is a baseline.
+    pub kl: Vec<f64>,
+}
+
+impl OutputStage {
+    /// From the tensors of the output stage.
+    ///
+    /// # Errors
+    /// The stage lacks a parameter, or libtorch fails.
+    pub fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+    ) -> Result<Self, ModelError> {
+        let weights = uploader.per_rank(stage, architecture, Role::HeadWeight)?;
+        Ok(Self {
+            head: architecture.head,
+            norm: Norm::new(stage, architecture, uploader, Role::FinalNormGain, Role::FinalNormBias)?,
+            weights: weights.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Log-probabilities over the padded vocabulary at the given packed rows, `[rows, vocabulary]`, in float32 (float64
+    /// for float64 models).
+    ///
+    /// Each rank's share of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
+    /// slice r of rank r's normalised stream.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn log_probabilities(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
+        let logits = self.logits(streams, rows)?;
+        let wide = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        Ok(logits.f_log_softmax(-1, wide)?)
+    }
+
+    /// The logits `[rows, vocabulary]` at the given packed rows, in the compute type.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
+        let picked = (0..streams.count())
+            .map(|tp_rank| Ok(streams.of_rank(tp_rank).f_index_select(0, rows)?))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let normed = self.norm.forward(&picked)?;
+        match self.head {
+            Head::Column | Head::Tied => {
+                let shares = self
+                    .weights
+                    .iter()
+                    .enumerate()
+                    .map(|(tp_rank, weight)| {
+                        Ok(of_rank(&normed, tp_rank).f_linear(weight, None::<&Tensor>)?)
+                    })
+                    .collect::<Result<Vec<_>, ModelError>>()?;
+                Ok(Tensor::f_cat(&shares, -1)?)
+            }
+            Head::Row => {
+                let (mut total, mut start) = (None, 0);
+                for (tp_rank, weight) in self.weights.iter().enumerate() {
+                    let width = weight.size()[1];
+                    let slice = of_rank(&normed, tp_rank).f_narrow(-1, start, width)?;
+                    start += width;
+                    total = Some(reduce_into(total, slice.f_linear(weight, None::<&Tensor>)?)?);
+                }
+                total.ok_or_else(|| tch::TchError::Kind("the head has no ranks".to_owned()).into())
+            }
+        }
+    }
+}
+
+impl TargetScores {
+    /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`; `baseline` are the unmerged model's.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn new(log_probabilities: &Tensor, targets: &Tensor, baseline: Option<&Tensor>) -> Result<Self, ModelError> {
+        let logprob = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
+        let greedy = log_probabilities.f_argmax(-1, false)?;
+        let kl = match baseline {
+            None => Vec::new(),
+            Some(baseline) => {
+                let difference = baseline.f_sub(log_probabilities)?;
+                let kl = baseline.f_exp()?.f_mul_(&difference)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
+                to_vec_f64(&kl)?
+            }
+        };
+        Ok(Self { logprob: to_vec_f64(&logprob)?, greedy_id: Vec::<i64>::try_from(&greedy)?, kl })
+    }
+
+    /// Adds the scores of further targets.
+    pub fn extend(&mut self, other: Self) {
+        self.logprob.extend(other.logprob);
+        self.greedy_id.extend(other.greedy_id);
+        self.kl.extend(other.kl);
+    }
+}
+
+fn to_vec_f64(tensor: &Tensor) -> Result<Vec<f64>, ModelError> {
+    Ok(Vec::<f64>::try_from(&tensor.f_to_kind(Kind::Double)?)?)
+}

@@ -1,0 +1,87 @@
+//! Linear layers over tensor-parallel ranks, and the all-reduce between them: a sum in rank order. After gpt-neox
+//! `megatron/mpu/layers.py`, `ColumnParallelLinear` and `RowParallelLinear`.
+
+use tch::Tensor;
+
+use super::{ModelError, Uploader};
+use crate::config::Architecture;
+use crate::partition::{Role, StageTensors};
+
+/// `y_r = x_r W_rᵀ + b_r`: each rank computes some of the outputs.
+#[derive(Debug)]
+pub(super) struct ColumnParallelLinear {
+    ranks: Vec<Vec<(Tensor, Option<Tensor>)>>,
+}
+
+impl ColumnParallelLinear {
+    pub(super) fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+        weight: Role,
+        bias: Role,
+    ) -> Result<Self, ModelError> {
+        let weights = uploader.per_rank(stage, architecture, weight)?;
+        let biases = uploader.per_rank_optional(stage, architecture, bias)?;
+        let ranks = weights.into_iter().zip(biases).map(|(weights, biases)| {
+            let mut biases = biases.unwrap_or_default().into_iter();
+            weights.into_iter().map(|weight| (weight, biases.next())).collect()
+        });
+        Ok(Self { ranks: ranks.collect() })
+    }
+
+    /// One tensor `[rows, outputs / ranks]` for each block of the rank's outputs.
+    pub(super) fn forward(&self, tp_rank: usize, x: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+        self.ranks[tp_rank].iter().map(|(weight, bias)| Ok(x.f_linear(weight, bias.as_ref())?)).collect()
+    }
+}
+
+/// `y = Σ_r x_r W_rᵀ`: each rank holds some of the inputs and computes a partial sum. Its bias is not partitioned;
+/// where it is added is the transformer layer's business.
+#[derive(Debug)]
+pub(super) struct RowParallelLinear {
+    weights: Vec<Tensor>,
+    biases: Vec<Option<Tensor>>,
+    biases_agree: bool,
+}
+
+impl RowParallelLinear {
+    pub(super) fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+        weight: Role,
+        bias: Role,
+    ) -> Result<Self, ModelError> {
+        let weights = uploader.per_rank(stage, architecture, weight)?;
+        let biases = uploader.per_rank_optional(stage, architecture, bias)?;
+        Ok(Self {
+            weights: weights.into_iter().flatten().collect(),
+            biases: biases.into_iter().map(|bias| bias.and_then(|parts| parts.into_iter().next())).collect(),
+            biases_agree: stage.ranks_agree(bias),
+        })
+    }
+
+    /// The rank's partial sum, `[rows, hidden]`, without bias.
+    pub(super) fn partial_sum(&self, tp_rank: usize, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(x.f_linear(&self.weights[tp_rank], None::<&Tensor>)?)
+    }
+
+    /// The rank's bias, `[hidden]`.
+    pub(super) fn bias(&self, tp_rank: usize) -> Option<&Tensor> {
+        self.biases[tp_rank].as_ref()
+    }
+
+    /// Whether all ranks hold the same bias.
+    pub(super) fn biases_agree(&self) -> bool {
+        self.biases_agree
+    }
+}
+
+/// Adds a rank's partial sum to the total so far.
+pub(super) fn reduce_into(total: Option<Tensor>, partial: Tensor) -> Result<Tensor, ModelError> {
+    match total {
+        None => Ok(partial),
+        Some(mut total) => Ok(total.f_add_(&partial)?),
+    }
+}

@@ -1,0 +1,118 @@
+//! Host tensors on the device. A tensor that several variants share is converted and copied once.
+
+use std::collections::HashMap;
+
+use tch::{Device, Kind, Tensor};
+
+use super::backend::kind_of;
+use super::{Backend, ModelError};
+use crate::config::Architecture;
+use crate::partition::{ParamValue, PartitionTable, Role, StageTensors, rank_ranges};
+use crate::tensor::HostTensor;
+
+/// Puts the tensors of one stage on a device, each once.
+#[derive(Debug)]
+pub struct Uploader {
+    backend: Backend,
+    // The host tensor is kept: its address is the key, and on the CPU its memory may be the device tensor's own.
+    done: HashMap<(usize, Kind), (HostTensor, Tensor)>,
+}
+
+impl Uploader {
+    /// For one device and compute type.
+    #[must_use]
+    pub fn new(backend: Backend) -> Self {
+        Self { backend, done: HashMap::new() }
+    }
+
+    /// The device and compute type.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The tensor in the compute type.
+    pub(super) fn upload(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
+        self.upload_as(host, self.backend.kind)
+    }
+
+    /// The tensor in the type it is stored in.
+    pub(super) fn upload_stored(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
+        self.upload_as(host, kind_of(host.dtype()))
+    }
+
+    fn upload_as(&mut self, host: &HostTensor, kind: Kind) -> Result<Tensor, ModelError> {
+        let key = (host.storage_id(), kind);
+        if let Some((_, tensor)) = self.done.get(&key) {
+            return Ok(tensor.shallow_clone());
+        }
+        let tensor = borrowed(host)?.f_to_device_(self.backend.device, kind, false, false)?;
+        self.done.insert(key, (host.clone(), tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    /// A role as each rank sees it: ranges of the joined tensor as views, or its own replica. Empty inner lists never
+    /// occur; a partitioned role gives one tensor per block.
+    pub(super) fn per_rank(
+        &mut self,
+        stage: &StageTensors,
+        architecture: &Architecture,
+        role: Role,
+    ) -> Result<Vec<Vec<Tensor>>, ModelError> {
+        let param = stage.get(role).ok_or(ModelError::MissingParameter { stage: stage.id, role })?;
+        match &param.value {
+            ParamValue::Replicas(replicas) => {
+                replicas.iter().map(|replica| Ok(vec![self.upload(replica)?])).collect()
+            }
+            ParamValue::Joined(joined) => {
+                let whole = self.upload(joined)?;
+                let partition = PartitionTable::new(architecture)
+                    .partition(role)
+                    .ok_or(ModelError::MissingParameter { stage: stage.id, role })?;
+                let dim = to_i64(partition.dim);
+                (0..stage.tp_size)
+                    .map(|tp_rank| {
+                        rank_ranges(&partition, stage.tp_size, tp_rank)?
+                            .into_iter()
+                            .map(|range| Ok(whole.f_narrow(dim, to_i64(range.start), to_i64(range.len()))?))
+                            .collect()
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// As [`Uploader::per_rank`] for a role that a model may lack: `None` for every rank then.
+    pub(super) fn per_rank_optional(
+        &mut self,
+        stage: &StageTensors,
+        architecture: &Architecture,
+        role: Role,
+    ) -> Result<Vec<Option<Vec<Tensor>>>, ModelError> {
+        if stage.get(role).is_none() {
+            return Ok((0..stage.tp_size).map(|_| None).collect());
+        }
+        Ok(self.per_rank(stage, architecture, role)?.into_iter().map(Some).collect())
+    }
+}
+
+/// A libtorch tensor over the host tensor's own memory.
+#[expect(unsafe_code, reason = "copying every weight once more would cost a stage of memory")]
+fn borrowed(host: &HostTensor) -> Result<Tensor, ModelError> {
+    let shape: Vec<i64> = host.shape().iter().map(|&extent| to_i64(extent)).collect();
+    let mut strides = vec![1_i64; shape.len()];
+    for at in (1..shape.len()).rev() {
+        strides[at - 1] = strides[at] * shape[at];
+    }
+    // SAFETY: the bytes fill the shape (`HostTensor::new` checks it), are never written to (stages only read weights),
+    // and outlive the tensor: `Uploader::done` keeps the host tensor as long as the device tensor, and the stages that
+    // hold views of it hold the uploader's owners too (see `Owners`).
+    let tensor =
+        unsafe { Tensor::f_from_blob(host.bytes().as_ptr(), &shape, &strides, kind_of(host.dtype()), Device::Cpu) };
+    Ok(tensor?)
+}
+
+/// Extents come from files whose sizes fit memory, far below 2^63.
+pub(super) fn to_i64(extent: usize) -> i64 {
+    i64::try_from(extent).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,105 @@
+//! A stage of a model in host memory: what the reader yields, the merger turns into another one, and the model runs.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Role};
+use crate::tensor::HostTensor;
+
+/// Which stage of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageId {
+    /// Word embedding and positions.
+    Embedding,
+    /// Transformer layer, 0-based.
+    Layer(usize),
+    /// Final norm and output head.
+    Output,
+}
+
+impl std::fmt::Display for StageId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedding => formatter.write_str("embedding"),
+            Self::Layer(number) => write!(formatter, "layer {number}"),
+            Self::Output => formatter.write_str("output"),
+        }
+    }
+}
+
+/// A parameter of a stage, for all ranks at once.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// Its name in the file it came from.
+    pub name: String,
+    /// How it relates to the ranks.
+    pub kind: Kind,
+    /// Its values.
+    pub value: ParamValue,
+}
+
+/// The values of a parameter for all ranks.
+#[derive(Debug, Clone)]
+pub enum ParamValue {
+    /// A partitioned parameter, joined; each rank's shard is a range of it (see [`super::rank_ranges`]).
+    Joined(HostTensor),
+    /// A replicated parameter: one replica a rank, in rank order.
+    Replicas(Vec<HostTensor>),
+}
+
+impl ParamValue {
+    /// Whether all ranks hold the same bits. True of joined tensors.
+    #[must_use]
+    pub fn ranks_agree(&self) -> bool {
+        match self {
+            Self::Joined(_) => true,
+            Self::Replicas(replicas) => replicas.windows(2).all(|pair| pair[0].same_bits(&pair[1])),
+        }
+    }
+
+    /// The tensors: the joined one, or every replica.
+    #[must_use]
+    pub fn tensors(&self) -> &[HostTensor] {
+        match self {
+            Self::Joined(tensor) => std::slice::from_ref(tensor),
+            Self::Replicas(replicas) => replicas,
+        }
+    }
+}
+
+/// All used parameters of one stage. A merged model is one with `tp_size` 1.
+#[derive(Debug, Clone)]
+pub struct StageTensors {
+    /// Which stage.
+    pub id: StageId,
+    /// Number of tensor-parallel ranks.
+    pub tp_size: usize,
+    /// The parameters by role.
+    pub params: BTreeMap<Role, Param>,
+}
+
+impl StageTensors {
+    /// The parameter of a role, if the stage has one.
+    #[must_use]
+    pub fn get(&self, role: Role) -> Option<&Param> {
+        self.params.get(&role)
+    }
+
+    /// The replicas of a role; empty if the stage has none or it is partitioned.
+    #[must_use]
+    pub fn replicas(&self, role: Role) -> &[HostTensor] {
+        match self.get(role).map(|param| &param.value) {
+            Some(ParamValue::Replicas(replicas)) => replicas,
+            _ => &[],
+        }
+    }
+
+    /// Whether all ranks hold the same bits of a role (true where the stage has none).
+    #[must_use]
+    pub fn ranks_agree(&self, role: Role) -> bool {
+        self.get(role).is_none_or(|param| param.value.ranks_agree())
+    }
+}

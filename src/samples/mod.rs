@@ -1,0 +1,111 @@
+//! What was measured, per passage. Knows nothing of libtorch or of checkpoints: a [`Sample`] is plain data that goes
+//! to `samples/NAME.jsonl` and comes back from there. Statistics over samples live in `report` (which calls `stats`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What can go wrong with sample files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SampleError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A line is not a sample.
+    #[error("{path}: line {line} is not a sample: {source}", path = path.display())]
+    Line {
+        /// The sample file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// What the JSON reader says.
+        source: serde_json::Error,
+    },
+    /// The finished file could not be moved to its name.
+    #[error("{path}: could not be moved into place: {source}", path = path.display())]
+    Persist {
+        /// The intended name.
+        path: PathBuf,
+        /// What the file system says.
+        source: std::io::Error,
+    },
+}
+
+/// The outcome of one target token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenScore {
+    /// The target token.
+    pub id: u32,
+    /// The token of largest logit, over the padded vocabulary.
+    pub greedy_id: u32,
+    /// Natural logarithm of the probability given to the target token.
+    pub logprob: f64,
+    /// KL(baseline ‖ this model) in nats over the padded vocabulary at this position; absent in the baseline's samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+}
+
+/// The outcome of one passage under one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Sample {
+    /// 0-based position of the passage in the data set.
+    pub doc_id: usize,
+    /// The text whose probability was asked for, with its leading space.
+    pub target: String,
+    /// Sum of the target tokens' log-probabilities, natural logarithm.
+    pub loglikelihood: f64,
+    /// Whether greedy decoding would have produced every target token.
+    pub is_greedy: bool,
+    /// Token by token.
+    pub tokens: Vec<TokenScore>,
+    /// SHA-256 of the context text, hexadecimal.
+    pub prompt_hash: String,
+    /// SHA-256 of the target text, hexadecimal.
+    pub target_hash: String,
+}
+
+/// Writes one JSON object a line, to a temporary name first: the file is there whole or not at all.
+///
+/// # Errors
+/// Whatever keeps the file from being written, synced or moved into place.
+pub fn write_jsonl(path: &Path, samples: &[Sample]) -> Result<(), SampleError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    {
+        let mut out = std::io::BufWriter::new(file.as_file_mut());
+        for sample in samples {
+            serde_json::to_writer(&mut out, sample).map_err(std::io::Error::from)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| SampleError::Persist { path: path.to_owned(), source: error.error })?;
+    Ok(())
+}
+
+/// Reads what [`write_jsonl`] wrote.
+///
+/// # Errors
+/// A file that cannot be read, or a line that is not a sample (named by its number).
+pub fn read_jsonl(path: &Path) -> Result<Vec<Sample>, SampleError> {
+    let reader = BufReader::new(fs::File::open(path)?);
+    let mut samples = Vec::new();
+    for (index, line) in reader.lines().enumerate() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let sample = serde_json::from_str(&line).map_err(|source| SampleError::Line {
+            path: path.to_owned(),
+            line: index + 1,
+            source,
+        })?;
+        samples.push(sample);
+    }
+    Ok(samples)
+}

@@ -1,0 +1,214 @@
+//! Host tensors: element type, shape and bytes, with the arithmetic that merging needs. Knows nothing of libtorch, of
+//! files or of models. Arithmetic is done in float64 and rounded to the storage type once; see [`reduce`](arith).
+
+mod arith;
+mod dtype;
+mod join;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+pub use arith::{Arithmetic, geometric_mean, mean, median, scale, sum};
+pub use dtype::{DType, round_to_bf16, round_to_f16};
+pub use join::{Piece, concatenate};
+
+/// What can go wrong with host tensors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// The bytes do not fill the shape.
+    #[error("a {dtype} tensor of shape {shape:?} needs {expected} bytes, found {found}")]
+    ByteCount {
+        /// Element type.
+        dtype: DType,
+        /// Extents, outermost first.
+        shape: Vec<usize>,
+        /// Bytes that the shape needs.
+        expected: usize,
+        /// Bytes at hand.
+        found: usize,
+    },
+    /// The shape's element count overflows.
+    #[error("shape {0:?} is too large")]
+    TooLarge(Vec<usize>),
+    /// Tensors that must agree in shape and element type do not.
+    #[error("expected {expected_dtype} {expected_shape:?}, found {found_dtype} {found_shape:?}")]
+    Mismatch {
+        /// Element type of the first tensor.
+        expected_dtype: DType,
+        /// Shape of the first tensor.
+        expected_shape: Vec<usize>,
+        /// Element type of the other.
+        found_dtype: DType,
+        /// Shape of the other.
+        found_shape: Vec<usize>,
+    },
+    /// An operation over several tensors was given none.
+    #[error("no tensors to combine")]
+    Empty,
+    /// A dimension or a range along it lies outside the shape.
+    #[error("dimension {dim}, elements {start}..{end}: outside shape {shape:?}")]
+    OutOfRange {
+        /// The dimension.
+        dim: usize,
+        /// First element.
+        start: usize,
+        /// One past the last element.
+        end: usize,
+        /// The shape.
+        shape: Vec<usize>,
+    },
+    /// Arithmetic on integers, which no merge rule is defined for.
+    #[error("{0} tensors have no merge arithmetic")]
+    NotFloat(DType),
+}
+
+/// A contiguous, row-major, little-endian tensor in host memory. Cloning shares the bytes.
+#[derive(Clone)]
+pub struct HostTensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Arc<Vec<u8>>,
+}
+
+impl HostTensor {
+    /// Takes `bytes` as they are.
+    ///
+    /// # Errors
+    /// The byte count does not fit the shape.
+    pub fn new(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, TensorError> {
+        let expected = byte_count(dtype, &shape)?;
+        if bytes.len() != expected {
+            return Err(TensorError::ByteCount { dtype, shape, expected, found: bytes.len() });
+        }
+        Ok(Self { dtype, shape, bytes: Arc::new(bytes) })
+    }
+
+    /// Rounds float64 values to `dtype`, each once, to nearest with ties to even.
+    ///
+    /// # Errors
+    /// The value count does not fit the shape, or `dtype` is an integer type.
+    pub fn from_f64(dtype: DType, shape: Vec<usize>, values: &[f64]) -> Result<Self, TensorError> {
+        let bytes = match dtype {
+            DType::F64 => bytemuck::cast_slice(values).to_vec(),
+            DType::F32 => {
+                #[expect(clippy::cast_possible_truncation, reason = "the one rounding that is meant")]
+                values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect()
+            }
+            DType::F16 => values.iter().flat_map(|&value| round_to_f16(value).to_le_bytes()).collect(),
+            DType::BF16 => values.iter().flat_map(|&value| round_to_bf16(value).to_le_bytes()).collect(),
+            other => return Err(TensorError::NotFloat(other)),
+        };
+        Self::new(dtype, shape, bytes)
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extents, outermost first; empty for a scalar.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements, row-major, little-endian.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn element_count(&self) -> usize {
+        self.bytes.len() / self.dtype.size()
+    }
+
+    /// Equal for clones, different for any two tensors that are alive at once and do not share their bytes.
+    #[must_use]
+    pub fn storage_id(&self) -> usize {
+        Arc::as_ptr(&self.bytes) as usize
+    }
+
+    /// Same type, shape and bits.
+    #[must_use]
+    pub fn same_bits(&self, other: &Self) -> bool {
+        self.dtype == other.dtype
+            && self.shape == other.shape
+            && (Arc::ptr_eq(&self.bytes, &other.bytes) || self.bytes == other.bytes)
+    }
+
+    /// The elements in float64 (exact for every floating type).
+    ///
+    /// # Errors
+    /// The elements are integers.
+    pub fn to_f64(&self) -> Result<Vec<f64>, TensorError> {
+        Ok(match self.dtype {
+            DType::F64 => self.elements::<f64>().into_owned(),
+            DType::F32 => self.elements::<f32>().iter().map(|&value| f64::from(value)).collect(),
+            DType::F16 => self.elements::<half::f16>().iter().map(|&value| f64::from(value)).collect(),
+            DType::BF16 => self.elements::<half::bf16>().iter().map(|&value| f64::from(value)).collect(),
+            other => return Err(TensorError::NotFloat(other)),
+        })
+    }
+
+    /// The same values in another element type, each rounded once; a clone if it is the same type.
+    ///
+    /// # Errors
+    /// Either type is an integer type.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self, TensorError> {
+        if dtype == self.dtype { Ok(self.clone()) } else { Self::from_f64(dtype, self.shape.clone(), &self.to_f64()?) }
+    }
+
+    /// Row-major index of the first NaN or infinity, if there is one. Integers have none.
+    #[must_use]
+    pub fn first_non_finite(&self) -> Option<usize> {
+        // An all-ones exponent marks NaN and infinity; comparing bits lets the loop vectorise.
+        match self.dtype {
+            DType::F64 => self.elements::<f64>().iter().position(|value| !value.is_finite()),
+            DType::F32 => self.elements::<u32>().iter().position(|bits| bits & 0x7f80_0000 == 0x7f80_0000),
+            DType::F16 => self.elements::<u16>().iter().position(|bits| bits & 0x7c00 == 0x7c00),
+            DType::BF16 => self.elements::<u16>().iter().position(|bits| bits & 0x7f80 == 0x7f80),
+            _ => None,
+        }
+    }
+
+    /// The bytes as elements; copied only where the allocator gave an unaligned block.
+    fn elements<T: bytemuck::Pod>(&self) -> Cow<'_, [T]> {
+        match bytemuck::try_cast_slice(&self.bytes) {
+            Ok(slice) => Cow::Borrowed(slice),
+            Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(&self.bytes)),
+        }
+    }
+
+    fn check_same_form(&self, other: &Self) -> Result<(), TensorError> {
+        if self.dtype == other.dtype && self.shape == other.shape {
+            return Ok(());
+        }
+        Err(TensorError::Mismatch {
+            expected_dtype: self.dtype,
+            expected_shape: self.shape.clone(),
+            found_dtype: other.dtype,
+            found_shape: other.shape.clone(),
+        })
+    }
+}
+
+impl std::fmt::Debug for HostTensor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "HostTensor({} {:?})", self.dtype, self.shape)
+    }
+}
+
+/// Bytes that a tensor of this form takes.
+pub(crate) fn byte_count(dtype: DType, shape: &[usize]) -> Result<usize, TensorError> {
+    shape
+        .iter()
+        .try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent))
+        .filter(|&bytes| isize::try_from(bytes).is_ok())
+        .ok_or_else(|| TensorError::TooLarge(shape.to_vec()))
+}
