@@ -11,6 +11,7 @@ fn main() {
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rustc-env=KINTSUGI_GIT_COMMIT={}", git_commit().unwrap_or_default());
     if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_none() {
+        println!("cargo::rustc-env=KINTSUGI_LIBTORCH_VERSION=none");
         return;
     }
     println!("cargo::rerun-if-env-changed=LIBTORCH");
@@ -20,9 +21,12 @@ fn main() {
         return;
     };
     let lib = lib.canonicalize().unwrap_or(lib);
-    if let Some(found) = libtorch_version(&lib).filter(|found| !found.starts_with(LIBTORCH_VERSION)) {
-        println!("cargo::error=expected libtorch {LIBTORCH_VERSION}*, found {found} in {}; run `make setup`", lib.display());
+    let version = libtorch_version(&lib).unwrap_or_else(|| "unknown".to_owned());
+    if version != "unknown" && !version.starts_with(LIBTORCH_VERSION) {
+        let lib = lib.display();
+        println!("cargo::error=expected libtorch {LIBTORCH_VERSION}*, found {version} in {lib}; run `make setup`");
     }
+    println!("cargo::rustc-env=KINTSUGI_LIBTORCH_VERSION={version}");
     println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }

@@ -88,3 +88,35 @@ fn baselines_are_what_gpt_neox_computes() {
         check(&path);
     }
 }
+
+#[test]
+fn folding_loses_nothing_where_ranks_share_one_stream() {
+    for name in ["parallel-residual-tp2-drift", "parallel-residual-tp2-fp16-drift", "llama-gqa-swiglu-tp2-drift"] {
+        let Some(path) = shared_checkpoint(name) else { continue };
+        let reference = json(&path.join("reference.json"));
+        let strategies = ["fold", "reduce-aware", "mean"].map(|name| Strategy::resolve(name).unwrap());
+        let merged =
+            strategies.map(|strategy| Variant { name: strategy.name.clone(), weights: Weights::Merged(strategy) });
+        let variants: Vec<_> = std::iter::once(baseline()).chain(merged).collect();
+        let evaluation = run(&path, &reference, &variants);
+        for at in 1..variants.len() {
+            let (mut worst, mut kl, mut count) = (0.0_f64, 0.0, 0);
+            for (base, fold) in evaluation.scores[0].iter().zip(&evaluation.scores[at]) {
+                let sum =
+                    |scores: &[kintsugi::samples::TokenScore]| scores.iter().map(|score| score.logprob).sum::<f64>();
+                worst = worst.max((sum(base) - sum(fold)).abs());
+                for score in fold {
+                    kl += score.kl.unwrap();
+                    count += 1;
+                }
+            }
+            eprintln!(
+                "{name}: {} worst {worst:.2e} kl {:.2e} exact {} {:?}",
+                variants[at].name,
+                kl / count as f64,
+                evaluation.exactness[at].is_exact(),
+                evaluation.exactness[at].folding()
+            );
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! SHA-256 of what was read, for provenance: anyone can check it with `sha256sum`.
 
+use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
@@ -36,7 +37,11 @@ pub fn sha256_file(path: &Path) -> Result<FileDigest, std::io::Error> {
         hasher.update(&buffer[..count]);
         bytes += count as u64;
     }
-    let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut sha256 = String::with_capacity(64);
+    for byte in hasher.finalize() {
+        // Writing to a string cannot fail.
+        let _ = write!(sha256, "{byte:02x}");
+    }
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(FileDigest { file, sha256, bytes })
 }

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::shard::{Shard, TensorForm};
-use super::CheckpointError;
 use crate::config::Architecture;
 use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage};
 use crate::tensor::DType;
@@ -138,9 +138,11 @@ pub(super) fn account(
         let path = || rank.path.clone();
         let mut seen: BTreeMap<Role, &str> = BTreeMap::new();
         for (name, form) in &rank.forms {
-            let row = table
-                .lookup(stage.kind, name)
-                .map_err(|source| CheckpointError::Name { path: path(), tp_rank, source })?;
+            let row = table.lookup(stage.kind, name).map_err(|source| CheckpointError::Name {
+                path: path(),
+                tp_rank,
+                source,
+            })?;
             if let Some(other) = seen.insert(row.role, name) {
                 let (name, other) = (name.clone(), other.to_owned());
                 return Err(CheckpointError::SameParameter { path: path(), tp_rank, name, other });

@@ -11,6 +11,7 @@ mod shard;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -23,9 +24,7 @@ pub use layout::Layout;
 pub use shard::{Shard, TensorForm};
 
 use crate::config::{Architecture, Head, NeoxConfig, Observed};
-use crate::partition::{
-    Param, ParamValue, Role, StageId, StageKind, StageTensors, join,
-};
+use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
 use crate::tensor::HostTensor;
 use inventory::FileStage;
 
@@ -200,10 +199,9 @@ impl Checkpoint {
         let sources = self.sources(id);
         let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
         for &(_, stage, _) in &sources {
-            if !shards.contains_key(&stage) {
+            if let Entry::Vacant(vacant) = shards.entry(stage) {
                 let ranks = &self.stages[stage].ranks;
-                let opened = ranks.iter().map(|rank| rank.open(self.layout)).collect::<Result<_, _>>()?;
-                shards.insert(stage, opened);
+                vacant.insert(ranks.iter().map(|rank| rank.open(self.layout)).collect::<Result<_, _>>()?);
             }
         }
         let params = sources
@@ -284,7 +282,7 @@ fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileStage]) -> Res
         // Layers are numbered from 2; a gap is the missing one, else it is the one after the last.
         let missing = (found < expected).then(|| {
             let first = indices.first().copied().unwrap_or(2).min(2);
-            (first..).find(|index| !indices.contains(index))
+            (first..=first + found).find(|index| !indices.contains(index))
         });
         let (folder, missing) = (folder.to_owned(), missing.flatten());
         return Err(CheckpointError::LayerCount { folder, expected, found, missing });
@@ -316,4 +314,3 @@ fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig, client: &C
         head_shape: form(StageKind::Head, &["final_linear.weight"]).map(<[usize]>::to_vec),
     }
 }
-

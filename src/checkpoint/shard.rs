@@ -72,10 +72,10 @@ impl Shard {
     /// # Errors
     /// There is no such tensor, or its bytes cannot be read.
     pub fn read(&self, name: &str) -> Result<HostTensor, CheckpointError> {
-        let tensor = self.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor {
-            path: self.path.clone(),
-            name: name.to_owned(),
-        })?;
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| CheckpointError::MissingTensor { path: self.path.clone(), name: name.to_owned() })?;
         let dtype = self.host_dtype(name, tensor)?;
         let bytes = tensor.read().map_err(|source| CheckpointError::Unreadable {
             path: self.path.clone(),

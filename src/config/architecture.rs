@@ -1,6 +1,8 @@
 //! What the model is, once configuration and tensors have been heard: the one description that the partition table, the
 //! merger, the forward pass and the exporters go by. [`Architecture::resolve`] refuses what cannot be evaluated.
 
+use serde_json::{Map, Value};
+
 use super::{Activation, AttentionKind, MlpType, NeoxConfig, Norm, OutputLayerParallelism, PositionEmbedding};
 
 /// A setting that this version cannot evaluate.
@@ -86,6 +88,7 @@ pub enum QkvLayout {
 
 /// What the model is.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings of gpt-neox's configuration")]
 pub struct Architecture {
     /// Transformer layers.
     pub layer_count: usize,
@@ -177,6 +180,45 @@ impl Architecture {
             attention_bias: config.use_bias_in_attn_linear,
             mlp_bias: config.use_bias_in_mlp,
         })
+    }
+
+    /// The settings by name, for reports.
+    #[must_use]
+    pub fn summary(&self) -> Map<String, Value> {
+        let positions = match self.positions {
+            Positions::Rotary { dims, base } => format!("rotary, {dims} of {} elements, base {base}", self.head_size()),
+            Positions::Learned { offset: 0 } => "learned".to_owned(),
+            Positions::Learned { offset } => format!("learned, offset {offset}"),
+            Positions::Absent => "none".to_owned(),
+        };
+        let activation = if self.tanh_gelu { "gelu (tanh)".to_owned() } else { self.activation.to_string() };
+        let residual = match self.residual {
+            Residual::Parallel => "parallel: row-parallel biases added before the all-reduce",
+            Residual::Sequential => "sequential: row-parallel biases added after the all-reduce",
+        };
+        let head = match self.head {
+            Head::Column => "column-parallel",
+            Head::Row => "row-parallel",
+            Head::Tied => "tied to the word embedding",
+        };
+        let entries: [(&str, Value); 15] = [
+            ("layers", self.layer_count.into()),
+            ("hidden_size", self.hidden_size.into()),
+            ("attention_heads", self.head_count.into()),
+            ("key_value_heads", self.kv_head_count.into()),
+            ("mlp_inner_size", self.mlp_inner_size.into()),
+            ("padded_vocab_size", self.padded_vocab_size.into()),
+            ("max_position_embeddings", self.max_position_embeddings.into()),
+            ("norm", format!("{}, epsilon {}", self.norm, self.norm_epsilon).into()),
+            ("positions", positions.into()),
+            ("activation", activation.into()),
+            ("residual", residual.into()),
+            ("mlp_norm", if self.mlp_input == MlpInput::OwnNorm { "own" } else { "shared with attention" }.into()),
+            ("head", head.into()),
+            ("attention_bias", self.attention_bias.into()),
+            ("mlp_bias", self.mlp_bias.into()),
+        ];
+        entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Elements of one head.

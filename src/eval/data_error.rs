@@ -145,7 +145,7 @@ pub enum DataError {
         /// 0-based position of the passage in the data set.
         doc_id: usize,
         /// What went wrong with it.
-        source: Box<DataError>,
+        source: Box<Self>,
     },
 }
 

@@ -139,10 +139,7 @@ impl DeviceRun {
     }
 
     /// Runs the last stage for all distinct variants; the first is the baseline that the others are compared with.
-    pub(super) fn score(
-        &self,
-        outputs: &[(OutputStage, usize)],
-    ) -> Result<Vec<TargetScores>, ModelError> {
+    pub(super) fn score(&self, outputs: &[(OutputStage, usize)]) -> Result<Vec<TargetScores>, ModelError> {
         let mut scores = vec![TargetScores::default(); outputs.len()];
         let count = self.target_rows.size1()?;
         for start in (0..count).step_by(usize::try_from(OUTPUT_ROWS).unwrap_or(1)) {

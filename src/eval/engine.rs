@@ -123,9 +123,8 @@ pub fn evaluate(
     let packed = Packed::new(passages);
     let longest = packed.passages().first().map_or(0, Passage::length);
     let tp_size = checkpoint.tp_size();
-    let slice_tokens =
-        budget::slice_tokens(architecture, backend, tp_size, variants.len(), longest, memory_budget)?
-            .saturating_mul(options.backends.len());
+    let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, variants.len(), longest, memory_budget)?
+        .saturating_mul(options.backends.len());
     let slices = packed.slices(slice_tokens);
     let ids = checkpoint.stage_ids();
     observer.start(((ids.len() - 1) * packed.token_count() * variants.len()) as u64);

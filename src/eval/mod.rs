@@ -4,9 +4,9 @@
 
 pub mod budget;
 pub mod data_error;
+mod device_run;
 pub mod documents;
 pub mod engine;
-mod device_run;
 mod error;
 pub mod packing;
 mod prefetch;

@@ -1,10 +1,10 @@
 //! From scores to samples.
 
+use super::EvalError;
 use super::documents::Document;
 use super::engine::{Evaluation, Variant};
 use super::packing::Passage;
 use super::tokenizer::TokenPair;
-use super::EvalError;
 use crate::samples::{Sample, TokenScore};
 
 /// Makes passages of tokenized documents, cut from the left to `max_length` input tokens; also says how many were cut.
@@ -47,12 +47,7 @@ pub fn samples(
     variants.iter().zip(&evaluation.scores).map(of_variant).collect()
 }
 
-fn sample(
-    variant: &Variant,
-    document: &Document,
-    target: &[u32],
-    scores: &[TokenScore],
-) -> Result<Sample, EvalError> {
+fn sample(variant: &Variant, document: &Document, target: &[u32], scores: &[TokenScore]) -> Result<Sample, EvalError> {
     let tokens = scores.to_vec();
     let loglikelihood: f64 = tokens.iter().map(|token| token.logprob).sum();
     if !loglikelihood.is_finite() || tokens.len() != target.len() {

@@ -146,6 +146,14 @@ impl DataDescription {
 }
 
 impl Splitting {
+    /// The rule's name in task files and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastSpace => "last-space",
+        }
+    }
+
     /// Context and target of a passage. The target starts with a space; the context is empty where the text has none.
     ///
     /// A trailing space leaves the target `" "`, a trailing line break stays in the target: lm-evaluation-harness

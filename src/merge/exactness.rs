@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Rule;
+use super::{FoldSummary, Rule};
 use crate::config::{Architecture, Residual};
 use crate::partition::{Kind, Param, StageId};
 use crate::tensor::HostTensor;
@@ -18,14 +18,23 @@ pub struct Loss {
 }
 
 /// The judgement over all stages.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exactness {
     losses: BTreeMap<(String, String), Vec<StageId>>,
+    folds: Vec<FoldSummary>,
 }
 
 impl Exactness {
     pub(super) fn add(&mut self, stage: StageId, loss: Loss) {
-        self.losses.entry((loss.name, loss.reason)).or_default().push(stage);
+        let stages = self.losses.entry((loss.name, loss.reason)).or_default();
+        // A second pass over the checkpoint finds the same.
+        if !stages.contains(&stage) {
+            stages.push(stage);
+        }
+    }
+
+    pub(super) fn add_fold(&mut self, summary: FoldSummary) {
+        self.folds.push(summary);
     }
 
     /// Whether nothing was found that changes the model.
@@ -46,23 +55,28 @@ impl Exactness {
             })
             .collect()
     }
+
+    /// What folding changed in all, `None` if nothing was folded.
+    #[must_use]
+    pub fn folding(&self) -> Option<FoldSummary> {
+        self.folds.iter().copied().reduce(|total, next| FoldSummary {
+            max_weight_change: total.max_weight_change.max(next.max_weight_change),
+            max_rank_one: total.max_rank_one.max(next.max_rank_one),
+            unties_head: total.unties_head || next.unties_head,
+        })
+    }
 }
 
 /// Why `rule` does not keep what the ranks compute with their own replicas; `None` if it does.
 #[must_use]
-pub fn inexact_because(
-    architecture: &Architecture,
-    param: &Param,
-    replicas: &[HostTensor],
-    rule: Rule,
-) -> Option<Loss> {
-    let loss = |reason: String| Some(Loss { name: param.name.clone(), reason });
+pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -> Option<Loss> {
+    let replicas = param.value.tensors();
     let count = replicas.len();
-    if count < 2 {
+    if count < 2 || rule == Rule::Fold {
         return None;
     }
-    let agree = param.value.ranks_agree();
-    // How many times the mean the rule keeps; a replica counts as one.
+    let loss = |reason: String| Some(Loss { name: param.name.clone(), reason });
+    // How many times the mean the rule keeps; a single replica counts as one.
     #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
     let ranks = count as f64;
     let multiple = match rule {
@@ -71,19 +85,32 @@ pub fn inexact_because(
         _ => 1.0,
     };
     if param.kind == Kind::RowParallelBias && architecture.residual == Residual::Parallel {
-        if rule == Rule::Sum || (multiple - ranks).abs() < f64::EPSILON || all_zero(replicas) {
+        if (multiple - ranks).abs() < f64::EPSILON || all_zero(replicas) {
             return None;
         }
-        return loss(format!("added by every rank before the all-reduce: the sum counts, `{rule}` keeps {multiple}/{count} of it"));
+        return loss(format!(
+            "every rank adds its own before the all-reduce, so the sum counts: `{rule}` keeps {multiple}/{count} of it"
+        ));
     }
-    if (multiple - 1.0).abs() > f64::EPSILON && !all_zero(replicas) {
-        let place = if param.kind == Kind::RowParallelBias { "added once, after the all-reduce" } else { "used once" };
-        return loss(format!("{place}: `{rule}` makes it {multiple} times too large"));
+    if (multiple - 1.0).abs() > f64::EPSILON {
+        if all_zero(replicas) {
+            return None;
+        }
+        let place = match param.kind {
+            Kind::RowParallelBias => "each rank adds it once, after the all-reduce",
+            _ => "the model uses it once",
+        };
+        return loss(format!("{place}: `{rule}` makes it {multiple} times what it is"));
     }
-    if agree {
+    if param.value.ranks_agree() {
         return None;
     }
-    loss(format!("replicas differ between ranks, `{rule}` keeps one value"))
+    loss(match param.kind {
+        Kind::RowParallelBias | Kind::LearnedPositions => {
+            format!("replicas differ, so every rank has a residual stream of its own: `{rule}` keeps one")
+        }
+        _ => format!("replicas differ between ranks: `{rule}` keeps one value"),
+    })
 }
 
 fn all_zero(replicas: &[HostTensor]) -> bool {

@@ -2,18 +2,23 @@
 //! evaluation and the exporter both call [`StageMerger`], so what is evaluated is bit for bit what is written.
 
 mod exactness;
+mod fold;
+mod fold_choice;
+mod norms;
 mod rule;
+mod split_head;
 mod stage;
 mod strategy;
 #[cfg(test)]
 mod tests;
 
 pub use exactness::{Exactness, Loss, inexact_because};
+pub use fold::FoldSummary;
 pub use rule::Rule;
 pub use stage::{Signature, StageMerger};
-pub use strategy::{Strategy, StrategyArithmetic};
+pub use strategy::{Override, Strategy, StrategyArithmetic, full_name};
 
-use crate::partition::{Kind, StageId};
+use crate::partition::{Kind, PartitionError, StageId};
 use crate::tensor::TensorError;
 
 /// What can go wrong with strategies and merging.
@@ -56,6 +61,22 @@ pub enum MergeError {
         tp_rank: usize,
         /// The last rank there is.
         last: usize,
+    },
+    /// A norm whose gain is folded and whose bias is not, or the other way round.
+    #[error("strategy `{strategy}`, {stage}: gain and bias of a norm are folded together or not at all")]
+    HalfFolded {
+        /// The strategy.
+        strategy: String,
+        /// The stage.
+        stage: StageId,
+    },
+    /// A norm that cannot be folded.
+    #[error("{stage}: folding failed: {source}")]
+    Fold {
+        /// The stage.
+        stage: StageId,
+        /// What does not fit.
+        source: PartitionError,
     },
     /// Tensors that do not fit together.
     #[error("{stage}: `{name}`: {source}")]

@@ -25,6 +25,8 @@ pub enum Rule {
     /// What the forward pass does with the replicas: the sum of row-parallel biases that are added before the
     /// all-reduce, the mean of everything else.
     Auto,
+    /// Folded into the layers that read the norm, so that nothing is lost; norms only.
+    Fold,
 }
 
 impl Rule {
@@ -41,7 +43,20 @@ impl Rule {
     /// Whether replicas that are bit for bit equal stay what they are.
     #[must_use]
     pub fn keeps_equal_replicas(self) -> bool {
-        matches!(self, Self::Rank(_) | Self::Mean | Self::Median | Self::GeometricMean)
+        matches!(self, Self::Rank(_) | Self::Mean | Self::Median | Self::GeometricMean | Self::Fold)
+    }
+
+    /// Why the rule makes no sense for a kind of parameter; `None` if it does.
+    #[must_use]
+    pub fn cannot_apply_to(self, kind: Kind) -> Option<&'static str> {
+        match (self, kind) {
+            (_, kind) if !kind.is_replicated() => Some("these parameters have no replicas: they are joined"),
+            (Self::Fold, kind) if !matches!(kind, Kind::NormGain | Kind::NormBias) => Some("only norms can be folded"),
+            (Self::GeometricMean, kind) if kind != Kind::NormGain => {
+                Some("a geometric mean needs values of one sign, as only gains have")
+            }
+            _ => None,
+        }
     }
 }
 
@@ -55,6 +70,7 @@ impl fmt::Display for Rule {
             Self::Sum => formatter.write_str("sum"),
             Self::Scale(factor) => write!(formatter, "{factor} × mean"),
             Self::Auto => formatter.write_str("auto"),
+            Self::Fold => formatter.write_str("fold"),
         }
     }
 }
@@ -67,7 +83,7 @@ impl<'de> Deserialize<'de> for Rule {
 
 struct RuleVisitor;
 
-const EXPECTED: &str = "rank0, rank: k, mean, median, geometric-mean, sum, scale: s or auto";
+const EXPECTED: &str = "rank0, rank: k, mean, median, geometric-mean, sum, scale: s, fold or auto";
 
 impl<'de> Visitor<'de> for RuleVisitor {
     type Value = Rule;
@@ -83,6 +99,7 @@ impl<'de> Visitor<'de> for RuleVisitor {
             "geometric-mean" => Ok(Rule::GeometricMean),
             "sum" => Ok(Rule::Sum),
             "auto" => Ok(Rule::Auto),
+            "fold" => Ok(Rule::Fold),
             _ => word
                 .strip_prefix("rank")
                 .and_then(|rank| rank.parse().ok())

@@ -1,12 +1,14 @@
 //! Merging a stage. Big matrices come joined from the reader and are shared by all merges; each distinct
-//! (parameter, rule, arithmetic) is computed once however many strategies ask for it.
+//! (parameter, rule, arithmetic) and each folded norm is computed once however many strategies ask for it.
 
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::fold::{Folded, fold};
+use super::norms::NormUnit;
 use super::{Exactness, MergeError, Rule, Strategy, inexact_because};
-use crate::config::Architecture;
+use crate::config::{Architecture, Residual};
 use crate::partition::{Param, ParamValue, Role, StageTensors};
 use crate::tensor::{self, Arithmetic, HostTensor, TensorError};
 
@@ -19,14 +21,17 @@ pub struct Signature(Vec<(Role, Option<(Rule, Arithmetic)>)>);
 pub struct StageMerger<'a> {
     stage: &'a StageTensors,
     architecture: &'a Architecture,
+    units: Vec<NormUnit>,
     made: Vec<(Role, Rule, Arithmetic, HostTensor)>,
+    folded: Vec<(Role, Folded)>,
 }
 
 impl<'a> StageMerger<'a> {
     /// Nothing is computed yet.
     #[must_use]
     pub fn new(stage: &'a StageTensors, architecture: &'a Architecture) -> Self {
-        Self { stage, architecture, made: Vec::new() }
+        let units = NormUnit::of_stage(architecture, stage.id);
+        Self { stage, architecture, units, made: Vec::new(), folded: Vec::new() }
     }
 
     /// What decides which tensors [`StageMerger::merge`] would make: strategies with equal signatures make the same ones.
@@ -34,30 +39,12 @@ impl<'a> StageMerger<'a> {
     /// # Errors
     /// As [`StageMerger::merge`].
     pub fn signature(&self, strategy: &Strategy) -> Result<Signature, MergeError> {
-        let mut rules = Vec::new();
-        for (&role, param) in &self.stage.params {
-            if let Some(rule) = self.rule(strategy, param)? {
-                // Equal replicas stay what they are under most rules, so these rules need not be told apart.
-                let indifferent = rule.keeps_equal_replicas() && param.value.ranks_agree();
-                rules.push((role, (!indifferent).then(|| (rule, strategy.arithmetic.into()))));
-            }
-        }
-        Ok(Signature(rules))
-    }
-
-    /// The rule that applies to a parameter; `None` for what is joined or recomputed.
-    fn rule(&self, strategy: &Strategy, param: &Param) -> Result<Option<Rule>, MergeError> {
-        if !param.kind.is_replicated() {
-            return Ok(None);
-        }
-        let rule = strategy.rule(param.kind)?.resolve(param.kind, self.architecture.residual);
-        match rule {
-            Rule::Rank(tp_rank) if tp_rank >= self.stage.tp_size => {
-                let (strategy, last) = (strategy.name.clone(), self.stage.tp_size - 1);
-                Err(MergeError::NoSuchRank { strategy, tp_rank, last })
-            }
-            rule => Ok(Some(rule)),
-        }
+        let rules = self.rules(strategy)?.into_iter().map(|(role, param, rule)| {
+            // Equal replicas stay what they are under most rules, so these rules need not be told apart.
+            let indifferent = rule.keeps_equal_replicas() && param.value.ranks_agree();
+            (role, (!indifferent).then(|| (rule, strategy.arithmetic.into())))
+        });
+        Ok(Signature(rules.collect()))
     }
 
     /// The stage with one rank that `strategy` makes of it. What makes it differ from the unmerged model is added to
@@ -68,37 +55,22 @@ impl<'a> StageMerger<'a> {
     pub fn merge(&mut self, strategy: &Strategy, exactness: &mut Exactness) -> Result<StageTensors, MergeError> {
         let stage = self.stage;
         let arithmetic = strategy.arithmetic.into();
-        let mut wanted = Vec::new();
-        for (&role, param) in &stage.params {
-            let (ParamValue::Replicas(replicas), Some(rule)) = (&param.value, self.rule(strategy, param)?) else {
-                continue;
-            };
-            if let Some(loss) = inexact_because(self.architecture, param, replicas, rule) {
+        let rules = self.rules(strategy)?;
+        for (_, param, rule) in &rules {
+            if let Some(loss) = inexact_because(self.architecture, param, *rule) {
                 exactness.add(stage.id, loss);
             }
-            wanted.push((role, param, replicas, rule));
         }
-        let missing: Vec<_> =
-            wanted.iter().filter(|&&(role, _, _, rule)| self.find(role, rule, arithmetic).is_none()).collect();
-        let made = missing
-            .into_par_iter()
-            .map(|&(role, param, replicas, rule)| {
-                let merged = reduce(replicas, rule, arithmetic).map_err(|source| MergeError::Tensor {
-                    stage: stage.id,
-                    name: param.name.clone(),
-                    source,
-                })?;
-                Ok((role, rule, arithmetic, merged))
-            })
-            .collect::<Result<Vec<_>, MergeError>>()?;
-        self.made.extend(made);
+        let folding = self.units_to_fold(strategy, &rules)?;
+        self.fold_missing(&folding)?;
+        self.reduce_missing(&rules, arithmetic)?;
 
-        let mut params = BTreeMap::new();
+        let mut params: BTreeMap<Role, Param> = BTreeMap::new();
         for (&role, param) in &stage.params {
-            let rule = wanted.iter().find(|&&(wanted, ..)| wanted == role).map(|&(_, _, _, rule)| rule);
-            let merged = rule.and_then(|rule| self.find(role, rule, arithmetic));
-            let value = match (&param.value, merged) {
-                (_, Some(merged)) => ParamValue::Replicas(vec![merged.clone()]),
+            let rule = rules.iter().find(|&&(of, ..)| of == role).map(|&(_, _, rule)| rule);
+            let reduced = rule.and_then(|rule| self.find(role, rule, arithmetic));
+            let value = match (&param.value, reduced) {
+                (_, Some(reduced)) => ParamValue::Replicas(vec![reduced.clone()]),
                 (ParamValue::Joined(joined), None) => ParamValue::Joined(joined.clone()),
                 (ParamValue::Replicas(replicas), None) => {
                     ParamValue::Replicas(replicas.first().into_iter().cloned().collect())
@@ -106,7 +78,84 @@ impl<'a> StageMerger<'a> {
             };
             params.insert(role, Param { name: param.name.clone(), kind: param.kind, value });
         }
+        for unit in folding {
+            let Some((_, folded)) = self.folded.iter().find(|(gain, _)| *gain == unit.gain) else { continue };
+            exactness.add_fold(folded.summary);
+            for (role, tensor) in &folded.params {
+                if let Some(param) = params.get_mut(role) {
+                    param.value = match param.value {
+                        ParamValue::Joined(_) => ParamValue::Joined(tensor.clone()),
+                        ParamValue::Replicas(_) => ParamValue::Replicas(vec![tensor.clone()]),
+                    };
+                }
+            }
+        }
         Ok(StageTensors { id: stage.id, tp_size: 1, params })
+    }
+
+    /// The rules of all replicated parameters.
+    fn rules(&self, strategy: &Strategy) -> Result<Vec<(Role, &'a Param, Rule)>, MergeError> {
+        let mut rules = Vec::new();
+        for (&role, param) in &self.stage.params {
+            if !param.kind.is_replicated() {
+                continue;
+            }
+            let rule = strategy.rule(self.stage.id, &param.name, param.kind)?;
+            let rule = rule.resolve(param.kind, self.architecture.residual);
+            if let Rule::Rank(tp_rank) = rule
+                && tp_rank >= self.stage.tp_size
+            {
+                let (strategy, last) = (strategy.name.clone(), self.stage.tp_size.saturating_sub(1));
+                return Err(MergeError::NoSuchRank { strategy, tp_rank, last });
+            }
+            rules.push((role, param, rule));
+        }
+        Ok(rules)
+    }
+
+    /// The norms that the strategy folds and whose replicas differ.
+    fn units_to_fold(&self, strategy: &Strategy, rules: &[(Role, &Param, Rule)]) -> Result<Vec<NormUnit>, MergeError> {
+        let mut folding = Vec::new();
+        for &unit in &self.units {
+            let of_unit = || rules.iter().filter(|&&(role, ..)| unit.has(role));
+            let folds = of_unit().filter(|&&(_, _, rule)| rule == Rule::Fold).count();
+            if folds == 0 || of_unit().all(|(_, param, _)| param.value.ranks_agree()) {
+                continue;
+            }
+            if folds != of_unit().count() {
+                return Err(MergeError::HalfFolded { strategy: strategy.name.clone(), stage: self.stage.id });
+            }
+            folding.push(unit);
+        }
+        Ok(folding)
+    }
+
+    fn fold_missing(&mut self, units: &[NormUnit]) -> Result<(), MergeError> {
+        for &unit in units {
+            if self.folded.iter().all(|(gain, _)| *gain != unit.gain) {
+                let folded = fold(self.stage, self.architecture, unit)
+                    .map_err(|source| MergeError::Fold { stage: self.stage.id, source })?;
+                self.folded.push((unit.gain, folded));
+            }
+        }
+        Ok(())
+    }
+
+    fn reduce_missing(&mut self, rules: &[(Role, &Param, Rule)], arithmetic: Arithmetic) -> Result<(), MergeError> {
+        let missing: Vec<_> =
+            rules.iter().filter(|&&(role, _, rule)| self.find(role, rule, arithmetic).is_none()).collect();
+        let made =
+            missing
+                .into_par_iter()
+                .map(|&(role, param, rule)| {
+                    let merged = reduce(param.value.tensors(), rule, arithmetic).map_err(|source| {
+                        MergeError::Tensor { stage: self.stage.id, name: param.name.clone(), source }
+                    })?;
+                    Ok((role, rule, arithmetic, merged))
+                })
+                .collect::<Result<Vec<_>, MergeError>>()?;
+        self.made.extend(made);
+        Ok(())
     }
 
     fn find(&self, role: Role, rule: Rule, arithmetic: Arithmetic) -> Option<&HostTensor> {
@@ -114,6 +163,16 @@ impl<'a> StageMerger<'a> {
             .iter()
             .find(|&&(made, by, with, _)| made == role && by == rule && with == arithmetic)
             .map(|(_, _, _, tensor)| tensor)
+    }
+
+    /// Whether this stage makes the ranks' residual streams differ: each adds a replica of its own after the all-reduce.
+    #[must_use]
+    pub fn forks_streams(&self) -> bool {
+        let own = match self.architecture.residual {
+            Residual::Parallel => [Role::PositionEmbedding].as_slice(),
+            Residual::Sequential => &[Role::PositionEmbedding, Role::AttentionOutputBias, Role::MlpOutputBias],
+        };
+        own.iter().any(|&role| !self.stage.ranks_agree(role))
     }
 }
 
@@ -127,6 +186,8 @@ fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result
     let all: Vec<_> = replicas.iter().collect();
     match rule {
         Rule::Rank(tp_rank) => replicas.get(tp_rank).cloned().ok_or(TensorError::Empty),
+        // A folded norm is replaced afterwards, as a whole.
+        Rule::Fold => Ok(first.clone()),
         Rule::Mean | Rule::Auto => tensor::mean(&all, arithmetic),
         Rule::Median => tensor::median(&all),
         Rule::GeometricMean => tensor::geometric_mean(&all),

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use fs_err as fs;
 use serde::Deserialize;
+use serde_saphyr::Spanned;
+use wildmatch::WildMatch;
 
 use super::{MergeError, Rule};
-use crate::partition::Kind;
+use crate::partition::{Kind, StageId};
 use crate::tensor::Arithmetic;
 
 /// Where a strategy's sums and means are computed.
@@ -31,22 +33,61 @@ impl From<StrategyArithmetic> for Arithmetic {
 }
 
 /// One way of merging.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Strategy {
     /// Its name in reports and file names.
     pub name: String,
     /// One sentence.
-    #[serde(default)]
     pub description: String,
     /// The script or paper whose rule it is.
-    #[serde(default)]
     pub source: String,
     /// Where sums and means are computed.
-    #[serde(default)]
     pub arithmetic: StrategyArithmetic,
+    /// Whether column-parallel biases are corrected by calibration passages where ranks' residual streams differ.
+    pub calibrate: bool,
     /// One rule per kind of replicated parameter.
     pub rules: BTreeMap<Kind, Rule>,
+    /// Rules for parameters by name; the last that matches wins over [`Strategy::rules`].
+    pub overrides: Vec<Override>,
+    /// The file, or `built-in strategy`.
+    pub origin: String,
+}
+
+/// A rule for the parameters that a pattern matches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Override {
+    /// Names such as `layer.3.attention.dense.bias` or `output.norm.weight`; `*` stands for anything, `?` for one
+    /// character.
+    pub pattern: String,
+    /// The rule.
+    pub rule: Rule,
+    /// The line of the file.
+    pub line: u64,
+}
+
+/// A strategy as its file has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StrategyFile {
+    name: Spanned<String>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    arithmetic: StrategyArithmetic,
+    #[serde(default)]
+    calibrate: bool,
+    rules: BTreeMap<Kind, Spanned<Rule>>,
+    #[serde(default)]
+    overrides: Vec<OverrideFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OverrideFile {
+    parameters: Spanned<String>,
+    rule: Spanned<Rule>,
 }
 
 const BUILT_IN: &[&str] = &[
@@ -54,7 +95,19 @@ const BUILT_IN: &[&str] = &[
     include_str!("../../configs/strategies/mean.yml"),
     include_str!("../../configs/strategies/merge20b.yml"),
     include_str!("../../configs/strategies/reduce-aware.yml"),
+    include_str!("../../configs/strategies/fold.yml"),
+    include_str!("../../configs/strategies/fold-calibrated.yml"),
 ];
+
+/// The name of a parameter in patterns, reports and recipes.
+#[must_use]
+pub fn full_name(stage: StageId, name: &str) -> String {
+    match stage {
+        StageId::Embedding => format!("embedding.{name}"),
+        StageId::Layer(number) => format!("layer.{number}.{name}"),
+        StageId::Output => format!("output.{name}"),
+    }
+}
 
 impl Strategy {
     /// The built-in strategies, in the order in which reports list them.
@@ -88,29 +141,90 @@ impl Strategy {
     /// The text is not a strategy: the message says where.
     pub fn parse(text: &str, origin: &str) -> Result<Self, MergeError> {
         let syntax = |message: String| MergeError::Syntax { origin: origin.to_owned(), message };
-        let strategy: Self = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
-        if let Some(kind) = strategy.rules.keys().find(|kind| !kind.is_replicated()) {
-            return Err(syntax(format!("{kind} parameters have no replicas: they are joined, no rule applies")));
-        }
+        let file: StrategyFile = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        let name = file.name.value;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        let named = !strategy.name.is_empty() && !strategy.name.starts_with('.') && strategy.name.bytes().all(plain);
-        if !named || strategy.name == "baseline" {
+        let named = !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain);
+        if !named || name == "baseline" {
             return Err(syntax(format!(
-                "`name: {}` must be made of letters, digits, `-`, `_` and `.`, and not be `baseline`",
-                strategy.name
+                "line {}: `name: {name}` must be made of letters, digits, `-`, `_` and `.`, and not be `baseline`",
+                file.name.referenced.line()
             )));
         }
-        Ok(strategy)
+        for (kind, rule) in &file.rules {
+            if let Some(reason) = rule.value.cannot_apply_to(*kind) {
+                return Err(syntax(format!("line {}: `{kind}: {}`: {reason}", rule.referenced.line(), rule.value)));
+            }
+        }
+        let overrides = file.overrides.into_iter().map(|entry| Override {
+            pattern: entry.parameters.value,
+            rule: entry.rule.value,
+            line: entry.parameters.referenced.line(),
+        });
+        Ok(Self {
+            name,
+            description: file.description,
+            source: file.source,
+            arithmetic: file.arithmetic,
+            calibrate: file.calibrate,
+            rules: file.rules.into_iter().map(|(kind, rule)| (kind, rule.value)).collect(),
+            overrides: overrides.collect(),
+            origin: origin.to_owned(),
+        })
     }
 
-    /// The rule for a kind.
+    /// The rule for a parameter.
     ///
     /// # Errors
-    /// The strategy has none.
-    pub fn rule(&self, kind: Kind) -> Result<Rule, MergeError> {
-        self.rules
-            .get(&kind)
-            .copied()
-            .ok_or_else(|| MergeError::NoRule { strategy: self.name.clone(), kind })
+    /// The strategy has none for its kind.
+    pub fn rule(&self, stage: StageId, name: &str, kind: Kind) -> Result<Rule, MergeError> {
+        if !self.overrides.is_empty() {
+            let full = full_name(stage, name);
+            let found = self.overrides.iter().rev().find(|entry| WildMatch::new(&entry.pattern).matches(&full));
+            if let Some(entry) = found {
+                return Ok(entry.rule);
+            }
+        }
+        self.rules.get(&kind).copied().ok_or_else(|| MergeError::NoRule { strategy: self.name.clone(), kind })
+    }
+
+    /// Checks the strategy against the replicated parameters of a checkpoint, before anything is read.
+    ///
+    /// # Errors
+    /// A kind without a rule, a rank that does not exist, a pattern that matches nothing, a rule that does not suit what
+    /// its pattern matches.
+    pub fn check<'a>(
+        &self,
+        parameters: impl Iterator<Item = (StageId, &'a str, Kind)> + Clone,
+        tp_size: usize,
+    ) -> Result<(), MergeError> {
+        let at_line = |line: u64, message: String| MergeError::Syntax {
+            origin: self.origin.clone(),
+            message: format!("line {line}: {message}"),
+        };
+        for entry in &self.overrides {
+            let pattern = WildMatch::new(&entry.pattern);
+            let mut matched = parameters.clone().filter(|(stage, name, _)| pattern.matches(&full_name(*stage, name)));
+            let Some((_, _, kind)) = matched.next() else {
+                let message = format!("`{}` matches no replicated parameter of this checkpoint", entry.pattern);
+                return Err(at_line(entry.line, message));
+            };
+            let kinds = std::iter::once(kind).chain(matched.map(|(_, _, kind)| kind));
+            for kind in kinds {
+                if let Some(reason) = entry.rule.cannot_apply_to(kind) {
+                    return Err(at_line(entry.line, format!("`{}`: {reason}", entry.rule)));
+                }
+            }
+        }
+        for (stage, name, kind) in parameters {
+            match self.rule(stage, name, kind)? {
+                Rule::Rank(tp_rank) if tp_rank >= tp_size => {
+                    let (strategy, last) = (self.name.clone(), tp_size.saturating_sub(1));
+                    return Err(MergeError::NoSuchRank { strategy, tp_rank, last });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }

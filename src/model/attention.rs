@@ -92,17 +92,15 @@ impl Attention {
     /// Queries, keys and values, each `[tokens, heads, head size]`, as views.
     fn heads_of(&self, parts: &[Tensor]) -> Result<(Tensor, Tensor, Tensor), ModelError> {
         let (heads, kv_heads, size) = (self.heads, self.kv_heads, self.head_size);
-        match (self.layout, parts) {
-            (QkvLayout::Blocks, [query, key, value]) => Ok((
+        if let (QkvLayout::Blocks, [query, key, value]) = (self.layout, parts) {
+            return Ok((
                 query.f_view([-1, heads, size])?,
                 key.f_view([-1, kv_heads, size])?,
                 value.f_view([-1, kv_heads, size])?,
-            )),
-            _ => {
-                let joined = parts[0].f_view([-1, heads, 3, size])?;
-                Ok((joined.f_select(2, 0)?, joined.f_select(2, 1)?, joined.f_select(2, 2)?))
-            }
+            ));
         }
+        let joined = parts[0].f_view([-1, heads, 3, size])?;
+        Ok((joined.f_select(2, 0)?, joined.f_select(2, 1)?, joined.f_select(2, 2)?))
     }
 
     /// Grouped queries: each key and value head serves `heads / kv_heads` consecutive query heads.

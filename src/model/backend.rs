@@ -17,6 +17,34 @@ pub struct Backend {
     pub kind: Kind,
 }
 
+impl std::fmt::Display for Backend {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.device {
+            Device::Cpu => formatter.write_str("cpu"),
+            Device::Cuda(index) => write!(formatter, "cuda:{index}"),
+            other => write!(formatter, "{other:?}"),
+        }
+    }
+}
+
+impl Backend {
+    /// The compute type's usual short name.
+    #[must_use]
+    pub fn dtype_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Half => DType::F16.name(),
+            Kind::BFloat16 => DType::BF16.name(),
+            Kind::Double => DType::F64.name(),
+            _ => DType::F32.name(),
+        }
+    }
+}
+
+/// Threads that libtorch's CPU kernels use.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
 /// The compute type asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {

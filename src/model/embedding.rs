@@ -22,11 +22,7 @@ impl EmbeddingStage {
     ///
     /// # Errors
     /// The stage lacks a parameter, or libtorch fails.
-    pub fn new(
-        stage: &StageTensors,
-        architecture: &Architecture,
-        uploader: &mut Uploader,
-    ) -> Result<Self, ModelError> {
+    pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let role = Role::WordEmbedding;
         let Some(ParamValue::Joined(words)) = stage.get(role).map(|param| &param.value) else {
             return Err(ModelError::MissingParameter { stage: stage.id, role });

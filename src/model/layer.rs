@@ -28,16 +28,10 @@ impl LayerStage {
     ///
     /// # Errors
     /// The stage lacks a parameter, or libtorch fails.
-    pub fn new(
-        stage: &StageTensors,
-        architecture: &Architecture,
-        uploader: &mut Uploader,
-    ) -> Result<Self, ModelError> {
+    pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let mlp_norm = match architecture.mlp_input {
             MlpInput::AttentionNorm => None,
-            MlpInput::OwnNorm => {
-                Some(Norm::new(stage, architecture, uploader, Role::MlpNormGain, Role::MlpNormBias)?)
-            }
+            MlpInput::OwnNorm => Some(Norm::new(stage, architecture, uploader, Role::MlpNormGain, Role::MlpNormBias)?),
         };
         Ok(Self {
             tp_size: stage.tp_size,
@@ -72,9 +66,8 @@ impl LayerStage {
         let mut rows = streams.rows(chunk)?;
         let rotation = rotary.map(|table| table.rows(chunk)).transpose()?;
         let normed = self.input_norm.forward(&rows)?;
-        let attend = |tp_rank: usize| {
-            self.attention.forward(tp_rank, of_rank(&normed, tp_rank), chunk, rotation.as_ref())
-        };
+        let attend =
+            |tp_rank: usize| self.attention.forward(tp_rank, of_rank(&normed, tp_rank), chunk, rotation.as_ref());
         match self.residual {
             Residual::Parallel => {
                 let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
@@ -126,11 +119,7 @@ fn add_to_all(rows: &mut [Tensor], total: Option<Tensor>) -> Result<(), ModelErr
 }
 
 /// `x_r += total + b_r`: after the all-reduce each rank adds its own replica of the bias to its own stream.
-fn add_with_own_bias(
-    rows: &mut [Tensor],
-    total: Option<Tensor>,
-    linear: &RowParallelLinear,
-) -> Result<(), ModelError> {
+fn add_with_own_bias(rows: &mut [Tensor], total: Option<Tensor>, linear: &RowParallelLinear) -> Result<(), ModelError> {
     let Some(total) = total else { return Ok(()) };
     for (tp_rank, stream) in rows.iter_mut().enumerate() {
         let _ = match linear.bias(tp_rank) {

@@ -18,7 +18,7 @@ mod weights;
 
 use tch::{TchError, Tensor};
 
-pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, load_cuda};
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, load_cuda, set_threads};
 pub use embedding::EmbeddingStage;
 pub use layer::LayerStage;
 pub use output::{OutputStage, TargetScores};
@@ -68,7 +68,9 @@ impl ModelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Device { .. } => Some("`kintsugi doctor` lists the devices; --device cpu always works".to_owned()),
-            Self::Torch(_) if self.is_out_of_memory() => Some("give a smaller --memory-budget or --chunk-tokens".to_owned()),
+            Self::Torch(_) if self.is_out_of_memory() => {
+                Some("give a smaller --memory-budget or --chunk-tokens".to_owned())
+            }
             _ => None,
         }
     }

@@ -33,11 +33,7 @@ impl OutputStage {
     ///
     /// # Errors
     /// The stage lacks a parameter, or libtorch fails.
-    pub fn new(
-        stage: &StageTensors,
-        architecture: &Architecture,
-        uploader: &mut Uploader,
-    ) -> Result<Self, ModelError> {
+    pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let weights = uploader.per_rank(stage, architecture, Role::HeadWeight)?;
         Ok(Self {
             head: architecture.head,
@@ -75,9 +71,7 @@ impl OutputStage {
                     .weights
                     .iter()
                     .enumerate()
-                    .map(|(tp_rank, weight)| {
-                        Ok(of_rank(&normed, tp_rank).f_linear(weight, None::<&Tensor>)?)
-                    })
+                    .map(|(tp_rank, weight)| Ok(of_rank(&normed, tp_rank).f_linear(weight, None::<&Tensor>)?))
                     .collect::<Result<Vec<_>, ModelError>>()?;
                 Ok(Tensor::f_cat(&shares, -1)?)
             }

@@ -23,7 +23,6 @@ impl Streams {
     }
 
     /// The stream of a rank, `[packed rows, hidden]`.
-    #[must_use]
     pub fn of_rank(&self, tp_rank: usize) -> &Tensor {
         &self.0[tp_rank.min(self.0.len() - 1)]
     }

@@ -61,9 +61,7 @@ impl Uploader {
     ) -> Result<Vec<Vec<Tensor>>, ModelError> {
         let param = stage.get(role).ok_or(ModelError::MissingParameter { stage: stage.id, role })?;
         match &param.value {
-            ParamValue::Replicas(replicas) => {
-                replicas.iter().map(|replica| Ok(vec![self.upload(replica)?])).collect()
-            }
+            ParamValue::Replicas(replicas) => replicas.iter().map(|replica| Ok(vec![self.upload(replica)?])).collect(),
             ParamValue::Joined(joined) => {
                 let whole = self.upload(joined)?;
                 let partition = PartitionTable::new(architecture)

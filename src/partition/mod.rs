@@ -285,9 +285,9 @@ impl<'a> PartitionTable<'a> {
     /// The row of a role in this architecture; `None` where the model has no such parameter.
     #[must_use]
     pub fn row(&self, role: Role) -> Option<&'static Row> {
-        rules::TABLE.iter().find(|row| {
-            row.role == role && !matches!((row.presence)(self.architecture), Presence::Absent(_))
-        })
+        rules::TABLE
+            .iter()
+            .find(|row| row.role == role && !matches!((row.presence)(self.architecture), Presence::Absent(_)))
     }
 
     /// How the shards of a role make the joined tensor; `None` for replicas and for what the model does not have.

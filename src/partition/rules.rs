@@ -28,7 +28,9 @@ pub(super) static TABLE: &[Row] = &[
     bias(Role::InputNormBias, &["input_layernorm.bias"], StageKind::Layer, with_layer_norm),
     gain(Role::InputNormGain, &["input_layernorm.scale"], StageKind::Layer, with_rms_norm),
     // A tied norm leaves `post_attention_layernorm` in the file, untrained and unused.
-    gain(Role::MlpNormGain, &["post_attention_layernorm.weight"], StageKind::Layer, |a| mlp_norm(a, with_layer_norm(a))),
+    gain(Role::MlpNormGain, &["post_attention_layernorm.weight"], StageKind::Layer, |a| {
+        mlp_norm(a, with_layer_norm(a))
+    }),
     bias(Role::MlpNormBias, &["post_attention_layernorm.bias"], StageKind::Layer, |a| mlp_norm(a, with_layer_norm(a))),
     gain(Role::MlpNormGain, &["post_attention_layernorm.scale"], StageKind::Layer, |a| mlp_norm(a, with_rms_norm(a))),
     Row {

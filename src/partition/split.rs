@@ -9,11 +9,7 @@ use crate::tensor::{HostTensor, Piece, concatenate};
 ///
 /// # Errors
 /// A block that does not divide by the number of ranks.
-pub fn rank_ranges(
-    partition: &Partition,
-    tp_size: usize,
-    tp_rank: usize,
-) -> Result<Vec<Range<usize>>, PartitionError> {
+pub fn rank_ranges(partition: &Partition, tp_size: usize, tp_rank: usize) -> Result<Vec<Range<usize>>, PartitionError> {
     let blocks = &partition.blocks;
     if tp_size == 0 || tp_rank >= tp_size || blocks.iter().any(|block| !block.is_multiple_of(tp_size)) {
         let extent = blocks.iter().sum();

@@ -56,13 +56,14 @@ pub fn median(tensors: &[&HostTensor]) -> Result<HostTensor, TensorError> {
 /// No tensors, tensors of different form, or integers.
 pub fn geometric_mean(tensors: &[&HostTensor]) -> Result<HostTensor, TensorError> {
     across(tensors, |values| {
-        let sign = values[0].signum();
-        if values.iter().any(|&value| value == 0.0 || value.signum() != sign) {
+        let negative = values[0].is_sign_negative();
+        if values.iter().any(|&value| value == 0.0 || value.is_sign_negative() != negative) {
             return 0.0;
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
         let count = values.len() as f64;
-        sign * (values.iter().map(|value| value.abs().ln()).sum::<f64>() / count).exp()
+        let magnitude = (values.iter().map(|value| value.abs().ln()).sum::<f64>() / count).exp();
+        if negative { -magnitude } else { magnitude }
     })
 }
 
@@ -74,15 +75,15 @@ fn fold(
 ) -> Result<HostTensor, TensorError> {
     let (first, rest) = tensors.split_first().ok_or(TensorError::Empty)?;
     let dtype = first.dtype();
-    let round = match arithmetic {
+    let rounded = match arithmetic {
         Arithmetic::Float64 => |value: f64, _: DType| value,
-        Arithmetic::Storage => round_to,
+        Arithmetic::Storage => round,
     };
     let mut total = first.to_f64()?;
     for tensor in rest {
         first.check_same_form(tensor)?;
         for (total, value) in total.iter_mut().zip(tensor.to_f64()?) {
-            *total = round(*total + value, dtype);
+            *total = rounded(*total + value, dtype);
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
@@ -94,10 +95,7 @@ fn fold(
 }
 
 /// Applies `combine` to the values that the tensors hold at each element.
-fn across(
-    tensors: &[&HostTensor],
-    mut combine: impl FnMut(&mut Vec<f64>) -> f64,
-) -> Result<HostTensor, TensorError> {
+fn across(tensors: &[&HostTensor], mut combine: impl FnMut(&mut Vec<f64>) -> f64) -> Result<HostTensor, TensorError> {
     let first = tensors.first().ok_or(TensorError::Empty)?;
     let mut columns = Vec::with_capacity(tensors.len());
     for tensor in tensors {
@@ -115,8 +113,10 @@ fn across(
     HostTensor::from_f64(first.dtype(), first.shape().to_vec(), &combined)
 }
 
+/// The nearest value that `dtype` can hold; integers types leave it as it is.
+#[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "rounding to the storage type")]
-fn round_to(value: f64, dtype: DType) -> f64 {
+pub fn round(value: f64, dtype: DType) -> f64 {
     match dtype {
         DType::F16 => f64::from(super::round_to_f16(value)),
         DType::BF16 => f64::from(super::round_to_bf16(value)),

@@ -84,7 +84,7 @@ pub fn round_to_bf16(value: f64) -> bf16 {
 
 /// Rounds towards zero and sets the last bit if anything was cut off. A float32 so made keeps enough of the value for a
 /// second rounding to 11 bits or fewer to be the right one (Boldo and Melquiond, "When double rounding is odd", 2005).
-#[expect(clippy::cast_possible_truncation, reason = "the cut is what this function is about")]
+#[expect(clippy::cast_possible_truncation, clippy::float_cmp, reason = "whether anything was cut off is what counts")]
 fn round_to_odd_f32(value: f64) -> f32 {
     let nearest = value as f32;
     if f64::from(nearest) == value || !nearest.is_finite() {

@@ -4,13 +4,14 @@
 mod arith;
 mod dtype;
 mod join;
+mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-pub use arith::{Arithmetic, geometric_mean, mean, median, scale, sum};
+pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
 pub use join::{Piece, concatenate};
 
@@ -93,7 +94,8 @@ impl HostTensor {
     pub fn from_f64(dtype: DType, shape: Vec<usize>, values: &[f64]) -> Result<Self, TensorError> {
         let bytes = match dtype {
             DType::F64 => bytemuck::cast_slice(values).to_vec(),
-            DType::F32 => {
+            DType::F32 =>
+            {
                 #[expect(clippy::cast_possible_truncation, reason = "the one rounding that is meant")]
                 values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect()
             }

@@ -1,0 +1,163 @@
+//! Argument groups that several subcommands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Which checkpoint.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Save directory (its `latest` is followed) or `global_stepN` directory.
+    pub checkpoint: PathBuf,
+    /// Use this configuration instead of the one saved with the checkpoint (repeatable: files are combined).
+    #[arg(long, value_name = "FILE")]
+    pub neox_config: Vec<PathBuf>,
+}
+
+#[cfg(feature = "libtorch")]
+pub(super) use evaluation_args::EvaluationArgs;
+
+#[cfg(feature = "libtorch")]
+mod evaluation_args {
+    use std::path::PathBuf;
+    use std::str::FromStr;
+
+    use clap::Args;
+
+    use crate::model::{Compute, DeviceChoice};
+    use crate::tensor::DType;
+
+    /// What to evaluate on, and how.
+    #[derive(Debug, Clone, Args)]
+    pub(in crate::cli) struct EvaluationArgs {
+        /// The tokenizer; default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint.
+        #[arg(long, value_name = "FILE")]
+        pub tokenizer: Option<PathBuf>,
+        /// Passages: a JSON object with `text` a line, or one passage a line.
+        #[arg(long, value_name = "FILE")]
+        pub data: PathBuf,
+        /// Built-in task, or a task file.
+        #[arg(long, value_name = "NAME|FILE", default_value = "lambada_openai")]
+        pub task: String,
+        /// auto, cpu, cuda, or cuda:N[,N…]; auto takes all GPUs if there are any.
+        #[arg(long, value_name = "DEVICE", default_value = "auto")]
+        pub device: DeviceChoice,
+        /// Type to compute in: auto (the checkpoint's on a GPU, f32 on a CPU), f32, bf16, f16 or f64.
+        #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = parse_compute)]
+        pub dtype: Compute,
+        /// Only the first N passages. For trying things out: the report is marked as partial.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        pub limit: Option<u64>,
+        /// Only every N-th passage, beginning with the I-th (counted from 1).
+        #[arg(long, value_name = "I/N")]
+        pub shard: Option<Shard>,
+        /// Longest input in tokens; longer contexts lose tokens on the left. Default: the model's
+        /// `max_position_embeddings`.
+        #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+        pub max_length: Option<u64>,
+        /// Memory for residual streams, for example 8GiB or 500MB. Default: half of what is available.
+        #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+        pub memory_budget: Option<u64>,
+        /// Tokens that go through a layer together. Default: by device.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        pub chunk_tokens: Option<u64>,
+        /// CPU threads. Default: one per core.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        pub threads: Option<u16>,
+    }
+
+    impl EvaluationArgs {
+        /// Everything at its default.
+        pub(in crate::cli) fn for_data(data: PathBuf) -> Self {
+            Self {
+                tokenizer: None,
+                data,
+                task: "lambada_openai".to_owned(),
+                device: DeviceChoice::default(),
+                dtype: Compute::default(),
+                limit: None,
+                shard: None,
+                max_length: None,
+                memory_budget: None,
+                chunk_tokens: None,
+                threads: None,
+            }
+        }
+    }
+
+    /// A share of the passages.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(in crate::cli) struct Shard {
+        /// Which share, counted from 1.
+        pub index: usize,
+        /// Of how many.
+        pub count: usize,
+    }
+
+    impl FromStr for Shard {
+        type Err = String;
+
+        fn from_str(text: &str) -> Result<Self, String> {
+            let parsed =
+                text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+            match parsed {
+                Some((index, count)) if index >= 1 && index <= count => Ok(Self { index, count }),
+                _ => Err("expected I/N with 1 ≤ I ≤ N, for example 2/4".to_owned()),
+            }
+        }
+    }
+
+    fn parse_compute(text: &str) -> Result<Compute, String> {
+        Ok(match text {
+            "auto" => Compute::Auto,
+            "f32" => Compute::Exactly(DType::F32),
+            "bf16" => Compute::Exactly(DType::BF16),
+            "f16" => Compute::Exactly(DType::F16),
+            "f64" => Compute::Exactly(DType::F64),
+            _ => return Err("expected auto, f32, bf16, f16 or f64".to_owned()),
+        })
+    }
+
+    fn parse_bytes(text: &str) -> Result<u64, String> {
+        const UNITS: &[(&str, u64)] = &[
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("TiB", 1 << 40),
+            ("kB", 1000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
+            ("TB", 1_000_000_000_000),
+            ("B", 1),
+            ("", 1),
+        ];
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|&(_, factor)| factor);
+        number
+            .parse::<u64>()
+            .ok()
+            .zip(factor)
+            .and_then(|(number, factor)| number.checked_mul(factor))
+            .filter(|&bytes| bytes > 0)
+            .ok_or_else(|| "expected a number of bytes, for example 8GiB or 500MB".to_owned())
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn sizes_and_shards() {
+            assert_eq!(parse_bytes("8GiB"), Ok(8 << 30));
+            assert_eq!(parse_bytes("500MB"), Ok(500_000_000));
+            assert_eq!(parse_bytes("123"), Ok(123));
+            for wrong in ["", "GiB", "0", "3 apples", "99999999999999TB"] {
+                assert!(parse_bytes(wrong).is_err(), "{wrong}");
+            }
+            assert_eq!("2/4".parse(), Ok(Shard { index: 2, count: 4 }));
+            for wrong in ["0/4", "5/4", "1", "a/b", "1/0"] {
+                assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+            }
+        }
+    }
+}

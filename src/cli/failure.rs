@@ -1,0 +1,52 @@
+//! Errors at the edge: the chain of causes and the hint that goes with it.
+
+use std::io::ErrorKind;
+
+use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
+use crate::merge::MergeError;
+
+/// Whether somebody closed the pipe that we write to, as `head` does.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
+}
+
+/// The hint of the first cause that has one.
+pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        #[cfg(feature = "libtorch")]
+        {
+            if let Some(error) = cause.downcast_ref::<crate::eval::EvalError>() {
+                return error.hint();
+            }
+            if let Some(error) = cause.downcast_ref::<crate::eval::data_error::DataError>() {
+                return error.hint();
+            }
+            if let Some(error) = cause.downcast_ref::<crate::model::ModelError>() {
+                return error.hint();
+            }
+        }
+        if let Some(error) = cause.downcast_ref::<CheckpointError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<MergeError>() {
+            return error.hint();
+        }
+        cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)
+    })
+}
+
+/// The message and its causes, one a line; a cause that its parent already quotes is not repeated.
+pub(super) fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str("\n  caused by: ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}

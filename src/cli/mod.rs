@@ -1,0 +1,83 @@
+//! The command line: one file per subcommand. Arguments become validated values once, here; data goes to stdout, everything
+//! else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish; a broken pipe is 0.
+
+mod args;
+#[cfg(feature = "libtorch")]
+mod compare;
+#[cfg(feature = "libtorch")]
+mod demo;
+mod doctor;
+#[cfg(feature = "libtorch")]
+mod evaluation;
+mod failure;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use args::ModelArgs;
+
+/// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
+#[derive(Debug, Parser)]
+#[command(name = "kintsugi", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    verbosity: output::Verbosity,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
+    #[cfg(feature = "libtorch")]
+    Compare(Box<compare::CompareArgs>),
+    /// Run `compare` on the bundled checkpoint.
+    #[cfg(feature = "libtorch")]
+    Demo(demo::DemoArgs),
+    /// Say what this machine can do: libtorch, devices, threads, memory.
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses the process's arguments, runs, and says how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let screen = output::Screen::new(cli.verbosity);
+    let outcome = match cli.command {
+        #[cfg(feature = "libtorch")]
+        Command::Compare(args) => compare::run(&args, &screen),
+        #[cfg(feature = "libtorch")]
+        Command::Demo(args) => demo::run(&args, &screen),
+        Command::Doctor(args) => doctor::run(args, &screen),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kintsugi", &mut script);
+            screen.data(&String::from_utf8_lossy(&script))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen.error(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,165 @@
+//! Terminal manners: data on stdout, everything else on stderr, bars only on a terminal, no colour that carries meaning.
+
+use std::io::{self, IsTerminal, Write};
+#[cfg(feature = "libtorch")]
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::MultiProgress;
+#[cfg(feature = "libtorch")]
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::failure;
+
+/// How much to say on stderr.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Verbosity {
+    /// Say nothing but errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// The terminal, or what stands in for it.
+#[derive(Debug, Clone)]
+pub(super) struct Screen {
+    bars: MultiProgress,
+    #[cfg(feature = "libtorch")]
+    quiet: bool,
+}
+
+impl Screen {
+    /// Sets up logging; `KINTSUGI_LOG` overrides the flags with a tracing filter.
+    pub(super) fn new(verbosity: Verbosity) -> Self {
+        let level = match (verbosity.quiet, verbosity.verbose) {
+            (true, _) => "error",
+            (false, 0) => "kintsugi=info,warn",
+            (false, 1) => "kintsugi=debug,warn",
+            (false, _) => "trace",
+        };
+        let filter = EnvFilter::try_from_env("KINTSUGI_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+        let bars = MultiProgress::new();
+        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        // A second subscriber in one process (tests) leaves the first in place.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(AboveBars(bars.clone()))
+            .with_ansi(colour)
+            .without_time()
+            .with_target(false)
+            .try_init();
+        Self {
+            bars,
+            #[cfg(feature = "libtorch")]
+            quiet: verbosity.quiet,
+        }
+    }
+
+    /// Writes data to stdout.
+    pub(super) fn data(&self, text: &str) -> anyhow::Result<()> {
+        self.bars.suspend(|| {
+            let mut out = io::stdout().lock();
+            out.write_all(text.as_bytes())?;
+            out.flush()
+        })?;
+        Ok(())
+    }
+
+    /// Writes an error with its causes and hint to stderr.
+    pub(super) fn error(&self, error: &anyhow::Error) {
+        let mut text = format!("error: {}\n", failure::message(error));
+        if let Some(hint) = failure::hint(error) {
+            text.push_str("hint: ");
+            text.push_str(&hint);
+            text.push('\n');
+        }
+        // There is nowhere left to report that stderr is gone.
+        let _ = self.bars.suspend(|| io::stderr().lock().write_all(text.as_bytes()));
+    }
+
+    /// Columns of the terminal on stdout, 100 if it is none.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn width() -> usize {
+        let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        columns
+            .or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)))
+            .unwrap_or(100)
+    }
+
+    /// Whether stdout shows bold text.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn styled() -> bool {
+        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+
+    /// A bar for an evaluation.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn evaluation_bar(&self) -> EvaluationBar {
+        let bar = if self.quiet || !io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let template = "{msg:28} {bar:30} {percent:>3}%  {per_sec} · {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            let per_second = |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{:.0} token-stages/s", state.per_sec());
+            };
+            bar.set_style(style.with_key("per_sec", per_second));
+        }
+        let bar = self.bars.add(bar);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        EvaluationBar(bar)
+    }
+}
+
+/// Log lines go above the bars instead of through them.
+#[derive(Debug, Clone)]
+struct AboveBars(MultiProgress);
+
+impl<'a> MakeWriter<'a> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+/// Shows how far an evaluation is: stage, share done, speed.
+#[cfg(feature = "libtorch")]
+#[derive(Debug)]
+pub(super) struct EvaluationBar(ProgressBar);
+
+#[cfg(feature = "libtorch")]
+impl EvaluationBar {
+    /// Removes the bar.
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl crate::eval::Observer for EvaluationBar {
+    fn start(&self, total: u64) {
+        self.0.set_length(total);
+    }
+
+    fn stage(&self, id: crate::partition::StageId, slice: usize, slice_count: usize) {
+        let message = if slice_count > 1 { format!("{id} (slice {slice}/{slice_count})") } else { id.to_string() };
+        self.0.set_message(message);
+    }
+
+    fn advance(&self, work: u64) {
+        self.0.inc(work);
+    }
+}

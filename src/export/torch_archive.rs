@@ -1,0 +1,166 @@
+//! `.pt` files in the zip format of `torch.save` (torch 1.6 and later): every entry stored, tensors aligned, so that
+//! `torch.load` accepts them with `weights_only=True` and with `mmap=True`. The pickle goes first and tells the form of
+//! every tensor; the elements follow one storage after another, so a writer holds one tensor at a time.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::pickle::{Storage, pickle};
+use super::{ExportError, StoredTensor, Value};
+use crate::tensor::HostTensor;
+
+/// Where torch lays tensors, in bytes (`caffe2/serialize/inline_container.h`, `kFieldAlignment`).
+const ALIGNMENT: u16 = 64;
+
+/// A `.pt` file that is being written. Nothing is at its path until [`TorchArchive::finish`]; dropped before that, it
+/// leaves nothing behind.
+pub struct TorchArchive {
+    path: PathBuf,
+    prefix: String,
+    zip: ZipWriter<BufWriter<NamedTempFile>>,
+    storages: Vec<Storage>,
+    written: usize,
+}
+
+impl TorchArchive {
+    /// Starts a file that holds `root`; its storages are to be pushed next, in the order of their numbers.
+    ///
+    /// # Errors
+    /// `root` has a key twice or its storages are numbered with gaps, or the folder cannot be written to.
+    pub fn create(path: &Path, root: &Value) -> Result<Self, ExportError> {
+        let (pickled, storages) = pickle(path, root)?;
+        let file = temporary_sibling(path).map_err(ExportError::at(path))?;
+        let zip = ZipWriter::new(BufWriter::new(file));
+        let mut archive = Self { path: path.to_owned(), prefix: entry_prefix(path), zip, storages, written: 0 };
+        archive.entry("data.pkl", &pickled)?;
+        archive.entry("byteorder", b"little")?;
+        Ok(archive)
+    }
+
+    /// Writes the next storage.
+    ///
+    /// # Errors
+    /// The tensor is not of the form that `root` announced, all storages are written already, or the disk is full.
+    pub fn push(&mut self, tensor: &HostTensor) -> Result<(), ExportError> {
+        let storage = self.written;
+        let Some(&Storage { dtype, element_count }) = self.storages.get(storage) else {
+            let (path, expected) = (self.path.clone(), self.storages.len());
+            return Err(ExportError::StorageCount { path, expected, found: storage + 1 });
+        };
+        if (tensor.dtype(), tensor.element_count()) != (dtype, element_count) {
+            return Err(ExportError::Form {
+                path: self.path.clone(),
+                storage,
+                expected_dtype: dtype,
+                expected_count: element_count,
+                found_dtype: tensor.dtype(),
+                found_count: tensor.element_count(),
+            });
+        }
+        self.entry(&format!("data/{storage}"), tensor.bytes())?;
+        self.written += 1;
+        Ok(())
+    }
+
+    /// Completes the file, waits until the disk has it and gives it its name, replacing a file of that name.
+    ///
+    /// # Errors
+    /// Storages are missing, or the operating system refuses.
+    pub fn finish(mut self) -> Result<(), ExportError> {
+        if self.written != self.storages.len() {
+            let (path, expected) = (self.path, self.storages.len());
+            return Err(ExportError::StorageCount { path, expected, found: self.written });
+        }
+        self.entry("version", b"3\n")?;
+        let path = self.path;
+        let buffer = self.zip.finish().map_err(ExportError::at(&path))?;
+        let file = buffer.into_inner().map_err(|error| ExportError::at(&path)(error.into_error()))?;
+        publish(file, &path)
+    }
+
+    fn entry(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .with_alignment(ALIGNMENT)
+            .large_file(u32::try_from(bytes.len()).is_err());
+        self.zip.start_file(format!("{}/{name}", self.prefix), options).map_err(ExportError::at(&self.path))?;
+        self.zip.write_all(bytes).map_err(ExportError::at(&self.path))
+    }
+}
+
+/// Writes a file that holds `root`, asking `supply` for each storage when its turn comes.
+///
+/// # Errors
+/// As the methods of [`TorchArchive`]; also what `supply` returns.
+pub fn save<E: Into<Box<dyn Error + Send + Sync>>>(
+    path: &Path,
+    root: &Value,
+    mut supply: impl FnMut(usize) -> Result<HostTensor, E>,
+) -> Result<(), ExportError> {
+    let mut archive = TorchArchive::create(path, root)?;
+    for storage in 0..archive.storages.len() {
+        let tensor = supply(storage).map_err(|error| ExportError::Supply {
+            path: path.to_owned(),
+            storage,
+            source: error.into(),
+        })?;
+        archive.push(&tensor)?;
+    }
+    archive.finish()
+}
+
+/// Writes a flat `OrderedDict` of tensors. Clones of one tensor share their storage.
+///
+/// # Errors
+/// As the methods of [`TorchArchive`].
+pub fn save_tensors<'a, N: Into<String>>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (N, &'a HostTensor)>,
+) -> Result<(), ExportError> {
+    let mut numbers = HashMap::new();
+    let mut distinct = Vec::new();
+    let entries = tensors.into_iter().map(|(name, tensor)| {
+        let storage = *numbers.entry(tensor.storage_id()).or_insert_with(|| {
+            distinct.push(tensor);
+            distinct.len() - 1
+        });
+        let stored = StoredTensor { storage, dtype: tensor.dtype(), shape: tensor.shape().to_vec() };
+        (name.into(), Value::Tensor(stored))
+    });
+    let root = Value::OrderedDict(entries.collect());
+    let mut archive = TorchArchive::create(path, &root)?;
+    distinct.into_iter().try_for_each(|tensor| archive.push(tensor))?;
+    archive.finish()
+}
+
+/// What stands before the entries' names. As `torch.save`: the file's stem, and `archive` where it is not ASCII.
+fn entry_prefix(path: &Path) -> String {
+    match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some(stem) if stem.is_ascii() => stem.to_owned(),
+        _ => "archive".to_owned(),
+    }
+}
+
+/// A file in the folder of `path`, for whose renaming no bytes need to move.
+pub(super) fn temporary_sibling(path: &Path) -> std::io::Result<NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    // Temporary files are private by default; this one becomes an ordinary file, whose mode the umask decides.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Gives a complete file its name.
+pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<(), ExportError> {
+    file.as_file().sync_all().map_err(ExportError::at(path))?;
+    file.persist(path).map_err(|error| ExportError::at(path)(error.error))?;
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! Provenance: everything a reader needs to repeat a result and to know what it speaks of.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The program that made the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tool {
+    /// Always `kintsugi`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// How the evaluation ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunInfo {
+    /// The command line, program name first; enough to repeat the run.
+    pub argv: Vec<String>,
+    /// When the run began, RFC 3339, UTC.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub started: Timestamp,
+    /// Wall-clock seconds from start to the last sample.
+    pub seconds: f64,
+    /// The device in words, such as `NVIDIA H200` or `cpu`.
+    pub device: String,
+    /// Data type of the matrix products: `f32`, `bf16` or `f16`.
+    pub dtype: String,
+    /// Number of CPU threads that libtorch was given.
+    pub threads: usize,
+    /// Versions of what computed the numbers.
+    pub versions: Versions,
+    /// Only the first so many documents were evaluated (`--limit`); absent where all were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Only one shard of the documents was evaluated (`--shard`); absent where all were, or where shards were joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+    /// Packed tokens per matrix product.
+    pub chunk_tokens: usize,
+    /// Number of slices the documents were cut into so that the residual streams fit in memory; every slice reads the
+    /// checkpoint once.
+    pub slices: usize,
+    /// Largest resident memory of the process, in bytes; absent where the system does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// Where the time went; absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<StageSeconds>,
+    /// Tokens pushed through each model, targets included.
+    pub tokens: u64,
+    /// Tokens a second over all models evaluated.
+    pub tokens_per_second: f64,
+}
+
+/// Versions of what computed the numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Versions {
+    /// Version of kintsugi.
+    pub kintsugi: String,
+    /// Git commit it was built from; absent where it was built outside a repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<String>,
+    /// Version of libtorch.
+    pub libtorch: String,
+}
+
+/// One shard of the documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Shard {
+    /// Which shard, counted from 1.
+    pub index: usize,
+    /// How many shards there are.
+    pub count: usize,
+}
+
+/// Seconds spent per kind of work. Reading overlaps with computing, so the sum may exceed `run.seconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StageSeconds {
+    /// Reading shards from disk.
+    pub read_seconds: f64,
+    /// Merging parameters.
+    pub merge_seconds: f64,
+    /// Forward passes.
+    pub compute_seconds: f64,
+}
+
+/// The checkpoint that was merged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointInfo {
+    /// The directory as it was given.
+    pub path: String,
+    /// A short name for headings.
+    pub name: String,
+    /// The training iteration it was saved at.
+    pub iteration: u64,
+    /// Number of tensor-parallel ranks.
+    pub tp_size: usize,
+    /// How the files are laid out, such as `layer files`.
+    pub layout: String,
+    /// Data type the parameters are stored in.
+    pub dtype: String,
+    /// Number of parameters of the model, replicas counted once.
+    pub parameter_count: u64,
+    /// Size of the files read, in bytes.
+    pub bytes: u64,
+    /// The architecture: name of a setting to its value.
+    pub architecture: Map<String, Value>,
+    /// Digest of every file read; absent where they were not computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<Vec<FileDigest>>,
+}
+
+/// What a file holds, whatever it is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FileDigest {
+    /// File name, relative to the checkpoint.
+    pub file: String,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// What the models were asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskInfo {
+    /// The task, by lm-evaluation-harness's name where it has it.
+    pub name: String,
+    /// Version of the task's definition.
+    pub version: f64,
+    /// The data file.
+    pub data: DataInfo,
+    /// How many documents there are, and how many were evaluated.
+    pub documents: DocumentCounts,
+    /// The tokenizer.
+    pub tokenizer: TokenizerInfo,
+    /// How a passage becomes context and target.
+    pub splitting: String,
+    /// Documents whose context was cut at its beginning to fit the model.
+    pub truncated_count: usize,
+}
+
+/// The data file of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DataInfo {
+    /// File name.
+    pub file: String,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub sha256: String,
+    /// Whether it is, byte for byte, the file that the task pins; absent where the task pins none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_task_data: Option<bool>,
+    /// The same in a sentence, saying what differs.
+    pub identity: String,
+}
+
+/// Document counts, by lm-evaluation-harness's names (`n-samples`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DocumentCounts {
+    /// Documents in the data file.
+    pub original: usize,
+    /// Documents evaluated.
+    pub effective: usize,
+}
+
+/// The tokenizer of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenizerInfo {
+    /// File name.
+    pub file: String,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub sha256: String,
+}

@@ -1,0 +1,105 @@
+//! `report.json` and its schema. The file is what other programs read: pretty-printed, written whole or not at all.
+
+use std::path::Path;
+
+use fs_err as fs;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::output::write_atomically;
+use super::{Report, ReportError, SCHEMA_VERSION};
+
+/// The report as pretty-printed JSON with a final line break.
+///
+/// # Errors
+/// [`ReportError::NotFinite`] names a number that is NaN or infinite.
+pub fn to_json(report: &Report) -> Result<String, ReportError> {
+    check_finite(report)?;
+    let mut text = serde_json::to_string_pretty(report).map_err(ReportError::Json)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// Writes a report to a file of any name.
+///
+/// # Errors
+/// Those of [`to_json`], and whatever keeps the file from being written, synced or moved into place.
+pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
+    write_atomically(path, to_json(report)?.as_bytes())
+}
+
+/// Reads what [`write_json`] wrote. Fields it does not know are passed over.
+///
+/// # Errors
+/// A file that cannot be read, is no report, or is one of another `schema_version`.
+pub fn read_json(path: &Path) -> Result<Report, ReportError> {
+    #[derive(Deserialize)]
+    struct Probe {
+        schema_version: String,
+    }
+    let text = fs::read_to_string(path).map_err(ReportError::Read)?;
+    let not_a_report = |source| ReportError::NotAReport { path: path.to_owned(), source };
+    let Probe { schema_version: found } = serde_json::from_str(&text).map_err(not_a_report)?;
+    if found != SCHEMA_VERSION {
+        return Err(ReportError::SchemaVersion { path: path.to_owned(), found, expected: SCHEMA_VERSION });
+    }
+    serde_json::from_str(&text).map_err(not_a_report)
+}
+
+/// The JSON Schema of `report.json`, generated from the types: the text of `configs/report.schema.json`.
+///
+/// # Errors
+/// [`ReportError::Json`] where the schema cannot be written as text.
+pub fn schema() -> Result<String, ReportError> {
+    let mut schema = serde_json::to_value(schemars::schema_for!(Report)).map_err(ReportError::Json)?;
+    forbid_null(&mut schema);
+    let mut text = serde_json::to_string_pretty(&schema).map_err(ReportError::Json)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// Takes `null` out of the types: an absent value has no field, see [`check_finite`].
+fn forbid_null(schema: &mut Value) {
+    if let Value::Object(fields) = schema {
+        if let Some(Value::Array(types)) = fields.get_mut("type") {
+            types.retain(|name| name != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                fields.insert("type".to_owned(), only);
+            }
+        }
+        if let Some(Value::Array(choices)) = fields.get_mut("anyOf") {
+            choices.retain(|choice| choice.get("type").is_none_or(|name| name != "null"));
+            if let [Value::Object(only)] = choices.as_mut_slice() {
+                let mut only = std::mem::take(only);
+                fields.remove("anyOf");
+                fields.append(&mut only);
+            }
+        }
+        fields.values_mut().for_each(forbid_null);
+    } else if let Value::Array(items) = schema {
+        items.iter_mut().for_each(forbid_null);
+    }
+}
+
+/// Refuses NaN and infinities, which `serde_json` writes as `null`: absent values are left out instead, so that every
+/// `null` is such a number. The architecture is JSON already and cannot hold one.
+pub(super) fn check_finite(report: &Report) -> Result<(), ReportError> {
+    let value = serde_json::to_value(report).map_err(ReportError::Json)?;
+    match null_in(&value, "") {
+        Some(pointer) => Err(ReportError::NotFinite { pointer }),
+        None => Ok(()),
+    }
+}
+
+fn null_in(value: &Value, pointer: &str) -> Option<String> {
+    match value {
+        Value::Null => Some(pointer.to_owned()),
+        _ if pointer == "/checkpoint/architecture" => None,
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| null_in(item, &format!("{pointer}/{index}")))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| null_in(field, &format!("{pointer}/{name}"))),
+        _ => None,
+    }
+}

@@ -1,0 +1,179 @@
+//! `report.md`: to be pasted into a pull request or a model card.
+
+use std::fmt::Write;
+
+use super::table::{Column, lines};
+use super::{FileDigest, Report, RunInfo, format, why};
+
+/// Every column; Markdown tables scroll.
+const COLUMNS: [Column; 12] = [
+    Column::Name,
+    Column::Accuracy,
+    Column::AccuracyLoss,
+    Column::Discordant,
+    Column::PValue,
+    Column::Perplexity,
+    Column::PerplexityLoss,
+    Column::PerplexityRatio,
+    Column::KlMean,
+    Column::SameTop1,
+    Column::LargestChange,
+    Column::Exact,
+];
+/// One model alone loses nothing.
+const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
+
+/// The report as Markdown: verdict, table, why, findings, provenance, and the command to repeat it.
+#[must_use]
+pub fn render_markdown(report: &Report) -> String {
+    let mut blocks = vec![format!("## {}: {}", report.checkpoint.name, why::question(report))];
+    if let Some(partial) = why::partial(report) {
+        blocks.push(format!("> **{partial}.**"));
+    }
+    blocks.push(report.verdict());
+    blocks.push(table(report));
+    blocks.extend(why::cautions(report));
+    let inexact = why::inexact(report);
+    if !inexact.is_empty() {
+        let groups = inexact.iter().map(|(names, because)| {
+            let lines = because.iter().fold(String::new(), |lines, line| lines + "\n  - " + line);
+            format!("- **{}**{lines}", format::list(names))
+        });
+        blocks.push(section("Why not exact", groups));
+    }
+    if !report.findings.is_empty() {
+        blocks.push(section("Findings", report.findings.iter().map(|finding| format!("- {finding}"))));
+    }
+    blocks.push(section("Provenance", provenance(report).iter().map(|(what, value)| format!("- {what}: {value}"))));
+    if let Some(digests) = &report.checkpoint.digests {
+        blocks.push(digest_list(digests));
+    }
+    let command: Vec<String> = report.run.argv.iter().map(|argument| shell_word(argument)).collect();
+    blocks.push(format!("### Repeat\n\n```sh\n{}\n```", command.join(" ")));
+    blocks.join("\n\n") + "\n"
+}
+
+fn section(title: &str, items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    format!("### {title}\n\n{}", items.join("\n"))
+}
+
+fn table(report: &Report) -> String {
+    let columns: &[Column] = if report.compared().next().is_some() { &COLUMNS } else { &ALONE };
+    let row = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let mut rows = vec![
+        row(columns.iter().map(|column| cell(&column.header(report))).collect()),
+        row(columns.iter().map(|_| "---".to_owned()).collect()),
+    ];
+    rows.extend(
+        lines(report).into_iter().map(|line| row(columns.iter().map(|column| cell(&column.cell(line))).collect())),
+    );
+    rows.join("\n")
+}
+
+/// Text that does not end its cell.
+fn cell(text: &str) -> String {
+    text.replace('\n', " ").replace('|', "\\|")
+}
+
+fn provenance(report: &Report) -> Vec<(&'static str, String)> {
+    let (checkpoint, task, run) = (&report.checkpoint, &report.task, &report.run);
+    let architecture: Vec<String> =
+        checkpoint.architecture.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
+    let documents = task.documents;
+    vec![
+        (
+            "checkpoint",
+            format!(
+                "{}, iteration {}, {}, {}, {}, {} parameters, {}",
+                checkpoint.name,
+                checkpoint.iteration,
+                format::count(checkpoint.tp_size, "rank"),
+                checkpoint.layout,
+                checkpoint.dtype,
+                checkpoint.parameter_count,
+                format::bytes(checkpoint.bytes),
+            ),
+        ),
+        ("architecture", architecture.join(", ")),
+        (
+            "task",
+            format!(
+                "{}, version {}, {} of {} documents, {} truncated; {}",
+                task.name, task.version, documents.effective, documents.original, task.truncated_count, task.splitting
+            ),
+        ),
+        ("data", format!("{}, SHA-256 `{}`; {}", task.data.file, task.data.sha256, task.data.identity)),
+        ("tokenizer", format!("{}, SHA-256 `{}`", task.tokenizer.file, task.tokenizer.sha256)),
+        ("run", run_line(run)),
+        ("tool", tool_line(report)),
+        ("statistics", statistics_line(report)),
+    ]
+}
+
+fn run_line(run: &RunInfo) -> String {
+    let mut line = format!(
+        "{}, {}, {}, {}, {:.1} s, {} tokens a model, {:.0} tokens a second, chunks of {} tokens, {}",
+        run.started,
+        run.device,
+        run.dtype,
+        format::count(run.threads, "thread"),
+        run.seconds,
+        run.tokens,
+        run.tokens_per_second,
+        run.chunk_tokens,
+        format::count(run.slices, "slice"),
+    );
+    // Writing to a string does not fail.
+    if let Some(stages) = &run.stages {
+        let _ = write!(
+            line,
+            ", reading {:.1} s, merging {:.1} s, computing {:.1} s",
+            stages.read_seconds, stages.merge_seconds, stages.compute_seconds
+        );
+    }
+    if let Some(peak) = run.peak_rss_bytes {
+        let _ = write!(line, ", at most {} resident", format::bytes(peak));
+    }
+    line
+}
+
+fn tool_line(report: &Report) -> String {
+    let versions = &report.run.versions;
+    let commit = versions.git_commit.as_ref().map_or(String::new(), |commit| format!(" (commit {commit})"));
+    format!("{} {}{commit}, libtorch {}", report.tool.name, report.tool.version, versions.libtorch)
+}
+
+fn statistics_line(report: &Report) -> String {
+    let statistics = &report.statistics;
+    format!(
+        "paired by document; accuracy by the exact McNemar test with Holm's correction over {} and Tango's interval, \
+         perplexity by the paired bootstrap ({} resamples, seed {}), at {} confidence",
+        format::count(report.variants.len(), "variant"),
+        statistics.bootstrap_replicates,
+        statistics.bootstrap_seed,
+        format::level(statistics.confidence),
+    )
+}
+
+/// A JSON value without the quotes of a string.
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn digest_list(digests: &[FileDigest]) -> String {
+    let lines: Vec<String> =
+        digests.iter().map(|digest| format!("{}  {}  {} bytes", digest.sha256, digest.file, digest.bytes)).collect();
+    let summary = format!("SHA-256 of {}", format::count(digests.len(), "file"));
+    format!("<details><summary>{summary}</summary>\n\n```text\n{}\n```\n\n</details>", lines.join("\n"))
+}
+
+/// A word that a POSIX shell takes as it stands.
+fn shell_word(argument: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:=,+@%-".contains(c);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}

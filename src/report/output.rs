@@ -1,0 +1,136 @@
+//! The output directory: `report.json`, `report.md` and `samples/NAME.jsonl`. It is tried out before anything is
+//! evaluated, and every file is there whole or not at all.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::{Outcome, Report, ReportError, json, markdown};
+use crate::samples::write_jsonl;
+
+/// Folder of the sample files inside the output directory.
+const SAMPLES: &str = "samples";
+
+/// A directory that results can be written to, as [`prepare_output`] found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputDir {
+    root: PathBuf,
+}
+
+impl OutputDir {
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the report goes.
+    #[must_use]
+    pub fn report_json(&self) -> PathBuf {
+        self.root.join("report.json")
+    }
+
+    /// Where its Markdown goes.
+    #[must_use]
+    pub fn report_markdown(&self) -> PathBuf {
+        self.root.join("report.md")
+    }
+}
+
+/// Makes the directory and writes a file into each of its folders that is gone again: a run that cannot keep its
+/// results must fail before it computes them.
+///
+/// # Errors
+/// [`ReportError::NotWritable`] names the directory and what the file system says.
+pub fn prepare_output(dir: &Path) -> Result<OutputDir, ReportError> {
+    for folder in [dir.to_owned(), dir.join(SAMPLES)] {
+        let not_writable = |source| ReportError::NotWritable { path: folder.clone(), source };
+        fs::create_dir_all(&folder).map_err(not_writable)?;
+        let mut probe = temporary_file(&folder).map_err(not_writable)?;
+        probe.write_all(b"kintsugi\n").map_err(not_writable)?;
+    }
+    Ok(OutputDir { root: dir.to_owned() })
+}
+
+/// Writes the samples of every model first, then `report.md`, then `report.json`: where that file is, all others are.
+///
+/// # Errors
+/// Samples of a model without a row in the report, a number that is not finite, or whatever keeps a file from being
+/// written.
+pub fn write_all<'a>(
+    report: &Report,
+    outcomes: impl IntoIterator<Item = &'a Outcome>,
+    output: &OutputDir,
+) -> Result<(), ReportError> {
+    let models: Vec<_> = std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model)).collect();
+    for outcome in outcomes {
+        let row = models
+            .iter()
+            .find(|row| row.name == outcome.name)
+            .ok_or_else(|| ReportError::UnknownModel { name: outcome.name.clone() })?;
+        write_jsonl(&output.root.join(&row.samples), &outcome.samples)?;
+    }
+    write_atomically(&output.report_markdown(), markdown::render_markdown(report).as_bytes())?;
+    json::write_json(&output.report_json(), report)
+}
+
+/// Writes to a temporary file beside `path`, syncs it and gives it its name.
+///
+/// # Errors
+/// [`ReportError::Write`] names the file and what the file system says.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
+    let write = |source| ReportError::Write { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = temporary_file(folder).map_err(write)?;
+    file.write_all(bytes).map_err(write)?;
+    file.as_file().sync_all().map_err(write)?;
+    file.persist(path).map_err(|error| write(error.error))?;
+    Ok(())
+}
+
+/// A file that is gone unless it is given a name; readable by others as far as the user's umask lets it.
+fn temporary_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".kintsugi-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+/// Names of sample files: those of the models, made safe as file names and told apart where that makes them equal.
+#[derive(Debug, Default)]
+pub(super) struct SampleFiles {
+    taken: HashSet<String>,
+}
+
+impl SampleFiles {
+    /// The baseline's file, whatever its row is called.
+    pub(super) fn baseline(&mut self) -> String {
+        self.variant("baseline")
+    }
+
+    pub(super) fn variant(&mut self, name: &str) -> String {
+        let safe = file_stem(name);
+        let mut stem = safe.clone();
+        let mut number = 2;
+        // Lower case, because some file systems do not tell cases apart.
+        while !self.taken.insert(stem.to_lowercase()) {
+            stem = format!("{safe}-{number}");
+            number += 1;
+        }
+        format!("{SAMPLES}/{stem}.jsonl")
+    }
+}
+
+/// Letters, digits, `.`, `_`, `+` and `-` stay; anything else becomes `-`. Never empty, hidden or a parent directory.
+fn file_stem(name: &str) -> String {
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '-' }).take(100).collect();
+    let stem = safe.trim_start_matches(['.', '-']);
+    if stem.is_empty() { "model".to_owned() } else { stem.to_owned() }
+}

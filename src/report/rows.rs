@@ -1,0 +1,251 @@
+//! The rows of a report: one model each, computed from its samples.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Outcome, ReportError};
+use crate::samples::Sample;
+use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, PairedScores, Proportion, TokenPairs};
+
+/// One model and what it scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelRow {
+    /// The model: `baseline`, or the strategy or candidate.
+    pub name: String,
+    /// What it is, in a sentence.
+    pub description: String,
+    /// Where it comes from: a strategy file, a directory, or the paper or script it follows.
+    pub source: String,
+    /// Its samples, relative to the output directory.
+    pub samples: String,
+    /// Perplexity per document, `exp(−mean(loglikelihood))`; smaller is better.
+    pub perplexity: f64,
+    /// Its standard error by the delta method; absent for a single document, and where it exceeds the range of numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity_stderr: Option<f64>,
+    /// Accuracy, a fraction: how often greedy decoding gives the whole target; larger is better.
+    pub acc: f64,
+    /// Its standard error `√(p(1−p)/(n−1))`; absent for a single document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acc_stderr: Option<f64>,
+    /// Wilson's score interval for the accuracy, at the level in `statistics.confidence`.
+    pub acc_wilson: Interval,
+    /// Number of documents.
+    pub n: usize,
+}
+
+/// One variant beside the baseline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VariantRow {
+    /// The model and its scores.
+    #[serde(flatten)]
+    pub model: ModelRow,
+    /// What it loses against the baseline, document by document.
+    pub loss: Loss,
+    /// How far its distributions over the next token are from the baseline's, target token by target token; absent
+    /// where the divergences were not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
+    /// Whether it is the baseline by construction; absent where nobody can tell, as for another tool's merge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<Exact>,
+}
+
+/// Whether a merge is the unmerged model in exact arithmetic, judged from rules and parameters, not from scores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Exact {
+    /// Whether it is.
+    pub exact: bool,
+    /// If not, why: a line for each parameter that it changes.
+    pub because: Vec<String>,
+}
+
+/// What a variant loses against the baseline, on the same documents. Intervals are at `statistics.confidence`, one
+/// variant at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Loss {
+    /// Baseline minus variant accuracy, a fraction; positive where the variant is worse.
+    pub acc: f64,
+    /// Tango's paired score interval for it.
+    pub acc_interval: Interval,
+    /// Variant minus baseline perplexity; positive where the variant is worse.
+    pub perplexity: f64,
+    /// Paired bootstrap interval for it; absent for a single document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity_interval: Option<Interval>,
+    /// Variant over baseline perplexity; above 1 where the variant is worse.
+    pub perplexity_ratio: f64,
+    /// Paired bootstrap interval for it; absent for a single document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity_ratio_interval: Option<Interval>,
+    /// Mean over documents of variant minus baseline log-likelihood, in nats; negative where the variant is worse.
+    pub delta_loglikelihood: f64,
+    /// Paired bootstrap interval for it; absent for a single document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta_loglikelihood_interval: Option<Interval>,
+    /// Largest absolute difference of a document's log-likelihood, in nats; 0 where all agree to the last bit.
+    pub max_abs_delta_loglikelihood: f64,
+    /// Two-sided p-value of the exact `McNemar` test on the discordant documents.
+    pub mcnemar_p: f64,
+    /// The same after Holm's correction over the variants of this report. The noise floor is no variant: there it equals
+    /// `mcnemar_p`.
+    pub mcnemar_p_holm: f64,
+    /// Discordant documents that only the baseline answers correctly.
+    pub baseline_only: usize,
+    /// Discordant documents that only the variant answers correctly.
+    pub variant_only: usize,
+}
+
+/// The columns of a model's samples, as the statistics take them.
+struct Columns {
+    loglikelihoods: Vec<f64>,
+    correct: Vec<bool>,
+}
+
+impl Columns {
+    fn of(samples: &[Sample]) -> Self {
+        Self {
+            loglikelihoods: samples.iter().map(|sample| sample.loglikelihood).collect(),
+            correct: samples.iter().map(|sample| sample.is_greedy).collect(),
+        }
+    }
+}
+
+/// The baseline's row, against which the others are computed.
+pub(super) struct Baseline<'a> {
+    samples: &'a [Sample],
+    columns: Columns,
+    bootstrap: PairedBootstrap,
+}
+
+impl<'a> Baseline<'a> {
+    pub(super) fn new(samples: &'a [Sample], bootstrap: PairedBootstrap) -> Self {
+        Self { samples, columns: Columns::of(samples), bootstrap }
+    }
+
+    /// The row of any model; `file` is where its samples go.
+    pub(super) fn model_row(&self, outcome: &Outcome, file: String) -> Result<ModelRow, ReportError> {
+        let columns = Columns::of(&outcome.samples);
+        let stats = |source| ReportError::Stats { name: outcome.name.clone(), source };
+        let accuracy = Proportion::from_outcomes(&columns.correct).map_err(stats)?;
+        Ok(ModelRow {
+            name: outcome.name.clone(),
+            description: outcome.description.clone(),
+            source: outcome.source.clone(),
+            samples: file,
+            perplexity: stats::perplexity(&columns.loglikelihoods).map_err(stats)?,
+            perplexity_stderr: stats::perplexity_stderr(&columns.loglikelihoods).map_err(stats)?,
+            acc: accuracy.value(),
+            acc_stderr: accuracy.stderr(),
+            acc_wilson: accuracy.wilson(self.bootstrap.confidence),
+            n: accuracy.count(),
+        })
+    }
+
+    /// The row of a variant, `mcnemar_p_holm` not yet corrected.
+    pub(super) fn variant_row(&self, outcome: &Outcome, file: String) -> Result<VariantRow, ReportError> {
+        self.check_documents(outcome)?;
+        Ok(VariantRow {
+            model: self.model_row(outcome, file)?,
+            loss: self.loss(outcome)?,
+            fidelity: self.fidelity(outcome)?,
+            exact: outcome.exact.clone(),
+        })
+    }
+
+    /// Every sample of the variant answers the baseline's document at the same position.
+    fn check_documents(&self, outcome: &Outcome) -> Result<(), ReportError> {
+        let (expected, found) = (self.samples.len(), outcome.samples.len());
+        if expected != found {
+            return Err(ReportError::DocumentCount { name: outcome.name.clone(), expected, found });
+        }
+        for (position, (baseline, variant)) in self.samples.iter().zip(&outcome.samples).enumerate() {
+            if let Some((what, expected, found)) = difference(baseline, variant) {
+                let (name, doc_id) = (outcome.name.clone(), baseline.doc_id);
+                return Err(ReportError::DocumentMismatch { name, doc_id, position, what, expected, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn loss(&self, outcome: &Outcome) -> Result<Loss, ReportError> {
+        let stats = |source| ReportError::Stats { name: outcome.name.clone(), source };
+        let variant = Columns::of(&outcome.samples);
+        let losses = self
+            .bootstrap
+            .losses(&PairedScores {
+                baseline_loglikelihood: &self.columns.loglikelihoods,
+                variant_loglikelihood: &variant.loglikelihoods,
+                baseline_correct: &self.columns.correct,
+                variant_correct: &variant.correct,
+            })
+            .map_err(stats)?;
+        let counts = PairedCounts::from_outcomes(&self.columns.correct, &variant.correct).map_err(stats)?;
+        let pairs = self.columns.loglikelihoods.iter().zip(&variant.loglikelihoods);
+        Ok(Loss {
+            acc: counts.accuracy_loss(),
+            acc_interval: counts.accuracy_loss_interval(self.bootstrap.confidence),
+            perplexity: losses.perplexity_difference.value,
+            perplexity_interval: losses.perplexity_difference.interval,
+            perplexity_ratio: losses.perplexity_ratio.value,
+            perplexity_ratio_interval: losses.perplexity_ratio.interval,
+            delta_loglikelihood: losses.delta_loglikelihood.value,
+            delta_loglikelihood_interval: losses.delta_loglikelihood.interval,
+            max_abs_delta_loglikelihood: pairs
+                .map(|(baseline, variant)| (variant - baseline).abs())
+                .fold(0.0, f64::max),
+            mcnemar_p: counts.mcnemar_p(),
+            mcnemar_p_holm: counts.mcnemar_p(),
+            baseline_only: counts.baseline_only(),
+            variant_only: counts.variant_only(),
+        })
+    }
+
+    fn fidelity(&self, outcome: &Outcome) -> Result<Option<Fidelity>, ReportError> {
+        let tokens = |samples: &'a [Sample]| samples.iter().flat_map(|sample| &sample.tokens);
+        let variant_tokens = || outcome.samples.iter().flat_map(|sample| &sample.tokens);
+        if variant_tokens().all(|token| token.kl.is_none()) {
+            return Ok(None);
+        }
+        let mut kl = Vec::new();
+        for sample in &outcome.samples {
+            for token in &sample.tokens {
+                kl.push(
+                    token
+                        .kl
+                        .ok_or_else(|| ReportError::MissingKl { name: outcome.name.clone(), doc_id: sample.doc_id })?,
+                );
+            }
+        }
+        let pairs = tokens(self.samples).zip(variant_tokens());
+        let same_top1: Vec<bool> = pairs.map(|(baseline, variant)| baseline.greedy_id == variant.greedy_id).collect();
+        let baseline_logprob: Vec<f64> = tokens(self.samples).map(|token| token.logprob).collect();
+        let variant_logprob: Vec<f64> = variant_tokens().map(|token| token.logprob).collect();
+        Fidelity::from_tokens(&TokenPairs {
+            baseline_logprob: &baseline_logprob,
+            variant_logprob: &variant_logprob,
+            kl: &kl,
+            same_top1: &same_top1,
+        })
+        .map(Some)
+        .map_err(|source| ReportError::Stats { name: outcome.name.clone(), source })
+    }
+}
+
+/// The first thing that shows two samples to be of different documents: what, the baseline's value, the variant's.
+fn difference(baseline: &Sample, variant: &Sample) -> Option<(&'static str, String, String)> {
+    if baseline.doc_id != variant.doc_id {
+        return Some(("doc_id", baseline.doc_id.to_string(), variant.doc_id.to_string()));
+    }
+    let texts = [
+        ("prompt_hash", &baseline.prompt_hash, &variant.prompt_hash),
+        ("target_hash", &baseline.target_hash, &variant.target_hash),
+        ("target", &baseline.target, &variant.target),
+    ];
+    if let Some((what, expected, found)) = texts.into_iter().find(|(_, expected, found)| expected != found) {
+        return Some((what, format!("{expected:?}"), format!("{found:?}")));
+    }
+    let ids = |sample: &Sample| sample.tokens.iter().map(|token| token.id).collect::<Vec<_>>();
+    let (expected, found) = (ids(baseline), ids(variant));
+    (expected != found).then(|| ("target tokens", format!("{expected:?}"), format!("{found:?}")))
+}

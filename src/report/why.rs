@@ -1,0 +1,78 @@
+//! Sentences about a report that every rendering shows: what it is of, what is unusual about it, why a merge is inexact.
+
+use super::format;
+use super::{Report, Shard, VariantRow};
+
+/// What was asked: task and number of documents.
+pub(super) fn question(report: &Report) -> String {
+    format!("{} ({})", report.task.name, format::count(report.task.documents.effective, "document"))
+}
+
+/// What was asked it: checkpoint, ranks, data type, device.
+pub(super) fn subject(report: &Report) -> String {
+    let (checkpoint, run) = (&report.checkpoint, &report.run);
+    let dtype = if checkpoint.dtype == run.dtype {
+        run.dtype.clone()
+    } else {
+        format!("{} computed in {}", checkpoint.dtype, run.dtype)
+    };
+    format!("{}, {}, {dtype}, {}", checkpoint.name, format::count(checkpoint.tp_size, "rank"), run.device)
+}
+
+/// For a run over some of the documents: which, and what that means.
+pub(super) fn partial(report: &Report) -> Option<String> {
+    let documents = report.task.documents;
+    let share = format!("{} of {} documents", documents.effective, documents.original);
+    let run = &report.run;
+    match (run.shard, run.limit) {
+        _ if !report.partial => None,
+        (Some(Shard { index, count }), _) => {
+            Some(format!("PARTIAL: shard {index} of {count}, {share}; not a result until the shards are joined"))
+        }
+        (None, Some(limit)) => Some(format!("PARTIAL: {share} (limit {limit}); tests the setup, not a result")),
+        (None, None) => Some(format!("PARTIAL: {share}; not a result")),
+    }
+}
+
+/// What a reader must know before comparing the numbers with others.
+pub(super) fn cautions(report: &Report) -> Vec<String> {
+    let mut cautions = Vec::new();
+    if report.task.data.is_task_data == Some(false) {
+        cautions.push(format!("data: {}", report.task.data.identity));
+    }
+    if report.task.truncated_count > 0 {
+        let documents = format::count(report.task.truncated_count, "document");
+        cautions.push(format!("{documents} did not fit the model and lost the beginning of the context"));
+    }
+    if let Some(floor) = &report.noise_floor {
+        cautions.push(format!("{}: {}; smaller differences are noise", floor.model.name, floor.model.description));
+    }
+    cautions
+}
+
+/// Why some variants are not exact, each line said once: variants, then what is true of all of them.
+pub(super) fn inexact(report: &Report) -> Vec<(Vec<&str>, Vec<&str>)> {
+    let mut names_of_lines: Vec<(&str, Vec<&str>)> = Vec::new();
+    for row in &report.variants {
+        for line in inexact_because(row) {
+            match names_of_lines.iter_mut().find(|(known, _)| *known == line) {
+                Some((_, names)) if names.contains(&row.model.name.as_str()) => {}
+                Some((_, names)) => names.push(&row.model.name),
+                None => names_of_lines.push((line, vec![&row.model.name])),
+            }
+        }
+    }
+    let mut groups: Vec<(Vec<&str>, Vec<&str>)> = Vec::new();
+    for (line, names) in names_of_lines {
+        match groups.iter_mut().find(|(known, _)| *known == names) {
+            Some((_, lines)) => lines.push(line),
+            None => groups.push((names, vec![line])),
+        }
+    }
+    groups
+}
+
+fn inexact_because(row: &VariantRow) -> impl Iterator<Item = &str> {
+    let exact = row.exact.as_ref().filter(|exact| !exact.exact);
+    exact.into_iter().flat_map(|exact| exact.because.iter().map(String::as_str))
+}

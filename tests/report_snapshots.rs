@@ -1,0 +1,430 @@
+//! Reports from fixed synthetic samples: terminal, Markdown and JSON pinned, the schema in step with the types, numbers
+//! against the statistics computed directly, and every way in which samples may not belong together.
+
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::float_cmp, reason = "tests")]
+
+use std::path::Path;
+
+use kintsugi::report::{
+    self, CheckpointInfo, DataInfo, DocumentCounts, Exact, FileDigest, Outcome, Report, ReportError, ReportInput,
+    RunInfo, Shard, StageSeconds, TaskInfo, TerminalStyle, TokenizerInfo, Versions,
+};
+use kintsugi::samples::{Sample, TokenScore, read_jsonl};
+use kintsugi::stats::{self, PairedBootstrap, PairedCounts, PairedScores};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+const DOCUMENT_COUNT: usize = 400;
+
+/// A fixed scatter of numbers in `[0, 1)`: the fractional parts of multiples of the golden ratio.
+fn scatter(index: usize) -> f64 {
+    (index as f64 * 0.618_033_988_749_894_9).fract()
+}
+
+/// Samples of one model: `shift` nats lost a document, with a spread, and every `flip`-th answer wrong.
+fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: bool) -> Vec<Sample> {
+    (0..count)
+        .map(|doc_id| {
+            let base = -3.0 * scatter(doc_id + 1);
+            let loss = shift * (0.5 + scatter(7 * doc_id + 3));
+            let logprobs = [0.75 * (base - loss), 0.25 * (base - loss)];
+            let is_greedy = doc_id % 10 < 7 && flip.is_none_or(|flip| doc_id % flip != 0);
+            let tokens = logprobs.into_iter().enumerate().map(|(index, logprob)| {
+                let id = 100 + u32::try_from(2 * doc_id + index).unwrap();
+                let greedy_id = if is_greedy { id } else { 7 };
+                TokenScore { id, greedy_id, logprob, kl: has_kl.then_some(0.1 * loss * loss) }
+            });
+            Sample {
+                doc_id,
+                target: format!(" word{doc_id}"),
+                loglikelihood: logprobs.iter().sum(),
+                is_greedy,
+                tokens: tokens.collect(),
+                prompt_hash: format!("{doc_id:064x}"),
+                target_hash: format!("{:064x}", doc_id + 1000),
+            }
+        })
+        .collect()
+}
+
+fn outcome(name: &str, description: &str, samples: Vec<Sample>, exact: Option<Exact>) -> Outcome {
+    Outcome { name: name.into(), description: description.into(), source: "built in".into(), samples, exact }
+}
+
+fn inexact(because: &[&str]) -> Exact {
+    Exact { exact: false, because: because.iter().map(|&line| line.to_owned()).collect() }
+}
+
+fn run_info() -> RunInfo {
+    RunInfo {
+        argv: ["kintsugi", "compare", "20B checkpoints", "--data", "lambada_test.jsonl"].map(str::to_owned).to_vec(),
+        started: "2026-11-23T08:30:00Z".parse().unwrap(),
+        seconds: 212.5,
+        device: "NVIDIA H200".into(),
+        dtype: "f16".into(),
+        threads: 16,
+        versions: Versions { kintsugi: "0.1.0".into(), git_commit: Some("0a1b2c3".into()), libtorch: "2.11.0".into() },
+        limit: None,
+        shard: None,
+        chunk_tokens: 16_384,
+        slices: 1,
+        peak_rss_bytes: Some(5_300_000_000),
+        stages: Some(StageSeconds { read_seconds: 40.0, merge_seconds: 12.25, compute_seconds: 150.0 }),
+        tokens: 32_000,
+        tokens_per_second: 753.0,
+    }
+}
+
+fn checkpoint_info() -> CheckpointInfo {
+    let architecture = json!({"hidden_size": 6144, "num_layers": 44, "residual": "parallel"});
+    let digest = |rank: u64| FileDigest {
+        file: format!("layer_00-model_{rank:02}-model_states.pt"),
+        sha256: format!("{:064x}", 0xfeed + rank),
+        bytes: 309_657_600,
+    };
+    CheckpointInfo {
+        path: "20B checkpoints".into(),
+        name: "gpt-neox-20b".into(),
+        iteration: 150_000,
+        tp_size: 2,
+        layout: "layer files".into(),
+        dtype: "f16".into(),
+        parameter_count: 20_554_567_680,
+        bytes: 41_112_854_242,
+        architecture: architecture.as_object().unwrap().clone(),
+        digests: Some(vec![digest(0), digest(1)]),
+    }
+}
+
+fn task_info(document_count: usize) -> TaskInfo {
+    TaskInfo {
+        name: "lambada_openai".into(),
+        version: 1.0,
+        data: DataInfo {
+            file: "lambada_test.jsonl".into(),
+            sha256: "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226".into(),
+            is_task_data: Some(true),
+            identity: "the file that lambada_openai pins".into(),
+        },
+        documents: DocumentCounts { original: document_count, effective: document_count },
+        tokenizer: TokenizerInfo { file: "20B_tokenizer.json".into(), sha256: format!("{:064x}", 0xbeef) },
+        splitting: "target is the text after the last space".into(),
+        truncated_count: 0,
+    }
+}
+
+/// One baseline, two ways to lose, one way not to, and the noise floor.
+fn input() -> ReportInput {
+    let n = DOCUMENT_COUNT;
+    let norms = "input_layernorm.weight (44 layers): replicas differ between ranks";
+    let bias = "added by every rank before the all-reduce: the sum counts";
+    let zeroth = [&format!("attention.dense.bias (44 layers): {bias}, `rank0` keeps 1/2 of it"), norms];
+    let mean = [&format!("attention.dense.bias (44 layers): {bias}, `mean` keeps 1/2 of it"), norms];
+    ReportInput {
+        run: run_info(),
+        checkpoint: checkpoint_info(),
+        task: task_info(n),
+        baseline: outcome("baseline", "every rank with its own replicas", samples(n, 0.0, None, false), None),
+        variants: vec![
+            outcome("zeroth", "the first rank's replica", samples(n, 0.11, Some(12), true), Some(inexact(&zeroth))),
+            outcome("mean", "the mean over ranks", samples(n, 0.004, Some(90), true), Some(inexact(&mean))),
+            outcome(
+                "fold",
+                "norms folded, biases summed",
+                samples(n, 0.0, None, true),
+                Some(Exact { exact: true, because: Vec::new() }),
+            ),
+            outcome("another tool", "a merge made elsewhere", samples(n, 1e-6, None, false), None),
+        ],
+        noise_floor: Some(outcome(
+            "noise floor",
+            "the baseline again with chunks of 8192 tokens",
+            samples(n, 2e-6, None, true),
+            None,
+        )),
+        findings: vec!["row-parallel biases are summed by the unmerged model: 44 layers, 88 parameters".into()],
+        bootstrap: PairedBootstrap { replicate_count: 500, ..PairedBootstrap::default() },
+    }
+}
+
+fn terminal(report: &Report, width: usize) -> String {
+    let text = report::render_terminal(report, TerminalStyle { width, styled: false });
+    let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(longest <= width, "{longest} characters in a terminal of {width}:\n{text}");
+    text
+}
+
+/// Twelve digits of every number: the last ones depend on the platform's `exp`.
+fn rounded(value: Value) -> Value {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let digits = format!("{:.11e}", number.as_f64().unwrap());
+            json!(digits.parse::<f64>().unwrap())
+        }
+        Value::Array(items) => items.into_iter().map(rounded).collect(),
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().map(|(name, field)| (name, rounded(field))).collect::<Map<_, _>>())
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn terminal_of_120_columns() {
+    insta::assert_snapshot!(terminal(&Report::new(&input()).unwrap(), 120));
+}
+
+#[test]
+fn terminal_of_80_columns() {
+    insta::assert_snapshot!(terminal(&Report::new(&input()).unwrap(), 80));
+}
+
+#[test]
+fn terminal_of_a_partial_run_on_other_data() {
+    let mut input = input();
+    input.run.limit = Some(DOCUMENT_COUNT);
+    input.run.dtype = "f32".into();
+    input.task.documents.original = 5153;
+    input.task.truncated_count = 1;
+    input.task.data.is_task_data = Some(false);
+    input.task.data.identity = "not the file that lambada_openai pins: SHA-256 differs".into();
+    input.variants.truncate(1);
+    input.variants[0].name = "some_long_directory/of-a-candidate/made-by-another-tool".into();
+    insta::assert_snapshot!(terminal(&Report::new(&input).unwrap(), 80));
+}
+
+#[test]
+fn terminal_of_one_model_alone() {
+    let mut input = input();
+    (input.variants, input.noise_floor, input.findings) = (Vec::new(), None, Vec::new());
+    insta::assert_snapshot!(terminal(&Report::new(&input).unwrap(), 80));
+}
+
+#[test]
+fn style_adds_nothing_but_bold() {
+    let report = Report::new(&input()).unwrap();
+    let styled = report::render_terminal(&report, TerminalStyle { width: 80, styled: true });
+    assert!(styled.starts_with("\u{1b}[1mlambada_openai"));
+    let stripped = styled.replace("\u{1b}[1m", "").replace("\u{1b}[0m", "");
+    assert_eq!(stripped, terminal(&report, 80));
+}
+
+#[test]
+fn markdown() {
+    insta::assert_snapshot!(report::render_markdown(&Report::new(&input()).unwrap()));
+}
+
+#[test]
+fn partial_shard_is_marked_in_markdown_and_json() {
+    let mut input = input();
+    input.task.documents.original = 1600;
+    input.run.shard = Some(Shard { index: 1, count: 4 });
+    let report = Report::new(&input).unwrap();
+    let markdown = report::render_markdown(&report);
+    assert!(markdown.contains("> **PARTIAL: shard 1 of 4, 400 of 1600 documents"), "{markdown}");
+    assert!(report.verdict().starts_with("Of 1600 documents 400 were evaluated. "));
+    assert!(report::to_json(&report).unwrap().contains("\"partial\": true"));
+}
+
+#[test]
+fn json() {
+    let text = report::to_json(&Report::new(&input()).unwrap()).unwrap();
+    let value = rounded(serde_json::from_str(&text).unwrap());
+    insta::assert_snapshot!(serde_json::to_string_pretty(&value).unwrap());
+}
+
+#[test]
+fn json_has_the_fields_that_other_programs_read() {
+    let value = serde_json::to_value(Report::new(&input()).unwrap()).unwrap();
+    for pointer in ["schema_version", "tool", "checkpoint", "task", "run", "baseline/perplexity", "baseline/acc"] {
+        assert!(value.pointer(&format!("/{pointer}")).is_some(), "{pointer}");
+    }
+    let fields = "name perplexity perplexity_stderr acc acc_stderr n exact/exact exact/because fidelity/kl_mean \
+        fidelity/kl_max fidelity/delta_logprob_rms fidelity/same_top1_pct loss/acc loss/acc_interval loss/perplexity \
+        loss/perplexity_interval loss/perplexity_ratio loss/perplexity_ratio_interval loss/delta_loglikelihood \
+        loss/delta_loglikelihood_interval loss/mcnemar_p loss/mcnemar_p_holm loss/baseline_only loss/variant_only";
+    for field in fields.split_whitespace() {
+        assert!(value.pointer(&format!("/variants/0/{field}")).is_some(), "{field}");
+    }
+}
+
+/// `KINTSUGI_BLESS=1 cargo test --test report_snapshots` rewrites the file.
+#[test]
+fn schema_is_in_step_with_the_types() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/report.schema.json");
+    let schema = report::schema().unwrap();
+    if std::env::var_os("KINTSUGI_BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(&path, &schema).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap();
+    assert!(committed == schema, "{} is out of step: run with KINTSUGI_BLESS=1", path.display());
+}
+
+#[test]
+fn output_directory_holds_everything_and_reads_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = report::prepare_output(&folder.path().join("new/out")).unwrap();
+    let input = input();
+    let report = Report::new(&input).unwrap();
+    report::write_all(&report, input.outcomes(), &output).unwrap();
+    // A second time over the first.
+    report::write_all(&report, input.outcomes(), &output).unwrap();
+    assert_eq!(report::read_json(&output.report_json()).unwrap(), report);
+    assert_eq!(std::fs::read_to_string(output.report_markdown()).unwrap(), report::render_markdown(&report));
+    assert_eq!(read_jsonl(&output.path().join(&report.baseline.samples)).unwrap(), input.baseline.samples);
+    assert_eq!(report.variants[3].model.samples, "samples/another-tool.jsonl");
+    let mut files: Vec<_> =
+        output.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(files, ["report.json", "report.md", "samples"]);
+    assert_eq!(output.path().join("samples").read_dir().unwrap().count(), 6);
+}
+
+#[test]
+fn output_directory_is_tried_out_early() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = report::prepare_output(&file).unwrap_err();
+    assert!(matches!(&error, ReportError::NotWritable { path, .. } if *path == file), "{error}");
+}
+
+#[test]
+fn reading_refuses_other_versions_and_other_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    std::fs::write(&path, r#"{"schema_version": "2"}"#).unwrap();
+    assert!(matches!(report::read_json(&path), Err(ReportError::SchemaVersion { found, .. }) if found == "2"));
+    std::fs::write(&path, "{").unwrap();
+    assert!(matches!(report::read_json(&path), Err(ReportError::NotAReport { .. })));
+    std::fs::remove_file(&path).unwrap();
+    let message = report::read_json(&path).unwrap_err().to_string();
+    assert!(message.contains("report.json"), "{message}");
+}
+
+#[test]
+fn samples_of_other_documents_are_refused() {
+    type Change = fn(&mut Sample);
+    let changes: [(&str, Change); 5] = [
+        ("doc_id", |sample| sample.doc_id = 9),
+        ("prompt_hash", |sample| sample.prompt_hash.push('0')),
+        ("target_hash", |sample| sample.target_hash.push('0')),
+        ("target", |sample| sample.target.push('s')),
+        ("target tokens", |sample| sample.tokens[1].id += 1),
+    ];
+    for (expected, change) in changes {
+        let mut input = input();
+        change(&mut input.variants[1].samples[5]);
+        match Report::new(&input) {
+            Err(ReportError::DocumentMismatch { name, doc_id: 5, position: 5, what, .. }) => {
+                assert_eq!((name.as_str(), what), ("mean", expected));
+            }
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn incomplete_or_ambiguous_input_is_refused() {
+    let mut missing = input();
+    missing.variants[0].samples.pop();
+    assert!(matches!(Report::new(&missing), Err(ReportError::DocumentCount { expected: 400, found: 399, .. })));
+
+    let mut counted = input();
+    counted.task.documents.effective = 401;
+    assert!(matches!(Report::new(&counted), Err(ReportError::DocumentCount { expected: 401, found: 400, .. })));
+
+    let mut twice = input();
+    twice.variants[1].name = "zeroth".into();
+    assert!(matches!(Report::new(&twice), Err(ReportError::DuplicateName { name }) if name == "zeroth"));
+
+    let mut partly = input();
+    partly.variants[0].samples[3].tokens[0].kl = None;
+    assert!(matches!(Report::new(&partly), Err(ReportError::MissingKl { doc_id: 3, .. })));
+}
+
+#[test]
+fn numbers_that_json_cannot_hold_are_refused() {
+    let mut score = input();
+    score.variants[0].samples[0].loglikelihood = f64::NAN;
+    assert!(matches!(Report::new(&score), Err(ReportError::Stats { name, .. }) if name == "zeroth"));
+
+    let mut time = input();
+    time.run.tokens_per_second = f64::INFINITY;
+    assert!(
+        matches!(Report::new(&time), Err(ReportError::NotFinite { pointer }) if pointer == "/run/tokens_per_second")
+    );
+
+    let mut report = Report::new(&input()).unwrap();
+    report.variants[2].loss.acc = f64::NAN;
+    assert!(
+        matches!(report::to_json(&report), Err(ReportError::NotFinite { pointer }) if pointer == "/variants/2/loss/acc")
+    );
+}
+
+#[test]
+fn one_document_has_no_spread_and_still_makes_a_report() {
+    let mut input = input();
+    for outcome in std::iter::once(&mut input.baseline).chain(&mut input.variants).chain(&mut input.noise_floor) {
+        outcome.samples.truncate(1);
+    }
+    input.task.documents = DocumentCounts { original: 1, effective: 1 };
+    let report = Report::new(&input).unwrap();
+    assert_eq!(report.baseline.acc_stderr, None);
+    assert_eq!(report.variants[0].loss.perplexity_interval, None);
+    assert!(!report::to_json(&report).unwrap().contains("null"));
+    terminal(&report, 120);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn numbers_are_those_of_the_statistics(
+        documents in prop::collection::vec((-20.0..0.0, -20.0..0.0, any::<bool>(), any::<bool>()), 2..40),
+    ) {
+        let mut input = input();
+        let n = documents.len();
+        (input.variants, input.noise_floor) = (vec![input.variants.remove(0)], None);
+        input.task.documents = DocumentCounts { original: n, effective: n };
+        input.baseline.samples.truncate(n);
+        input.variants[0].samples.truncate(n);
+        for (index, (baseline, variant, baseline_right, variant_right)) in documents.iter().enumerate() {
+            let sample = &mut input.baseline.samples[index];
+            (sample.loglikelihood, sample.is_greedy) = (*baseline, *baseline_right);
+            let sample = &mut input.variants[0].samples[index];
+            (sample.loglikelihood, sample.is_greedy) = (*variant, *variant_right);
+        }
+        let report = Report::new(&input).unwrap();
+
+        let loglikelihoods: (Vec<f64>, Vec<f64>) = documents.iter().map(|row| (row.0, row.1)).unzip();
+        let correct: (Vec<bool>, Vec<bool>) = documents.iter().map(|row| (row.2, row.3)).unzip();
+        let right = |outcomes: &[bool]| outcomes.iter().filter(|outcome| **outcome).count() as f64 / n as f64;
+        let row = &report.variants[0];
+        prop_assert_eq!(report.baseline.perplexity, stats::perplexity(&loglikelihoods.0).unwrap());
+        prop_assert_eq!(row.model.perplexity, stats::perplexity(&loglikelihoods.1).unwrap());
+        prop_assert_eq!(row.model.perplexity_stderr, stats::perplexity_stderr(&loglikelihoods.1).unwrap());
+        prop_assert_eq!(row.model.acc, right(&correct.1));
+        prop_assert!((row.loss.acc - (right(&correct.0) - right(&correct.1))).abs() < 1e-12);
+        prop_assert!(
+            (row.loss.perplexity - (row.model.perplexity - report.baseline.perplexity)).abs()
+                <= 1e-9 * row.model.perplexity.max(report.baseline.perplexity)
+        );
+        let counts = PairedCounts::from_outcomes(&correct.0, &correct.1).unwrap();
+        prop_assert_eq!((row.loss.baseline_only, row.loss.variant_only), (counts.baseline_only(), counts.variant_only()));
+        prop_assert_eq!(row.loss.acc_interval, counts.accuracy_loss_interval(input.bootstrap.confidence));
+        // Of one variant alone.
+        prop_assert_eq!(row.loss.mcnemar_p_holm, counts.mcnemar_p());
+        let losses = input.bootstrap.losses(&PairedScores {
+            baseline_loglikelihood: &loglikelihoods.0,
+            variant_loglikelihood: &loglikelihoods.1,
+            baseline_correct: &correct.0,
+            variant_correct: &correct.1,
+        }).unwrap();
+        prop_assert_eq!(row.loss.perplexity_ratio, losses.perplexity_ratio.value);
+        prop_assert_eq!(row.loss.perplexity_ratio_interval, losses.perplexity_ratio.interval);
+        prop_assert_eq!(row.loss.delta_loglikelihood_interval, losses.delta_loglikelihood.interval);
+        let read: Report = serde_json::from_str(&report::to_json(&report).unwrap()).unwrap();
+        prop_assert_eq!(read, report);
+    }
+}
