@@ -6,7 +6,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::TinyModel;
+use common::{
+    TinyCheckpoint, TinyModel, delete, edit_layer_file, edit_rank_file, flip_byte, replace_tensor, set_element,
+    truncate_half,
+};
 use kintsugi::checkpoint::{Checkpoint, Layout, Shard};
 use kintsugi::config::{Activation, Head, Norm, OutputLayerParallelism, PositionEmbedding, QkvLayout};
 use kintsugi::export::ExportError;
@@ -226,45 +229,67 @@ fn what_no_reader_would_accept_is_not_written() {
     assert!(matches!(again, ExportError::Exists { .. }) && again.hint().is_some(), "{again}");
 }
 
+/// What the reader says of a damaged checkpoint.
+fn complaint(files: &TinyCheckpoint) -> String {
+    let checkpoint = match Checkpoint::open(files.path(), &[]) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => return error.to_string(),
+    };
+    let error = checkpoint.stage_ids().into_iter().find_map(|id| checkpoint.read_stage(id).err());
+    error.map(|error| error.to_string()).unwrap_or_default()
+}
+
 #[test]
 fn damage_is_noticed() {
-    let damaged = |damage: fn(&common::TinyCheckpoint)| {
-        let files = TinyModel::new().write();
-        damage(&files);
-        Checkpoint::open(files.path(), &[])
-            .and_then(|checkpoint| {
-                checkpoint.stage_ids().into_iter().try_for_each(|id| checkpoint.read_stage(id).map(drop))
-            })
-            .unwrap_err()
-            .to_string()
-    };
-    let cases: [(fn(&common::TinyCheckpoint), &str); 6] = [
-        (|files| common::truncate_half(&files.layer_file(2, 1)), "cannot be read as a torch.save file"),
-        (|files| common::delete(&files.layer_file(3, 1)), "missing: rank 1 of 2"),
+    type Damage = fn(&TinyCheckpoint);
+    let cases: [(Damage, &str); 8] = [
+        (|files| truncate_half(&files.layer_file(2, 1)), "cannot be read as a torch.save file"),
+        (|files| delete(&files.layer_file(3, 1)), "missing: rank 1 of 2"),
         (
-            |files| common::set_element(&files.layer_file(2, 0), "mlp.linear1.bias", 3, f64::NAN),
-            "NaN or infinity at element 3",
+            |files| {
+                delete(&files.layer_file(3, 0));
+                delete(&files.layer_file(3, 1));
+            },
+            "expected 2 transformer layers, found 1",
         ),
         (
-            |files| files.edit_config(|keys| drop(keys.insert("num_layers".to_owned(), 3.into()))),
+            |files| set_element(&files.layer_file(2, 0), "mlp.linear1.bias", 3, f64::NAN),
+            "tensor `mlp.linear1.bias`: NaN or infinity at element 3",
+        ),
+        (
+            |files| files.edit_config(|keys| keys["num_layers"] = 3.into()),
             "`num_layers` is 3, but the checkpoint was written with 2",
         ),
         (
             |files| {
                 let wrong = HostTensor::from_f64(DType::F32, vec![3], &[0.0; 3]).unwrap();
-                common::replace_tensor(&files.layer_file(2, 0), "mlp.linear2.bias", wrong);
+                replace_tensor(&files.layer_file(2, 0), "mlp.linear2.bias", wrong);
             },
             "expected shape [64], found [3]",
         ),
         (
+            |files| edit_layer_file(&files.layer_file(2, 1), |tensors| drop(tensors.remove("mlp.linear1.weight"))),
+            "rank 1: missing tensor `mlp.linear1.weight`",
+        ),
+        (
             |files| {
-                common::edit_layer_file(&files.layer_file(2, 1), |tensors| drop(tensors.remove("mlp.linear1.weight")))
+                // The middle of this small file lies inside a tensor.
+                let path = files.layer_file(5, 0);
+                let size = std::fs::read(&path).unwrap().len();
+                flip_byte(&path, size / 2);
             },
-            "missing tensor `mlp.linear1.weight`",
+            "tensor `norm.",
         ),
     ];
     for (damage, expected) in cases {
-        let message = damaged(damage);
-        assert!(message.contains(expected), "{message}");
+        let files = TinyModel::new().write();
+        damage(&files);
+        let message = complaint(&files);
+        assert!(message.contains(expected), "expected `{expected}`, found `{message}`");
     }
+
+    let files = TinyModel::new().with(|options| options.layout = Layout::RankFiles).write();
+    assert_eq!(complaint(&files), "");
+    edit_rank_file(&files.rank_file(1), |tensors| drop(tensors.remove("sequential.2.mlp.linear1.bias")));
+    assert!(complaint(&files).ends_with("rank 1: missing tensor `mlp.linear1.bias`"));
 }

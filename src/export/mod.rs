@@ -1,10 +1,10 @@
-//! Writing checkpoints: `.pt` files that `torch.load(weights_only=True)` accepts ([`torch_archive`], whose contents are
+//! Writing checkpoints: `.pt` files that `torch.load(weights_only=True)` accepts ([`TorchArchive`], whose contents are
 //! described by a [`Value`]), and synthetic checkpoints of any size in gpt-neox's own format ([`synth`]). Every file
 //! is written beside its final name and renamed when it is complete. Reading is `checkpoint`'s.
 
 mod pickle;
 pub mod synth;
-pub mod torch_archive;
+mod torch_archive;
 
 use std::path::{Path, PathBuf};
 

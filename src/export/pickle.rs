@@ -1,8 +1,7 @@
 //! A nested value as `torch.save` pickles it: protocol 2, the newest that `torch.load(weights_only=True)` reads, without
 //! memo, and with the few classes that it allows.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use super::ExportError;

@@ -1,5 +1,5 @@
 //! Synthetic checkpoints: models of any size with random weights, in the files that gpt-neox writes. For tests,
-//! benchmarks and trying things out without a download. [`options`] says what the model is, [`weights`] what its tensors
+//! benchmarks and trying things out without a download. `options` says what the model is, `weights` what its tensors
 //! hold; which tensors there are, the partition table decides.
 
 mod options;

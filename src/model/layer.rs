@@ -4,12 +4,21 @@ use tch::Tensor;
 
 use super::attention::Attention;
 use super::mlp::Mlp;
-use super::norm::Norm;
+use super::norm::{Norm, NormMeans};
 use super::parallel::{RowParallelLinear, reduce_into};
 use super::streams::of_rank;
 use super::{Chunk, ModelError, RotaryTable, Streams, Uploader};
 use crate::config::{Architecture, MlpInput, Residual};
 use crate::partition::{Role, StageTensors};
+
+/// Means over tokens of what a layer's norms put out, rank by rank.
+#[derive(Debug, Default)]
+pub struct LayerMeans {
+    /// Of the norm before the attention.
+    pub input: NormMeans,
+    /// Of the norm before the MLP; empty where it has none of its own.
+    pub mlp: NormMeans,
+}
 
 /// A transformer layer.
 #[derive(Debug)]
@@ -50,7 +59,7 @@ impl LayerStage {
             && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
     }
 
-    /// Runs the chunk's rows of the streams through the layer, in place.
+    /// Runs the chunk's rows of the streams through the layer, in place. `means` takes part in what the norms put out.
     ///
     /// # Errors
     /// libtorch fails.
@@ -59,6 +68,7 @@ impl LayerStage {
         streams: &mut Streams,
         chunk: &Chunk,
         rotary: Option<&RotaryTable>,
+        mut means: Option<&mut LayerMeans>,
     ) -> Result<(), ModelError> {
         if self.forks_streams() {
             streams.fork(self.tp_size)?;
@@ -66,11 +76,17 @@ impl LayerStage {
         let mut rows = streams.rows(chunk)?;
         let rotation = rotary.map(|table| table.rows(chunk)).transpose()?;
         let normed = self.input_norm.forward(&rows)?;
+        if let Some(means) = means.as_deref_mut() {
+            means.input.add(&normed)?;
+        }
         let attend =
             |tp_rank: usize| self.attention.forward(tp_rank, of_rank(&normed, tp_rank), chunk, rotation.as_ref());
         match self.residual {
             Residual::Parallel => {
                 let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
+                if let (Some(means), Some(own)) = (means, &own) {
+                    means.mlp.add(own)?;
+                }
                 let mlp_input = own.as_deref().unwrap_or(&normed);
                 let mut total = None;
                 for tp_rank in 0..self.tp_size {
@@ -90,6 +106,9 @@ impl LayerStage {
                 }
                 add_with_own_bias(&mut rows, total, &self.attention.dense)?;
                 let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
+                if let (Some(means), Some(own)) = (means, &own) {
+                    means.mlp.add(own)?;
+                }
                 let mlp_input = own.as_deref().unwrap_or(&normed);
                 let mut total = None;
                 for tp_rank in 0..self.tp_size {

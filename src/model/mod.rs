@@ -20,7 +20,8 @@ use tch::{TchError, Tensor};
 
 pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, load_cuda, set_threads};
 pub use embedding::EmbeddingStage;
-pub use layer::LayerStage;
+pub use layer::{LayerMeans, LayerStage};
+pub use norm::NormMeans;
 pub use output::{OutputStage, TargetScores};
 pub use rotary::RotaryTable;
 pub use streams::Streams;

@@ -8,6 +8,49 @@ use super::{ModelError, Uploader};
 use crate::config::{Architecture, Norm as NormKind};
 use crate::partition::{Role, StageTensors};
 
+/// Running means over tokens of what a norm puts out.
+#[derive(Debug, Default)]
+pub struct NormMeans {
+    // One for all ranks or one per rank, `[hidden]`, float64.
+    sums: Vec<Tensor>,
+    rows: i64,
+}
+
+impl NormMeans {
+    /// Takes in a norm's output, `[rows, hidden]`, one for all ranks or one per rank.
+    pub(super) fn add(&mut self, normed: &[Tensor]) -> Result<(), ModelError> {
+        let sums = normed
+            .iter()
+            .map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double))
+            .collect::<Result<Vec<_>, _>>()?;
+        if self.sums.is_empty() {
+            self.sums = sums;
+        } else {
+            for (total, sum) in self.sums.iter_mut().zip(&sums) {
+                let _ = total.f_add_(sum)?;
+            }
+        }
+        self.rows += normed.first().map_or(0, |rows| rows.size()[0]);
+        Ok(())
+    }
+
+    /// The means, `[hidden]` each, one per rank.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn per_rank(&self, tp_size: usize) -> Result<Vec<Vec<f64>>, ModelError> {
+        if self.sums.is_empty() {
+            return Ok(Vec::new());
+        }
+        (0..tp_size)
+            .map(|tp_rank| {
+                let mean = of_rank(&self.sums, tp_rank).f_div_scalar(self.rows.max(1))?;
+                Ok(Vec::<f64>::try_from(&mean)?)
+            })
+            .collect()
+    }
+}
+
 /// A norm with one gain (and bias) per rank; one for all where the replicas agree.
 #[derive(Debug)]
 pub(super) struct Norm {

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::norm::Norm;
+use super::norm::{Norm, NormMeans};
 use super::parallel::reduce_into;
 use super::streams::of_rank;
 use super::{ModelError, Streams, Uploader};
@@ -56,15 +56,29 @@ impl OutputStage {
         Ok(logits.f_log_softmax(-1, wide)?)
     }
 
+    /// Means over the given packed rows of what the final norm puts out.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn norm_means(&self, streams: &Streams, rows: &Tensor) -> Result<NormMeans, ModelError> {
+        let mut means = NormMeans::default();
+        means.add(&self.normed(streams, rows)?)?;
+        Ok(means)
+    }
+
+    fn normed(&self, streams: &Streams, rows: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+        let picked = (0..streams.count())
+            .map(|tp_rank| Ok(streams.of_rank(tp_rank).f_index_select(0, rows)?))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        self.norm.forward(&picked)
+    }
+
     /// The logits `[rows, vocabulary]` at the given packed rows, in the compute type.
     ///
     /// # Errors
     /// libtorch fails.
     pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let picked = (0..streams.count())
-            .map(|tp_rank| Ok(streams.of_rank(tp_rank).f_index_select(0, rows)?))
-            .collect::<Result<Vec<_>, ModelError>>()?;
-        let normed = self.norm.forward(&picked)?;
+        let normed = self.normed(streams, rows)?;
         match self.head {
             Head::Column | Head::Tied => {
                 let shares = self
