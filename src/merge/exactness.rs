@@ -15,21 +15,32 @@ pub struct Loss {
     pub name: String,
     /// What the rule does to it.
     pub reason: String,
+    /// Whether the rule counts the replicas another number of times than the model does: a wrong rule, where drift
+    /// alone makes a right one inexact.
+    pub is_miscount: bool,
+}
+
+/// Where a loss was found.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Found {
+    stages: Vec<StageId>,
+    is_miscount: bool,
 }
 
 /// The judgement over all stages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exactness {
-    losses: BTreeMap<(String, String), Vec<StageId>>,
+    losses: BTreeMap<(String, String), Found>,
     folds: Vec<FoldSummary>,
 }
 
 impl Exactness {
     pub(super) fn add(&mut self, stage: StageId, loss: Loss) {
-        let stages = self.losses.entry((loss.name, loss.reason)).or_default();
+        let found = self.losses.entry((loss.name, loss.reason)).or_default();
+        found.is_miscount = loss.is_miscount;
         // A second pass over the checkpoint finds the same.
-        if !stages.contains(&stage) {
-            stages.push(stage);
+        if !found.stages.contains(&stage) {
+            found.stages.push(stage);
         }
     }
 
@@ -46,11 +57,23 @@ impl Exactness {
     /// One line a parameter: name, in how many stages, why.
     #[must_use]
     pub fn because(&self) -> Vec<String> {
+        self.lines(|_| true)
+    }
+
+    /// The lines of [`Exactness::because`] on parameters that are counted another number of times than the model counts
+    /// them.
+    #[must_use]
+    pub fn miscounts(&self) -> Vec<String> {
+        self.lines(|found| found.is_miscount)
+    }
+
+    fn lines(&self, keep: impl Fn(&Found) -> bool) -> Vec<String> {
         self.losses
             .iter()
-            .map(|((name, reason), stages)| match stages.as_slice() {
+            .filter(|(_, found)| keep(found))
+            .map(|((name, reason), found)| match found.stages.as_slice() {
                 [StageId::Layer(number)] => format!("{name} (layer {number}): {reason}"),
-                [StageId::Layer(_), ..] => format!("{name} ({} layers): {reason}", stages.len()),
+                stages @ [StageId::Layer(_), ..] => format!("{name} ({} layers): {reason}", stages.len()),
                 _ => format!("{name}: {reason}"),
             })
             .collect()
@@ -75,7 +98,7 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
     if count < 2 || rule == Rule::Fold {
         return None;
     }
-    let loss = |reason: String| Some(Loss { name: param.name.clone(), reason });
+    let loss = |reason: String, is_miscount| Some(Loss { name: param.name.clone(), reason, is_miscount });
     // How many times the mean the rule keeps; a single replica counts as one.
     #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
     let ranks = count as f64;
@@ -88,9 +111,10 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
         if (multiple - ranks).abs() < f64::EPSILON || all_zero(replicas) {
             return None;
         }
-        return loss(format!(
+        let reason = format!(
             "every rank adds its own before the all-reduce, so the sum counts: `{rule}` keeps {multiple}/{count} of it"
-        ));
+        );
+        return loss(reason, true);
     }
     if (multiple - 1.0).abs() > f64::EPSILON {
         if all_zero(replicas) {
@@ -100,17 +124,18 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
             Kind::RowParallelBias => "each rank adds it once, after the all-reduce",
             _ => "the model uses it once",
         };
-        return loss(format!("{place}: `{rule}` makes it {multiple} times what it is"));
+        return loss(format!("{place}: `{rule}` makes it {multiple} times what it is"), true);
     }
     if param.value.ranks_agree() {
         return None;
     }
-    loss(match param.kind {
+    let reason = match param.kind {
         Kind::RowParallelBias | Kind::LearnedPositions => {
             format!("replicas differ, so every rank has a residual stream of its own: `{rule}` keeps one")
         }
         _ => format!("replicas differ between ranks: `{rule}` keeps one value"),
-    })
+    };
+    loss(reason, false)
 }
 
 fn all_zero(replicas: &[HostTensor]) -> bool {

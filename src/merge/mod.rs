@@ -1,6 +1,7 @@
 //! Merging: a strategy (data: one rule per kind of parameter) turns the stage of `m` ranks into a stage of one rank. The
 //! evaluation and the exporter both call [`StageMerger`], so what is evaluated is bit for bit what is written.
 
+mod drift;
 mod exactness;
 mod fold;
 mod fold_choice;
@@ -12,6 +13,7 @@ mod strategy;
 #[cfg(test)]
 mod tests;
 
+pub use drift::{Drift, ParamDrift};
 pub use exactness::{Exactness, Loss, inexact_because};
 pub use fold::FoldSummary;
 pub use rule::Rule;
