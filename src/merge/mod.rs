@@ -14,7 +14,7 @@ mod strategy;
 mod tests;
 
 pub use drift::{Drift, ParamDrift};
-pub use exactness::{Exactness, Loss, inexact_because};
+pub use exactness::{Exactness, Loss, Miscount, inexact_because};
 pub use fold::FoldSummary;
 pub use rule::Rule;
 pub use stage::{Signature, StageMerger};
