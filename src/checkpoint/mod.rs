@@ -42,6 +42,15 @@ pub struct Checkpoint {
     entries: Vec<BTreeMap<Role, ParamEntry>>,
 }
 
+/// The parameters of a stage that every rank holds whole.
+#[derive(Debug)]
+pub struct ReplicatedParams {
+    /// Those that the model uses, as a stage without its partitioned parameters.
+    pub used: StageTensors,
+    /// Those that lie in the files although the model does not use them.
+    pub unused: Vec<Param>,
+}
+
 /// A parameter of a logical stage: which file stage it is in, under which role there.
 type Source = (Role, usize, Role);
 
@@ -185,13 +194,13 @@ impl Checkpoint {
                 (entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size) as u64
             })
         };
-        self.sources(id).into_iter().map(bytes).sum()
+        self.sources(id, |entry| entry.used).into_iter().map(bytes).sum()
     }
 
     /// The files that hold a stage, rank by rank.
     #[must_use]
     pub fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
-        let mut stages: Vec<_> = self.sources(id).into_iter().map(|(_, stage, _)| stage).collect();
+        let mut stages: Vec<_> = self.sources(id, |entry| entry.used).into_iter().map(|(_, stage, _)| stage).collect();
         stages.sort_unstable();
         stages.dedup();
         stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
@@ -203,22 +212,36 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read (any more), or a weight that is NaN or infinite.
     pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        let sources = self.sources(id);
+        let params = self.read_sources(&self.sources(id, |entry| entry.used))?;
+        Ok(StageTensors { id, tp_size: self.tp_size, params })
+    }
+
+    /// Reads only what every rank holds whole: norms, row-parallel biases, learned positions, buffers. A small part of
+    /// a stage.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_stage`].
+    pub fn read_replicated(&self, id: StageId) -> Result<ReplicatedParams, CheckpointError> {
+        let replicated = |entry: &ParamEntry| entry.row.kind.partition_dim().is_none();
+        let params = self.read_sources(&self.sources(id, |entry| entry.used && replicated(entry)))?;
+        let unused = self.read_sources(&self.sources(id, |entry| !entry.used && replicated(entry)))?;
+        let used = StageTensors { id, tp_size: self.tp_size, params };
+        Ok(ReplicatedParams { used, unused: unused.into_values().collect() })
+    }
+
+    fn read_sources(&self, sources: &[Source]) -> Result<BTreeMap<Role, Param>, CheckpointError> {
         let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
-        for &(_, stage, _) in &sources {
+        for &(_, stage, _) in sources {
             if let Entry::Vacant(vacant) = shards.entry(stage) {
                 let ranks = &self.stages[stage].ranks;
                 vacant.insert(ranks.iter().map(|rank| rank.open(self.layout)).collect::<Result<_, _>>()?);
             }
         }
-        let params = sources
-            .par_iter()
-            .map(|&(role, stage, file_role)| {
-                let entry = &self.entries[stage][&file_role];
-                Ok((role, self.read_param(&self.stages[stage], &shards[&stage], entry)?))
-            })
-            .collect::<Result<BTreeMap<_, _>, CheckpointError>>()?;
-        Ok(StageTensors { id, tp_size: self.tp_size, params })
+        let read = |&(role, stage, file_role): &Source| {
+            let entry = &self.entries[stage][&file_role];
+            Ok((role, self.read_param(&self.stages[stage], &shards[&stage], entry)?))
+        };
+        sources.par_iter().map(read).collect()
     }
 
     fn read_param(&self, stage: &FileStage, shards: &[Shard], entry: &ParamEntry) -> Result<Param, CheckpointError> {
@@ -251,13 +274,14 @@ impl Checkpoint {
         Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
     }
 
-    /// Where the used parameters of a logical stage are.
-    fn sources(&self, id: StageId) -> Vec<Source> {
+    /// Where the parameters of a logical stage are, as far as they are wanted.
+    fn sources(&self, id: StageId, wanted: impl Fn(&ParamEntry) -> bool) -> Vec<Source> {
         let of_kind = |kind: StageKind, nth: usize| {
             let found = self.stages.iter().enumerate().filter(move |(_, stage)| stage.kind == kind).nth(nth);
             found
                 .into_iter()
-                .flat_map(|(at, _)| self.entries[at].values().filter(|entry| entry.used).map(move |entry| (at, entry)))
+                .flat_map(|(at, _)| self.entries[at].values().map(move |entry| (at, entry)))
+                .filter(|(_, entry)| wanted(entry))
                 .map(|(at, entry)| (entry.row.role, at, entry.row.role))
         };
         match id {

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::{FoldSummary, Rule};
 use crate::config::{Architecture, Residual};
 use crate::partition::{Kind, Param, StageId};
@@ -15,21 +18,40 @@ pub struct Loss {
     pub name: String,
     /// What the rule does to it.
     pub reason: String,
+    /// How many times the model's parameter the rule makes, were the replicas equal; 1 where only drift is lost.
+    pub factor: f64,
+}
+
+/// Where a loss was found, and its factor.
+#[derive(Debug, Clone, PartialEq)]
+struct Found {
+    stages: Vec<StageId>,
+    factor: f64,
+}
+
+/// Parameters that a strategy makes another multiple of than the model has: a wrong rule, which loses more than any drift.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Miscount {
+    /// How many times the model's parameter the merged one is, but for drift.
+    pub factor: f64,
+    /// Names of the parameters inside their layers.
+    pub parameters: Vec<String>,
 }
 
 /// The judgement over all stages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exactness {
-    losses: BTreeMap<(String, String), Vec<StageId>>,
+    losses: BTreeMap<(String, String), Found>,
     folds: Vec<FoldSummary>,
 }
 
 impl Exactness {
     pub(super) fn add(&mut self, stage: StageId, loss: Loss) {
-        let stages = self.losses.entry((loss.name, loss.reason)).or_default();
+        let none = Found { stages: Vec::new(), factor: loss.factor };
+        let found = self.losses.entry((loss.name, loss.reason)).or_insert(none);
         // A second pass over the checkpoint finds the same.
-        if !stages.contains(&stage) {
-            stages.push(stage);
+        if !found.stages.contains(&stage) {
+            found.stages.push(stage);
         }
     }
 
@@ -48,12 +70,26 @@ impl Exactness {
     pub fn because(&self) -> Vec<String> {
         self.losses
             .iter()
-            .map(|((name, reason), stages)| match stages.as_slice() {
+            .map(|((name, reason), found)| match found.stages.as_slice() {
                 [StageId::Layer(number)] => format!("{name} (layer {number}): {reason}"),
-                [StageId::Layer(_), ..] => format!("{name} ({} layers): {reason}", stages.len()),
+                stages @ [StageId::Layer(_), ..] => format!("{name} ({} layers): {reason}", stages.len()),
                 _ => format!("{name}: {reason}"),
             })
             .collect()
+    }
+
+    /// The parameters that are counted another number of times than the model counts them, by factor.
+    #[must_use]
+    pub fn miscounts(&self) -> Vec<Miscount> {
+        let mut miscounts: Vec<Miscount> = Vec::new();
+        for ((name, _), Found { factor, .. }) in &self.losses {
+            match miscounts.iter_mut().find(|known| known.factor.total_cmp(factor).is_eq()) {
+                _ if (factor - 1.0).abs() < f64::EPSILON => {}
+                Some(known) => known.parameters.push(name.clone()),
+                None => miscounts.push(Miscount { factor: *factor, parameters: vec![name.clone()] }),
+            }
+        }
+        miscounts
     }
 
     /// What folding changed in all, `None` if nothing was folded.
@@ -75,7 +111,7 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
     if count < 2 || rule == Rule::Fold {
         return None;
     }
-    let loss = |reason: String| Some(Loss { name: param.name.clone(), reason });
+    let loss = |reason: String, factor| Some(Loss { name: param.name.clone(), reason, factor });
     // How many times the mean the rule keeps; a single replica counts as one.
     #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
     let ranks = count as f64;
@@ -88,9 +124,10 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
         if (multiple - ranks).abs() < f64::EPSILON || all_zero(replicas) {
             return None;
         }
-        return loss(format!(
+        let reason = format!(
             "every rank adds its own before the all-reduce, so the sum counts: `{rule}` keeps {multiple}/{count} of it"
-        ));
+        );
+        return loss(reason, multiple / ranks);
     }
     if (multiple - 1.0).abs() > f64::EPSILON {
         if all_zero(replicas) {
@@ -100,17 +137,18 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
             Kind::RowParallelBias => "each rank adds it once, after the all-reduce",
             _ => "the model uses it once",
         };
-        return loss(format!("{place}: `{rule}` makes it {multiple} times what it is"));
+        return loss(format!("{place}: `{rule}` makes it {multiple} times what it is"), multiple);
     }
     if param.value.ranks_agree() {
         return None;
     }
-    loss(match param.kind {
+    let reason = match param.kind {
         Kind::RowParallelBias | Kind::LearnedPositions => {
             format!("replicas differ, so every rank has a residual stream of its own: `{rule}` keeps one")
         }
         _ => format!("replicas differ between ranks: `{rule}` keeps one value"),
-    })
+    };
+    loss(reason, 1.0)
 }
 
 fn all_zero(replicas: &[HostTensor]) -> bool {

@@ -2,6 +2,7 @@
 //! evaluation and the exporter both call [`StageMerger`], so what is evaluated is bit for bit what is written.
 
 mod calibrate;
+mod drift;
 mod exactness;
 mod fold;
 mod fold_choice;
@@ -14,6 +15,8 @@ mod strategy;
 mod tests;
 
 pub use calibrate::{CalibratedNorm, correct};
+pub use drift::{Drift, ParamDrift};
+pub use exactness::{Exactness, Loss, Miscount, inexact_because};
 pub use exactness::{Exactness, Loss, inexact_because};
 pub use fold::FoldSummary;
 pub use rule::Rule;

@@ -26,6 +26,13 @@ pub struct StageMerger<'a> {
     folded: Vec<(Role, Folded)>,
 }
 
+/// What a strategy does to a stage.
+struct Plan<'a> {
+    rules: Vec<(Role, &'a Param, Rule)>,
+    /// The norms to fold.
+    folding: Vec<NormUnit>,
+}
+
 impl<'a> StageMerger<'a> {
     /// Nothing is computed yet.
     #[must_use]
@@ -47,6 +54,16 @@ impl<'a> StageMerger<'a> {
         Ok(Signature(rules.collect()))
     }
 
+    /// Judges what `strategy` would make of the stage without making it: what makes the merge differ from the unmerged
+    /// model is added to `exactness`. Only replicated parameters are looked at, so the stage need hold no others.
+    /// Returns the number of norms that would be folded into the matrices that read them.
+    ///
+    /// # Errors
+    /// As [`StageMerger::merge`].
+    pub fn judge(&self, strategy: &Strategy, exactness: &mut Exactness) -> Result<usize, MergeError> {
+        Ok(self.plan(strategy, exactness)?.folding.len())
+    }
+
     /// The stage with one rank that `strategy` makes of it. What makes it differ from the unmerged model is added to
     /// `exactness`.
     ///
@@ -55,13 +72,7 @@ impl<'a> StageMerger<'a> {
     pub fn merge(&mut self, strategy: &Strategy, exactness: &mut Exactness) -> Result<StageTensors, MergeError> {
         let stage = self.stage;
         let arithmetic = strategy.arithmetic.into();
-        let rules = self.rules(strategy)?;
-        for (_, param, rule) in &rules {
-            if let Some(loss) = inexact_because(self.architecture, param, *rule) {
-                exactness.add(stage.id, loss);
-            }
-        }
-        let folding = self.units_to_fold(strategy, &rules)?;
+        let Plan { rules, folding } = self.plan(strategy, exactness)?;
         self.fold_missing(&folding)?;
         self.reduce_missing(&rules, arithmetic)?;
 
@@ -91,6 +102,18 @@ impl<'a> StageMerger<'a> {
             }
         }
         Ok(StageTensors { id: stage.id, tp_size: 1, params })
+    }
+
+    /// What `strategy` does to the stage; the one place where exactness is judged.
+    fn plan(&self, strategy: &Strategy, exactness: &mut Exactness) -> Result<Plan<'a>, MergeError> {
+        let rules = self.rules(strategy)?;
+        for (_, param, rule) in &rules {
+            if let Some(loss) = inexact_because(self.architecture, param, *rule) {
+                exactness.add(self.stage.id, loss);
+            }
+        }
+        let folding = self.units_to_fold(strategy, &rules)?;
+        Ok(Plan { rules, folding })
     }
 
     /// The rules of all replicated parameters.

@@ -9,6 +9,7 @@ mod info;
 mod json;
 mod markdown;
 mod output;
+mod page;
 mod rows;
 mod table;
 mod terminal;
@@ -31,8 +32,9 @@ pub use info::{
 pub use json::{read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically};
+pub use page::TerminalStyle;
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
-pub use terminal::{TerminalStyle, render_terminal};
+pub use terminal::render_terminal;
 
 use crate::samples::Sample;
 use crate::stats::{self, PairedBootstrap};

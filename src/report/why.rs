@@ -1,7 +1,7 @@
 //! Sentences about a report that every rendering shows: what it is of, what is unusual about it, why a merge is inexact.
 
 use super::format;
-use super::{Report, Shard, VariantRow};
+use super::{Report, Shard};
 
 /// What was asked: task and number of documents.
 pub(super) fn question(report: &Report) -> String {
@@ -52,13 +52,21 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
 
 /// Why some variants are not exact, each line said once: variants, then what is true of all of them.
 pub(super) fn inexact(report: &Report) -> Vec<(Vec<&str>, Vec<&str>)> {
+    grouped(report.variants.iter().map(|row| {
+        let exact = row.exact.as_ref().filter(|exact| !exact.exact);
+        (row.model.name.as_str(), exact.map_or(&[][..], |exact| &exact.because))
+    }))
+}
+
+/// Lines that are true of several names, each said once: names, then what is true of all of them.
+pub(super) fn grouped<'a>(rows: impl Iterator<Item = (&'a str, &'a [String])>) -> Vec<(Vec<&'a str>, Vec<&'a str>)> {
     let mut names_of_lines: Vec<(&str, Vec<&str>)> = Vec::new();
-    for row in &report.variants {
-        for line in inexact_because(row) {
-            match names_of_lines.iter_mut().find(|(known, _)| *known == line) {
-                Some((_, names)) if names.contains(&row.model.name.as_str()) => {}
-                Some((_, names)) => names.push(&row.model.name),
-                None => names_of_lines.push((line, vec![&row.model.name])),
+    for (name, lines) in rows {
+        for line in lines {
+            match names_of_lines.iter_mut().find(|(known, _)| known == line) {
+                Some((_, names)) if names.contains(&name) => {}
+                Some((_, names)) => names.push(name),
+                None => names_of_lines.push((line, vec![name])),
             }
         }
     }
@@ -70,9 +78,4 @@ pub(super) fn inexact(report: &Report) -> Vec<(Vec<&str>, Vec<&str>)> {
         }
     }
     groups
-}
-
-fn inexact_because(row: &VariantRow) -> impl Iterator<Item = &str> {
-    let exact = row.exact.as_ref().filter(|exact| !exact.exact);
-    exact.into_iter().flat_map(|exact| exact.because.iter().map(String::as_str))
 }

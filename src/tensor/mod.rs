@@ -187,7 +187,11 @@ impl HostTensor {
         }
     }
 
-    fn check_same_form(&self, other: &Self) -> Result<(), TensorError> {
+    /// Whether the other tensor has the same type and shape.
+    ///
+    /// # Errors
+    /// It has not: the error says what both have.
+    pub fn check_same_form(&self, other: &Self) -> Result<(), TensorError> {
         if self.dtype == other.dtype && self.shape == other.shape {
             return Ok(());
         }
