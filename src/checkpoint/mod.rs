@@ -170,6 +170,13 @@ impl Checkpoint {
         std::iter::once(StageId::Embedding).chain(layers).chain(std::iter::once(StageId::Output)).collect()
     }
 
+    /// The used parameters of a stage.
+    #[must_use]
+    pub fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+        let entry = |(role, stage, file_role): Source| Some((role, self.entries[stage].get(&file_role)?));
+        self.sources(id).into_iter().filter_map(entry).collect()
+    }
+
     /// Bytes of the used parameters of a stage, all ranks together.
     #[must_use]
     pub fn stage_bytes(&self, id: StageId) -> u64 {

@@ -61,6 +61,10 @@ mod evaluation_args {
         /// Tokens that go through a layer together. Default: by device.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         pub chunk_tokens: Option<u64>,
+        /// Passages that fold-calibrated may look at, in a file of their own. Default: where it needs any, up to a fifth
+        /// of the data is set aside for it and not scored.
+        #[arg(long, value_name = "FILE")]
+        pub calibration: Option<PathBuf>,
         /// CPU threads. Default: one per core.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
         pub threads: Option<u16>,
@@ -80,6 +84,7 @@ mod evaluation_args {
                 max_length: None,
                 memory_budget: None,
                 chunk_tokens: None,
+                calibration: None,
                 threads: None,
             }
         }

@@ -1,5 +1,6 @@
 //! `kintsugi compare`: the main job.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -8,12 +9,13 @@ use clap::Args;
 use super::args::{EvaluationArgs, ModelArgs};
 use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
-use crate::eval::{Evaluation, Variant, Weights, evaluate, samples};
+use crate::eval::{Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
 use crate::model::Backend;
 use crate::report::{
-    self, Exact, FileDigest, Outcome, OutputDir, Report, ReportInput, RunInfo, Shard, StageSeconds, TerminalStyle,
+    self, Exact, FileDigest, Outcome, Report, ReportInput, RunInfo, Shard, StageSeconds, TerminalStyle,
 };
+use crate::samples::Sample;
 use crate::stats::PairedBootstrap;
 
 /// Arguments of `compare`.
@@ -29,6 +31,9 @@ pub(super) struct CompareArgs {
     /// Write report.json, report.md and samples/NAME.jsonl into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
+    /// Leave out the baseline's second run in chunks of another size, below whose differences all is noise.
+    #[arg(long)]
+    no_noise_floor: bool,
     /// Resamples of the paired bootstrap.
     #[arg(long, value_name = "N", default_value_t = PairedBootstrap::default().replicate_count)]
     bootstrap_replicates: usize,
@@ -41,7 +46,15 @@ impl CompareArgs {
     /// All built-in strategies, everything else at its default.
     pub(super) fn new(model: ModelArgs, evaluation: EvaluationArgs, output_dir: Option<PathBuf>) -> Self {
         let PairedBootstrap { replicate_count, seed, .. } = PairedBootstrap::default();
-        Self { model, evaluation, strategy: Vec::new(), output_dir, bootstrap_replicates: replicate_count, seed }
+        Self {
+            model,
+            evaluation,
+            strategy: Vec::new(),
+            output_dir,
+            no_noise_floor: false,
+            bootstrap_replicates: replicate_count,
+            seed,
+        }
     }
 }
 
@@ -50,60 +63,97 @@ pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     let clock = Instant::now();
     let strategies = strategies(&args.strategy)?;
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
-    let mut prepared = prepare(&args.model, &args.evaluation)?;
-    let variants: Vec<_> = std::iter::once(Variant { name: "baseline".to_owned(), weights: Weights::Unmerged })
-        .chain(
-            strategies
-                .iter()
-                .map(|strategy| Variant { name: strategy.name.clone(), weights: Weights::Merged(strategy.clone()) }),
-        )
-        .collect();
+    let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
+    let mut variants = vec![Variant::baseline()];
+    variants.extend(strategies.iter().cloned().map(Variant::merged));
+    if !args.no_noise_floor {
+        variants.push(Variant::noise_floor());
+    }
     let bar = screen.evaluation_bar();
     let passages = std::mem::take(&mut prepared.passages);
     let evaluation = evaluate(&prepared.checkpoint, &variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
     let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs)?;
+    let input = report_input(args, &prepared, &strategies, &evaluation, samples, (started, clock));
+    let report = Report::new(&input)?;
+    if let Some(output) = &output {
+        report::write_all(&report, input.outcomes(), output)?;
+        tracing::info!("report in {}", output.path().display());
+    }
+    let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
+    screen.data(&report::render_terminal(&report, style))
+}
 
-    let mut outcomes = samples.into_iter();
+/// Everything the report is made of.
+fn report_input(
+    args: &CompareArgs,
+    prepared: &Prepared,
+    strategies: &[Strategy],
+    evaluation: &Evaluation,
+    samples: Vec<Vec<Sample>>,
+    (started, clock): (jiff::Timestamp, Instant),
+) -> ReportInput {
+    let mut samples = samples.into_iter();
+    let tp_size = prepared.checkpoint.tp_size();
     let baseline = Outcome {
         name: "baseline".to_owned(),
-        description: format!(
-            "The checkpoint as trained: {} ranks, each with its own replicas.",
-            prepared.checkpoint.tp_size()
-        ),
+        description: format!("The checkpoint as trained: {tp_size} ranks, each with its own replicas."),
         source: String::new(),
-        samples: outcomes.next().unwrap_or_default(),
+        samples: samples.next().unwrap_or_default(),
         exact: None,
     };
-    let merged = strategies.iter().zip(outcomes).zip(evaluation.exactness.iter().skip(1));
-    let variants = merged.map(|((strategy, samples), exactness)| Outcome {
-        name: strategy.name.clone(),
-        description: strategy.description.clone(),
-        source: strategy.source.clone(),
+    let merged = strategies.iter().zip(samples.by_ref()).zip(evaluation.exactness.iter().skip(1));
+    let variants = merged
+        .map(|((strategy, samples), exactness)| Outcome {
+            name: strategy.name.clone(),
+            description: strategy.description.clone(),
+            source: strategy.source.clone(),
+            samples,
+            exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
+        })
+        .collect();
+    let noise_floor = samples.next().map(|samples| Outcome {
+        name: "noise floor".to_owned(),
+        description: "the baseline again, in chunks of another size".to_owned(),
+        source: String::new(),
         samples,
-        exact: Some(exact(exactness)),
+        exact: None,
     });
-    let input = ReportInput {
-        run: run_info(args, &prepared, &evaluation, started, clock),
-        checkpoint: prepared.checkpoint_info(&args.model, digests(&evaluation)),
+    ReportInput {
+        run: run_info(args, prepared, evaluation, started, clock),
+        checkpoint: prepared.checkpoint_info(&args.model, digests(evaluation)),
         task: prepared.task_info(),
         baseline,
-        variants: variants.collect(),
-        noise_floor: None,
-        findings: Vec::new(),
+        variants,
+        noise_floor,
+        findings: findings(strategies, &evaluation.exactness[1..]),
         bootstrap: PairedBootstrap {
             replicate_count: args.bootstrap_replicates,
             seed: args.seed,
             ..PairedBootstrap::default()
         },
-    };
-    let report = Report::new(&input)?;
-    if let Some(output) = &output {
-        write(&report, &input, output)?;
     }
-    let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
-    screen.data(&report::render_terminal(&report, style))
+}
+
+/// What folding did to the weights.
+fn findings(strategies: &[Strategy], exactness: &[Exactness]) -> Vec<String> {
+    let mut findings: Vec<(Vec<&str>, String)> = Vec::new();
+    for (strategy, exactness) in strategies.iter().zip(exactness) {
+        let Some(folding) = exactness.folding() else { continue };
+        let mut text = format!("largest change of a weight {:.2e}", folding.max_weight_change);
+        if folding.max_rank_one > 0.0 {
+            let _ = write!(text, ", largest element of a rank-one term {:.2e}", folding.max_rank_one);
+        }
+        if folding.unties_head {
+            text.push_str("; the tied head becomes a matrix of its own");
+        }
+        match findings.iter_mut().find(|(_, other)| *other == text) {
+            Some((names, _)) => names.push(&strategy.name),
+            None => findings.push((vec![&strategy.name], text)),
+        }
+    }
+    findings.into_iter().map(|(names, text)| format!("{}: norms folded; {text}", names.join(" and "))).collect()
 }
 
 /// The strategies asked for, or all built-in ones.
@@ -112,16 +162,6 @@ fn strategies(asked: &[String]) -> anyhow::Result<Vec<Strategy>> {
         return Ok(Strategy::built_in()?);
     }
     Ok(asked.iter().map(|name| Strategy::resolve(name)).collect::<Result<_, _>>()?)
-}
-
-fn write(report: &Report, input: &ReportInput, output: &OutputDir) -> anyhow::Result<()> {
-    report::write_all(report, input.outcomes(), output)?;
-    tracing::info!("report in {}", output.path().display());
-    Ok(())
-}
-
-fn exact(exactness: &Exactness) -> Exact {
-    Exact { exact: exactness.is_exact(), because: exactness.because() }
 }
 
 fn digests(evaluation: &Evaluation) -> Vec<FileDigest> {

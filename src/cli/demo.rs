@@ -49,6 +49,7 @@ const CHECKPOINT: &[(&str, &[u8])] = &[
 ];
 
 const TOKENIZER: &[u8] = include_bytes!("../../evals/demo/tokenizer.json");
+const TASK: &[u8] = include_bytes!("../../evals/demo/task.yml");
 const PASSAGES: &[u8] = include_bytes!("../../evals/demo/passages.jsonl");
 
 pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
@@ -60,8 +61,14 @@ pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
     let (tokenizer, data) = (folder.path().join("tokenizer.json"), folder.path().join("passages.jsonl"));
     write(&tokenizer, TOKENIZER)?;
     write(&data, PASSAGES)?;
-    let evaluation =
-        EvaluationArgs { tokenizer: Some(tokenizer), device: args.device.clone(), ..EvaluationArgs::for_data(data) };
+    let task = folder.path().join("task.yml");
+    write(&task, TASK)?;
+    let evaluation = EvaluationArgs {
+        tokenizer: Some(tokenizer),
+        device: args.device.clone(),
+        task: task.display().to_string(),
+        ..EvaluationArgs::for_data(data)
+    };
     let model = ModelArgs { checkpoint, neox_config: Vec::new() };
     compare::run(&CompareArgs::new(model, evaluation, Some(args.output_dir.clone())), screen)
 }

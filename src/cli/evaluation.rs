@@ -6,13 +6,17 @@ use anyhow::{Context, bail};
 
 use super::args::{EvaluationArgs, ModelArgs};
 use crate::checkpoint::Checkpoint;
-use crate::eval::documents::{DataSet, read_documents, select_shard};
+use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{EngineOptions, samples};
+use crate::merge::Strategy;
 use crate::model::Backend;
 use crate::report::{CheckpointInfo, DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
+
+/// Calibration averages a few thousand tokens; more would not change it.
+const MOST_SET_ASIDE: usize = 256;
 
 /// Everything an evaluation needs, validated.
 pub(super) struct Prepared {
@@ -23,21 +27,32 @@ pub(super) struct Prepared {
     pub pairs: Vec<TokenPair>,
     pub passages: Vec<Passage>,
     pub truncated: usize,
+    /// Passages of the data set that were set aside for calibration.
+    pub calibration_count: usize,
     pub options: EngineOptions,
     pub threads: usize,
 }
 
 /// Opens and checks all inputs; nothing is computed yet.
-pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs) -> anyhow::Result<Prepared> {
+///
+/// Where a strategy calibrates and the model needs it, passages are set aside for that unless a file of them is given.
+pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[Strategy]) -> anyhow::Result<Prepared> {
     let threads = set_threads(args.threads)?;
     let checkpoint = Checkpoint::open(&model.checkpoint, &model.neox_config)?;
     let architecture = checkpoint.architecture();
+    check_strategies(&checkpoint, strategies)?;
     let task = Task::resolve(&args.task)?;
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut data = read_documents(&args.data, &task, limit)?;
     if let DataIdentity::Different { .. } = data.identity {
         tracing::info!("{}: {}", args.data.display(), identity_text(&task, &data.identity));
     }
+    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && architecture.streams_can_differ();
+    let set_aside = match &args.calibration {
+        _ if !calibrates => Vec::new(),
+        Some(path) => read_documents(path, &task, None)?.documents,
+        None => set_aside(&mut data.documents)?,
+    };
     if let Some(shard) = args.shard {
         data.documents = select_shard(data.documents, shard.index, shard.count)?;
         if data.documents.is_empty() {
@@ -56,6 +71,11 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs) -> anyhow::Resul
         None => model_length,
     };
     let (passages, truncated) = samples::passages(&pairs, max_length)?;
+    let (calibration, _) = samples::passages(&tokenizer.encode_documents(&set_aside)?, max_length)?;
+    let calibration_count = if args.calibration.is_none() { calibration.len() } else { 0 };
+    if calibration_count > 0 {
+        tracing::info!("{calibration_count} passages are set aside for calibration and not scored");
+    }
     if truncated > 0 {
         tracing::warn!("{truncated} passages are longer than {max_length} tokens and lose some on the left");
     }
@@ -71,8 +91,10 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs) -> anyhow::Resul
         chunk_tokens: args.chunk_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
         memory_budget: args.memory_budget,
         digests: true,
+        calibration,
+        divergence: false,
     };
-    Ok(Prepared { checkpoint, task, data, tokenizer, pairs, passages, truncated, options, threads })
+    Ok(Prepared { checkpoint, task, data, tokenizer, pairs, passages, truncated, calibration_count, options, threads })
 }
 
 impl Prepared {
@@ -115,12 +137,45 @@ impl Prepared {
                 },
                 identity: identity_text(&self.task, &self.data.identity),
             },
-            documents: DocumentCounts { original: self.data.total_count, effective: self.data.documents.len() },
+            documents: DocumentCounts {
+                original: self.data.total_count,
+                effective: self.data.documents.len(),
+                calibration: self.calibration_count,
+            },
             tokenizer: TokenizerInfo { file: name(self.tokenizer.path()), sha256: self.tokenizer.sha256().to_owned() },
             splitting: self.task.splitting.name().to_owned(),
             truncated_count: self.truncated,
         }
     }
+}
+
+/// Every strategy must have a rule that fits for every replicated parameter, before anything is computed.
+fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> anyhow::Result<()> {
+    let parameters: Vec<_> = checkpoint
+        .stage_ids()
+        .into_iter()
+        .flat_map(|id| checkpoint.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
+        .filter(|(_, entry)| entry.row.kind.is_replicated())
+        .collect();
+    for strategy in strategies {
+        let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
+        strategy.check(named, checkpoint.tp_size())?;
+    }
+    Ok(())
+}
+
+/// Takes passages out for calibration: one in five, at most [`MOST_SET_ASIDE`], spread evenly.
+fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
+    let count = (documents.len() / 5).clamp(1, MOST_SET_ASIDE);
+    if documents.len() < 2 {
+        bail!("one passage cannot both calibrate and be scored: give more, or --calibration FILE");
+    }
+    let stride = documents.len() / count;
+    let chosen = |place: usize| place % stride == stride - 1 && place / stride < count;
+    let all = std::mem::take(documents).into_iter().enumerate();
+    let (taken, kept): (Vec<_>, Vec<_>) = all.partition(|&(place, _)| chosen(place));
+    documents.extend(kept.into_iter().map(|(_, document)| document));
+    Ok(taken.into_iter().map(|(_, document)| document).collect())
 }
 
 /// The file given, else the one that lies beside the checkpoint.

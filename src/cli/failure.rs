@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::export::ExportError;
 use crate::merge::MergeError;
 
 /// Whether somebody closed the pipe that we write to, as `head` does.
@@ -32,6 +33,9 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<MergeError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<ExportError>() {
             return error.hint();
         }
         cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)

@@ -11,6 +11,7 @@ mod doctor;
 mod evaluation;
 mod failure;
 mod output;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
+    /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
+    Synth(synth::SynthArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
+        Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kintsugi", &mut script);

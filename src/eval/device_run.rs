@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 use super::packing::Packed;
 use crate::config::Architecture;
 use crate::model::{
-    Backend, Chunk, EmbeddingStage, Group, LayerStage, ModelError, OutputStage, RotaryTable, Streams, TargetScores,
-    Uploader,
+    Backend, Chunk, EmbeddingStage, Group, LayerMeans, LayerStage, ModelError, OutputStage, RotaryTable, Streams,
+    TargetScores, Uploader,
 };
 use crate::partition::{StageId, StageTensors};
 
@@ -24,6 +24,17 @@ pub(super) struct TargetPlace {
     pub id: u32,
 }
 
+/// What goes into a stage.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StageInput {
+    /// The stream; none for the embedding.
+    pub stream: Option<usize>,
+    /// Whether nobody needs the stream after this.
+    pub last_use: bool,
+    /// Whether to use chunks of the other size.
+    pub rechunked: bool,
+}
+
 /// Passages on one device.
 pub(super) struct DeviceRun {
     backend: Backend,
@@ -31,6 +42,8 @@ pub(super) struct DeviceRun {
     /// One chunk over all rows, for the embedding.
     whole: Chunk,
     chunks: Vec<Chunk>,
+    /// The same rows in chunks of another size.
+    other_chunks: Vec<Chunk>,
     rotary: Option<RotaryTable>,
     /// Packed rows of the target positions, the target ids, and where the scores belong.
     target_rows: Tensor,
@@ -51,30 +64,24 @@ impl DeviceRun {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };
         let positions = on_device(packed.positions())?;
-        let mut chunks = Vec::new();
         let (mut rows, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for chunk in packed.chunks(chunk_tokens) {
-            let (start, tokens) = (to_i64(chunk.rows.start), to_i64(chunk.rows.len()));
             for target in &chunk.targets {
-                rows.push(start + to_i64(target.row));
+                rows.push(to_i64(chunk.rows.start + target.row));
                 ids.push(target.id);
                 let id = u32::try_from(target.id).unwrap_or(u32::MAX);
                 places.push(TargetPlace { passage: target.passage, ordinal: target.ordinal, id });
             }
-            let groups = chunk.groups.iter().map(|group| Group {
-                start: to_i64(group.start),
-                passages: to_i64(group.passage_count),
-                length: to_i64(group.length),
-            });
-            let positions = positions.f_narrow(0, start, tokens)?;
-            chunks.push(Chunk { start, tokens, groups: groups.collect(), positions });
         }
+        let chunks = model_chunks(packed, chunk_tokens, &positions)?;
+        let other_chunks = model_chunks(packed, chunk_tokens / 3 + 1, &positions)?;
         let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
         Ok(Self {
             backend,
             input_ids: on_device(packed.input_ids())?,
             whole: Chunk { start: 0, tokens: to_i64(packed.token_count()), groups: Vec::new(), positions },
             chunks,
+            other_chunks,
             rotary: RotaryTable::new(architecture, backend, longest)?,
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
@@ -94,29 +101,29 @@ impl DeviceRun {
         }
     }
 
-    /// Runs a stage but the last: stream `input` (none for the embedding) goes in, the number of a new stream comes out.
-    /// `last_use` says that nobody needs the input stream after this. `tick` hears of every chunk's tokens.
+    /// Runs a stage but the last; the number of a new stream comes out. `means` takes part in what a layer's norms put
+    /// out, `tick` hears of every chunk's tokens.
     pub(super) fn run(
         &mut self,
         architecture: &Architecture,
         stage: &StageTensors,
         uploader: &mut Uploader,
-        input: Option<usize>,
-        last_use: bool,
+        input: StageInput,
+        mut means: Option<&mut LayerMeans>,
         tick: &dyn Fn(u64),
     ) -> Result<usize, ModelError> {
-        let output = match (stage.id, input) {
+        let output = match (stage.id, input.stream) {
             (StageId::Embedding, _) | (_, None) => {
                 let streams =
                     EmbeddingStage::new(stage, architecture, uploader)?.forward(&self.input_ids, &self.whole)?;
                 tick(self.whole.tokens.unsigned_abs());
                 streams
             }
-            (_, Some(input)) => {
+            (_, Some(stream)) => {
                 let layer = LayerStage::new(stage, architecture, uploader)?;
-                let mut streams = self.take(input, last_use)?;
-                for chunk in &self.chunks {
-                    layer.forward(&mut streams, chunk, self.rotary.as_ref())?;
+                let mut streams = self.take(stream, input.last_use)?;
+                for chunk in if input.rechunked { &self.other_chunks } else { &self.chunks } {
+                    layer.forward(&mut streams, chunk, self.rotary.as_ref(), means.as_deref_mut())?;
                     tick(chunk.tokens.unsigned_abs());
                 }
                 streams
@@ -126,15 +133,48 @@ impl DeviceRun {
         Ok(self.streams.len() - 1)
     }
 
+    /// Frees a stream.
+    pub(super) fn discard(&mut self, stream: usize) {
+        if let Some(slot) = self.streams.get_mut(stream) {
+            *slot = None;
+        }
+    }
+
+    fn stream(&self, stream: usize) -> Result<&Streams, ModelError> {
+        let found = self.streams.get(stream).and_then(Option::as_ref);
+        found.ok_or_else(|| tch::TchError::Kind(format!("stream {stream} is gone")).into())
+    }
+
+    /// Mean outputs of the final norm over all rows, one vector per rank.
+    pub(super) fn final_norm_means(
+        &self,
+        architecture: &Architecture,
+        stage: &StageTensors,
+        stream: usize,
+    ) -> Result<Vec<Vec<f64>>, ModelError> {
+        let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
+        let rows = Tensor::f_arange(self.whole.tokens, (Kind::Int64, self.backend.device))?;
+        output.norm_means(self.stream(stream)?, &rows)?.per_rank(stage.tp_size)
+    }
+
+    /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows.
+    pub(super) fn distance(&self, baseline: usize, stream: usize) -> Result<(f64, f64), ModelError> {
+        let (baseline, other) = (self.stream(baseline)?, self.stream(stream)?);
+        let mut total = (0.0, 0.0);
+        for chunk in &self.chunks {
+            let reference = baseline.mean_rows(chunk)?;
+            let difference = other.mean_rows(chunk)?.f_sub(&reference)?;
+            total.0 += difference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+            total.1 += reference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        }
+        Ok(total)
+    }
+
     fn take(&mut self, stream: usize, last_use: bool) -> Result<Streams, ModelError> {
-        let slot = self.streams.get_mut(stream);
-        let found = if last_use { slot.and_then(Option::take) } else { None };
+        let found = if last_use { self.streams.get_mut(stream).and_then(Option::take) } else { None };
         match found {
             Some(streams) => Ok(streams),
-            None => match self.streams.get(stream).and_then(Option::as_ref) {
-                Some(streams) => streams.deep_copy(),
-                None => Err(tch::TchError::Kind(format!("stream {stream} is gone")).into()),
-            },
+            None => self.stream(stream)?.deep_copy(),
         }
     }
 
@@ -148,16 +188,31 @@ impl DeviceRun {
             let ids = self.target_ids.f_narrow(0, start, length)?;
             let mut baseline: Option<Tensor> = None;
             for ((output, stream), scores) in outputs.iter().zip(&mut scores) {
-                let Some(streams) = self.streams.get(*stream).and_then(Option::as_ref) else {
-                    return Err(tch::TchError::Kind(format!("stream {stream} is gone")).into());
-                };
-                let log_probabilities = output.log_probabilities(streams, &rows)?;
+                let log_probabilities = output.log_probabilities(self.stream(*stream)?, &rows)?;
                 scores.extend(TargetScores::new(&log_probabilities, &ids, baseline.as_ref())?);
                 baseline = Some(baseline.unwrap_or(log_probabilities));
             }
         }
         Ok(scores)
     }
+}
+
+/// The packing's chunks as the model takes them.
+fn model_chunks(packed: &Packed, chunk_tokens: usize, positions: &Tensor) -> Result<Vec<Chunk>, ModelError> {
+    packed
+        .chunks(chunk_tokens)
+        .into_iter()
+        .map(|chunk| {
+            let (start, tokens) = (to_i64(chunk.rows.start), to_i64(chunk.rows.len()));
+            let groups = chunk.groups.iter().map(|group| Group {
+                start: to_i64(group.start),
+                passages: to_i64(group.passage_count),
+                length: to_i64(group.length),
+            });
+            let positions = positions.f_narrow(0, start, tokens)?;
+            Ok(Chunk { start, tokens, groups: groups.collect(), positions })
+        })
+        .collect()
 }
 
 /// Half precision on a CPU is emulated and slow beyond use.

@@ -1,16 +1,15 @@
-//! The layer-major loop. For every stage: read its shards once, merge them once per distinct rule, push all passages of
-//! all variants through it, drop it. Variants whose weights have been equal so far share one residual stream.
+//! The layer-major evaluation: what to evaluate, how, and what comes out. The loop itself is in `slice_run`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::device_run::{DeviceRun, is_emulated};
 use super::packing::{Packed, Passage};
-use super::prefetch::Prefetcher;
+use super::slice_run::SliceRun;
 use super::{EvalError, budget};
 use crate::checkpoint::{Checkpoint, FileDigest};
-use crate::merge::{Exactness, Signature, StageMerger, Strategy};
-use crate::model::{Backend, ModelError, OutputStage, TargetScores};
-use crate::partition::{Role, StageId, StageTensors};
+use crate::merge::{Exactness, Strategy};
+use crate::model::{Backend, ModelError};
+use crate::partition::StageId;
 use crate::samples::TokenScore;
 
 /// One model to evaluate.
@@ -20,6 +19,9 @@ pub struct Variant {
     pub name: String,
     /// Where its weights come from.
     pub weights: Weights,
+    /// Whether passages go through it in chunks of another size than through the rest: evaluating the baseline so shows
+    /// how far rounding alone moves the numbers.
+    pub rechunked: bool,
 }
 
 /// Where a variant's weights come from.
@@ -31,8 +33,28 @@ pub enum Weights {
     Merged(Strategy),
 }
 
+impl Variant {
+    /// The checkpoint as it is, named `baseline`.
+    #[must_use]
+    pub fn baseline() -> Self {
+        Self { name: "baseline".to_owned(), weights: Weights::Unmerged, rechunked: false }
+    }
+
+    /// The checkpoint as it is in chunks of another size, named `noise floor`.
+    #[must_use]
+    pub fn noise_floor() -> Self {
+        Self { name: "noise floor".to_owned(), weights: Weights::Unmerged, rechunked: true }
+    }
+
+    /// A merge, under its strategy's name.
+    #[must_use]
+    pub fn merged(strategy: Strategy) -> Self {
+        Self { name: strategy.name.clone(), weights: Weights::Merged(strategy), rechunked: false }
+    }
+}
+
 /// How to run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
     /// The devices; passages are divided among them.
     pub backends: Vec<Backend>,
@@ -42,6 +64,18 @@ pub struct EngineOptions {
     pub memory_budget: Option<u64>,
     /// Whether to hash the files that are read.
     pub digests: bool,
+    /// Passages that strategies which calibrate may look at; never scored.
+    pub calibration: Vec<Passage>,
+    /// Whether to measure how far each variant's residual stream is from the baseline's after every stage.
+    pub divergence: bool,
+}
+
+impl EngineOptions {
+    /// Everything at its default on these devices.
+    #[must_use]
+    pub fn on(backends: Vec<Backend>) -> Self {
+        Self { backends, ..Self::default() }
+    }
 }
 
 /// Hears of progress.
@@ -71,6 +105,23 @@ pub struct Timings {
     pub compute: Duration,
 }
 
+/// How far a residual stream is from the baseline's after a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Divergence {
+    /// Σ‖x − x_baseline‖² over tokens; the baseline is the mean of the ranks' streams where they differ.
+    pub squared_distance: f64,
+    /// Σ‖x_baseline‖² over tokens.
+    pub squared_norm: f64,
+}
+
+impl Divergence {
+    /// √(Σ‖x − x_baseline‖² / Σ‖x_baseline‖²).
+    #[must_use]
+    pub fn relative(self) -> f64 {
+        if self.squared_norm > 0.0 { (self.squared_distance / self.squared_norm).sqrt() } else { 0.0 }
+    }
+}
+
 /// What came out.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
@@ -79,6 +130,8 @@ pub struct Evaluation {
     pub scores: Vec<Vec<Vec<TokenScore>>>,
     /// For each variant, what makes it another model than the unmerged one.
     pub exactness: Vec<Exactness>,
+    /// `[variants][stages but the last]`; empty unless asked for.
+    pub divergence: Vec<Vec<Divergence>>,
     /// Digests of the files read; empty unless asked for.
     pub digests: Vec<FileDigest>,
     /// Where the time went.
@@ -89,13 +142,6 @@ pub struct Evaluation {
     pub chunk_tokens: usize,
     /// Input tokens of all passages.
     pub token_count: usize,
-}
-
-/// Variants with the same input stream and the same weights in a stage.
-struct ComputeGroup {
-    input: Option<usize>,
-    signature: Option<Signature>,
-    variants: Vec<usize>,
 }
 
 /// Evaluates every variant on every passage. `passages` must be indexed 0, 1, 2, ….
@@ -129,30 +175,31 @@ pub fn evaluate(
     let ids = checkpoint.stage_ids();
     observer.start(((ids.len() - 1) * packed.token_count() * variants.len()) as u64);
 
-    let mut run = Run {
-        checkpoint,
-        variants,
-        observer,
-        evaluation: Evaluation {
-            scores: vec![vec![Vec::new(); passage_count]; variants.len()],
-            exactness: vec![Exactness::default(); variants.len()],
-            digests: Vec::new(),
-            timings: Timings::default(),
-            slice_count: slices.len(),
-            chunk_tokens,
-            token_count: packed.token_count(),
-        },
+    let mut evaluation = Evaluation {
+        scores: vec![vec![Vec::new(); passage_count]; variants.len()],
+        exactness: vec![Exactness::default(); variants.len()],
+        divergence: vec![
+            vec![Divergence::default(); ids.len() - 1];
+            if options.divergence { variants.len() } else { 0 }
+        ],
+        digests: Vec::new(),
+        timings: Timings::default(),
+        slice_count: slices.len(),
+        chunk_tokens,
+        token_count: packed.token_count(),
     };
     let _no_grad = tch::no_grad_guard();
     for (number, slice) in slices.iter().enumerate() {
-        let mut devices = divide(slice, &options.backends)
+        let devices = divide(slice, &options.backends)
             .iter()
             .map(|(backend, share)| DeviceRun::new(architecture, *backend, share, chunk_tokens))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
-        run.slice(&mut devices, &ids, number, options.digests && number == 0)?;
+        SliceRun::new(checkpoint, variants, observer, &mut evaluation, devices)
+            .with_calibration(backend, &options.calibration)?
+            .run(&ids, number, options.digests && number == 0)?;
     }
-    Ok(run.evaluation)
+    Ok(evaluation)
 }
 
 /// Divides passages among devices, every share with long and short ones.
@@ -163,185 +210,4 @@ fn divide(slice: &Packed, backends: &[Backend]) -> Vec<(Backend, Packed)> {
     let share = |first: usize| slice.passages().iter().skip(first).step_by(backends.len()).cloned().collect();
     let shares = backends.iter().enumerate().map(|(first, &backend)| (backend, Packed::new(share(first))));
     shares.filter(|(_, share)| share.token_count() > 0).collect()
-}
-
-struct Run<'a> {
-    checkpoint: &'a Checkpoint,
-    variants: &'a [Variant],
-    observer: &'a dyn Observer,
-    evaluation: Evaluation,
-}
-
-impl Run<'_> {
-    fn slice(
-        &mut self,
-        devices: &mut [DeviceRun],
-        ids: &[StageId],
-        number: usize,
-        hash: bool,
-    ) -> Result<(), EvalError> {
-        let checkpoint = self.checkpoint;
-        std::thread::scope(|scope| {
-            let reader = Prefetcher::start(scope, checkpoint, ids.to_vec(), hash);
-            let mut streams: Vec<Option<usize>> = vec![None; self.variants.len()];
-            for &id in ids {
-                self.observer.stage(id, number + 1, self.evaluation.slice_count);
-                let waiting = Instant::now();
-                let stage = reader.next(id)?;
-                self.evaluation.timings.read += waiting.elapsed();
-                self.stage(devices, &stage, &mut streams)?;
-            }
-            let digests = reader.finish()?;
-            if hash {
-                self.evaluation.digests = digests;
-            }
-            Ok(())
-        })
-    }
-
-    fn stage(
-        &mut self,
-        devices: &mut [DeviceRun],
-        stage: &StageTensors,
-        streams: &mut [Option<usize>],
-    ) -> Result<(), EvalError> {
-        let architecture = self.checkpoint.architecture();
-        let mut merger = StageMerger::new(stage, architecture);
-        let groups = self.group(&merger, stage, streams)?;
-        let mut uploaders: Vec<_> = devices.iter().map(DeviceRun::uploader).collect();
-        let failed = |source| EvalError::Model { stage: stage.id, source };
-        let mut outputs: Vec<Vec<(OutputStage, usize)>> = devices.iter().map(|_| Vec::new()).collect();
-        for (at, group) in groups.iter().enumerate() {
-            let merging = Instant::now();
-            let weights = self.weights(&mut merger, stage, group)?;
-            self.evaluation.timings.merge += merging.elapsed();
-            let computing = Instant::now();
-            if let (StageId::Output, Some(input)) = (stage.id, group.input) {
-                for (uploader, outputs) in uploaders.iter_mut().zip(&mut outputs) {
-                    outputs.push((OutputStage::new(&weights, architecture, uploader).map_err(failed)?, input));
-                }
-            } else {
-                let last_use = groups[at + 1..].iter().all(|later| later.input != group.input);
-                let share = group.variants.len() as u64;
-                let tick = |tokens: u64| self.observer.advance(tokens * share);
-                let made = on_each(devices, &mut uploaders, |device, uploader| {
-                    device.run(architecture, &weights, uploader, group.input, last_use, &tick)
-                })
-                .map_err(failed)?;
-                for &variant in &group.variants {
-                    streams[variant] = made.first().copied();
-                }
-            }
-            self.evaluation.timings.compute += computing.elapsed();
-        }
-        if stage.id == StageId::Output {
-            let computing = Instant::now();
-            let scores = score_all(devices, &mut outputs).map_err(failed)?;
-            self.keep(devices, &groups, &scores);
-            self.evaluation.timings.compute += computing.elapsed();
-        }
-        devices.iter().for_each(DeviceRun::synchronize);
-        Ok(())
-    }
-
-    /// Variants that go through the stage together. The baseline's group comes first.
-    fn group(
-        &self,
-        merger: &StageMerger<'_>,
-        stage: &StageTensors,
-        streams: &[Option<usize>],
-    ) -> Result<Vec<ComputeGroup>, EvalError> {
-        // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
-        let shared_start = stage.id == StageId::Embedding && stage.get(Role::PositionEmbedding).is_none();
-        let mut groups: Vec<ComputeGroup> = Vec::new();
-        for (at, (variant, &input)) in self.variants.iter().zip(streams).enumerate() {
-            let signature = match &variant.weights {
-                Weights::Unmerged => None,
-                Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
-            };
-            match groups.iter_mut().find(|group| group.input == input && group.signature == signature) {
-                Some(group) => group.variants.push(at),
-                None => groups.push(ComputeGroup { input, signature, variants: vec![at] }),
-            }
-        }
-        Ok(groups)
-    }
-
-    /// The group's weights; every merged member's exactness is judged on the way.
-    fn weights(
-        &mut self,
-        merger: &mut StageMerger<'_>,
-        stage: &StageTensors,
-        group: &ComputeGroup,
-    ) -> Result<StageTensors, EvalError> {
-        let mut weights = None;
-        for &at in &group.variants {
-            match &self.variants[at].weights {
-                Weights::Unmerged => weights = Some(stage.clone()),
-                Weights::Merged(strategy) => {
-                    let merged = merger.merge(strategy, &mut self.evaluation.exactness[at])?;
-                    weights = Some(weights.unwrap_or(merged));
-                }
-            }
-        }
-        Ok(weights.unwrap_or_else(|| stage.clone()))
-    }
-
-    /// Puts scores where they belong.
-    fn keep(&mut self, devices: &[DeviceRun], groups: &[ComputeGroup], scores: &[Vec<TargetScores>]) {
-        for (device, scores) in devices.iter().zip(scores) {
-            for (group, scores) in groups.iter().zip(scores) {
-                for (at, place) in device.places.iter().enumerate() {
-                    let score = TokenScore {
-                        id: place.id,
-                        greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
-                        logprob: scores.logprob[at],
-                        kl: scores.kl.get(at).copied(),
-                    };
-                    for &variant in &group.variants {
-                        let tokens = &mut self.evaluation.scores[variant][place.passage];
-                        debug_assert_eq!(tokens.len(), place.ordinal, "targets come in order");
-                        tokens.push(score.clone());
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Runs `work` on every device, at once where there are several.
-fn on_each<T: Send, U: Send>(
-    devices: &mut [DeviceRun],
-    uploaders: &mut [U],
-    work: impl Fn(&mut DeviceRun, &mut U) -> Result<T, ModelError> + Sync,
-) -> Result<Vec<T>, ModelError> {
-    if let ([device], [uploader]) = (&mut *devices, &mut *uploaders) {
-        return Ok(vec![work(device, uploader)?]);
-    }
-    std::thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = devices
-            .iter_mut()
-            .zip(uploaders)
-            .map(|(device, uploader)| {
-                scope.spawn(move || {
-                    let _no_grad = tch::no_grad_guard();
-                    work(device, uploader)
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread.join().unwrap_or_else(|_| Err(tch::TchError::Kind("a device thread died".to_owned()).into()))
-            })
-            .collect()
-    })
-}
-
-fn score_all(
-    devices: &mut [DeviceRun],
-    outputs: &mut [Vec<(OutputStage, usize)>],
-) -> Result<Vec<Vec<TargetScores>>, ModelError> {
-    on_each(devices, outputs, |device, outputs| device.score(outputs))
 }

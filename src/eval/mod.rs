@@ -3,6 +3,7 @@
 //! and drops it.
 
 pub mod budget;
+mod calibration;
 pub mod data_error;
 mod device_run;
 pub mod documents;
@@ -11,8 +12,9 @@ mod error;
 pub mod packing;
 mod prefetch;
 pub mod samples;
+mod slice_run;
 pub mod task;
 pub mod tokenizer;
 
-pub use engine::{EngineOptions, Evaluation, Observer, Quiet, Variant, Weights, evaluate};
+pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, evaluate};
 pub use error::EvalError;

@@ -21,13 +21,13 @@ pub enum Value {
     /// Text.
     Str(String),
     /// A list.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// A tuple.
-    Tuple(Vec<Value>),
+    Tuple(Vec<Self>),
     /// A `dict`.
-    Dict(Vec<(String, Value)>),
+    Dict(Vec<(String, Self)>),
     /// A `collections.OrderedDict`, as `state_dict()` makes.
-    OrderedDict(Vec<(String, Value)>),
+    OrderedDict(Vec<(String, Self)>),
     /// A tensor; its elements are written apart.
     Tensor(StoredTensor),
 }
@@ -51,25 +51,25 @@ pub(super) struct Storage {
 }
 
 mod opcode {
-    pub const PROTO: u8 = 0x80;
-    pub const STOP: u8 = b'.';
-    pub const MARK: u8 = b'(';
-    pub const NONE: u8 = b'N';
-    pub const NEW_TRUE: u8 = 0x88;
-    pub const NEW_FALSE: u8 = 0x89;
-    pub const BIN_INT: u8 = b'J';
-    pub const LONG1: u8 = 0x8a;
-    pub const BIN_FLOAT: u8 = b'G';
-    pub const BIN_UNICODE: u8 = b'X';
-    pub const EMPTY_LIST: u8 = b']';
-    pub const APPENDS: u8 = b'e';
-    pub const EMPTY_TUPLE: u8 = b')';
-    pub const TUPLE: u8 = b't';
-    pub const EMPTY_DICT: u8 = b'}';
-    pub const SET_ITEMS: u8 = b'u';
-    pub const GLOBAL: u8 = b'c';
-    pub const REDUCE: u8 = b'R';
-    pub const BIN_PERSISTENT_ID: u8 = b'Q';
+    pub(super) const PROTO: u8 = 0x80;
+    pub(super) const STOP: u8 = b'.';
+    pub(super) const MARK: u8 = b'(';
+    pub(super) const NONE: u8 = b'N';
+    pub(super) const NEW_TRUE: u8 = 0x88;
+    pub(super) const NEW_FALSE: u8 = 0x89;
+    pub(super) const BIN_INT: u8 = b'J';
+    pub(super) const LONG1: u8 = 0x8a;
+    pub(super) const BIN_FLOAT: u8 = b'G';
+    pub(super) const BIN_UNICODE: u8 = b'X';
+    pub(super) const EMPTY_LIST: u8 = b']';
+    pub(super) const APPENDS: u8 = b'e';
+    pub(super) const EMPTY_TUPLE: u8 = b')';
+    pub(super) const TUPLE: u8 = b't';
+    pub(super) const EMPTY_DICT: u8 = b'}';
+    pub(super) const SET_ITEMS: u8 = b'u';
+    pub(super) const GLOBAL: u8 = b'c';
+    pub(super) const REDUCE: u8 = b'R';
+    pub(super) const BIN_PERSISTENT_ID: u8 = b'Q';
 }
 
 /// Pickles `root` and lists the storages that its tensors need. `path` is for messages.

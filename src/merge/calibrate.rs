@@ -70,7 +70,8 @@ fn correct_reader(
     let (_, new_means) = new.map_rows(|_, row| dot(row, merged_mean))?;
     let differences: Vec<f64> = own_means.iter().zip(&new_means).map(|(own, new)| own - new).collect();
     if let Some((role, own_bias)) = bias.and_then(|role| Some((role, joined(unmerged, role)?))) {
-        let values: Vec<f64> = own_bias.to_f64()?.iter().zip(&differences).map(|(bias, change)| bias + change).collect();
+        let values: Vec<f64> =
+            own_bias.to_f64()?.iter().zip(&differences).map(|(bias, change)| bias + change).collect();
         let corrected = HostTensor::from_f64(own_bias.dtype(), own_bias.shape().to_vec(), &values)?;
         replace(merged, role, corrected);
         return Ok(());

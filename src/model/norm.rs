@@ -19,10 +19,8 @@ pub struct NormMeans {
 impl NormMeans {
     /// Takes in a norm's output, `[rows, hidden]`, one for all ranks or one per rank.
     pub(super) fn add(&mut self, normed: &[Tensor]) -> Result<(), ModelError> {
-        let sums = normed
-            .iter()
-            .map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double))
-            .collect::<Result<Vec<_>, _>>()?;
+        let sums =
+            normed.iter().map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double)).collect::<Result<Vec<_>, _>>()?;
         if self.sums.is_empty() {
             self.sums = sums;
         } else {

@@ -47,6 +47,18 @@ impl Streams {
         Ok(Self(self.0.iter().map(copy_of).collect::<Result<_, ModelError>>()?))
     }
 
+    /// The chunk's rows, averaged over the streams.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn mean_rows(&self, chunk: &Chunk) -> Result<Tensor, ModelError> {
+        let rows = self.rows(chunk)?;
+        match rows.as_slice() {
+            [only] => Ok(only.shallow_clone()),
+            many => Ok(Tensor::f_stack(many, 0)?.f_mean_dim(0, false, None::<tch::Kind>)?),
+        }
+    }
+
     /// The chunk's rows of every stream, as views.
     pub(super) fn rows(&self, chunk: &Chunk) -> Result<Vec<Tensor>, ModelError> {
         Ok(self.0.iter().map(|stream| stream.f_narrow(0, chunk.start, chunk.tokens)).collect::<Result<_, _>>()?)

@@ -164,6 +164,9 @@ pub struct DocumentCounts {
     pub original: usize,
     /// Documents evaluated.
     pub effective: usize,
+    /// Documents that were set aside for calibration and not evaluated.
+    #[serde(default)]
+    pub calibration: usize,
 }
 
 /// The tokenizer of a run.

@@ -155,7 +155,7 @@ impl Report {
         let report = Self {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool { name: "kintsugi".to_owned(), version: input.run.versions.kintsugi.clone() },
-            partial: documents.effective < documents.original,
+            partial: documents.effective + documents.calibration < documents.original,
             checkpoint: input.checkpoint.clone(),
             task: input.task.clone(),
             run: input.run.clone(),

@@ -1,0 +1,253 @@
+//! The layer-major loop over one slice of passages. For every stage: read its shards once, merge them once per distinct
+//! rule, push all passages of all variants through it, drop it. Variants whose weights have been equal so far share one
+//! residual stream.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::EvalError;
+use super::calibration::Calibrator;
+use super::device_run::{DeviceRun, StageInput};
+use super::engine::{Evaluation, Observer, Variant, Weights};
+use super::packing::Passage;
+use super::prefetch::Prefetcher;
+use crate::checkpoint::Checkpoint;
+use crate::merge::{Signature, StageMerger};
+use crate::model::{Backend, ModelError, OutputStage, TargetScores};
+use crate::partition::{Role, StageId, StageTensors};
+use crate::samples::TokenScore;
+
+/// Variants with the same input stream and the same weights in a stage, which go through it as one.
+#[derive(Debug, PartialEq)]
+struct Key {
+    input: Option<usize>,
+    signature: Option<Signature>,
+    /// The variant whose weights were corrected for it alone.
+    corrected: Option<usize>,
+    rechunked: bool,
+}
+
+type Groups = Vec<(Key, Vec<usize>)>;
+
+pub(super) struct SliceRun<'a> {
+    checkpoint: &'a Checkpoint,
+    variants: &'a [Variant],
+    observer: &'a dyn Observer,
+    evaluation: &'a mut Evaluation,
+    devices: Vec<DeviceRun>,
+    calibrator: Option<Calibrator>,
+    /// Which stream each variant has got to.
+    streams: Vec<Option<usize>>,
+}
+
+impl<'a> SliceRun<'a> {
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        variants: &'a [Variant],
+        observer: &'a dyn Observer,
+        evaluation: &'a mut Evaluation,
+        devices: Vec<DeviceRun>,
+    ) -> Self {
+        let streams = vec![None; variants.len()];
+        Self { checkpoint, variants, observer, evaluation, devices, calibrator: None, streams }
+    }
+
+    /// Lets strategies that calibrate look at these passages.
+    pub(super) fn with_calibration(mut self, backend: Backend, passages: &[Passage]) -> Result<Self, EvalError> {
+        let chunk_tokens = self.evaluation.chunk_tokens;
+        let architecture = self.checkpoint.architecture();
+        self.calibrator = Calibrator::new(architecture, backend, self.variants, passages, chunk_tokens)?;
+        Ok(self)
+    }
+
+    /// Runs all stages; `hash` also keeps the digests of the files.
+    pub(super) fn run(mut self, ids: &[StageId], number: usize, hash: bool) -> Result<(), EvalError> {
+        let checkpoint = self.checkpoint;
+        std::thread::scope(|scope| {
+            let reader = Prefetcher::start(scope, checkpoint, ids.to_vec(), hash);
+            for (place, &id) in ids.iter().enumerate() {
+                self.observer.stage(id, number + 1, self.evaluation.slice_count);
+                let waiting = Instant::now();
+                let stage = reader.next(id)?;
+                self.evaluation.timings.read += waiting.elapsed();
+                self.stage(&stage)?;
+                self.measure_divergence(place, id)?;
+            }
+            let digests = reader.finish()?;
+            if hash {
+                self.evaluation.digests = digests;
+            }
+            Ok(())
+        })
+    }
+
+    fn stage(&mut self, stage: &StageTensors) -> Result<(), EvalError> {
+        let architecture = self.checkpoint.architecture();
+        let failed = |source| EvalError::Model { stage: stage.id, source };
+        let mut merger = StageMerger::new(stage, architecture);
+        let corrected = match &mut self.calibrator {
+            Some(calibrator) => {
+                calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.evaluation.exactness)?
+            }
+            None => BTreeMap::new(),
+        };
+        let groups = self.group(&merger, stage, &corrected)?;
+        let mut uploaders: Vec<_> = self.devices.iter().map(DeviceRun::uploader).collect();
+        let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
+        for (at, (key, members)) in groups.iter().enumerate() {
+            let merging = Instant::now();
+            let weights = self.weights(&mut merger, stage, members, &corrected)?;
+            self.evaluation.timings.merge += merging.elapsed();
+            let computing = Instant::now();
+            if let (StageId::Output, Some(input)) = (stage.id, key.input) {
+                for (uploader, outputs) in uploaders.iter_mut().zip(&mut outputs) {
+                    outputs.push((OutputStage::new(&weights, architecture, uploader).map_err(failed)?, input));
+                }
+            } else {
+                let last_use = groups[at + 1..].iter().all(|(later, _)| later.input != key.input);
+                let input = StageInput { stream: key.input, last_use, rechunked: key.rechunked };
+                let share = members.len() as u64;
+                let observer = self.observer;
+                let tick = |tokens: u64| observer.advance(tokens * share);
+                let made = on_each(&mut self.devices, &mut uploaders, |device, uploader| {
+                    device.run(architecture, &weights, uploader, input, None, &tick)
+                })
+                .map_err(failed)?;
+                for &variant in members {
+                    self.streams[variant] = made.first().copied();
+                }
+            }
+            self.evaluation.timings.compute += computing.elapsed();
+        }
+        let computing = Instant::now();
+        if stage.id == StageId::Output {
+            let scores = on_each(&mut self.devices, &mut outputs, |device, outputs| device.score(outputs));
+            self.keep(&groups, &scores.map_err(failed)?);
+        }
+        self.devices.iter().for_each(DeviceRun::synchronize);
+        self.evaluation.timings.compute += computing.elapsed();
+        Ok(())
+    }
+
+    /// Variants that go through the stage together. The baseline's group comes first.
+    fn group(
+        &self,
+        merger: &StageMerger<'_>,
+        stage: &StageTensors,
+        corrected: &BTreeMap<usize, StageTensors>,
+    ) -> Result<Groups, EvalError> {
+        // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
+        let start = stage.id == StageId::Embedding;
+        let shared_start = start && stage.get(Role::PositionEmbedding).is_none();
+        let mut groups: Groups = Vec::new();
+        for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
+            let signature = match &variant.weights {
+                Weights::Unmerged => None,
+                Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
+            };
+            let corrected = corrected.contains_key(&at).then_some(at);
+            // Chunks play no part where every row goes its own way.
+            let rechunked = variant.rechunked && matches!(stage.id, StageId::Layer(_));
+            let key = Key { input, signature, corrected, rechunked };
+            match groups.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, members)) => members.push(at),
+                None => groups.push((key, vec![at])),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The group's weights; every merged member's exactness is judged on the way.
+    fn weights(
+        &mut self,
+        merger: &mut StageMerger<'_>,
+        stage: &StageTensors,
+        members: &[usize],
+        corrected: &BTreeMap<usize, StageTensors>,
+    ) -> Result<StageTensors, EvalError> {
+        let mut weights = None;
+        for at in members {
+            if let Some(corrected) = corrected.get(at) {
+                return Ok(corrected.clone());
+            }
+            match &self.variants[*at].weights {
+                Weights::Unmerged => weights = Some(stage.clone()),
+                Weights::Merged(strategy) => {
+                    let merged = merger.merge(strategy, &mut self.evaluation.exactness[*at])?;
+                    weights = Some(weights.unwrap_or(merged));
+                }
+            }
+        }
+        Ok(weights.unwrap_or_else(|| stage.clone()))
+    }
+
+    /// Puts scores where they belong.
+    fn keep(&mut self, groups: &Groups, scores: &[Vec<TargetScores>]) {
+        for (device, scores) in self.devices.iter().zip(scores) {
+            for ((_, members), scores) in groups.iter().zip(scores) {
+                for (at, place) in device.places.iter().enumerate() {
+                    let score = TokenScore {
+                        id: place.id,
+                        greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
+                        logprob: scores.logprob[at],
+                        kl: scores.kl.get(at).copied(),
+                    };
+                    for &variant in members {
+                        let tokens = &mut self.evaluation.scores[variant][place.passage];
+                        debug_assert_eq!(tokens.len(), place.ordinal, "targets come in order");
+                        tokens.push(score.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds up how far every variant's stream is from the baseline's, where that was asked for.
+    fn measure_divergence(&mut self, place: usize, id: StageId) -> Result<(), EvalError> {
+        if id == StageId::Output || self.evaluation.divergence.is_empty() {
+            return Ok(());
+        }
+        let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
+        for (variant, stream) in self.streams.iter().enumerate() {
+            let Some(stream) = *stream else { continue };
+            for device in &self.devices {
+                let (squared_distance, squared_norm) =
+                    device.distance(baseline, stream).map_err(|source| EvalError::Model { stage: id, source })?;
+                let total = &mut self.evaluation.divergence[variant][place];
+                total.squared_distance += squared_distance;
+                total.squared_norm += squared_norm;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs `work` on every device, at once where there are several.
+fn on_each<T: Send, U: Send>(
+    devices: &mut [DeviceRun],
+    companions: &mut [U],
+    work: impl Fn(&mut DeviceRun, &mut U) -> Result<T, ModelError> + Sync,
+) -> Result<Vec<T>, ModelError> {
+    if let ([device], [companion]) = (&mut *devices, &mut *companions) {
+        return Ok(vec![work(device, companion)?]);
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = devices
+            .iter_mut()
+            .zip(companions)
+            .map(|(device, companion)| {
+                scope.spawn(move || {
+                    let _no_grad = tch::no_grad_guard();
+                    work(device, companion)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(tch::TchError::Kind("a device thread died".to_owned()).into()))
+            })
+            .collect()
+    })
+}
