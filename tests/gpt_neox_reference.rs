@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::evaluation::{
-    baseline, cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood,
-    mean_kl, pairs, perplexity, run, shared_checkpoint, variants, worst_difference,
+    cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood, mean_kl, pairs,
+    perplexity, run, shared_checkpoint, variants, worst_difference,
 };
 use common::npz::{Array, parse_npy, read_npz};
 use kintsugi::checkpoint::{Checkpoint, CheckpointError};
+use kintsugi::eval::Variant;
 use kintsugi::eval::documents::read_documents;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
@@ -174,7 +175,7 @@ fn logits_are_those_of_gpt_neox_at_every_position() {
 
 /// Log-likelihoods, greedy tokens and summary numbers of the unmerged model.
 fn check(name: &str, folder: &Path, reference: &Value) {
-    let evaluation = run(folder, reference, &[baseline()]);
+    let evaluation = run(folder, reference, &[Variant::baseline()]);
     let scores = &evaluation.scores[0];
     let expected = reference["passages"].as_array().unwrap();
     assert_eq!(scores.len(), expected.len(), "{name}");

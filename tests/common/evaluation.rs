@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kintsugi::checkpoint::Checkpoint;
 use kintsugi::eval::packing::Passage;
-use kintsugi::eval::{EngineOptions, Evaluation, Quiet, Variant, Weights, evaluate};
+use kintsugi::eval::{EngineOptions, Evaluation, Quiet, Variant, evaluate};
 use kintsugi::merge::Strategy;
 use kintsugi::model::Backend;
 use kintsugi::samples::TokenScore;
@@ -51,21 +51,17 @@ pub fn cpu() -> Backend {
 
 /// Everything at its default, on the CPU.
 pub fn options() -> EngineOptions {
-    EngineOptions { backends: vec![cpu()], chunk_tokens: None, memory_budget: None, digests: false }
-}
-
-pub fn baseline() -> Variant {
-    Variant { name: "baseline".to_owned(), weights: Weights::Unmerged }
+    EngineOptions::on(vec![cpu()])
 }
 
 /// A built-in strategy.
 pub fn merge_by(name: &str) -> Variant {
-    Variant { name: name.to_owned(), weights: Weights::Merged(Strategy::resolve(name).unwrap()) }
+    Variant::merged(Strategy::resolve(name).unwrap())
 }
 
 /// The baseline, then these strategies.
 pub fn variants(strategies: &[&str]) -> Vec<Variant> {
-    std::iter::once(baseline()).chain(strategies.iter().map(|name| merge_by(name))).collect()
+    std::iter::once(Variant::baseline()).chain(strategies.iter().map(|name| merge_by(name))).collect()
 }
 
 /// Context and target of every passage of a reference file.
