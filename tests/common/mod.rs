@@ -1,5 +1,15 @@
 //! Tiny checkpoints for tests, written by `export::synth`, and ways to damage them.
-#![allow(dead_code, clippy::unwrap_used, reason = "a test file uses some of these")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test file uses some of these"
+)]
+
+#[cfg(feature = "libtorch")]
+pub mod evaluation;
+pub mod npz;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,119 @@
+//! Evaluations from token ids, the numbers that come out, and where checkpoints with reference numbers are.
+
+use std::path::{Path, PathBuf};
+
+use kintsugi::checkpoint::Checkpoint;
+use kintsugi::eval::packing::Passage;
+use kintsugi::eval::{EngineOptions, Evaluation, Quiet, Variant, evaluate};
+use kintsugi::merge::Strategy;
+use kintsugi::model::Backend;
+use kintsugi::samples::TokenScore;
+use serde_json::Value;
+
+/// A path of this repository.
+pub fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The bundled checkpoint: two ranks, parallel residual, float16, replicas that drifted.
+pub fn demo() -> PathBuf {
+    in_repository("evals/demo/checkpoint")
+}
+
+/// What gpt-neox computed with the bundled checkpoint.
+pub fn demo_reference() -> Value {
+    json(&in_repository("evals/demo/gpt_neox_reference.json"))
+}
+
+/// A checkpoint of the shared folder, if it is there.
+pub fn shared_checkpoint(name: &str) -> Option<PathBuf> {
+    let path = in_repository("../shared/checkpoints").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is missing", path.display());
+    None
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap()
+}
+
+/// Token ids of a reference file.
+pub fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// float32 on the CPU.
+pub fn cpu() -> Backend {
+    Backend { device: tch::Device::Cpu, kind: tch::Kind::Float }
+}
+
+/// Everything at its default, on the CPU.
+pub fn options() -> EngineOptions {
+    EngineOptions::on(vec![cpu()])
+}
+
+/// A built-in strategy.
+pub fn merge_by(name: &str) -> Variant {
+    Variant::merged(Strategy::resolve(name).unwrap())
+}
+
+/// The baseline, then these strategies.
+pub fn variants(strategies: &[&str]) -> Vec<Variant> {
+    std::iter::once(Variant::baseline()).chain(strategies.iter().map(|name| merge_by(name))).collect()
+}
+
+/// Context and target of every passage of a reference file.
+pub fn pairs(reference: &Value) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let passages = reference["passages"].as_array().unwrap();
+    passages.iter().map(|passage| (ids(&passage["ctx_ids"]), ids(&passage["target_ids"]))).collect()
+}
+
+pub fn passages(pairs: &[(Vec<u32>, Vec<u32>)], max_length: usize) -> Vec<Passage> {
+    let passages = pairs.iter().enumerate();
+    passages.map(|(index, (context, target))| Passage::new(index, context, target, max_length).unwrap()).collect()
+}
+
+/// Evaluates variants of a checkpoint on the passages of a reference file.
+pub fn run(folder: &Path, reference: &Value, variants: &[Variant]) -> Evaluation {
+    let checkpoint = Checkpoint::open(folder, &[]).unwrap();
+    let passages = passages(&pairs(reference), checkpoint.architecture().max_position_embeddings);
+    evaluate(&checkpoint, variants, passages, &options(), &Quiet).unwrap()
+}
+
+pub fn loglikelihood(tokens: &[TokenScore]) -> f64 {
+    tokens.iter().map(|token| token.logprob).sum()
+}
+
+pub fn greedy_ids(tokens: &[TokenScore]) -> Vec<u32> {
+    tokens.iter().map(|token| token.greedy_id).collect()
+}
+
+pub fn is_greedy(tokens: &[TokenScore]) -> bool {
+    tokens.iter().all(|token| token.greedy_id == token.id)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of passages")]
+pub fn perplexity(passages: &[Vec<TokenScore>]) -> f64 {
+    (-passages.iter().map(|tokens| loglikelihood(tokens)).sum::<f64>() / passages.len() as f64).exp()
+}
+
+/// Largest difference of log-likelihoods of the same passage.
+pub fn worst_difference(left: &[Vec<TokenScore>], right: &[Vec<TokenScore>]) -> f64 {
+    assert_eq!(left.len(), right.len());
+    let differences = left.iter().zip(right).map(|(left, right)| (loglikelihood(left) - loglikelihood(right)).abs());
+    differences.fold(0.0, f64::max)
+}
+
+/// Passages that one model gets right and the other does not.
+pub fn flips(left: &[Vec<TokenScore>], right: &[Vec<TokenScore>]) -> usize {
+    left.iter().zip(right).filter(|(left, right)| is_greedy(left) != is_greedy(right)).count()
+}
+
+/// Mean over target tokens of the divergence from the baseline.
+#[expect(clippy::cast_precision_loss, reason = "a count of tokens")]
+pub fn mean_kl(passages: &[Vec<TokenScore>]) -> f64 {
+    let divergences: Vec<f64> = passages.iter().flatten().map(|token| token.kl.unwrap()).collect();
+    divergences.iter().sum::<f64>() / divergences.len() as f64
+}
