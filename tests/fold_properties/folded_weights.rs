@@ -1,8 +1,8 @@
 //! Every stored value of a folded stage against the formula it must be the one rounding of.
 
-use kintsugi::config::{Head, MlpInput};
+use kintsugi::config::{Head, MlpInput, Residual};
 use kintsugi::merge::FoldSummary;
-use kintsugi::partition::{ParamValue, PartitionTable, Role, StageId, StageTensors, split};
+use kintsugi::partition::{Kind, ParamValue, PartitionTable, Role, StageId, StageTensors, split};
 use kintsugi::tensor::DType;
 
 use crate::random_model::Design;
@@ -13,15 +13,22 @@ type Unit = (Role, Role, Vec<(Role, Option<Role>)>);
 
 /// What was found over the stages so far, to hold against the fold's own summary.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(super) struct Found {
     /// `None` until a norm whose replicas differ was met.
     pub summary: Option<FoldSummary>,
     /// Largest magnitude of the weights that read such norms, before folding.
     pub largest_weight: f64,
 }
 
-/// Checks one stage. `ranks` is what its ranks hold.
-pub fn check(design: &Design, ranks: &[Shards], merged: &StageTensors, found: &mut Found) {
+/// Checks one stage, of which `before` is the unmerged form and `ranks` what its ranks hold.
+pub(super) fn check(
+    design: &Design,
+    before: &StageTensors,
+    ranks: &[Shards],
+    merged: &StageTensors,
+    found: &mut Found,
+) {
+    check_what_no_norm_reads(design, before, ranks, merged);
     for (gain, bias, readers) in units(design, merged.id) {
         let drifted = |role| ranks.iter().any(|shards| shards.get(&role) != ranks[0].get(&role));
         if !drifted(gain) && !drifted(bias) {
@@ -34,11 +41,8 @@ pub fn check(design: &Design, ranks: &[Shards], merged: &StageTensors, found: &m
             }
             continue;
         }
-        let summary = found.summary.get_or_insert(FoldSummary {
-            max_weight_change: 0.0,
-            max_rank_one: 0.0,
-            unties_head: false,
-        });
+        let summary =
+            found.summary.get_or_insert(FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false });
         if gain == Role::FinalNormGain && design.architecture.head == Head::Row {
             check_slices(ranks, merged, &[gain, bias]);
             continue;
@@ -64,6 +68,28 @@ pub fn check(design: &Design, ranks: &[Shards], merged: &StageTensors, found: &m
                 let largest = shards[&weight].iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
                 found.largest_weight = found.largest_weight.max(largest);
             }
+        }
+    }
+}
+
+/// Row-parallel weights and the embedding stay what they are to the last bit; row-parallel biases are summed or
+/// averaged, learned positions averaged, with one rounding.
+fn check_what_no_norm_reads(design: &Design, before: &StageTensors, ranks: &[Shards], merged: &StageTensors) {
+    assert!(before.params.keys().eq(merged.params.keys()));
+    for (&role, param) in &merged.params {
+        match (param.kind, &before.params[&role].value, &param.value) {
+            (Kind::RowParallel | Kind::VocabParallel, ParamValue::Joined(before), ParamValue::Joined(after)) => {
+                assert!(role == Role::HeadWeight || before.same_bits(after));
+            }
+            (Kind::RowParallelBias | Kind::LearnedPositions, ..) => {
+                let summed = param.kind == Kind::RowParallelBias && design.architecture.residual == Residual::Parallel;
+                let divisor = if summed { 1.0 } else { f64::from(u32::try_from(ranks.len()).unwrap()) };
+                for (at, stored) in replica(merged, role).unwrap().into_iter().enumerate() {
+                    let sum: f64 = ranks.iter().map(|shards| shards[&role][at]).sum();
+                    assert_rounded_once(design.dtype, stored, sum / divisor);
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -126,17 +152,17 @@ fn check_slices(ranks: &[Shards], merged: &StageTensors, roles: &[Role]) {
 }
 
 /// The stored value is one that `dtype` can hold and none is nearer, up to float64's own noise.
-pub fn assert_rounded_once(dtype: DType, stored: f64, exact: f64) {
+fn assert_rounded_once(dtype: DType, stored: f64, exact: f64) {
     let half_step = half_step(dtype, exact);
     let difference = (stored - exact).abs();
     assert!(
-        difference <= half_step * (1.0 + 1e-9) + 1e-12 * exact.abs().max(1e-3),
+        difference <= half_step + 1e-13 * exact.abs().max(1.0),
         "{stored:e} stored for {exact:e}: {difference:e} is more than half a step, {half_step:e}"
     );
 }
 
 /// Half the distance between the values of a type around `value`.
-fn half_step(dtype: DType, value: f64) -> f64 {
+pub(super) fn half_step(dtype: DType, value: f64) -> f64 {
     let (digits, smallest_exponent) = match dtype {
         DType::F16 => (11, -14),
         DType::BF16 => (8, -126),

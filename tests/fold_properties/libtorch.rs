@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 const BACKEND: Backend = Backend { device: Device::Cpu, kind: Kind::Double };
 
 /// The logits and log-probabilities, `[token][padded vocabulary]` each, of one sequence.
-pub fn logits(
+pub(super) fn logits(
     architecture: &Architecture,
     stages: &[StageTensors],
     ids: &[usize],

@@ -4,23 +4,21 @@
 use std::collections::BTreeMap;
 
 use kintsugi::config::{Activation, Architecture, Head, MlpInput, Norm, Positions, QkvLayout, Residual};
-use kintsugi::partition::{
-    Kind, Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors, join,
-};
+use kintsugi::partition::{Kind, Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors, join};
 use kintsugi::tensor::{DType, HostTensor};
 use proptest::prelude::*;
 use proptest::sample::select;
+use rand::SeedableRng as _;
 use rand::rngs::ChaCha12Rng;
-use rand::{RngExt as _, SeedableRng as _};
 
 use crate::reference::{Ranks, Shards};
 
 /// Tokens of the test sequence; learned tables have two rows more, for an offset.
-pub const TOKENS: usize = 5;
+pub(super) const TOKENS: usize = 5;
 
 /// What the gains of the norms are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gains {
+pub(super) enum Gains {
     /// 0.7 … 1.3.
     AroundOne,
     /// Some are 0 on every rank.
@@ -35,7 +33,7 @@ pub enum Gains {
 
 /// What the biases of layer norms are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormBiases {
+pub(super) enum NormBiases {
     /// −0.3 … 0.3.
     Random,
     /// All 0.
@@ -47,7 +45,7 @@ pub enum NormBiases {
 /// Which replicas drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "kinds of replicas, each for itself")]
-pub struct Drifting {
+pub(super) struct Drifting {
     pub gains: bool,
     pub norm_biases: bool,
     pub row_biases: bool,
@@ -56,7 +54,7 @@ pub struct Drifting {
 
 /// What a random model is to be.
 #[derive(Debug, Clone)]
-pub struct Design {
+pub(super) struct Design {
     pub architecture: Architecture,
     pub tp_size: usize,
     pub dtype: DType,
@@ -135,7 +133,7 @@ prop_compose! {
 
 prop_compose! {
     /// Models of every architecture, number of ranks and drift, in float64.
-    pub fn designs()(
+    pub(super) fn designs()(
         (tp_size, architecture) in architectures(),
         drift in select(vec![0.0, 1e-3, 0.02, 0.3]),
         (gains_drift, norm_biases_drift, row_biases_drift, positions_drift) in any::<(bool, bool, bool, bool)>(),
@@ -157,14 +155,14 @@ prop_compose! {
 }
 
 /// A model drawn from a design: as ranks hold it, and as the reader gives it.
-pub struct RandomModel {
+pub(super) struct RandomModel {
     pub ranks: Ranks,
     pub stages: Vec<StageTensors>,
 }
 
 impl Design {
     /// The same design always draws the same model.
-    pub fn draw(&self) -> RandomModel {
+    pub(super) fn draw(&self) -> RandomModel {
         let mut draw = Draw { design: self, random: ChaCha12Rng::seed_from_u64(self.seed) };
         let mut stages = vec![draw.stage(StageId::Embedding, &[StageKind::Embedding])];
         let layers = (0..self.architecture.layer_count).map(|at| draw.stage(StageId::Layer(at), &[StageKind::Layer]));
@@ -183,14 +181,14 @@ impl Design {
     }
 
     /// The ids of the test sequence.
-    pub fn ids(&self) -> Vec<usize> {
+    pub(super) fn ids(&self) -> Vec<usize> {
         let mut random = ChaCha12Rng::seed_from_u64(!self.seed);
         (0..TOKENS).map(|_| random.random_range(0..self.architecture.padded_vocab_size)).collect()
     }
 }
 
 /// A merged model as its one rank holds it.
-pub fn one_rank(stages: &[StageTensors]) -> Ranks {
+pub(super) fn one_rank(stages: &[StageTensors]) -> Ranks {
     let of_stage = |stage: &StageTensors| {
         assert_eq!(stage.tp_size, 1);
         let values = |param: &Param| {

@@ -8,10 +8,10 @@ use kintsugi::config::{Activation, Architecture, Head, MlpInput, Norm, Positions
 use kintsugi::partition::Role;
 
 /// What one rank holds of one stage: matrices row by row.
-pub type Shards = BTreeMap<Role, Vec<f64>>;
+pub(super) type Shards = BTreeMap<Role, Vec<f64>>;
 
 /// A model as its ranks hold it, `[stage][rank]`: embedding, layers, output.
-pub struct Ranks {
+pub(super) struct Ranks {
     pub stages: Vec<Vec<Shards>>,
 }
 
@@ -19,9 +19,11 @@ pub struct Ranks {
 type Rows = Vec<Vec<f64>>;
 
 /// The logits `[token][padded vocabulary]` of one sequence.
-pub fn logits(architecture: &Architecture, ranks: &Ranks, ids: &[usize]) -> Rows {
-    let Some(((embedding, output), layers)) =
-        ranks.stages.split_first().and_then(|(first, rest)| rest.split_last().map(|(last, rest)| ((first, last), rest)))
+pub(super) fn logits(architecture: &Architecture, ranks: &Ranks, ids: &[usize]) -> Rows {
+    let Some(((embedding, output), layers)) = ranks
+        .stages
+        .split_first()
+        .and_then(|(first, rest)| rest.split_last().map(|(last, rest)| ((first, last), rest)))
     else {
         return Rows::new();
     };
@@ -33,7 +35,7 @@ pub fn logits(architecture: &Architecture, ranks: &Ranks, ids: &[usize]) -> Rows
 }
 
 /// `ln(softmax(logits))` of every token.
-pub fn log_probabilities(logits: &[Vec<f64>]) -> Rows {
+pub(super) fn log_probabilities(logits: &[Vec<f64>]) -> Rows {
     let of_token = |logits: &Vec<f64>| {
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
@@ -74,8 +76,6 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
         };
         streams.iter().zip(ranks).map(of_rank).collect()
     };
-    let attention_bias = |shards: &Shards| shards.get(&Role::AttentionOutputBias).cloned();
-    let mlp_bias = |shards: &Shards| shards.get(&Role::MlpOutputBias).cloned();
     let attention_input = norm_all(streams, Role::InputNormGain, Role::InputNormBias);
     let attention: Vec<Rows> = ranks
         .iter()
@@ -90,11 +90,11 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
             };
             let branches = ranks.iter().zip(&attention).zip(&mlp_input).map(|((shards, attention), rows)| {
                 let mut branch = mlp(architecture, shards, rows);
-                add_bias(&mut branch, mlp_bias(shards));
+                add_bias(&mut branch, shards.get(&Role::MlpOutputBias));
                 for (branch, attention) in branch.iter_mut().zip(attention) {
                     add(branch, attention);
                 }
-                add_bias(&mut branch, attention_bias(shards));
+                add_bias(&mut branch, shards.get(&Role::AttentionOutputBias));
                 branch
             });
             let reduced = all_reduce(&branches.collect::<Vec<_>>());
@@ -105,26 +105,21 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
             }
         }
         Residual::Sequential => {
-            add_reduced(streams, ranks, &attention, attention_bias);
+            add_reduced(streams, ranks, &attention, Role::AttentionOutputBias);
             let mlp_input = norm_all(streams, Role::MlpNormGain, Role::MlpNormBias);
             let outputs: Vec<Rows> =
                 ranks.iter().zip(&mlp_input).map(|(shards, rows)| mlp(architecture, shards, rows)).collect();
-            add_reduced(streams, ranks, &outputs, mlp_bias);
+            add_reduced(streams, ranks, &outputs, Role::MlpOutputBias);
         }
     }
 }
 
 /// Sequential residual: the reduced sum and then the rank's own bias.
-fn add_reduced(
-    streams: &mut [Rows],
-    ranks: &[Shards],
-    partial_sums: &[Rows],
-    bias: impl Fn(&Shards) -> Option<Vec<f64>>,
-) {
+fn add_reduced(streams: &mut [Rows], ranks: &[Shards], partial_sums: &[Rows], bias: Role) {
     let reduced = all_reduce(partial_sums);
     for (stream, shards) in streams.iter_mut().zip(ranks) {
         let mut branch = reduced.clone();
-        add_bias(&mut branch, bias(shards));
+        add_bias(&mut branch, shards.get(&bias));
         for (row, branch) in stream.iter_mut().zip(&branch) {
             add(row, branch);
         }
@@ -151,7 +146,7 @@ fn attend(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_si
     };
     let mut context = vec![vec![0.0; heads * size]; rows.len()];
     for head in 0..heads {
-        for position in 0..rows.len() {
+        for (position, context) in context.iter_mut().enumerate() {
             let query = element(0, head, position);
             let scores: Vec<f64> =
                 (0..=position).map(|past| dot(&query, &element(1, head, past)) / to_f64(size).sqrt()).collect();
@@ -159,7 +154,7 @@ fn attend(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_si
             let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
             for (past, score) in scores.iter().enumerate() {
                 let weight = (score - largest).exp() / total;
-                let own = &mut context[position][head * size..(head + 1) * size];
+                let own = &mut context[head * size..(head + 1) * size];
                 for (sum, value) in own.iter_mut().zip(element(2, head, past)) {
                     *sum += weight * value;
                 }
@@ -281,9 +276,10 @@ fn all_reduce(partial_sums: &[Rows]) -> Rows {
     total
 }
 
-fn add_bias(rows: &mut [Vec<f64>], bias: Option<Vec<f64>>) {
+fn add_bias(rows: &mut [Vec<f64>], bias: Option<&Vec<f64>>) {
+    let Some(bias) = bias else { return };
     for row in rows {
-        bias.iter().for_each(|bias| add(row, bias));
+        add(row, bias);
     }
 }
 
