@@ -106,7 +106,7 @@ fn task_info(document_count: usize) -> TaskInfo {
             is_task_data: Some(true),
             identity: "the file that lambada_openai pins".into(),
         },
-        documents: DocumentCounts { original: document_count, effective: document_count },
+        documents: DocumentCounts { original: document_count, effective: document_count, calibration: 0 },
         tokenizer: TokenizerInfo { file: "20B_tokenizer.json".into(), sha256: format!("{:064x}", 0xbeef) },
         splitting: "target is the text after the last space".into(),
         truncated_count: 0,
@@ -368,7 +368,7 @@ fn one_document_has_no_spread_and_still_makes_a_report() {
     for outcome in std::iter::once(&mut input.baseline).chain(&mut input.variants).chain(&mut input.noise_floor) {
         outcome.samples.truncate(1);
     }
-    input.task.documents = DocumentCounts { original: 1, effective: 1 };
+    input.task.documents = DocumentCounts { original: 1, effective: 1, calibration: 0 };
     let report = Report::new(&input).unwrap();
     assert_eq!(report.baseline.acc_stderr, None);
     assert_eq!(report.variants[0].loss.perplexity_interval, None);
@@ -386,7 +386,7 @@ proptest! {
         let mut input = input();
         let n = documents.len();
         (input.variants, input.noise_floor) = (vec![input.variants.remove(0)], None);
-        input.task.documents = DocumentCounts { original: n, effective: n };
+        input.task.documents = DocumentCounts { original: n, effective: n, calibration: 0 };
         input.baseline.samples.truncate(n);
         input.variants[0].samples.truncate(n);
         for (index, (baseline, variant, baseline_right, variant_right)) in documents.iter().enumerate() {

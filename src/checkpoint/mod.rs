@@ -183,7 +183,7 @@ impl Checkpoint {
     #[must_use]
     pub fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
         let entry = |(role, stage, file_role): Source| Some((role, self.entries[stage].get(&file_role)?));
-        self.sources(id).into_iter().filter_map(entry).collect()
+        self.sources(id, |entry| entry.used).into_iter().filter_map(entry).collect()
     }
 
     /// Bytes of the used parameters of a stage, all ranks together.

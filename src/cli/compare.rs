@@ -11,10 +11,7 @@ use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
 use crate::eval::{Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
-use crate::model::Backend;
-use crate::report::{
-    self, Exact, FileDigest, Outcome, Report, ReportInput, RunInfo, Shard, StageSeconds, TerminalStyle,
-};
+use crate::report::{self, Exact, Outcome, Report, ReportInput, TerminalStyle};
 use crate::samples::Sample;
 use crate::stats::PairedBootstrap;
 
@@ -92,7 +89,7 @@ fn report_input(
     strategies: &[Strategy],
     evaluation: &Evaluation,
     samples: Vec<Vec<Sample>>,
-    (started, clock): (jiff::Timestamp, Instant),
+    clocks: (jiff::Timestamp, Instant),
 ) -> ReportInput {
     let mut samples = samples.into_iter();
     let tp_size = prepared.checkpoint.tp_size();
@@ -121,8 +118,8 @@ fn report_input(
         exact: None,
     });
     ReportInput {
-        run: run_info(args, prepared, evaluation, started, clock),
-        checkpoint: prepared.checkpoint_info(&args.model, digests(evaluation)),
+        run: evaluation::run_info(&args.evaluation, prepared, evaluation, clocks),
+        checkpoint: prepared.checkpoint_info(&args.model, evaluation::digests(evaluation)),
         task: prepared.task_info(),
         baseline,
         variants,
@@ -162,48 +159,4 @@ fn strategies(asked: &[String]) -> anyhow::Result<Vec<Strategy>> {
         return Ok(Strategy::built_in()?);
     }
     Ok(asked.iter().map(|name| Strategy::resolve(name)).collect::<Result<_, _>>()?)
-}
-
-fn digests(evaluation: &Evaluation) -> Vec<FileDigest> {
-    let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {
-        file: digest.file.clone(),
-        sha256: digest.sha256.clone(),
-        bytes: digest.bytes,
-    };
-    evaluation.digests.iter().map(convert).collect()
-}
-
-fn run_info(
-    args: &CompareArgs,
-    prepared: &Prepared,
-    evaluation: &Evaluation,
-    started: jiff::Timestamp,
-    clock: Instant,
-) -> RunInfo {
-    let backends = &prepared.options.backends;
-    let timings = evaluation.timings;
-    let tokens = evaluation.token_count as u64;
-    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
-    let tokens_per_second = tokens as f64 / timings.compute.as_secs_f64().max(1e-9);
-    RunInfo {
-        argv: std::env::args().collect(),
-        started,
-        seconds: clock.elapsed().as_secs_f64(),
-        device: backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        dtype: backends.first().map(Backend::dtype_name).unwrap_or_default().to_owned(),
-        threads: prepared.threads,
-        versions: evaluation::versions(),
-        limit: args.evaluation.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-        shard: args.evaluation.shard.map(|shard| Shard { index: shard.index, count: shard.count }),
-        chunk_tokens: evaluation.chunk_tokens,
-        slices: evaluation.slice_count,
-        peak_rss_bytes: evaluation::peak_rss_bytes(),
-        stages: Some(StageSeconds {
-            read_seconds: timings.read.as_secs_f64(),
-            merge_seconds: timings.merge.as_secs_f64(),
-            compute_seconds: timings.compute.as_secs_f64(),
-        }),
-        tokens,
-        tokens_per_second,
-    }
 }

@@ -1,6 +1,7 @@
 //! What every evaluating subcommand does first: open the checkpoint, read passages, tokenize, choose devices.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
@@ -10,10 +11,13 @@ use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
-use crate::eval::{EngineOptions, samples};
+use crate::eval::{EngineOptions, Evaluation, samples};
 use crate::merge::Strategy;
 use crate::model::Backend;
-use crate::report::{CheckpointInfo, DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
+use crate::report::{
+    CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
+    Versions,
+};
 
 /// Calibration averages a few thousand tokens; more would not change it.
 const MOST_SET_ASIDE: usize = 256;
@@ -248,4 +252,49 @@ pub(super) fn peak_rss_bytes() -> Option<u64> {
     let status = fs_err::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The digests as the report has them.
+pub(super) fn digests(evaluation: &Evaluation) -> Vec<FileDigest> {
+    let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {
+        file: digest.file.clone(),
+        sha256: digest.sha256.clone(),
+        bytes: digest.bytes,
+    };
+    evaluation.digests.iter().map(convert).collect()
+}
+
+/// How it was run, for the report.
+pub(super) fn run_info(
+    args: &EvaluationArgs,
+    prepared: &Prepared,
+    evaluation: &Evaluation,
+    (started, clock): (jiff::Timestamp, Instant),
+) -> RunInfo {
+    let backends = &prepared.options.backends;
+    let timings = evaluation.timings;
+    let tokens = evaluation.token_count as u64;
+    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
+    let tokens_per_second = tokens as f64 / timings.compute.as_secs_f64().max(1e-9);
+    RunInfo {
+        argv: std::env::args().collect(),
+        started,
+        seconds: clock.elapsed().as_secs_f64(),
+        device: backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        dtype: backends.first().map(Backend::dtype_name).unwrap_or_default().to_owned(),
+        threads: prepared.threads,
+        versions: versions(),
+        limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        shard: args.shard.map(|shard| Shard { index: shard.index, count: shard.count }),
+        chunk_tokens: evaluation.chunk_tokens,
+        slices: evaluation.slice_count,
+        peak_rss_bytes: peak_rss_bytes(),
+        stages: Some(StageSeconds {
+            read_seconds: timings.read.as_secs_f64(),
+            merge_seconds: timings.merge.as_secs_f64(),
+            compute_seconds: timings.compute.as_secs_f64(),
+        }),
+        tokens,
+        tokens_per_second,
+    }
 }

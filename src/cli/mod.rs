@@ -9,6 +9,8 @@ mod demo;
 mod doctor;
 #[cfg(feature = "libtorch")]
 mod evaluation;
+#[cfg(feature = "libtorch")]
+mod explain;
 mod failure;
 mod output;
 mod synth;
@@ -34,6 +36,9 @@ enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
     #[cfg(feature = "libtorch")]
     Compare(Box<compare::CompareArgs>),
+    /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.
+    #[cfg(feature = "libtorch")]
+    Explain(Box<explain::ExplainArgs>),
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
     Demo(demo::DemoArgs),
@@ -56,6 +61,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         #[cfg(feature = "libtorch")]
         Command::Compare(args) => compare::run(&args, &screen),
+        #[cfg(feature = "libtorch")]
+        Command::Explain(args) => explain::run(&args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),

@@ -4,6 +4,7 @@
 mod calibrate;
 mod drift;
 mod exactness;
+mod factors;
 mod fold;
 mod fold_choice;
 mod norms;
@@ -17,7 +18,7 @@ mod tests;
 pub use calibrate::{CalibratedNorm, correct};
 pub use drift::{Drift, ParamDrift};
 pub use exactness::{Exactness, Loss, Miscount, inexact_because};
-pub use exactness::{Exactness, Loss, inexact_because};
+pub use factors::{Factor, bias_scales, only, without};
 pub use fold::FoldSummary;
 pub use rule::Rule;
 pub use stage::{Signature, StageMerger};

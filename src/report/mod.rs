@@ -4,6 +4,7 @@
 //! are for people, `output.rs` fills an output directory.
 
 mod error;
+mod explanation;
 mod format;
 mod info;
 mod json;
@@ -25,6 +26,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::ReportError;
+pub use explanation::{
+    DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, render_explanation,
+};
 pub use info::{
     CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo, Tool,
     Versions,

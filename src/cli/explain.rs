@@ -1,0 +1,182 @@
+//! `kintsugi explain`: which group of parameters costs what, and why.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::args::{EvaluationArgs, ModelArgs};
+use super::evaluation::{self, Prepared, prepare};
+use super::output::Screen;
+use crate::config::Residual;
+use crate::eval::{Divergence, Evaluation, Variant, evaluate, samples};
+use crate::merge::{Factor, Strategy, bias_scales, only, without};
+use crate::partition::Kind;
+use crate::report::{
+    self, DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle,
+};
+use crate::samples::Sample;
+use crate::stats;
+
+/// Arguments of `explain`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    evaluation: EvaluationArgs,
+    /// A built-in strategy or a strategy file to explain (repeatable). Default: zeroth, mean, merge20b, reduce-aware.
+    #[arg(long, value_name = "NAME|FILE")]
+    strategy: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write explanation.json and explanation.txt into this folder.
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+}
+
+const EXPLAINED: [&str; 4] = ["zeroth", "mean", "merge20b", "reduce-aware"];
+
+pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
+    let started = jiff::Timestamp::now();
+    let clock = Instant::now();
+    let names: Vec<&str> =
+        if args.strategy.is_empty() { EXPLAINED.to_vec() } else { args.strategy.iter().map(String::as_str).collect() };
+    let strategies = names.into_iter().map(Strategy::resolve).collect::<Result<Vec<_>, _>>()?;
+    let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
+    let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
+    let plan = Plan::new(&prepared, strategies);
+    prepared.options.divergence = true;
+    let bar = screen.evaluation_bar();
+    let passages = std::mem::take(&mut prepared.passages);
+    let evaluation = evaluate(&prepared.checkpoint, &plan.variants, passages, &prepared.options, &bar);
+    bar.finish();
+    let evaluation = evaluation?;
+    let samples = samples::samples(&evaluation, &plan.variants, &prepared.data.documents, &prepared.pairs)?;
+    let effects =
+        samples.iter().map(|of_variant| effect(&samples[0], of_variant)).collect::<anyhow::Result<Vec<_>>>()?;
+    let explanation = plan.explain(args, &prepared, &evaluation, &effects, &samples[0], (started, clock))?;
+    let json = format!("{}\n", serde_json::to_string_pretty(&explanation)?);
+    let text = report::render_explanation(&explanation, TerminalStyle { width: Screen::width(), styled: false });
+    if let Some(output) = &output {
+        report::write_atomically(&output.path().join("explanation.json"), json.as_bytes())?;
+        report::write_atomically(&output.path().join("explanation.txt"), text.as_bytes())?;
+        tracing::info!("explanation in {}", output.path().display());
+    }
+    screen.data(if args.json { &json } else { &text })
+}
+
+/// All variants of one pass, and where each stands.
+struct Plan {
+    variants: Vec<Variant>,
+    strategies: Vec<Planned>,
+    scales: Vec<(f64, usize)>,
+}
+
+struct Planned {
+    strategy: Strategy,
+    whole: usize,
+    factors: Vec<(Factor, usize, usize)>,
+}
+
+impl Plan {
+    fn new(prepared: &Prepared, strategies: Vec<Strategy>) -> Self {
+        let architecture = prepared.checkpoint.architecture();
+        let mut variants = vec![Variant::baseline()];
+        let mut add = |strategy: Strategy| {
+            variants.push(Variant::merged(strategy));
+            variants.len() - 1
+        };
+        let strategies = strategies
+            .into_iter()
+            .map(|strategy| {
+                let whole = add(strategy.clone());
+                let factors = Factor::of(architecture)
+                    .into_iter()
+                    .map(|factor| (factor, add(only(&strategy, factor)), add(without(&strategy, factor))))
+                    .collect();
+                Planned { strategy, whole, factors }
+            })
+            .collect();
+        let scales = if architecture.attention_bias || architecture.mlp_bias {
+            bias_scales(prepared.checkpoint.tp_size())
+                .into_iter()
+                .map(|(scale, strategy)| (scale, add(strategy)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Self { variants, strategies, scales }
+    }
+
+    fn explain(
+        &self,
+        args: &ExplainArgs,
+        prepared: &Prepared,
+        evaluation: &Evaluation,
+        effects: &[Effect],
+        baseline: &[Sample],
+        clocks: (jiff::Timestamp, Instant),
+    ) -> anyhow::Result<Explanation> {
+        let architecture = prepared.checkpoint.architecture();
+        let strategies = self.strategies.iter().map(|planned| {
+            let whole = effects[planned.whole];
+            let factors = planned.factors.iter().map(|&(factor, alone, without)| FactorEffect {
+                factor: factor.name().to_owned(),
+                alone: effects[alone],
+                without: effects[without],
+                share_pct: share(&whole, &effects[without]),
+            });
+            let rule = planned.strategy.rules.get(&Kind::RowParallelBias);
+            let rule = rule.map(|rule| rule.resolve(Kind::RowParallelBias, architecture.residual).to_string());
+            StrategyEffect {
+                strategy: planned.strategy.name.clone(),
+                bias_rule: rule.unwrap_or_else(|| "none".to_owned()),
+                whole,
+                factors: factors.collect(),
+            }
+        });
+        let curve = |planned: &Planned| DivergenceCurve {
+            strategy: planned.strategy.name.clone(),
+            relative: evaluation.divergence[planned.whole].iter().map(|step: &Divergence| step.relative()).collect(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a count of documents")]
+        let accuracy = baseline.iter().filter(|sample| sample.is_greedy).count() as f64 / baseline.len().max(1) as f64;
+        let explanation = Explanation {
+            schema_version: report::SCHEMA_VERSION.to_owned(),
+            checkpoint: prepared.checkpoint_info(&args.model, evaluation::digests(evaluation)),
+            task: prepared.task_info(),
+            run: evaluation::run_info(&args.evaluation, prepared, evaluation, clocks),
+            baseline_perplexity: effects[0].perplexity,
+            baseline_acc: accuracy,
+            biases_before_reduce: architecture.residual == Residual::Parallel,
+            strategies: strategies.collect(),
+            bias_scales: self.scales.iter().map(|&(scale, at)| ScaleEffect { scale, effect: effects[at] }).collect(),
+            divergence: self.strategies.iter().map(curve).collect(),
+            findings: Vec::new(),
+        };
+        Ok(explanation.with_findings())
+    }
+}
+
+/// Share of the mean KL that is gone without a group, in percent.
+fn share(whole: &Effect, without: &Effect) -> f64 {
+    if whole.kl_mean > 0.0 { 100.0 * (1.0 - without.kl_mean / whole.kl_mean) } else { 0.0 }
+}
+
+fn effect(baseline: &[Sample], variant: &[Sample]) -> anyhow::Result<Effect> {
+    let likelihoods = |samples: &[Sample]| samples.iter().map(|sample| sample.loglikelihood).collect::<Vec<_>>();
+    let (own, reference) = (likelihoods(variant), likelihoods(baseline));
+    let kl: Vec<f64> = variant.iter().flat_map(|sample| &sample.tokens).filter_map(|token| token.kl).collect();
+    let right = |samples: &[Sample]| samples.iter().filter(|sample| sample.is_greedy).count();
+    #[expect(clippy::cast_precision_loss, reason = "counts of documents")]
+    let acc_loss = (right(baseline) as f64 - right(variant) as f64) / variant.len().max(1) as f64;
+    Ok(Effect {
+        perplexity: stats::perplexity(&own).context("perplexity")?,
+        ln_ppl_rise: stats::mean(&reference)? - stats::mean(&own)?,
+        acc_loss,
+        kl_mean: if kl.is_empty() { 0.0 } else { stats::mean(&kl)? },
+    })
+}

@@ -1,0 +1,218 @@
+//! What costs what: the result of `explain`, and the sentence that names the culprit.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::page::{Page, TerminalStyle, plain_table};
+use super::{CheckpointInfo, RunInfo, TaskInfo, format};
+
+/// How far a model is from the unmerged one on the same documents.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Effect {
+    /// Perplexity.
+    pub perplexity: f64,
+    /// Rise of ln perplexity against the baseline.
+    pub ln_ppl_rise: f64,
+    /// Accuracy lost against the baseline, as a fraction; positive is worse.
+    pub acc_loss: f64,
+    /// Mean KL(baseline ‖ model) at target positions, nats.
+    pub kl_mean: f64,
+}
+
+/// What one group of parameters costs under one strategy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FactorEffect {
+    /// The group.
+    pub factor: String,
+    /// The strategy's rule for this group, the lossless treatment for all others.
+    pub alone: Effect,
+    /// The lossless treatment for this group, the strategy's rules for all others.
+    pub without: Effect,
+    /// Share of the strategy's mean KL that disappears when this group is treated without loss, in percent.
+    pub share_pct: f64,
+}
+
+/// What a strategy costs, by group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StrategyEffect {
+    /// The strategy.
+    pub strategy: String,
+    /// What it does to row-parallel biases, in words.
+    pub bias_rule: String,
+    /// All of it.
+    pub whole: Effect,
+    /// By group.
+    pub factors: Vec<FactorEffect>,
+}
+
+/// One point of the bias-scale sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScaleEffect {
+    /// Row-parallel biases as this multiple of their mean over ranks.
+    pub scale: f64,
+    /// What it costs.
+    pub effect: Effect,
+}
+
+/// How far a strategy's residual stream is from the baseline's after each stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DivergenceCurve {
+    /// The strategy.
+    pub strategy: String,
+    /// √(Σ‖x − x_baseline‖² / Σ‖x_baseline‖²) over all tokens, after the embedding and after each layer.
+    pub relative: Vec<f64>,
+}
+
+/// The result of `explain`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// Version of this format.
+    pub schema_version: String,
+    /// The checkpoint.
+    pub checkpoint: CheckpointInfo,
+    /// Task, data, tokenizer.
+    pub task: TaskInfo,
+    /// How it was run.
+    pub run: RunInfo,
+    /// Perplexity of the unmerged model.
+    pub baseline_perplexity: f64,
+    /// Accuracy of the unmerged model, as a fraction.
+    pub baseline_acc: f64,
+    /// Whether row-parallel biases are added before the all-reduce (`gpt_j_residual`).
+    pub biases_before_reduce: bool,
+    /// By strategy.
+    pub strategies: Vec<StrategyEffect>,
+    /// Row-parallel biases at multiples of their mean; empty for models without.
+    pub bias_scales: Vec<ScaleEffect>,
+    /// By strategy, through the layers.
+    pub divergence: Vec<DivergenceCurve>,
+    /// What it comes to, one sentence each.
+    pub findings: Vec<String>,
+}
+
+/// A mean KL below this is rounding, not a loss worth an explanation.
+const NEGLIGIBLE_KL: f64 = 1e-6;
+
+impl Explanation {
+    /// Fills in the findings.
+    #[must_use]
+    pub fn with_findings(mut self) -> Self {
+        self.findings = self.strategies.iter().map(|effect| self.finding(effect)).collect();
+        if let Some(best) =
+            self.bias_scales.iter().min_by(|left, right| left.effect.kl_mean.total_cmp(&right.effect.kl_mean))
+        {
+            let (multiple, count) = (best.scale, self.checkpoint.tp_size);
+            self.findings.push(format!(
+                "the sweep loses least with row-parallel biases at {multiple:.2} times their mean over {count} ranks: {}",
+                self.placement()
+            ));
+        }
+        self
+    }
+
+    /// Where the model adds its row-parallel biases, and what that means.
+    fn placement(&self) -> &'static str {
+        if self.biases_before_reduce {
+            "this model adds them before the all-reduce, so their sum over ranks is the model's bias"
+        } else {
+            "this model adds them after the all-reduce, so one of them is the model's bias"
+        }
+    }
+
+    fn finding(&self, effect: &StrategyEffect) -> String {
+        let name = &effect.strategy;
+        let whole = &effect.whole;
+        if whole.kl_mean < NEGLIGIBLE_KL {
+            let kl = format::scientific(whole.kl_mean);
+            return format!("`{name}` loses nothing to speak of (mean KL {kl} nats)");
+        }
+        // Of groups that contain each other the larger one comes last and must earn its place by a point.
+        let culprit = effect.factors.iter().fold(None::<&FactorEffect>, |best, next| match best {
+            Some(best) if next.share_pct < best.share_pct + 1.0 => Some(best),
+            _ => Some(next),
+        });
+        let Some(culprit) = culprit else { return format!("`{name}` has nothing to attribute its loss to") };
+        let change = format!(
+            "perplexity {} → {}, mean KL {} nats",
+            format::perplexity(self.baseline_perplexity),
+            format::perplexity(whole.perplexity),
+            format::scientific(whole.kl_mean)
+        );
+        let share = culprit.share_pct.clamp(0.0, 100.0);
+        let cause = format!("{share:.1} % of the loss of `{name}` ({change}) comes from {}", culprit.factor);
+        if !culprit.factor.contains("bias") {
+            return format!("{cause}: replicas differ between ranks and `{name}` keeps one value");
+        }
+        let rule = effect.bias_rule.as_str();
+        let wrong = (rule == "sum") != self.biases_before_reduce;
+        let taken = match rule {
+            "sum" => "adds them up".to_owned(),
+            "mean" => "averages them".to_owned(),
+            rule if rule.starts_with("rank ") => format!("keeps those of {rule} alone"),
+            rule => format!("takes `{rule}`"),
+        };
+        let verdict = if wrong { format!("; `{name}` {taken}, which is wrong here") } else { String::new() };
+        format!("{cause}: {}{verdict}", self.placement())
+    }
+}
+
+/// Draws an explanation as text.
+#[must_use]
+pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> String {
+    let mut page = Page::new(style);
+    let checkpoint = &explanation.checkpoint;
+    let documents = format::count(explanation.task.documents.effective, "document");
+    page.title(
+        &format!("what costs what ({documents} of {})", explanation.task.name),
+        &format!("{}, {}", checkpoint.name, format::count(checkpoint.tp_size, "rank")),
+    );
+    for effect in &explanation.strategies {
+        page.blank();
+        let header = [effect.strategy.as_str(), "KL alone", "ln ppl alone", "KL without", "share of KL"];
+        let whole = row("all of it", &effect.whole, None, None);
+        let factors = effect
+            .factors
+            .iter()
+            .map(|factor| row(&factor.factor, &factor.alone, Some(&factor.without), Some(factor.share_pct)));
+        let table = plain_table(header.map(str::to_owned).to_vec(), std::iter::once(whole).chain(factors));
+        page.table(table);
+    }
+    if !explanation.bias_scales.is_empty() {
+        page.blank();
+        let header = ["row-parallel biases × mean", "perplexity", "KL mean", "accuracy lost, points"];
+        let rows = explanation.bias_scales.iter().map(|point| {
+            vec![
+                format!("{:.3}", point.scale),
+                format::perplexity(point.effect.perplexity),
+                format::scientific(point.effect.kl_mean),
+                format::signed_points(point.effect.acc_loss),
+            ]
+        });
+        page.table(plain_table(header.map(str::to_owned).to_vec(), rows));
+    }
+    if !explanation.divergence.is_empty() {
+        page.blank();
+        page.heading("relative distance of the residual stream from the baseline's: embedding, then layer by layer");
+        for curve in &explanation.divergence {
+            let values: Vec<_> = curve.relative.iter().map(|&value| format::scientific(value)).collect();
+            page.paragraph(&format!("{}: {}", curve.strategy, values.join("  ")), 2);
+        }
+    }
+    page.blank();
+    page.heading("findings");
+    for finding in &explanation.findings {
+        page.paragraph(finding, 2);
+    }
+    page.into_text()
+}
+
+fn row(name: &str, effect: &Effect, without: Option<&Effect>, share: Option<f64>) -> Vec<String> {
+    let nothing = || format::NOTHING.to_owned();
+    vec![
+        name.to_owned(),
+        format::scientific(effect.kl_mean),
+        format!("{:+.5}", effect.ln_ppl_rise),
+        without.map_or_else(nothing, |without| format::scientific(without.kl_mean)),
+        share.map_or_else(nothing, |share| format!("{share:.1} %")),
+    ]
+}
