@@ -1,12 +1,18 @@
 //! What the training loop leaves beside the weights in `mp_rank_00_model_states.pt`: read for cross-checks and for the
 //! report, never needed.
 
+use std::path::PathBuf;
+
 use pytorch_reader::PickleValue;
 
 use super::CheckpointError;
 use super::layout::StepFiles;
-use super::shard::read_value;
+use super::shard::{Shard, read_value};
 use crate::config::ClientArgs;
+use crate::tensor::HostTensor;
+
+/// Name of what `checkpoint_validation_with_forward_pass` stores.
+const VALIDATION_LOGITS: &str = "checkpoint_validation_logits";
 
 /// The client state that matters to a reader (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +21,8 @@ pub struct ClientState {
     pub args: ClientArgs,
     /// Training iteration.
     pub iteration: Option<u64>,
+    /// The files that hold `checkpoint_validation_logits`, rank by rank; empty unless every rank's does.
+    pub(super) validation_files: Vec<PathBuf>,
 }
 
 impl ClientState {
@@ -47,6 +55,24 @@ impl ClientState {
                 },
             };
         }
+        state.validation_files = validation_files(files)?;
         Ok(state)
     }
+}
+
+/// With pipelines, file `mp_rank_KK` has `KK = pipeline stage · ranks + rank`, and only the last stage's hold anything.
+fn validation_files(files: &StepFiles) -> Result<Vec<PathBuf>, CheckpointError> {
+    let paths: Vec<_> = files.rank_files.values().collect();
+    let last_stage = paths.len().saturating_sub(files.tp_size());
+    for path in &paths[last_stage..] {
+        if !Shard::open(path)?.has(VALIDATION_LOGITS) {
+            return Ok(Vec::new());
+        }
+    }
+    Ok(paths[last_stage..].iter().map(|&path| path.clone()).collect())
+}
+
+/// Reads `checkpoint_validation_logits` of every rank.
+pub(super) fn read_validation_logits(state: &ClientState) -> Result<Vec<HostTensor>, CheckpointError> {
+    state.validation_files.iter().map(|path| Shard::open(path)?.read(VALIDATION_LOGITS)).collect()
 }

@@ -135,6 +135,21 @@ impl Checkpoint {
         &self.client
     }
 
+    /// What the model put out for tokens 0, 1, 2, … when it was saved (`checkpoint_validation_logits`), rank by rank,
+    /// `[positions, vocabulary / ranks]` or `[positions, vocabulary]`; empty where gpt-neox was not asked to store it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn validation_logits(&self) -> Result<Vec<HostTensor>, CheckpointError> {
+        client::read_validation_logits(&self.client)
+    }
+
+    /// Whether there is anything for [`Checkpoint::validation_logits`] to read.
+    #[must_use]
+    pub fn has_validation_logits(&self) -> bool {
+        !self.client.validation_files.is_empty()
+    }
+
     /// Names of `.pt` files that hold no weights we read.
     #[must_use]
     pub fn ignored(&self) -> &[String] {

@@ -67,6 +67,12 @@ impl Shard {
             .collect()
     }
 
+    /// Whether the file holds a tensor of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// Reads one tensor, contiguous and row-major whatever its strides in the file.
     ///
     /// # Errors

@@ -157,6 +157,18 @@ impl DeviceRun {
         output.norm_means(self.stream(stream)?, &rows)?.per_rank(stage.tp_size)
     }
 
+    /// The logits at all rows, `[rows, vocabulary]`.
+    pub(super) fn all_logits(
+        &self,
+        architecture: &Architecture,
+        stage: &StageTensors,
+        stream: usize,
+    ) -> Result<Tensor, ModelError> {
+        let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
+        let rows = Tensor::f_arange(self.whole.tokens, (Kind::Int64, self.backend.device))?;
+        output.logits(self.stream(stream)?, &rows)
+    }
+
     /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows.
     pub(super) fn distance(&self, baseline: usize, stream: usize) -> Result<(f64, f64), ModelError> {
         let (baseline, other) = (self.stream(baseline)?, self.stream(stream)?);

@@ -12,6 +12,7 @@ mod error;
 pub mod packing;
 mod prefetch;
 pub mod samples;
+pub mod self_check;
 mod slice_run;
 pub mod task;
 pub mod tokenizer;
