@@ -1,7 +1,7 @@
 //! Directories and file names: where the shards of a checkpoint are. Nothing is opened here except `latest`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use schemars::JsonSchema;
@@ -52,7 +52,8 @@ pub(super) fn layer_file_name(layer: usize, tp_rank: usize) -> String {
 }
 
 fn parse_number(text: &str) -> Option<usize> {
-    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    usize::try_from(text.parse::<u32>().ok().filter(|_| digits)?).ok()
 }
 
 /// Finds the step folder: `path` itself if it holds shards, else the folder that `path/latest` names.
@@ -65,7 +66,9 @@ pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
     if latest.is_file() {
         let text = fs::read_to_string(&latest)?;
         let tag = text.trim();
-        let plain = !tag.is_empty() && Path::new(tag).components().count() == 1 && !tag.starts_with('.');
+        let mut components = Path::new(tag).components();
+        let only = (components.next(), components.next());
+        let plain = matches!(only, (Some(Component::Normal(name)), None) if name == tag) && !tag.starts_with('.');
         let folder = path.join(tag);
         if !plain || !folder.is_dir() {
             return Err(CheckpointError::Latest { path: latest, tag: tag.to_owned() });
@@ -93,7 +96,10 @@ pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
                 return Err(CheckpointError::DuplicateFile { folder: folder.to_owned(), name });
             }
         } else if let Some(number) = parse_rank_file(name) {
-            files.rank_files.insert(number, path);
+            let name = name.to_owned();
+            if files.rank_files.insert(number, path).is_some() {
+                return Err(CheckpointError::DuplicateFile { folder: folder.to_owned(), name });
+            }
         } else if name.starts_with("zero_pp_rank_") && name.ends_with("_model_states.pt") {
             return Err(CheckpointError::ZeroThree { path });
         } else if path.extension().is_some_and(|extension| extension == "pt") {

@@ -56,6 +56,11 @@ pub fn join(partition: &Partition, shards: &[HostTensor]) -> Result<HostTensor, 
 /// # Errors
 /// A tensor of other extent than the partition says, or a block that does not divide by the number of ranks.
 pub fn split(partition: &Partition, joined: &HostTensor, tp_size: usize) -> Result<Vec<HostTensor>, PartitionError> {
+    let found = joined.shape().get(partition.dim).copied();
+    if found != Some(partition.blocks.iter().sum()) {
+        let (extent, blocks) = (found.unwrap_or(0), partition.blocks.clone());
+        return Err(PartitionError::Indivisible { extent, tp_size, blocks });
+    }
     (0..tp_size)
         .map(|tp_rank| {
             let ranges = rank_ranges(partition, tp_size, tp_rank)?;
