@@ -28,7 +28,7 @@ pub(super) fn logits(
     let mut streams = embedding.forward(&Tensor::from_slice(&ids), &chunk).unwrap();
     for layer in layers {
         let layer = LayerStage::new(layer, architecture, &mut uploader).unwrap();
-        layer.forward(&mut streams, &chunk, rotary.as_ref()).unwrap();
+        layer.forward(&mut streams, &chunk, rotary.as_ref(), None).unwrap();
     }
     let output = OutputStage::new(last, architecture, &mut uploader).unwrap();
     let logits = Vec::try_from(output.logits(&streams, &rows).unwrap()).unwrap();

@@ -1,0 +1,111 @@
+//! `fold-calibrated` where ranks' residual streams differ: at least nine tenths of the divergence that `mean` leaves is
+//! gone, on passages that the calibration has not seen.
+#![cfg(feature = "libtorch")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::evaluation::{demo_reference, json, mean_kl, options, pairs, passages, shared_checkpoint, variants};
+use common::{TinyModel, edit_layer_file};
+use kintsugi::checkpoint::Checkpoint;
+use kintsugi::eval::packing::Passage;
+use kintsugi::eval::{EngineOptions, Quiet, evaluate};
+use kintsugi::tensor::HostTensor;
+use rand::SeedableRng;
+use rand::rngs::ChaCha12Rng;
+use rand::RngExt;
+
+type TokenPairs = Vec<(Vec<u32>, Vec<u32>)>;
+
+/// Every fifth passage calibrates, the others are scored.
+fn divide(pairs: TokenPairs) -> (TokenPairs, TokenPairs) {
+    let (calibration, scored): (Vec<_>, Vec<_>) = pairs.into_iter().enumerate().partition(|(at, _)| at % 5 == 4);
+    let strip = |pairs: Vec<(usize, _)>| pairs.into_iter().map(|(_, pair)| pair).collect();
+    (strip(calibration), strip(scored))
+}
+
+/// Mean KL that `mean`, `fold` and `fold-calibrated` leave.
+fn divergences(folder: &Path, pairs: TokenPairs) -> [f64; 3] {
+    let checkpoint = Checkpoint::open(folder, &[]).unwrap();
+    let longest = checkpoint.architecture().max_position_embeddings;
+    let (calibration, scored) = divide(pairs);
+    let calibration: Vec<Passage> = passages(&calibration, longest);
+    let options = EngineOptions { calibration, ..options() };
+    let variants = variants(&["mean", "fold", "fold-calibrated"]);
+    let evaluation = evaluate(&checkpoint, &variants, passages(&scored, longest), &options, &Quiet).unwrap();
+    assert!(evaluation.exactness.iter().skip(1).all(|exactness| !exactness.is_exact()));
+    let kl: Vec<f64> = evaluation.scores.iter().skip(1).map(|scores| mean_kl(scores)).collect();
+    eprintln!("{}: mean {:.2e}, fold {:.2e}, fold-calibrated {:.2e}", folder.display(), kl[0], kl[1], kl[2]);
+    kl.try_into().unwrap()
+}
+
+fn assert_nine_tenths([mean, _, calibrated]: [f64; 3]) {
+    assert!(calibrated <= 0.1 * mean, "mean leaves {mean:e}, fold-calibrated {calibrated:e}");
+}
+
+/// Lets every replicated parameter of every rank drift by this much, relative to its value.
+fn drift(folder: &Path, by: f64) {
+    let mut random = ChaCha12Rng::seed_from_u64(5);
+    let mut files: Vec<_> = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("layer_"));
+    files.sort();
+    for file in files {
+        edit_layer_file(&file, |tensors| {
+            for (name, tensor) in tensors {
+                let replicated = name.contains("norm") || name.contains("position_embeddings");
+                if replicated || (name.ends_with(".bias") && (name.contains("dense.") || name.contains("linear2"))) {
+                    let mut noisy = |value: f64| value * (1.0 + by * 3f64.sqrt() * random.random_range(-1.0..1.0));
+                    let values: Vec<f64> = tensor.to_f64().unwrap().into_iter().map(&mut noisy).collect();
+                    *tensor = HostTensor::from_f64(tensor.dtype(), tensor.shape().to_vec(), &values).unwrap();
+                }
+            }
+        });
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs_err::create_dir_all(to).unwrap();
+    for entry in fs_err::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs_err::write(&target, fs_err::read(&path).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn calibration_removes_what_folding_leaves_on_checkpoints_of_gpt_neox() {
+    let folders = [
+        ("sequential-residual-tied-tp2-drift", "global_step1600"),
+        ("sequential-residual-geglu-learned-tp2-drift", "global_step1200"),
+        ("neox-v1.0-sequential-geglu-tied-tp2-drift", "global_step400"),
+    ];
+    for (name, step) in folders {
+        let Some(path) = shared_checkpoint(name) else { continue };
+        let pairs = pairs(&json(&path.join("reference.json")));
+        assert_nine_tenths(divergences(&path, pairs.clone()));
+        let folder = tempfile::tempdir().unwrap();
+        copy(&path.join(step), folder.path());
+        drift(folder.path(), 0.05);
+        assert_nine_tenths(divergences(folder.path(), pairs));
+    }
+}
+
+#[test]
+fn calibration_removes_what_folding_leaves_on_a_synthetic_model() {
+    let model = TinyModel::new().with(|options| {
+        options.gpt_j_residual = false;
+        options.tp_size = 4;
+        options.drift = 0.05;
+    });
+    let checkpoint = model.write();
+    // Token ids of the demo's passages, brought down to the tiny vocabulary.
+    let small = |ids: Vec<u32>| ids.into_iter().map(|id| id % 120).collect::<Vec<_>>();
+    let pairs = pairs(&demo_reference()).into_iter().map(|(context, target)| (small(context), small(target)));
+    assert_nine_tenths(divergences(checkpoint.path(), pairs.collect()));
+}
