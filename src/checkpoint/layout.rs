@@ -68,7 +68,7 @@ pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
         let tag = text.trim();
         let mut components = Path::new(tag).components();
         let only = (components.next(), components.next());
-        let plain = matches!(only, (Some(Component::Normal(name)), None) if name == tag) && !tag.starts_with('.');
+        let plain = matches!(only, (Some(Component::Normal(_)), None)) && !tag.starts_with('.');
         let folder = path.join(tag);
         if !plain || !folder.is_dir() {
             return Err(CheckpointError::Latest { path: latest, tag: tag.to_owned() });

@@ -1,6 +1,9 @@
 //! What was measured, per passage. Knows nothing of libtorch or of checkpoints: a [`Sample`] is plain data that goes
 //! to `samples/NAME.jsonl` and comes back from there. Statistics over samples live in `report` (which calls `stats`).
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
