@@ -48,7 +48,7 @@ impl CompareArgs {
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     let started = jiff::Timestamp::now();
     let clock = Instant::now();
-    let strategies = strategies(&args.strategy)?;
+    let strategies = Strategy::asked_for(&args.strategy)?;
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
     let mut prepared = prepare(&args.model, &args.evaluation)?;
     let variants: Vec<_> = std::iter::once(Variant { name: "baseline".to_owned(), weights: Weights::Unmerged })
@@ -104,14 +104,6 @@ pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
     screen.data(&report::render_terminal(&report, style))
-}
-
-/// The strategies asked for, or all built-in ones.
-fn strategies(asked: &[String]) -> anyhow::Result<Vec<Strategy>> {
-    if asked.is_empty() {
-        return Ok(Strategy::built_in()?);
-    }
-    Ok(asked.iter().map(|name| Strategy::resolve(name)).collect::<Result<_, _>>()?)
 }
 
 fn write(report: &Report, input: &ReportInput, output: &OutputDir) -> anyhow::Result<()> {

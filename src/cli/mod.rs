@@ -10,7 +10,9 @@ mod doctor;
 #[cfg(feature = "libtorch")]
 mod evaluation;
 mod failure;
+mod inspect;
 mod output;
+mod provenance;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ enum Command {
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
     Demo(demo::DemoArgs),
+    /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
+    Inspect(inspect::InspectArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell.
@@ -55,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
+        Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Completions { shell } => {
             let mut script = Vec::new();
