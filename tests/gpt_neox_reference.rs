@@ -130,7 +130,7 @@ fn ranks_have_streams_of_their_own_exactly_where_gpt_neox_gives_them_some() {
         let Some(folder) = shared_checkpoint(name) else { continue };
         let mut found = Vec::new();
         let _ = forward(&Checkpoint::open(&folder, &[]).unwrap(), &[vec![1, 2, 3]], |_, streams| {
-            found.push(streams.count())
+            found.push(streams.count());
         });
         assert_eq!(found[..2], counts, "{name}");
         let reference: Vec<_> =

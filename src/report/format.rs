@@ -81,7 +81,7 @@ pub(super) fn scientific(value: f64) -> String {
 pub(super) fn percent(fraction: f64) -> String {
     let percent = 100.0 * fraction;
     let text = match percent {
-        percent if percent == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         percent if percent < 0.001 => format!("{percent:.1e}"),
         percent if percent < 0.1 => format!("{percent:.4}"),
         percent if percent < 10.0 => format!("{percent:.2}"),
