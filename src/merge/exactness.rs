@@ -72,7 +72,7 @@ impl Exactness {
 pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -> Option<Loss> {
     let replicas = param.value.tensors();
     let count = replicas.len();
-    if count < 2 || rule == Rule::Fold {
+    if rule == Rule::Fold {
         return None;
     }
     let loss = |reason: String| Some(Loss { name: param.name.clone(), reason });
