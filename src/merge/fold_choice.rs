@@ -12,16 +12,24 @@ const SAMPLED_ROWS: usize = 128;
 /// are preferred.
 const SHIFTS: [f64; 9] = [0.0, 0.02, -0.02, 0.05, -0.05, 0.1, -0.1, 0.25, -0.25];
 
+/// The smallest gain, in units of their mean magnitude, that a rank-one term is divided by.
+const SMALLEST_GAIN: f64 = 1.0 / 8.0;
+
 /// The common gain: of the mean and every rank's own, the one that changes the stored weights least.
 pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64> {
     let candidates = std::iter::once(mean_of(&replicas.gains)).chain(replicas.gains.iter().cloned());
+    let largest = largest(&replicas.gains);
+    let needs_rank_one = replicas.biases.is_some() && readers.iter().any(|reader| !reader.has_bias());
+    // A rank-one term u(1/γ)ᵀ would leave the range of float16 where γ is tiny: there γ is the mean magnitude.
+    let typical = if needs_rank_one { mean_magnitude(&largest) } else { 0.0 };
     let mut best: Option<(f64, Vec<f64>)> = None;
     for candidate in candidates {
-        // A gain far below its replicas would blow the weights up: its rank's own value is no candidate there.
+        // A gain far below its replicas, as where their signs differ, would blow the weights up.
         let usable = candidate
             .iter()
-            .zip(largest(&replicas.gains))
-            .map(|(&gain, largest)| if gain.abs() < largest * 1e-3 { largest } else { gain });
+            .zip(&largest)
+            .map(|(&gain, &largest)| if gain.abs() < largest.abs() / 2.0 { largest } else { gain })
+            .map(|gain| if gain.abs() < typical * SMALLEST_GAIN { typical.copysign(gain) } else { gain });
         let candidate: Vec<f64> = usable.collect();
         let cost: f64 = readers.iter().map(|reader| rounding_cost(reader, replicas, &candidate)).sum();
         if best.as_ref().is_none_or(|(least, _)| cost < *least) {
@@ -31,10 +39,17 @@ pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64>
     best.map(|(_, gain)| gain).unwrap_or_default()
 }
 
-/// Largest magnitude of each element over the ranks.
+/// Of each element, the rank's value that is largest in magnitude.
 fn largest(gains: &[Vec<f64>]) -> Vec<f64> {
     let length = gains.first().map_or(0, Vec::len);
-    (0..length).map(|at| gains.iter().map(|gain| gain[at].abs()).fold(0.0, f64::max)).collect()
+    let larger = |one: f64, other: f64| if other.abs() > one.abs() { other } else { one };
+    (0..length).map(|at| gains.iter().map(|gain| gain[at]).fold(0.0, larger)).collect()
+}
+
+fn mean_magnitude(values: &[f64]) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a width")]
+    let count = values.len().max(1) as f64;
+    values.iter().map(|value| value.abs()).sum::<f64>() / count
 }
 
 /// Squared difference between folded weights as stored and as they should be, over a sample of rows.
@@ -90,6 +105,10 @@ pub(super) fn best_shift(
     let cost = |shift: f64| {
         let denominator = sum + shift * width;
         let largest = terms.iter().map(|(first, second)| (first - shift * second).abs()).fold(0.0, f64::max);
+        if largest == 0.0 {
+            // Nothing to make up for, whatever the denominator.
+            return 0.0;
+        }
         if denominator.abs() < 1e-6 * width { f64::INFINITY } else { largest / denominator.abs() * (1.0 + shift.abs()) }
     };
     Ok(SHIFTS.into_iter().min_by(|&left, &right| cost(left).total_cmp(&cost(right))).unwrap_or(0.0))
