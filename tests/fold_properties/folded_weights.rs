@@ -1,0 +1,209 @@
+//! Every stored value of a folded stage against the formula it must be the one rounding of.
+
+use kintsugi::config::{Head, MlpInput, Residual};
+use kintsugi::merge::FoldSummary;
+use kintsugi::partition::{Kind, ParamValue, PartitionTable, Role, StageId, StageTensors, split};
+use kintsugi::tensor::DType;
+
+use crate::random_model::Design;
+use crate::reference::Shards;
+
+/// A norm's gain and bias, and weight and bias of the layers that read it.
+type Unit = (Role, Role, Vec<(Role, Option<Role>)>);
+
+/// What was found over the stages so far, to hold against the fold's own summary.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// `None` until a norm whose replicas differ was met.
+    pub summary: Option<FoldSummary>,
+    /// Largest magnitude of the weights that read such norms, before folding.
+    pub largest_weight: f64,
+}
+
+/// Checks one stage, of which `before` is the unmerged form and `ranks` what its ranks hold.
+pub(super) fn check(
+    design: &Design,
+    before: &StageTensors,
+    ranks: &[Shards],
+    merged: &StageTensors,
+    found: &mut Found,
+) {
+    check_what_no_norm_reads(design, before, ranks, merged);
+    for (gain, bias, readers) in units(design, merged.id) {
+        let drifted = |role| ranks.iter().any(|shards| shards.get(&role) != ranks[0].get(&role));
+        if !drifted(gain) && !drifted(bias) {
+            // Nothing to fold: the weights are the ranks' own, bit for bit.
+            for (weight, bias) in readers {
+                for role in std::iter::once(weight).chain(bias) {
+                    let kept = shards_of(design, merged, role);
+                    assert!(ranks.iter().zip(&kept).all(|(shards, kept)| shards.get(&role) == kept.as_ref()));
+                }
+            }
+            continue;
+        }
+        let summary =
+            found.summary.get_or_insert(FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false });
+        if gain == Role::FinalNormGain && design.architecture.head == Head::Row {
+            check_slices(ranks, merged, &[gain, bias]);
+            continue;
+        }
+        summary.unties_head |= gain == Role::FinalNormGain && design.architecture.head == Head::Tied;
+        let common_gain = replica(merged, gain).unwrap();
+        let common_bias = replica(merged, bias);
+        assert!(common_gain.iter().all(|gain| gain.is_finite() && *gain != 0.0));
+        for (weight, reader_bias) in readers {
+            let folded = shards_of(design, merged, weight);
+            let folded_biases = reader_bias.map(|role| shards_of(design, merged, role));
+            for (tp_rank, shards) in ranks.iter().enumerate() {
+                let reader = Reader {
+                    dtype: design.dtype,
+                    weight: &shards[&weight],
+                    folded: folded[tp_rank].as_ref().unwrap(),
+                    bias: reader_bias.and_then(|role| shards.get(&role)),
+                    folded_bias: folded_biases.as_ref().and_then(|biases| biases[tp_rank].as_ref()),
+                };
+                let own = Affine { gain: &shards[&gain], bias: shards.get(&bias).map(Vec::as_slice) };
+                let common = Affine { gain: &common_gain, bias: common_bias.as_deref() };
+                reader.check(&own, &common, summary);
+                let largest = shards[&weight].iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+                found.largest_weight = found.largest_weight.max(largest);
+            }
+        }
+    }
+}
+
+/// Row-parallel weights and the embedding stay what they are to the last bit; row-parallel biases are summed or
+/// averaged, learned positions averaged, with one rounding.
+fn check_what_no_norm_reads(design: &Design, before: &StageTensors, ranks: &[Shards], merged: &StageTensors) {
+    assert!(before.params.keys().eq(merged.params.keys()));
+    for (&role, param) in &merged.params {
+        match (param.kind, &before.params[&role].value, &param.value) {
+            (Kind::RowParallel | Kind::VocabParallel, ParamValue::Joined(before), ParamValue::Joined(after)) => {
+                assert!(role == Role::HeadWeight || before.same_bits(after));
+            }
+            (Kind::RowParallelBias | Kind::LearnedPositions, ..) => {
+                let summed = param.kind == Kind::RowParallelBias && design.architecture.residual == Residual::Parallel;
+                let divisor = if summed { 1.0 } else { f64::from(u32::try_from(ranks.len()).unwrap()) };
+                for (at, stored) in replica(merged, role).unwrap().into_iter().enumerate() {
+                    let sum: f64 = ranks.iter().map(|shards| shards[&role][at]).sum();
+                    assert_rounded_once(design.dtype, stored, sum / divisor);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Gain and bias of a norm.
+struct Affine<'a> {
+    gain: &'a [f64],
+    bias: Option<&'a [f64]>,
+}
+
+/// One rank's shard of a layer that reads a norm, before and after.
+struct Reader<'a> {
+    dtype: DType,
+    weight: &'a [f64],
+    folded: &'a [f64],
+    bias: Option<&'a Vec<f64>>,
+    folded_bias: Option<&'a Vec<f64>>,
+}
+
+impl Reader<'_> {
+    /// `W' = W·diag(γ_r/γ) + u(1/γ)ᵀ`, with u only where there is no bias to take the constant;
+    /// `c' = c + Wβ_r − W'β`.
+    fn check(&self, own: &Affine<'_>, common: &Affine<'_>, summary: &mut FoldSummary) {
+        let width = own.gain.len();
+        for (at, (row, folded)) in self.weight.chunks_exact(width).zip(self.folded.chunks_exact(width)).enumerate() {
+            let scaled: Vec<f64> =
+                row.iter().zip(own.gain).zip(common.gain).map(|((value, own), common)| value * own / common).collect();
+            let rank_one = match (own.bias, common.bias, self.bias) {
+                (Some(own), Some(shared), None) => {
+                    let missing = dot(row, own) - dot(&scaled, shared);
+                    let visible: f64 = shared.iter().zip(common.gain).map(|(bias, gain)| bias / gain).sum();
+                    if visible == 0.0 { 0.0 } else { missing / visible }
+                }
+                _ => 0.0,
+            };
+            for (((before, scaled), gain), &stored) in row.iter().zip(&scaled).zip(common.gain).zip(folded) {
+                assert_rounded_once(self.dtype, stored, scaled + rank_one / gain);
+                summary.max_weight_change = summary.max_weight_change.max((stored - before).abs());
+            }
+            summary.max_rank_one = summary.max_rank_one.max(rank_one.abs());
+            if let (Some(bias), Some(folded_bias)) = (self.bias, self.folded_bias) {
+                let constant = |affine: &Affine<'_>, row: &[f64]| affine.bias.map_or(0.0, |bias| dot(row, bias));
+                let exact = bias[at] + constant(own, row) - constant(common, folded);
+                assert_rounded_once(self.dtype, folded_bias[at], exact);
+            }
+        }
+    }
+}
+
+/// A row-parallel head: slice r of the final norm is rank r's, bit for bit.
+fn check_slices(ranks: &[Shards], merged: &StageTensors, roles: &[Role]) {
+    for &role in roles {
+        let Some(values) = replica(merged, role) else { continue };
+        let width = values.len() / ranks.len();
+        for (tp_rank, shards) in ranks.iter().enumerate() {
+            let slice = tp_rank * width..(tp_rank + 1) * width;
+            assert_eq!(values[slice.clone()], shards[&role][slice]);
+        }
+    }
+}
+
+/// The stored value is one that `dtype` can hold and none is nearer, up to float64's own noise.
+fn assert_rounded_once(dtype: DType, stored: f64, exact: f64) {
+    let half_step = half_step(dtype, exact);
+    let difference = (stored - exact).abs();
+    assert!(
+        difference <= half_step + 1e-13 * exact.abs().max(1.0),
+        "{stored:e} stored for {exact:e}: {difference:e} is more than half a step, {half_step:e}"
+    );
+}
+
+/// Half the distance between the values of a type around `value`.
+pub(super) fn half_step(dtype: DType, value: f64) -> f64 {
+    let (digits, smallest_exponent) = match dtype {
+        DType::F16 => (11, -14),
+        DType::BF16 => (8, -126),
+        DType::F32 => (24, -126),
+        _ => return 0.0,
+    };
+    // The exponent of the value's binade; below the smallest, steps stay as they are.
+    let exponent = (smallest_exponent..=127).rev().find(|&exponent| value.abs() >= 2_f64.powi(exponent));
+    2_f64.powi(exponent.unwrap_or(smallest_exponent) - digits)
+}
+
+fn units(design: &Design, stage: StageId) -> Vec<Unit> {
+    let attention = (Role::QkvWeight, design.architecture.attention_bias.then_some(Role::QkvBias));
+    let mlp = (Role::MlpInputWeight, design.architecture.mlp_bias.then_some(Role::MlpInputBias));
+    match (stage, design.architecture.mlp_input) {
+        (StageId::Embedding, _) => Vec::new(),
+        (StageId::Layer(_), MlpInput::AttentionNorm) => {
+            vec![(Role::InputNormGain, Role::InputNormBias, vec![attention, mlp])]
+        }
+        (StageId::Layer(_), MlpInput::OwnNorm) => vec![
+            (Role::InputNormGain, Role::InputNormBias, vec![attention]),
+            (Role::MlpNormGain, Role::MlpNormBias, vec![mlp]),
+        ],
+        (StageId::Output, _) => vec![(Role::FinalNormGain, Role::FinalNormBias, vec![(Role::HeadWeight, None)])],
+    }
+}
+
+fn replica(merged: &StageTensors, role: Role) -> Option<Vec<f64>> {
+    merged.replicas(role).first().map(|tensor| tensor.to_f64().unwrap())
+}
+
+/// A partitioned parameter of the merged stage, split among the ranks again.
+fn shards_of(design: &Design, merged: &StageTensors, role: Role) -> Vec<Option<Vec<f64>>> {
+    let Some(ParamValue::Joined(joined)) = merged.get(role).map(|param| &param.value) else {
+        return vec![None; design.tp_size];
+    };
+    let partition = PartitionTable::new(&design.architecture).partition(role).unwrap();
+    let shards = split(&partition, joined, design.tp_size).unwrap();
+    shards.iter().map(|shard| Some(shard.to_f64().unwrap())).collect()
+}
+
+fn dot(left: &[f64], right: &[f64]) -> f64 {
+    left.iter().zip(right).map(|(left, right)| left * right).sum()
+}

@@ -1,0 +1,329 @@
+//! Random tensor-parallel models in memory: what a proptest case describes ([`Design`]), drawn rank by rank and joined
+//! as the checkpoint reader joins ([`RandomModel`]).
+
+use std::collections::BTreeMap;
+
+use kintsugi::config::{Activation, Architecture, Head, MlpInput, Norm, Positions, QkvLayout, Residual};
+use kintsugi::partition::{Kind, Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors, join};
+use kintsugi::tensor::{DType, HostTensor};
+use proptest::prelude::*;
+use proptest::sample::select;
+use rand::SeedableRng as _;
+use rand::rngs::ChaCha12Rng;
+
+use crate::reference::{Ranks, Shards};
+
+/// Tokens of the test sequence; learned tables have two rows more, for an offset.
+pub(super) const TOKENS: usize = 5;
+
+/// What the gains of the norms are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gains {
+    /// 0.7 … 1.3.
+    AroundOne,
+    /// Some are 0 on every rank.
+    SomeZero,
+    /// Some are negative.
+    SomeNegative,
+    /// Some are a millionth of the others.
+    SomeTiny,
+    /// Where gains drift, an element can be 0 or negative on one rank only.
+    Crossing,
+}
+
+/// What the biases of layer norms are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NormBiases {
+    /// −0.3 … 0.3.
+    Random,
+    /// All 0.
+    Zero,
+    /// Σ(β/γ) of the mean bias and mean gain is 0, where the rank-one term cannot be had without a shift.
+    Balanced,
+}
+
+/// Which replicas drift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "kinds of replicas, each for itself")]
+pub(super) struct Drifting {
+    pub gains: bool,
+    pub norm_biases: bool,
+    pub row_biases: bool,
+    pub positions: bool,
+}
+
+/// What a random model is to be.
+#[derive(Debug, Clone)]
+pub(super) struct Design {
+    pub architecture: Architecture,
+    pub tp_size: usize,
+    pub dtype: DType,
+    /// Largest relative difference between a replica and what it drifted from.
+    pub drift: f64,
+    pub drifting: Drifting,
+    pub gains: Gains,
+    pub norm_biases: NormBiases,
+    /// Whether row-parallel biases are anything but 0.
+    pub row_biases: bool,
+    pub seed: u64,
+}
+
+prop_compose! {
+    fn sizes()(
+        tp_size in select(vec![1_usize, 2, 3, 4, 8]),
+        heads_per_rank in 1..=2_usize,
+        head_size in select(vec![4_usize, 6]),
+        layer_count in 1..=2_usize,
+        inner_per_rank in 1..=5_usize,
+        vocab_per_rank in 2..=5_usize,
+    ) -> (usize, usize, usize, usize, usize, usize) {
+        (tp_size, heads_per_rank, head_size, layer_count, inner_per_rank, vocab_per_rank)
+    }
+}
+
+prop_compose! {
+    fn architectures()(
+        (tp_size, heads_per_rank, head_size, layer_count, inner_per_rank, vocab_per_rank) in sizes(),
+        norm in select(vec![(Norm::LayerNorm, 1e-5), (Norm::RmsNorm, 1e-8)]),
+        positions in select(vec![
+            Positions::Rotary { dims: 2, base: 10_000.0 },
+            Positions::Rotary { dims: 4, base: 500.0 },
+            Positions::Learned { offset: 0 },
+            Positions::Learned { offset: 2 },
+            Positions::Absent,
+        ]),
+        (activation, tanh_gelu) in select(vec![
+            (Activation::Gelu, true), (Activation::Gelu, false), (Activation::Relu, false), (Activation::Silu, false),
+            (Activation::Mish, false), (Activation::Softsign, false), (Activation::GeGlu, false),
+            (Activation::ReGlu, false), (Activation::SwiGlu, false), (Activation::Glu, false),
+            (Activation::Bilinear, false),
+        ]),
+        residual in select(vec![Residual::Parallel, Residual::Parallel, Residual::Sequential]),
+        tied_norm in any::<bool>(),
+        grouped in any::<bool>(),
+        head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied]),
+        (attention_bias, mlp_bias) in any::<(bool, bool)>(),
+    ) -> (usize, Architecture) {
+        let head_count = tp_size * heads_per_rank;
+        let kv_head_count = if grouped { tp_size } else { head_count };
+        let tied_norm = tied_norm && residual == Residual::Parallel;
+        (tp_size, Architecture {
+            layer_count,
+            hidden_size: head_count * head_size,
+            head_count,
+            kv_head_count,
+            padded_vocab_size: tp_size * vocab_per_rank,
+            mlp_inner_size: tp_size * inner_per_rank,
+            max_position_embeddings: TOKENS + 2,
+            norm: norm.0,
+            norm_epsilon: norm.1,
+            positions,
+            activation,
+            tanh_gelu,
+            gated: activation.is_gated(),
+            residual,
+            mlp_input: if tied_norm { MlpInput::AttentionNorm } else { MlpInput::OwnNorm },
+            head,
+            qkv: if kv_head_count == head_count { QkvLayout::Interleaved } else { QkvLayout::Blocks },
+            attention_bias,
+            mlp_bias,
+        })
+    }
+}
+
+prop_compose! {
+    /// Models of every architecture, number of ranks and drift, in float64.
+    pub(super) fn designs()(
+        (tp_size, architecture) in architectures(),
+        drift in select(vec![0.0, 1e-3, 0.02, 0.3]),
+        (gains_drift, norm_biases_drift, row_biases_drift, positions_drift) in any::<(bool, bool, bool, bool)>(),
+        gains in select(vec![
+            Gains::AroundOne, Gains::SomeZero, Gains::SomeNegative, Gains::SomeTiny, Gains::Crossing,
+        ]),
+        norm_biases in select(vec![NormBiases::Random, NormBiases::Random, NormBiases::Zero, NormBiases::Balanced]),
+        row_biases in prop::bool::weighted(0.8),
+        seed in any::<u64>(),
+    ) -> Design {
+        let drifting = Drifting {
+            gains: gains_drift,
+            norm_biases: norm_biases_drift,
+            row_biases: row_biases_drift,
+            positions: positions_drift,
+        };
+        Design { architecture, tp_size, dtype: DType::F64, drift, drifting, gains, norm_biases, row_biases, seed }
+    }
+}
+
+/// A model drawn from a design: as ranks hold it, and as the reader gives it.
+pub(super) struct RandomModel {
+    pub ranks: Ranks,
+    pub stages: Vec<StageTensors>,
+}
+
+impl Design {
+    /// The same design always draws the same model.
+    pub(super) fn draw(&self) -> RandomModel {
+        let mut draw = Draw { design: self, random: ChaCha12Rng::seed_from_u64(self.seed) };
+        let mut stages = vec![draw.stage(StageId::Embedding, &[StageKind::Embedding])];
+        let layers = (0..self.architecture.layer_count).map(|at| draw.stage(StageId::Layer(at), &[StageKind::Layer]));
+        stages.extend(layers.collect::<Vec<_>>());
+        let mut output = draw.stage(StageId::Output, &[StageKind::FinalNorm, StageKind::Head]);
+        if self.architecture.head == Head::Tied {
+            let (words, ranks) = &stages[0];
+            output.0.params.insert(Role::HeadWeight, words.params[&Role::WordEmbedding].clone());
+            for (shards, embedding) in output.1.iter_mut().zip(ranks) {
+                shards.insert(Role::HeadWeight, embedding[&Role::WordEmbedding].clone());
+            }
+        }
+        stages.push(output);
+        let (stages, ranks) = stages.into_iter().unzip();
+        RandomModel { ranks: Ranks { stages: ranks }, stages }
+    }
+
+    /// The ids of the test sequence.
+    pub(super) fn ids(&self) -> Vec<usize> {
+        let mut random = ChaCha12Rng::seed_from_u64(!self.seed);
+        (0..TOKENS).map(|_| random.random_range(0..self.architecture.padded_vocab_size)).collect()
+    }
+}
+
+/// A merged model as its one rank holds it.
+pub(super) fn one_rank(stages: &[StageTensors]) -> Ranks {
+    let of_stage = |stage: &StageTensors| {
+        assert_eq!(stage.tp_size, 1);
+        let values = |param: &Param| {
+            let [only] = param.value.tensors() else { panic!("{} has several replicas", param.name) };
+            only.to_f64().unwrap()
+        };
+        vec![stage.params.iter().map(|(&role, param)| (role, values(param))).collect()]
+    };
+    Ranks { stages: stages.iter().map(of_stage).collect() }
+}
+
+struct Draw<'a> {
+    design: &'a Design,
+    random: ChaCha12Rng,
+}
+
+impl Draw<'_> {
+    fn stage(&mut self, id: StageId, kinds: &[StageKind]) -> (StageTensors, Vec<Shards>) {
+        let table = PartitionTable::new(&self.design.architecture);
+        let tp_size = self.design.tp_size;
+        let mut drawn: BTreeMap<Role, (&Row, Vec<Vec<f64>>)> = BTreeMap::new();
+        for row in kinds.iter().flat_map(|&kind| table.required(kind)) {
+            let ranks = if row.kind.is_replicated() { self.replicas(row) } else { self.shards(row) };
+            drawn.insert(row.role, (row, ranks));
+        }
+        if self.design.norm_biases == NormBiases::Balanced {
+            balance(&mut drawn);
+        }
+        let mut shards = vec![Shards::new(); tp_size];
+        let mut params = BTreeMap::new();
+        for (role, (row, ranks)) in drawn {
+            let shape = row.rank_shape(&self.design.architecture, tp_size).unwrap();
+            let tensors: Vec<_> = ranks
+                .iter()
+                .map(|values| HostTensor::from_f64(self.design.dtype, shape.clone(), values).unwrap())
+                .collect();
+            for (shards, tensor) in shards.iter_mut().zip(&tensors) {
+                shards.insert(role, tensor.to_f64().unwrap());
+            }
+            let value = match row.partition(&self.design.architecture) {
+                None => ParamValue::Replicas(tensors),
+                Some(partition) => ParamValue::Joined(join(&partition, &tensors).unwrap()),
+            };
+            params.insert(role, Param { name: row.names[0].to_owned(), kind: row.kind, value });
+        }
+        (StageTensors { id, tp_size, params }, shards)
+    }
+
+    /// One shard per rank, of standard deviation near 1 / √columns.
+    fn shards(&mut self, row: &Row) -> Vec<Vec<f64>> {
+        let shape = row.rank_shape(&self.design.architecture, self.design.tp_size).unwrap();
+        let joined = (row.shape)(&self.design.architecture);
+        let columns = joined.get(1).map_or(4, |&columns| columns);
+        let scale = if row.role == Role::WordEmbedding { 1.0 } else { 1.7 / to_f64(columns).sqrt() };
+        let count = shape.iter().product();
+        (0..self.design.tp_size).map(|_| self.uniform(count, scale)).collect()
+    }
+
+    /// One replica per rank.
+    fn replicas(&mut self, row: &Row) -> Vec<Vec<f64>> {
+        let design = self.design;
+        let count = (row.shape)(&design.architecture).iter().product();
+        let (common, drifts) = match row.kind {
+            Kind::NormGain => (self.gains(count), design.drifting.gains),
+            Kind::NormBias if design.norm_biases == NormBiases::Zero => (vec![0.0; count], false),
+            Kind::NormBias => (self.uniform(count, 0.3), design.drifting.norm_biases),
+            Kind::RowParallelBias if !design.row_biases => (vec![0.0; count], false),
+            Kind::RowParallelBias => (self.uniform(count, 0.5), design.drifting.row_biases),
+            _ => (self.uniform(count, 0.5), design.drifting.positions),
+        };
+        let crossing = row.kind == Kind::NormGain && design.gains == Gains::Crossing;
+        let replica = |_| {
+            let drifted: Vec<f64> = common
+                .iter()
+                .map(|value| {
+                    let crossed = if crossing && self.random.random_bool(0.1) {
+                        if self.random.random_bool(0.5) { 0.0 } else { -1.0 }
+                    } else {
+                        1.0
+                    };
+                    value * crossed * (1.0 + design.drift * self.random.random_range(-1.0..1.0))
+                })
+                .collect();
+            if drifts && design.drift > 0.0 { drifted } else { common.clone() }
+        };
+        (0..design.tp_size).map(replica).collect()
+    }
+
+    fn gains(&mut self, count: usize) -> Vec<f64> {
+        let style = self.design.gains;
+        let mut gains: Vec<f64> = self.uniform(count, 0.3).into_iter().map(|value| 1.0 + value).collect();
+        // The first stays as it is: a norm of zeros alone makes every merge exact.
+        for gain in &mut gains[1..] {
+            if self.random.random_bool(0.25) {
+                *gain *= match style {
+                    Gains::AroundOne | Gains::Crossing => 1.0,
+                    Gains::SomeZero => 0.0,
+                    Gains::SomeNegative => -1.0,
+                    Gains::SomeTiny => 1e-6,
+                };
+            }
+        }
+        gains
+    }
+
+    fn uniform(&mut self, count: usize, scale: f64) -> Vec<f64> {
+        (0..count).map(|_| self.random.random_range(-scale..scale)).collect()
+    }
+}
+
+/// Changes the biases as little as makes Σ(β/γ) of the mean bias and the mean gain 0.
+fn balance(drawn: &mut BTreeMap<Role, (&Row, Vec<Vec<f64>>)>) {
+    let norms = [
+        (Role::InputNormGain, Role::InputNormBias),
+        (Role::MlpNormGain, Role::MlpNormBias),
+        (Role::FinalNormGain, Role::FinalNormBias),
+    ];
+    for (gain, bias) in norms {
+        let (Some((_, gains)), true) = (drawn.get(&gain), drawn.contains_key(&bias)) else { continue };
+        let inverse: Vec<f64> =
+            mean(gains).into_iter().map(|gain| if gain == 0.0 { 1.0 } else { 1.0 / gain }).collect();
+        let (_, biases) = drawn.get_mut(&bias).unwrap();
+        let sum: f64 = mean(biases).iter().zip(&inverse).map(|(bias, inverse)| bias * inverse).sum();
+        let square: f64 = inverse.iter().map(|inverse| inverse * inverse).sum();
+        for (bias, inverse) in biases.iter_mut().flat_map(|replica| replica.iter_mut().zip(&inverse)) {
+            *bias -= sum / square * inverse;
+        }
+    }
+}
+
+fn mean(replicas: &[Vec<f64>]) -> Vec<f64> {
+    let sum = |at| replicas.iter().map(|replica: &Vec<f64>| replica[at]).sum::<f64>();
+    (0..replicas[0].len()).map(|at| sum(at) / to_f64(replicas.len())).collect()
+}
+
+fn to_f64(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
+}
