@@ -6,6 +6,7 @@ use super::weights::to_i64;
 use super::{Chunk, ModelError, Streams, Uploader};
 use crate::config::{Architecture, Positions};
 use crate::partition::{ParamValue, Role, StageTensors};
+use crate::tensor::HostTensor;
 
 /// Word embedding and learned positions.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct EmbeddingStage {
     positions: Vec<Tensor>,
     position_offset: i64,
     backend: super::Backend,
+    // On the CPU weights may be views of these.
+    _owners: Vec<HostTensor>,
 }
 
 impl EmbeddingStage {
@@ -38,7 +41,9 @@ impl EmbeddingStage {
             }
             _ => (Vec::new(), 0),
         };
-        Ok(Self { words: uploader.upload_stored(words)?, positions, position_offset, backend: uploader.backend() })
+        let words = uploader.upload_stored(words)?;
+        let backend = uploader.backend();
+        Ok(Self { words, positions, position_offset, backend, _owners: uploader.owners() })
     }
 
     /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows.

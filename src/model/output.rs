@@ -8,6 +8,7 @@ use super::streams::of_rank;
 use super::{ModelError, Streams, Uploader};
 use crate::config::{Architecture, Head};
 use crate::partition::{Role, StageTensors};
+use crate::tensor::HostTensor;
 
 /// Final norm and output head.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct OutputStage {
     head: Head,
     norm: Norm,
     weights: Vec<Tensor>,
+    // On the CPU weights may be views of these.
+    _owners: Vec<HostTensor>,
 }
 
 /// What a model says of each target token.
@@ -39,6 +42,7 @@ impl OutputStage {
             head: architecture.head,
             norm: Norm::new(stage, architecture, uploader, Role::FinalNormGain, Role::FinalNormBias)?,
             weights: weights.into_iter().flatten().collect(),
+            _owners: uploader.owners(),
         })
     }
 
