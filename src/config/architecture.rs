@@ -270,6 +270,8 @@ fn resolve_head(config: &NeoxConfig, observed: &Observed, padded_vocab_size: usi
     }
 }
 
+/// `apply_query_key_layer_scaling` divides the scores by the layer's number and multiplies them again before the softmax:
+/// nothing is left of it but rounding, as long as no relative bias is added in between.
 fn refuse(config: &NeoxConfig) -> Result<(), Unsupported> {
     let refusal = |setting: String, reason: &str| Err(Unsupported { setting, reason: reason.to_owned() });
     if config.use_qk_layernorm {
@@ -286,9 +288,6 @@ fn refuse(config: &NeoxConfig) -> Result<(), Unsupported> {
     }
     if config.mup.is_some() {
         return refusal("use_mup: true".to_owned(), "mup multipliers are not supported");
-    }
-    if config.apply_query_key_layer_scaling {
-        return refusal("apply_query_key_layer_scaling: true".to_owned(), "not supported");
     }
     if config.mlp_type == MlpType::Llama {
         return refusal("mlp_type: llama".to_owned(), "the three-matrix MLP of 2023-05 to 2024-09 is not supported");
