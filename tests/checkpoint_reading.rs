@@ -136,7 +136,7 @@ fn every_tensor_is_accounted_for_or_the_place_is_told() {
                 edit_layer_file(&files.layer_file(3, 1), |tensors| {
                     let tensor = tensors.remove("mlp.linear1.bias").unwrap();
                     tensors.insert("mlp.linear_1.bias".to_owned(), tensor);
-                })
+                });
             },
             "STEP/layer_03-model_01-model_states.pt: rank 1: unexpected tensor `mlp.linear_1.bias` in the transformer layer",
         ),
@@ -148,7 +148,7 @@ fn every_tensor_is_accounted_for_or_the_place_is_told() {
             |files| {
                 edit_layer_file(&files.layer_file(2, 0), |tensors| {
                     tensors.insert("mlp.dense_h_to_4h.bias".to_owned(), f32s(&[128]));
-                })
+                });
             },
             "STEP/layer_02-model_00-model_states.pt: rank 0: `mlp.linear1.bias` and `mlp.dense_h_to_4h.bias` are the \
              same parameter",
@@ -158,7 +158,7 @@ fn every_tensor_is_accounted_for_or_the_place_is_told() {
                 edit_layer_file(&files.layer_file(2, 1), |tensors| {
                     let tensor = tensors.remove("mlp.linear1.bias").unwrap();
                     tensors.insert("mlp.dense_h_to_4h.bias".to_owned(), tensor);
-                })
+                });
             },
             "STEP/layer_02-model_01-model_states.pt: rank 1: missing tensor `mlp.linear1.bias`",
         ),
@@ -185,7 +185,7 @@ fn every_tensor_is_accounted_for_or_the_place_is_told() {
             |files| {
                 edit_layer_file(&files.layer_file(5, 0), |tensors| {
                     *tensors = [("soft_embedding_weight".to_owned(), f32s(&[4, 64]))].into();
-                })
+                });
             },
             "STEP/layer_05-model_00-model_states.pt: holds no parameter of a known stage; its names: \
              soft_embedding_weight",
