@@ -13,9 +13,9 @@ use kintsugi::checkpoint::Checkpoint;
 use kintsugi::eval::packing::Passage;
 use kintsugi::eval::{EngineOptions, Quiet, evaluate};
 use kintsugi::tensor::HostTensor;
+use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::ChaCha12Rng;
-use rand::RngExt;
 
 type TokenPairs = Vec<(Vec<u32>, Vec<u32>)>;
 

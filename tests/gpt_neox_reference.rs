@@ -129,7 +129,9 @@ fn ranks_have_streams_of_their_own_exactly_where_gpt_neox_gives_them_some() {
     for (name, counts) in [("parallel-residual-tp2-drift", [1, 1]), ("sequential-residual-tied-tp2-drift", [1, 2])] {
         let Some(folder) = shared_checkpoint(name) else { continue };
         let mut found = Vec::new();
-        let _ = forward(&Checkpoint::open(&folder, &[]).unwrap(), &[vec![1, 2, 3]], |_, streams| found.push(streams.count()));
+        let _ = forward(&Checkpoint::open(&folder, &[]).unwrap(), &[vec![1, 2, 3]], |_, streams| {
+            found.push(streams.count());
+        });
         assert_eq!(found[..2], counts, "{name}");
         let reference: Vec<_> =
             [0, 1].map(|rank| read_npz(&folder.join(format!("reference_hidden_rank{rank}.npz")))).into();

@@ -58,7 +58,7 @@ impl CompareArgs {
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     let started = jiff::Timestamp::now();
     let clock = Instant::now();
-    let strategies = strategies(&args.strategy)?;
+    let strategies = Strategy::asked_for(&args.strategy)?;
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
     let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
     let mut variants = vec![Variant::baseline()];
@@ -151,12 +151,4 @@ fn findings(strategies: &[Strategy], exactness: &[Exactness]) -> Vec<String> {
         }
     }
     findings.into_iter().map(|(names, text)| format!("{}: norms folded; {text}", names.join(" and "))).collect()
-}
-
-/// The strategies asked for, or all built-in ones.
-fn strategies(asked: &[String]) -> anyhow::Result<Vec<Strategy>> {
-    if asked.is_empty() {
-        return Ok(Strategy::built_in()?);
-    }
-    Ok(asked.iter().map(|name| Strategy::resolve(name)).collect::<Result<_, _>>()?)
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use super::args::{EvaluationArgs, ModelArgs};
+use super::provenance;
 use crate::checkpoint::Checkpoint;
 use crate::eval::data_error::DataError;
 use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
@@ -105,25 +106,7 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
 impl Prepared {
     /// Provenance of the checkpoint.
     pub(super) fn checkpoint_info(&self, model: &ModelArgs, digests: Vec<FileDigest>) -> CheckpointInfo {
-        let checkpoint = &self.checkpoint;
-        let folder = checkpoint.folder();
-        let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let step = file_name(folder).unwrap_or_default();
-        let iteration = checkpoint.client().iteration.or_else(|| step.strip_prefix("global_step")?.parse().ok());
-        let canonical = model.checkpoint.canonicalize().unwrap_or_else(|_| model.checkpoint.clone());
-        let (parameter_count, bytes) = checkpoint.size();
-        CheckpointInfo {
-            path: model.checkpoint.display().to_string(),
-            name: file_name(&canonical).unwrap_or(step),
-            iteration: iteration.unwrap_or(0),
-            tp_size: checkpoint.tp_size(),
-            layout: layout_name(checkpoint.layout()).to_owned(),
-            dtype: checkpoint.dtype().to_string(),
-            parameter_count,
-            bytes,
-            architecture: checkpoint.architecture().summary(),
-            digests: Some(digests),
-        }
+        provenance::checkpoint_info(&self.checkpoint, model, Some(digests))
     }
 
     /// Provenance of task, data and tokenizer.
@@ -209,13 +192,6 @@ fn identity_text(task: &Task, identity: &DataIdentity) -> String {
             format!("not the data set that {} names ({what}: expected {expected}, found {found})", task.name)
         }
         DataIdentity::Unpinned => format!("{} names no checksum; the number of passages is right", task.name),
-    }
-}
-
-fn layout_name(layout: crate::checkpoint::Layout) -> &'static str {
-    match layout {
-        crate::checkpoint::Layout::LayerFiles => "layer-files",
-        crate::checkpoint::Layout::RankFiles => "rank-files",
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let samples = samples::samples(&evaluation, &plan.variants, &prepared.data.documents, &prepared.pairs)?;
     let effects =
         samples.iter().map(|of_variant| effect(&samples[0], of_variant)).collect::<anyhow::Result<Vec<_>>>()?;
-    let explanation = plan.explain(args, &prepared, &evaluation, &effects, &samples[0], (started, clock))?;
+    let explanation = plan.explain(args, &prepared, &evaluation, &effects, &samples[0], (started, clock));
     let json = format!("{}\n", serde_json::to_string_pretty(&explanation)?);
     let text = report::render_explanation(&explanation, TerminalStyle { width: Screen::width(), styled: false });
     if let Some(output) = &output {
@@ -119,7 +119,7 @@ impl Plan {
         effects: &[Effect],
         baseline: &[Sample],
         clocks: (jiff::Timestamp, Instant),
-    ) -> anyhow::Result<Explanation> {
+    ) -> Explanation {
         let architecture = prepared.checkpoint.architecture();
         let strategies = self.strategies.iter().map(|planned| {
             let whole = effects[planned.whole];
@@ -157,7 +157,7 @@ impl Plan {
             divergence: self.strategies.iter().map(curve).collect(),
             findings: Vec::new(),
         };
-        Ok(explanation.with_findings())
+        explanation.with_findings()
     }
 }
 

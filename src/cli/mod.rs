@@ -12,7 +12,9 @@ mod evaluation;
 #[cfg(feature = "libtorch")]
 mod explain;
 mod failure;
+mod inspect;
 mod output;
+mod provenance;
 mod synth;
 
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ enum Command {
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
     Demo(demo::DemoArgs),
+    /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
+    Inspect(inspect::InspectArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
+        Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {

@@ -82,7 +82,6 @@ impl Screen {
     }
 
     /// Columns of the terminal on stdout, 100 if it is none.
-    #[cfg(feature = "libtorch")]
     pub(super) fn width() -> usize {
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
         columns
@@ -91,7 +90,6 @@ impl Screen {
     }
 
     /// Whether stdout shows bold text.
-    #[cfg(feature = "libtorch")]
     pub(super) fn styled() -> bool {
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }

@@ -135,6 +135,17 @@ impl Strategy {
         Self::parse(&fs::read_to_string(path)?, name_or_path)
     }
 
+    /// The strategies of these names or files; all built-in ones where there are none.
+    ///
+    /// # Errors
+    /// As [`Strategy::resolve`].
+    pub fn asked_for(names_or_paths: &[String]) -> Result<Vec<Self>, MergeError> {
+        if names_or_paths.is_empty() {
+            return Self::built_in();
+        }
+        names_or_paths.iter().map(|name| Self::resolve(name)).collect()
+    }
+
     /// Reads a strategy from YAML; `origin` is named in errors.
     ///
     /// # Errors

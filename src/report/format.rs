@@ -77,6 +77,37 @@ pub(super) fn scientific(value: f64) -> String {
     if value == 0.0 { "0".to_owned() } else { minus(&format!("{value:.2e}")) }
 }
 
+/// A fraction that may be tiny, in per cent, with about three digits.
+pub(super) fn percent(fraction: f64) -> String {
+    let percent = 100.0 * fraction;
+    let text = match percent {
+        0.0 => "0".to_owned(),
+        percent if percent < 0.001 => format!("{percent:.1e}"),
+        percent if percent < 0.1 => format!("{percent:.4}"),
+        percent if percent < 10.0 => format!("{percent:.2}"),
+        percent => format!("{percent:.1}"),
+    };
+    minus(&format!("{text} %"))
+}
+
+/// A multiple, without needless decimals.
+pub(super) fn factor(value: f64) -> String {
+    minus(&((1000.0 * value).round() / 1000.0).to_string())
+}
+
+/// A large count, its digits in groups of three.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A size in decimal units, as disks count.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(super) fn bytes(count: u64) -> String {

@@ -1,12 +1,13 @@
 //! Reports: what every model scored on the same documents, what each merge loses against the unmerged baseline, and
 //! the renderings of it. A report is built from samples and runs nothing; the numbers come from `stats`, the samples
 //! from `samples`. `rows.rs` computes, `json.rs` is the format other programs read, `terminal.rs` and `markdown.rs`
-//! are for people, `output.rs` fills an output directory.
+//! are for people, `output.rs` fills an output directory. `inspection.rs` is what a look into a checkpoint found.
 
 mod error;
 mod explanation;
 mod format;
 mod info;
+mod inspection;
 mod json;
 mod markdown;
 mod output;
@@ -32,6 +33,10 @@ pub use explanation::{
 pub use info::{
     CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo, Tool,
     Versions,
+};
+pub use inspection::{
+    DTypeCount, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, Vocabulary, render_drift_svg,
+    render_inspection,
 };
 pub use json::{read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;

@@ -1,0 +1,212 @@
+//! `kintsugi inspect`: what is in a checkpoint, how far its replicas have drifted, which strategies lose nothing. Reads names and
+//! shapes of everything and the weights of replicated parameters alone, so it takes seconds whatever the model's size.
+
+mod notes;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use rayon::prelude::*;
+
+use super::args::ModelArgs;
+use super::output::Screen;
+use super::provenance::checkpoint_info;
+use crate::checkpoint::{Checkpoint, ReplicatedParams};
+use crate::merge::{Exactness, MergeError, ParamDrift, StageMerger, Strategy};
+use crate::partition::StageId;
+use crate::report::{
+    self, DTypeCount, Exact, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, TerminalStyle, Tool, Vocabulary,
+};
+
+/// Arguments of `inspect`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct InspectArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// A built-in strategy or a strategy file to judge (repeatable). Default: all built-in ones.
+    #[arg(long, value_name = "NAME|FILE")]
+    strategy: Vec<String>,
+    /// Read no weights: no drift, and no judgement of strategies.
+    #[arg(long, conflicts_with_all = ["strategy", "svg"])]
+    no_drift: bool,
+    /// Run the model on tokens 0, 1, 2, … and compare with what gpt-neox stored when it saved the checkpoint
+    /// (`checkpoint_validation_logits`). Done without being asked where it takes seconds.
+    #[cfg(feature = "libtorch")]
+    #[arg(long)]
+    self_check: bool,
+    /// Draw the drift of every parameter in every layer into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &InspectArgs, screen: &Screen) -> anyhow::Result<()> {
+    let strategies = Strategy::asked_for(&args.strategy)?;
+    let checkpoint = Checkpoint::open(&args.model.checkpoint, &args.model.neox_config)?;
+    let mut inspection = describe(&checkpoint, &args.model);
+    if !args.no_drift {
+        let stages = read_replicated(&checkpoint)?;
+        let drift = drift(&stages)?;
+        inspection.notes.extend(notes::of_unused_replicas(&drift));
+        inspection.drift = Some(drift);
+        inspection.strategies = Some(judge(&checkpoint, &stages, &strategies)?);
+    }
+    #[cfg(feature = "libtorch")]
+    inspection.notes.extend(check_stored_outputs(&checkpoint, args.self_check)?);
+    if let Some(path) = &args.svg {
+        report::write_atomically(path, report::render_drift_svg(&inspection).as_bytes())?;
+        tracing::info!("drift drawn into {}", path.display());
+    }
+    if args.json {
+        return screen.data(&format!("{}\n", serde_json::to_string_pretty(&inspection)?));
+    }
+    let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
+    screen.data(&report::render_inspection(&inspection, style))
+}
+
+/// Multiplications that the self-check may take without being asked for: a few seconds on a CPU.
+#[cfg(feature = "libtorch")]
+const SELF_CHECK_UNASKED: u64 = 200_000_000_000;
+
+/// Compares the forward pass with what the checkpoint stores, in a sentence.
+#[cfg(feature = "libtorch")]
+fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> anyhow::Result<Option<String>> {
+    use crate::eval::self_check::self_check;
+    use crate::model::{Backend, Compute, DeviceChoice};
+    use crate::tensor::DType;
+
+    if !checkpoint.has_validation_logits() {
+        let none = || "self-check: the checkpoint stores no checkpoint_validation_logits".to_owned();
+        return Ok(asked.then(none));
+    }
+    let cost = checkpoint.size().0.saturating_mul(checkpoint.config().seq_length as u64);
+    if !asked && cost > SELF_CHECK_UNASKED {
+        return Ok(Some(
+            "checkpoint_validation_logits are stored: --self-check compares the model with them".to_owned(),
+        ));
+    }
+    let Some(&device) = DeviceChoice::Auto.resolve()?.first() else { return Ok(None) };
+    let kind = Compute::Exactly(DType::F32).resolve(DType::F32, device);
+    let Some(check) = self_check(checkpoint, Backend { device, kind })? else { return Ok(None) };
+    let found = format!("largest difference {:.1e} over {} positions", check.max_abs_difference, check.positions);
+    Ok(Some(if check.agrees() {
+        format!("self-check: the forward pass agrees with checkpoint_validation_logits ({}; {found})", check.form)
+    } else {
+        format!(
+            "WARNING: self-check: the forward pass does NOT agree with checkpoint_validation_logits ({}; {found}): \
+             another era or setting than the configuration says?",
+            check.form
+        )
+    }))
+}
+
+/// Everything that needs no weights.
+fn describe(checkpoint: &Checkpoint, model: &ModelArgs) -> Inspection {
+    let config = checkpoint.config();
+    Inspection {
+        schema_version: INSPECTION_VERSION.to_owned(),
+        tool: Tool { name: "kintsugi".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        checkpoint: checkpoint_info(checkpoint, model, None),
+        dtypes: dtypes(checkpoint),
+        vocabulary: Vocabulary::new(
+            checkpoint.architecture().padded_vocab_size,
+            config.make_vocab_size_divisible_by,
+            checkpoint.tp_size(),
+        ),
+        notes: notes::of_files(checkpoint),
+        parameters: parameters(checkpoint),
+        drift: None,
+        strategies: None,
+    }
+}
+
+fn dtypes(checkpoint: &Checkpoint) -> Vec<DTypeCount> {
+    let mut counts: Vec<DTypeCount> = Vec::new();
+    for (_, _, entry) in checkpoint.parameters() {
+        let shape = (entry.row.shape)(checkpoint.architecture());
+        let parameters = shape.iter().product::<usize>() as u64;
+        match counts.iter_mut().find(|count| count.dtype == entry.dtype) {
+            Some(count) => {
+                count.tensors += 1;
+                count.parameters += parameters;
+            }
+            None => counts.push(DTypeCount { dtype: entry.dtype, tensors: 1, parameters }),
+        }
+    }
+    counts
+}
+
+/// Parameters of the same name and form share a row.
+fn parameters(checkpoint: &Checkpoint) -> Vec<ParameterRow> {
+    let mut rows: Vec<ParameterRow> = Vec::new();
+    for (_, stage, entry) in checkpoint.parameters() {
+        let row = ParameterRow {
+            name: entry.name.clone(),
+            stage,
+            kind: entry.row.kind,
+            dtype: entry.dtype,
+            shape: (entry.row.shape)(checkpoint.architecture()),
+            rank_shape: entry.rank_shape.clone(),
+            stage_count: 1,
+            used: entry.used,
+        };
+        match rows.iter_mut().find(|known| ParameterRow { stage_count: 1, ..(**known).clone() } == row) {
+            Some(known) => known.stage_count += 1,
+            None => rows.push(row),
+        }
+    }
+    rows
+}
+
+fn read_replicated(checkpoint: &Checkpoint) -> anyhow::Result<Vec<ReplicatedParams>> {
+    let read = |id: StageId| Ok(checkpoint.read_replicated(id)?);
+    checkpoint.stage_ids().into_par_iter().map(read).collect()
+}
+
+fn drift(stages: &[ReplicatedParams]) -> Result<Vec<ParamDrift>, MergeError> {
+    let params: Vec<_> = stages
+        .iter()
+        .flat_map(|stage| {
+            let used = stage.used.params.values().map(|param| (param, true));
+            let unused = stage.unused.iter().map(|param| (param, false));
+            used.chain(unused).map(|(param, used)| (stage.used.id, param, used))
+        })
+        .collect();
+    params
+        .into_par_iter()
+        .map(|(stage, param, used)| {
+            let name = || param.name.clone();
+            ParamDrift::of(stage, param, used).map_err(|source| MergeError::Tensor { stage, name: name(), source })
+        })
+        .collect()
+}
+
+fn judge(
+    checkpoint: &Checkpoint,
+    stages: &[ReplicatedParams],
+    strategies: &[Strategy],
+) -> Result<Vec<Judgement>, MergeError> {
+    let replicated = stages.iter().flat_map(|stage| {
+        let params = stage.used.params.values().filter(|param| param.kind.is_replicated());
+        params.map(|param| (stage.used.id, param.name.as_str(), param.kind))
+    });
+    let mut judgements = Vec::with_capacity(strategies.len());
+    for strategy in strategies {
+        strategy.check(replicated.clone(), checkpoint.tp_size())?;
+        let mut exactness = Exactness::default();
+        let mut folded_norms = 0;
+        for stage in stages {
+            folded_norms += StageMerger::new(&stage.used, checkpoint.architecture()).judge(strategy, &mut exactness)?;
+        }
+        judgements.push(Judgement {
+            name: strategy.name.clone(),
+            description: strategy.description.clone(),
+            exact: Exact { exact: exactness.is_exact(), because: exactness.because() },
+            miscounts: exactness.miscounts(),
+            folded_norms,
+        });
+    }
+    Ok(judgements)
+}

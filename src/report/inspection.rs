@@ -1,0 +1,123 @@
+//! What a look into a checkpoint found: layout, architecture, parameters, drift of the replicas, and which strategies
+//! lose nothing. `text.rs` is for the terminal, `heat_map.rs` and `svg.rs` draw the drift.
+
+mod heat_map;
+mod svg;
+mod text;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{CheckpointInfo, Exact, Tool};
+use crate::merge::{Miscount, ParamDrift};
+use crate::partition::{Kind, StageKind};
+use crate::tensor::DType;
+
+pub use svg::render_drift_svg;
+pub use text::render_inspection;
+
+/// The format of `kintsugi inspect --json`. It changes when a field changes its meaning or goes; new fields leave it as it
+/// is.
+pub const INSPECTION_VERSION: &str = "1";
+
+/// What is in a checkpoint, and what merging it would lose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "kintsugi inspection")]
+pub struct Inspection {
+    /// Version of this format: `1`.
+    #[schemars(extend("const" = INSPECTION_VERSION))]
+    pub schema_version: String,
+    /// The program that looked.
+    pub tool: Tool,
+    /// The checkpoint: layout, ranks, sizes, architecture.
+    pub checkpoint: CheckpointInfo,
+    /// How many parameters there are of each element type.
+    pub dtypes: Vec<DTypeCount>,
+    /// The vocabulary and its padding.
+    pub vocabulary: Vocabulary,
+    /// What is unusual in the files or easily misread, a sentence each.
+    pub notes: Vec<String>,
+    /// The parameters, those of all layers that are alike in one row, in the order in which they run.
+    pub parameters: Vec<ParameterRow>,
+    /// Drift of every replicated parameter of every stage; absent where no weights were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Vec<ParamDrift>>,
+    /// What each strategy would lose; absent where no weights were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategies: Option<Vec<Judgement>>,
+}
+
+/// The parameters of one element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DTypeCount {
+    /// The element type.
+    pub dtype: DType,
+    /// Number of tensors after joining, replicas counted once.
+    pub tensors: usize,
+    /// Number of elements in them.
+    pub parameters: u64,
+}
+
+/// The vocabulary: how many rows the word embedding has, and what its padding tells of the tokenizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Vocabulary {
+    /// Rows of the word embedding, padding included.
+    pub padded_size: usize,
+    /// The configuration's `make_vocab_size_divisible_by`.
+    pub make_vocab_size_divisible_by: usize,
+    /// gpt-neox pads to a multiple of this: the setting times the number of ranks.
+    pub multiple_of: usize,
+    /// How many tokens the tokenizer can have if gpt-neox padded the vocabulary: the fewest and the most. Absent where
+    /// the rows are no such multiple.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<[usize; 2]>,
+}
+
+impl Vocabulary {
+    /// What the padding tells.
+    #[must_use]
+    pub fn new(padded_size: usize, make_vocab_size_divisible_by: usize, tp_size: usize) -> Self {
+        let multiple_of = make_vocab_size_divisible_by.saturating_mul(tp_size).max(1);
+        let tokens = padded_size
+            .is_multiple_of(multiple_of)
+            .then(|| [(padded_size + 1).saturating_sub(multiple_of), padded_size]);
+        Self { padded_size, make_vocab_size_divisible_by, multiple_of, tokens }
+    }
+}
+
+/// A parameter, or all of that name and form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ParameterRow {
+    /// Name inside the layer file.
+    pub name: String,
+    /// What kind of stage holds it.
+    pub stage: StageKind,
+    /// How it relates to the ranks.
+    pub kind: Kind,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape after joining; of one replica where it is replicated.
+    pub shape: Vec<usize>,
+    /// Shape of each rank's tensor.
+    pub rank_shape: Vec<usize>,
+    /// Number of stages that have it.
+    pub stage_count: usize,
+    /// Whether the model uses it.
+    pub used: bool,
+}
+
+/// What one strategy would lose, judged from rules and replicas.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Judgement {
+    /// The strategy.
+    pub name: String,
+    /// What it is, in a sentence.
+    pub description: String,
+    /// Whether the merge is the unmerged model, and if not, why.
+    #[serde(flatten)]
+    pub exact: Exact,
+    /// Parameters that it makes another multiple of than the model has.
+    pub miscounts: Vec<Miscount>,
+    /// Number of norms that it folds into matrices, which are then rounded to their element type again.
+    pub folded_norms: usize,
+}
