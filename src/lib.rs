@@ -1,4 +1,25 @@
-//! kintsugi
+//! kintsugi joins the tensor-parallel shards of a GPT-NeoX checkpoint into one model and measures what the seams cost: it
+//! evaluates the unmerged model and every merge of it on the same passages, in one pass over the weights.
+//!
+//! The rooms, from the ground up; each imports from lower ones only (`tests/architecture.rs` sees to it):
+//!
+//! | level | room | what is in it |
+//! |---|---|---|
+//! | 0 | [`stats`] | proportions, paired tests, bootstrap, fidelity: plain numbers in and out |
+//! | 0 | [`tensor`] | host tensors and their arithmetic |
+//! | 0 | [`config`] | what the model is: gpt-neox's configuration, typed and validated |
+//! | 0 | [`samples`] | what was measured, per passage, on disk |
+//! | 1 | [`partition`] | the one table: parameter name → kind; joining and splitting |
+//! | 2 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
+//! | 3 | [`merge`] | strategies as data, reducing, folding, drift, exactness |
+//! | 3 | [`export`] | the `.pt` writer and synthetic checkpoints |
+//! | 3 | `model` | the forward pass on libtorch |
+//! | 4 | `eval` | tasks, tokens, the layer-major engine |
+//! | 4 | [`report`] | reports and their renderings; runs nothing |
+//! | 5 | [`cli`] | one file per subcommand |
+//!
+//! `model` and `eval` need the feature `libtorch` (on by default); everything else builds and works without.
+
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

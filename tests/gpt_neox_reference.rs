@@ -35,6 +35,8 @@ const FOLDERS: &[&str] = &[
     "llama-gqa-swiglu-tp2-drift",
     "sequential-residual-geglu-learned-tp2-drift",
     "neox-v1.0-sequential-geglu-tied-tp2-drift",
+    "validation-logits-tp2",
+    "validation-logits-tp2-drift",
 ];
 
 /// Runs the unmerged model over passages and hears of every rank's stream after every stage; returns the logits of all

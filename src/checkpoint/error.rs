@@ -70,6 +70,9 @@ pub enum CheckpointError {
     /// A name that the partition table does not know, refuses, or the configuration excludes.
     #[error("{path}: rank {tp_rank}: {source}", path = path.display())]
     Name { path: PathBuf, tp_rank: usize, source: PartitionError },
+    /// A rank file of a pipeline checkpoint, whose weights are in layer files.
+    #[error("{path}: holds no model under `module`, and there are no layer_XX-model_YY-model_states.pt", path = path.display())]
+    NoModel { path: PathBuf },
     /// Two names for the same parameter.
     #[error("{path}: rank {tp_rank}: `{name}` and `{other}` are the same parameter", path = path.display())]
     SameParameter { path: PathBuf, tp_rank: usize, name: String, other: String },
@@ -121,7 +124,10 @@ impl CheckpointError {
                     .to_owned()
             }
             Self::NoConfig { .. } => "give the training configuration with --neox-config FILE (repeatable)".to_owned(),
-            Self::TpSize { .. } | Self::Shape { .. } => {
+            Self::TpSize { .. }
+            | Self::Shape { .. }
+            | Self::MissingParameter { .. }
+            | Self::Name { source: PartitionError::NotInModel { .. }, .. } => {
                 "is this the configuration that the checkpoint was trained with? --neox-config FILE overrides it"
                     .to_owned()
             }
@@ -129,7 +135,26 @@ impl CheckpointError {
                 "the file may be truncated: compare its size or checksum with the original".to_owned()
             }
             Self::NonFinite { .. } => "training diverged or the file is damaged; earlier steps may be sound".to_owned(),
-            Self::Config(error) => return error.hint(),
+            Self::NoModel { .. } => "with pipelines the weights are in layer files: copy those too".to_owned(),
+            Self::StageCount { found: 0, .. } => {
+                "copy the missing layer files from where the checkpoint was written".to_owned()
+            }
+            Self::StageCount { .. }
+            | Self::DuplicateFile { .. }
+            | Self::SameParameter { .. }
+            | Self::DTypeAcrossRanks { .. }
+            | Self::NotFloat { .. }
+            | Self::ElementType { .. } => {
+                "files of several checkpoints seem to be mixed: copy the whole step directory anew".to_owned()
+            }
+            Self::Name { source: PartitionError::UnknownName { .. }, .. } | Self::UnknownStage { .. } => {
+                "nothing is skipped, since any tensor may matter; was the file edited or written by another program?"
+                    .to_owned()
+            }
+            Self::Unsupported(_) => "gpt-neox itself can still evaluate it, with one process per rank".to_owned(),
+            Self::Config(error) => {
+                return error.hint().or_else(|| Some("--neox-config FILE gives another configuration".to_owned()));
+            }
             _ => return None,
         })
     }

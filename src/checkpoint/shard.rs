@@ -39,7 +39,11 @@ impl Shard {
     /// # Errors
     /// As [`Shard::open`]; also when there is no such key or it holds `None`.
     pub fn open_key(path: &Path, key: &str) -> Result<Self, CheckpointError> {
-        Self::from_reader(path, PytorchReader::with_top_level_key(path, key))
+        let reader = PytorchReader::with_top_level_key(path, key);
+        if reader.is_err() && matches!(read_value(path, key), Ok(None)) {
+            return Err(CheckpointError::NoModel { path: path.to_owned() });
+        }
+        Self::from_reader(path, reader)
     }
 
     fn from_reader(path: &Path, reader: Result<PytorchReader, PytorchError>) -> Result<Self, CheckpointError> {

@@ -133,10 +133,18 @@ fn report_input(
     }
 }
 
-/// What folding did to the weights.
+/// Wrong rules, loudly, and what folding did to the weights.
 fn findings(strategies: &[Strategy], exactness: &[Exactness]) -> Vec<String> {
+    let mut warnings = Vec::new();
     let mut findings: Vec<(Vec<&str>, String)> = Vec::new();
     for (strategy, exactness) in strategies.iter().zip(exactness) {
+        for miscount in exactness.miscounts() {
+            let parameters = miscount.parameters.join(" and ");
+            warnings.push(format!(
+                "WARNING: {} makes {parameters} {} times what the model has",
+                strategy.name, miscount.factor
+            ));
+        }
         let Some(folding) = exactness.folding() else { continue };
         let mut text = format!("largest change of a weight {:.2e}", folding.max_weight_change);
         if folding.max_rank_one > 0.0 {
@@ -150,5 +158,6 @@ fn findings(strategies: &[Strategy], exactness: &[Exactness]) -> Vec<String> {
             None => findings.push((vec![&strategy.name], text)),
         }
     }
-    findings.into_iter().map(|(names, text)| format!("{}: norms folded; {text}", names.join(" and "))).collect()
+    let folds = findings.into_iter().map(|(names, text)| format!("{}: norms folded; {text}", names.join(" and ")));
+    warnings.into_iter().chain(folds).collect()
 }

@@ -8,12 +8,13 @@ use anyhow::{Context, bail};
 use super::args::{EvaluationArgs, ModelArgs};
 use super::provenance;
 use crate::checkpoint::Checkpoint;
+use crate::eval::data_error::DataError;
 use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{EngineOptions, Evaluation, samples};
-use crate::merge::Strategy;
+use crate::merge::{MergeError, Strategy};
 use crate::model::Backend;
 use crate::report::{
     CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
@@ -144,7 +145,11 @@ fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> anyhow:
         .flat_map(|id| checkpoint.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
         .filter(|(_, entry)| entry.row.kind.is_replicated())
         .collect();
-    for strategy in strategies {
+    for (at, strategy) in strategies.iter().enumerate() {
+        if let Some(other) = strategies[..at].iter().find(|other| other.name == strategy.name) {
+            let (name, first, second) = (strategy.name.clone(), other.origin.clone(), strategy.origin.clone());
+            return Err(MergeError::SameName { name, first, second }.into());
+        }
         let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
         strategy.check(named, checkpoint.tp_size())?;
     }
@@ -166,7 +171,7 @@ fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
 }
 
 /// The file given, else the one that lies beside the checkpoint.
-fn find_tokenizer(given: Option<&Path>, folder: &Path) -> anyhow::Result<PathBuf> {
+fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -177,12 +182,7 @@ fn find_tokenizer(given: Option<&Path>, folder: &Path) -> anyhow::Result<PathBuf
         .flatten()
         .flat_map(|place| names.map(|name| place.join(name)))
         .find(|path| path.is_file())
-        .with_context(|| {
-            format!(
-                "no tokenizer.json or 20B_tokenizer.json beside {}: give one with --tokenizer FILE",
-                folder.display()
-            )
-        })
+        .ok_or_else(|| DataError::NoTokenizer { folder: folder.to_owned() })
 }
 
 fn identity_text(task: &Task, identity: &DataIdentity) -> String {

@@ -6,6 +6,7 @@ use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::export::ExportError;
 use crate::merge::MergeError;
+use crate::report::ReportError;
 
 /// Whether somebody closed the pipe that we write to, as `head` does.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -33,6 +34,9 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<MergeError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<ReportError>() {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<ExportError>() {

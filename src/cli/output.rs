@@ -17,10 +17,10 @@ use super::failure;
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Verbosity {
     /// Say nothing but errors.
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
     quiet: bool,
     /// Say more; twice for everything.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
 }
 
@@ -97,7 +97,10 @@ impl Screen {
     /// A bar for an evaluation.
     #[cfg(feature = "libtorch")]
     pub(super) fn evaluation_bar(&self) -> EvaluationBar {
-        let bar = if self.quiet || !io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        if self.quiet || !io::stderr().is_terminal() {
+            return EvaluationBar(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(0);
         let template = "{msg:28} {bar:30} {percent:>3}%  {per_sec} · {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             let per_second = |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {

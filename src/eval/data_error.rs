@@ -101,6 +101,12 @@ pub enum DataError {
         /// What the tokenizer library says.
         message: String,
     },
+    /// No tokenizer was given and none lies beside the checkpoint.
+    #[error("no tokenizer.json or 20B_tokenizer.json beside {folder}", folder = folder.display())]
+    NoTokenizer {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+    },
     /// The tokenizer library refused a text.
     #[error("{path}: tokenizing failed: {message}", path = path.display())]
     Tokenizing {
@@ -170,6 +176,7 @@ impl DataError {
                 "expected the tokenizer.json of Hugging Face tokenizers, such as 20B_tokenizer.json; \
                  a vocab.json with merges.txt must be converted first"
             }
+            Self::NoTokenizer { .. } => "give one with --tokenizer FILE",
             Self::WrongVocabulary { .. } => "pass the tokenizer the checkpoint was trained with",
             Self::Document { source, .. } => return source.hint(),
             _ => return None,

@@ -11,7 +11,7 @@ use crate::model::{
 use crate::partition::{StageId, StageTensors};
 
 /// Positions whose logits exist at once; a row of a 50,432-word vocabulary takes 200 kB in float32.
-const OUTPUT_ROWS: i64 = 128;
+const OUTPUT_ROWS: i64 = 64;
 
 /// Where a target token's score belongs.
 #[derive(Debug, Clone, Copy)]

@@ -58,6 +58,16 @@ pub enum MergeError {
         /// The kind.
         kind: Kind,
     },
+    /// Two strategies of one name, whose rows and files could not be told apart.
+    #[error("two strategies are called `{name}` ({first} and {second})")]
+    SameName {
+        /// The name.
+        name: String,
+        /// Where the first comes from.
+        first: String,
+        /// Where the second comes from.
+        second: String,
+    },
     /// A rule that names a rank which does not exist.
     #[error("strategy `{strategy}` asks for rank {tp_rank}, but the checkpoint has ranks 0 to {last}")]
     NoSuchRank {
@@ -115,6 +125,10 @@ impl MergeError {
                     .to_owned(),
             ),
             Self::NoRule { kind, .. } => Some(format!("add `{kind}: mean` (or another rule) under `rules:`")),
+            Self::SameName { .. } => Some("leave one out, or give it a `name:` of its own".to_owned()),
+            Self::NoSuchRank { .. } => Some("ranks are counted from 0".to_owned()),
+            Self::HalfFolded { .. } => Some("give `norm-gain` and `norm-bias` the rule `fold`, or neither".to_owned()),
+            Self::Syntax { .. } => Some("configs/strategies/ of the source holds the built-in strategies".to_owned()),
             _ => None,
         }
     }

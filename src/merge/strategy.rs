@@ -157,7 +157,11 @@ impl Strategy {
     /// The text is not a strategy: the message says where.
     pub fn parse(text: &str, origin: &str) -> Result<Self, MergeError> {
         let syntax = |message: String| MergeError::Syntax { origin: origin.to_owned(), message };
-        let file: StrategyFile = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        // The YAML reader calls what it reads `<input>`, and says itself that this is an error.
+        let tidy = |message: String| {
+            message.strip_prefix("error: ").unwrap_or(&message).replace("--> <input>:", &format!("--> {origin}:"))
+        };
+        let file: StrategyFile = serde_saphyr::from_str(text).map_err(|error| syntax(tidy(error.to_string())))?;
         let name = file.name.value;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let named = !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain);

@@ -7,6 +7,7 @@ use super::weights::to_i64;
 use super::{Chunk, ModelError, Streams, Uploader};
 use crate::config::{Architecture, Multipliers, Positions};
 use crate::partition::{ParamValue, Role, StageTensors};
+use crate::tensor::HostTensor;
 
 /// Word embedding, learned and sinusoidal positions.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct EmbeddingStage {
     position_offset: i64,
     multipliers: Multipliers,
     backend: super::Backend,
+    // On the CPU weights may be views of these.
+    _owners: Vec<HostTensor>,
 }
 
 impl EmbeddingStage {
@@ -46,7 +49,7 @@ impl EmbeddingStage {
         };
         let (words, multipliers, backend) =
             (uploader.upload_stored(words)?, architecture.multipliers, uploader.backend());
-        Ok(Self { words, positions, position_offset, multipliers, backend })
+        Ok(Self { words, positions, position_offset, multipliers, backend, _owners: uploader.owners() })
     }
 
     /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows.

@@ -10,6 +10,7 @@ use super::streams::of_rank;
 use super::{Chunk, ModelError, RotaryTable, Streams, Uploader};
 use crate::config::{Architecture, MlpInput, Residual};
 use crate::partition::{Role, StageTensors};
+use crate::tensor::HostTensor;
 
 /// Means over tokens of what a layer's norms put out, rank by rank.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub struct LayerStage {
     // `None` where the MLP is fed by the attention's norm.
     mlp_norm: Option<Norm>,
     mlp: Mlp,
+    // On the CPU weights may be views of these.
+    _owners: Vec<HostTensor>,
 }
 
 impl LayerStage {
@@ -56,6 +59,7 @@ impl LayerStage {
             attention: Attention::new(stage, architecture, uploader)?,
             mlp_norm,
             mlp: Mlp::new(stage, architecture, uploader)?,
+            _owners: uploader.owners(),
         })
     }
 

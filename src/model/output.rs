@@ -8,6 +8,7 @@ use super::streams::of_rank;
 use super::{ModelError, Streams, Uploader};
 use crate::config::{Architecture, Head};
 use crate::partition::{Role, StageTensors};
+use crate::tensor::HostTensor;
 
 /// Final norm and output head.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct OutputStage {
     norm: Norm,
     weights: Vec<Tensor>,
     divisor: f64,
+    // On the CPU weights may be views of these.
+    _owners: Vec<HostTensor>,
 }
 
 /// What a model says of each target token.
@@ -41,6 +44,7 @@ impl OutputStage {
             norm: Norm::new(stage, architecture, uploader, Role::FinalNormGain, Role::FinalNormBias)?,
             weights: weights.into_iter().flatten().collect(),
             divisor: architecture.multipliers.logit_divisor,
+            _owners: uploader.owners(),
         })
     }
 

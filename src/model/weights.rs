@@ -31,6 +31,11 @@ impl Uploader {
         self.backend
     }
 
+    /// The host tensors whose memory device tensors may share; whoever keeps views of those keeps these too.
+    pub(super) fn owners(&self) -> Vec<HostTensor> {
+        self.done.values().map(|(host, _)| host.clone()).collect()
+    }
+
     /// The tensor in the type it is stored in.
     pub(super) fn upload_stored(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
         self.upload_as(host, kind_of(host.dtype()))
@@ -111,8 +116,8 @@ fn borrowed(host: &HostTensor) -> Result<Tensor, ModelError> {
         strides[at - 1] = strides[at] * shape[at];
     }
     // SAFETY: the bytes fill the shape (`HostTensor::new` checks it), are never written to (stages only read weights),
-    // and outlive the tensor: `Uploader::done` keeps the host tensor as long as the device tensor, and the stages that
-    // hold views of it hold the uploader's owners too (see `Owners`).
+    // and outlive the tensor: `Uploader::done` keeps the host tensor beside it, and every stage that is built from views
+    // of it keeps `Uploader::owners`, and hands out no weight.
     let tensor =
         unsafe { Tensor::f_from_blob(host.bytes().as_ptr(), &shape, &strides, kind_of(host.dtype()), Device::Cpu) };
     Ok(tensor?)

@@ -114,3 +114,11 @@ pub enum ReportError {
     #[error(transparent)]
     Samples(#[from] SampleError),
 }
+
+impl ReportError {
+    /// What the user can do about it, where we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        matches!(self, Self::NotWritable { .. }).then(|| "choose another --output-dir".to_owned())
+    }
+}

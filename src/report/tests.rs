@@ -28,6 +28,14 @@ fn signs_are_shown_except_on_zero() {
 }
 
 #[test]
+fn shares_multiples_and_counts() {
+    let shares = [0.0, 1e-6, 0.000_5, 0.014_8, 0.3, 1.5];
+    assert_eq!(shares.map(format::percent), ["0 %", "1.0e−4 %", "0.0500 %", "1.48 %", "30.0 %", "150.0 %"]);
+    assert_eq!([0.5, 2.0, 1.0 / 3.0].map(format::factor), ["0.5", "2", "0.333"]);
+    assert_eq!([7, 1234, 20_554_567_680].map(format::grouped), ["7", "1,234", "20,554,567,680"]);
+}
+
+#[test]
 fn p_values_end_at_a_thousandth() {
     assert_eq!(format::p_value(1.0), "1.00");
     assert_eq!(format::p_value(0.25), "0.25");

@@ -1,0 +1,106 @@
+//! Passages, tasks and tokenizers that cannot be used.
+
+use std::fmt::Write as _;
+
+use super::*;
+
+type Damage = fn(&Inputs);
+
+const DAMAGES: &[(&str, Damage)] = &[
+    ("an empty file", |inputs| inputs.write_data("")),
+    ("white space alone", |inputs| inputs.write_data("\n  \n")),
+    ("a passage of one word", |inputs| inputs.write_data("w1 w2\nw3\n")),
+    ("a line that is no JSON", |inputs| inputs.write_data("{\"text\": \"w1 w2\"}\n{\"text\": \"w1 w2\n")),
+    ("a line without a text", |inputs| inputs.write_data("{\"text\": \"w1 w2\"}\n{\"passage\": \"w1 w2\"}\n")),
+    ("a text that is a number", |inputs| inputs.write_data("{\"text\": 3}\n")),
+    ("broken UTF-8", |inputs| inputs.write_data(b"w1 w2\nw1 \xff\xfe w2\n")),
+    ("a gzip file", |inputs| inputs.write_data(b"\x1f\x8b\x08\x00\x00")),
+    ("a tokenizer of another vocabulary", |inputs| inputs.write_tokenizer(129)),
+    ("a tokenizer that is no JSON", |inputs| drop(inputs.write("tokenizer.json", "vocab: []"))),
+    ("a tokenizer that is another JSON", |inputs| drop(inputs.write("tokenizer.json", "{\"w1\": 1}"))),
+    ("a tokenizer without tokens", |inputs| inputs.write_tokenizer(0)),
+];
+
+#[test]
+fn unusable_data_is_refused_with_place_and_cure() {
+    let mut all = String::new();
+    for (name, damage) in DAMAGES {
+        let inputs = Inputs::new();
+        damage(&inputs);
+        let complaint = inputs.complaint(&[]);
+        assert!(complaint.contains("\nhint: "), "{name}: no hint\n{complaint}");
+        writeln!(all, "## {name}\n{complaint}").unwrap();
+    }
+    insta::assert_snapshot!("unusable_data", all);
+}
+
+#[test]
+fn the_largest_id_that_fits_is_allowed() {
+    let inputs = Inputs::new();
+    inputs.write_tokenizer(128);
+    assert!(run(&mut inputs.compare(&[])).status.success());
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let inputs = Inputs::new();
+    let missing = inputs.path("nowhere.json");
+    let missing = missing.to_str().unwrap();
+    let complaint = inputs.complaint(&["--tokenizer", missing]);
+    assert!(complaint.contains("INPUT/nowhere.json") && complaint.contains("No such file"), "{complaint}");
+    fs::remove_file(inputs.path("passages.jsonl")).unwrap();
+    let complaint = inputs.complaint(&[]);
+    assert!(complaint.contains("INPUT/passages.jsonl") && complaint.contains("No such file"), "{complaint}");
+    // A folder in place of a file.
+    fs::create_dir(inputs.path("passages.jsonl")).unwrap();
+    let complaint = inputs.complaint(&[]);
+    assert!(complaint.contains("directory"), "{complaint}");
+}
+
+#[test]
+fn the_tokenizer_is_found_beside_the_checkpoint_or_asked_for() {
+    let inputs = Inputs::new();
+    let compare = || {
+        let mut command = kintsugi();
+        command.arg("compare").arg(inputs.files.path()).arg("--data").arg(inputs.path("passages.jsonl"));
+        command.args(["--device", "cpu", "--threads", "1", "--strategy", "mean", "--bootstrap-replicates", "100"]);
+        command
+    };
+    let complaint = inputs.without_paths(&failure(&mut compare()));
+    assert_eq!(
+        complaint,
+        "error: no tokenizer.json or 20B_tokenizer.json beside STEP\nhint: give one with --tokenizer FILE\n"
+    );
+    for place in [inputs.files.path().join("20B_tokenizer.json"), inputs.files.step().join("tokenizer.json")] {
+        fs::copy(inputs.path("tokenizer.json"), &place).unwrap();
+        assert!(run(&mut compare()).status.success(), "{}", place.display());
+        fs::remove_file(place).unwrap();
+    }
+}
+
+#[test]
+fn tasks_that_cannot_be_used_are_refused() {
+    let inputs = Inputs::new();
+    insta::assert_snapshot!(inputs.complaint(&["--task", "lambda"]), @r"
+    error: unknown task `lambda`; known tasks: lambada_openai, lambada_standard
+    hint: pass a known name or the path of a task file (see evals/lambada_openai.yml)
+    ");
+    let path = inputs.write("task.yml", "name: mine\nversion: one\n");
+    let complaint = inputs.complaint(&["--task", path.to_str().unwrap()]);
+    assert!(complaint.starts_with("error: INPUT/task.yml: not a task: "), "{complaint}");
+}
+
+#[test]
+fn what_leaves_nothing_to_evaluate_is_refused() {
+    let inputs = Inputs::new();
+    let first_line = |further: &[&str]| inputs.complaint(further).lines().next().unwrap().to_owned();
+    assert_eq!(first_line(&["--shard", "4/4"]), "error: shard 4/4 holds no passage");
+    assert_eq!(first_line(&["--max-length", "65"]), "error: --max-length 65 is more than the model's 64 positions");
+    let complaint = inputs.complaint(&["--memory-budget", "1kB"]);
+    assert!(complaint.contains("a memory budget of 1000 bytes does not hold"), "{complaint}");
+    assert!(complaint.contains("\nhint: give a larger --memory-budget\n"), "{complaint}");
+    // Where ranks have streams of their own, calibration needs passages that are not scored.
+    let sequential = Inputs::of(&TinyModel::new().with(|options| options.gpt_j_residual = false));
+    let complaint = sequential.complaint(&["--strategy", "fold-calibrated", "--limit", "1"]);
+    assert!(complaint.contains("--calibration FILE"), "{complaint}");
+}

@@ -1,0 +1,150 @@
+//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and what it says of every
+//! kind of damaged input.
+#![cfg(feature = "libtorch")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checkpoints;
+mod data;
+mod flags;
+mod results;
+mod strategies;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use common::{TinyCheckpoint, TinyModel};
+use fs_err as fs;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// The program, with an environment of its own.
+fn kintsugi() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kintsugi"));
+    for variable in ["KINTSUGI_LOG", "NO_COLOR", "CLICOLOR_FORCE", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    // A panic is a failure in any case; its trace is not wanted.
+    command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs to the end, whatever comes of it: nothing may ever panic.
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    let stderr = text(&output.stderr);
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    output
+}
+
+/// What a run that cannot finish says: exit code 2, nothing on stdout, on stderr an error and perhaps a hint.
+fn failure(command: &mut Command) -> String {
+    let output = run(command);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(text(&output.stdout), "", "data on stdout of a run that failed");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
+    stderr
+}
+
+/// A checkpoint of two layers and two ranks, a tokenizer for it and passages: a run that would succeed.
+struct Inputs {
+    files: TinyCheckpoint,
+    folder: TempDir,
+}
+
+impl Inputs {
+    fn new() -> Self {
+        Self::of(&TinyModel::new())
+    }
+
+    fn of(model: &TinyModel) -> Self {
+        let inputs = Self { files: model.write(), folder: tempfile::tempdir().unwrap() };
+        inputs.write_tokenizer(120);
+        inputs.write_data("{\"text\": \"w1 w2 w3\"}\n{\"text\": \"w4 w5 w6 w7\"}\n{\"text\": \"w2 w1\"}\n");
+        inputs
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    fn write_data(&self, contents: impl AsRef<[u8]>) {
+        self.write("passages.jsonl", contents);
+    }
+
+    /// A tokenizer that knows the words `w0`, `w1`, ….
+    fn write_tokenizer(&self, word_count: usize) {
+        let words: serde_json::Map<_, _> = (0..word_count).map(|id| (format!("w{id}"), json!(id))).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": words, "unk_token": "w0" },
+        });
+        self.write("tokenizer.json", tokenizer.to_string());
+    }
+
+    /// `compare` of it by `mean` on one CPU thread, with further arguments.
+    fn compare(&self, further: &[&str]) -> Command {
+        let mut command = kintsugi();
+        command.arg("compare").arg(self.files.path()).arg("--data").arg(self.path("passages.jsonl"));
+        command.args(["--device", "cpu", "--threads", "1", "--bootstrap-replicates", "100"]);
+        if !further.contains(&"--strategy") {
+            command.args(["--strategy", "mean"]);
+        }
+        if !further.contains(&"--tokenizer") {
+            command.arg("--tokenizer").arg(self.path("tokenizer.json"));
+        }
+        command.args(further);
+        command
+    }
+
+    /// A message with the places of the temporary files cut out and log lines left away.
+    fn without_paths(&self, stderr: &str) -> String {
+        let lines = stderr.split_inclusive('\n').filter(|line| !line.starts_with(" INFO "));
+        let mut text: String = lines.collect();
+        for (path, name) in [(self.files.step(), "STEP"), (self.files.path(), "SAVE"), (self.folder.path(), "INPUT")] {
+            text = text.replace(&path.display().to_string(), name);
+        }
+        text
+    }
+
+    /// What `compare` says of it.
+    fn complaint(&self, further: &[&str]) -> String {
+        self.without_paths(&failure(&mut self.compare(further)))
+    }
+}
+
+/// The bundled checkpoint, passages and tokenizer.
+fn demo_arguments() -> Vec<String> {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("evals/demo");
+    let path = |name: &str| demo.join(name).display().to_string();
+    let (data, tokenizer, task) = (path("passages.jsonl"), path("tokenizer.json"), path("task.yml"));
+    let checkpoint = path("checkpoint");
+    ["compare", &checkpoint, "--data", &data, "--tokenizer", &tokenizer, "--task", &task]
+        .into_iter()
+        .chain(["--device", "cpu", "--threads", "1", "--bootstrap-replicates", "200"])
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_inputs_that_the_tests_damage_are_sound() {
+    let inputs = Inputs::new();
+    let output = run(&mut inputs.compare(&[]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("lambada_openai (3 documents)"), "{}", text(&output.stdout));
+}

@@ -1,0 +1,70 @@
+//! Strategies that do not exist, do not parse, or do not fit the checkpoint.
+
+use std::fmt::Write as _;
+
+use super::*;
+
+const RULES: &str = "rules:\n  norm-gain: mean\n  norm-bias: mean\n  row-parallel-bias: sum\n";
+
+#[test]
+fn strategies_that_cannot_be_used_are_refused_with_place_and_cure() {
+    let cases = [
+        ("an unknown rule", "name: mine\nrules:\n  norm-gain: meen\n".to_owned()),
+        ("an unknown field", format!("name: mine\narithmetics: float64\n{RULES}")),
+        ("no name", RULES.to_owned()),
+        ("the baseline's name", format!("name: baseline\n{RULES}")),
+        ("a rule that does not suit", "name: mine\nrules:\n  row-parallel-bias: fold\n".to_owned()),
+        ("a rank that is not there", format!("name: mine\n{}", RULES.replace("sum", "rank2"))),
+        ("a kind without a rule", format!("name: mine\n{}", RULES.replace("  norm-bias: mean\n", ""))),
+        (
+            "a pattern that matches nothing",
+            format!("name: mine\n{RULES}overrides:\n  - parameters: layer.2.*\n    rule: mean\n"),
+        ),
+        (
+            "an override that does not suit",
+            format!("name: mine\n{RULES}overrides:\n  - parameters: '*.attention.dense.bias'\n    rule: fold\n"),
+        ),
+        ("half a norm folded", format!("name: mine\n{}", RULES.replace("norm-gain: mean", "norm-gain: fold"))),
+        ("no YAML", "name: [mine\n".to_owned()),
+        ("an empty file", String::new()),
+    ];
+    let inputs = Inputs::of(&TinyModel::new().with(|options| options.drift = 0.01));
+    let mut all = String::new();
+    for (name, strategy) in cases {
+        let path = inputs.write("mine.yml", strategy);
+        let complaint = inputs.complaint(&["--strategy", path.to_str().unwrap()]);
+        assert!(complaint.contains("\nhint: "), "{name}: no hint\n{complaint}");
+        writeln!(all, "## {name}\n{complaint}").unwrap();
+    }
+    insta::assert_snapshot!("unusable_strategies", all);
+}
+
+#[test]
+fn an_unknown_strategy_lists_the_known_ones() {
+    insta::assert_snapshot!(Inputs::new().complaint(&["--strategy", "avrage"]), @r"
+    error: unknown strategy `avrage`: neither built in (zeroth, mean, merge20b, reduce-aware, fold, fold-calibrated) nor a file
+    hint: give one of zeroth, mean, merge20b, reduce-aware, fold, fold-calibrated, or the path of a strategy file
+    ");
+}
+
+#[test]
+fn two_strategies_of_one_name_are_refused_before_anything_is_computed() {
+    let inputs = Inputs::new();
+    let complaint = inputs.complaint(&["--strategy", "mean", "--strategy", "mean"]);
+    insta::assert_snapshot!(complaint, @r"
+    error: two strategies are called `mean` (built-in strategy and built-in strategy)
+    hint: leave one out, or give it a `name:` of its own
+    ");
+}
+
+#[test]
+fn a_strategy_file_is_a_strategy_like_any_other() {
+    let inputs = Inputs::new();
+    let path = inputs.write("mine.yml", format!("name: mine\ndescription: My own.\n{RULES}"));
+    let output = run(&mut inputs.compare(&["--strategy", path.to_str().unwrap(), "--strategy", "reduce-aware"]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    let row = |name: &str| stdout.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim_start().to_owned();
+    // The same rules under another name.
+    assert_eq!(row("mine "), row("reduce-aware "));
+}
