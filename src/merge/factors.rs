@@ -114,7 +114,8 @@ fn variant(name: String, arithmetic: StrategyArithmetic, rules: BTreeMap<Kind, R
         source: String::new(),
         arithmetic,
         calibrate: false,
-        allow_inexact: false,
+        // Whether to merge at all was decided for the strategy that is analysed.
+        allow_inexact: true,
         rules,
         overrides: Vec::new(),
         origin: "factor analysis".to_owned(),
