@@ -24,7 +24,10 @@ pub(super) fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileSta
         let (folder, missing) = (folder.to_owned(), missing.flatten());
         return Err(CheckpointError::LayerCount { folder, expected, found, missing });
     }
-    let mut required = vec![StageKind::Embedding, StageKind::FinalNorm];
+    let mut required = vec![StageKind::Embedding];
+    if config.norm.has_gain() {
+        required.push(StageKind::FinalNorm);
+    }
     if !config.tied_embeddings() {
         required.push(StageKind::Head);
     }

@@ -98,7 +98,10 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
             }
         }
     }
-    stages.into_iter().map(|(index, ranks)| classify(files, index, ranks)).collect()
+    // A norm without parameters leaves files that hold nothing.
+    let holds_tensors = |ranks: &[RankStage]| ranks.iter().any(|rank| !rank.forms.is_empty());
+    let filled = stages.into_iter().filter(|(_, ranks)| holds_tensors(ranks));
+    filled.map(|(index, ranks)| classify(files, index, ranks)).collect()
 }
 
 /// `sequential.12.mlp.linear1.weight` (under whatever stands before `sequential`) → (12, `mlp.linear1.weight`).
