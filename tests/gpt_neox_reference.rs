@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::evaluation::{
-    cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood, mean_kl, pairs,
-    perplexity, run, shared_checkpoint, variants, worst_difference,
+    cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood, mean_kl,
+    options, pairs, passages, perplexity, run, shared_checkpoint, variants, worst_difference,
 };
 use common::npz::{Array, parse_npy, read_npz};
-use kintsugi::checkpoint::{Checkpoint, CheckpointError};
-use kintsugi::eval::Variant;
+use kintsugi::checkpoint::Checkpoint;
+use kintsugi::eval::{Quiet, Variant, evaluate};
+use kintsugi::merge::Strategy;
 use kintsugi::eval::documents::read_documents;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
@@ -24,7 +25,7 @@ use kintsugi::partition::StageId;
 use serde_json::Value;
 use tch::Tensor;
 
-/// Checkpoints whose architecture is supported.
+/// Every checkpoint that gpt-neox evaluated.
 const FOLDERS: &[&str] = &[
     "parallel-residual-tp2-drift",
     "parallel-residual-tp2-fp16-drift",
@@ -37,6 +38,8 @@ const FOLDERS: &[&str] = &[
     "neox-v1.0-sequential-geglu-tied-tp2-drift",
     "validation-logits-tp2",
     "validation-logits-tp2-drift",
+    "parallel-residual-tied-norm-alibi-tp2-drift",
+    "qk-layernorm-tp2-refuse",
 ];
 
 /// Runs the unmerged model over passages and hears of every rank's stream after every stage; returns the logits of all
@@ -150,6 +153,7 @@ fn logits_are_those_of_gpt_neox_at_every_position() {
         "llama-gqa-swiglu-tp2-drift",
         "sequential-residual-geglu-learned-tp2-drift",
         "neox-v1.0-sequential-geglu-tied-tp2-drift",
+        "validation-logits-tp2",
     ] {
         let Some(folder) = shared_checkpoint(name) else { continue };
         let reference = read_npz(&folder.join("reference_logits.npz"));
@@ -269,7 +273,12 @@ fn summing_biases_costs_a_sequential_model_what_gpt_neox_measured() {
 
 #[test]
 fn folding_loses_nothing_where_ranks_share_one_stream() {
-    for name in ["parallel-residual-tp2-drift", "llama-gqa-swiglu-tp2-drift"] {
+    for name in [
+        "parallel-residual-tp2-drift",
+        "llama-gqa-swiglu-tp2-drift",
+        "parallel-residual-tied-norm-alibi-tp2-drift",
+        "validation-logits-tp2-drift",
+    ] {
         let Some(folder) = shared_checkpoint(name) else { continue };
         let evaluation = run(&folder, &json(&folder.join("reference.json")), &variants(&["fold", "reduce-aware"]));
         let [baseline, folded, averaged] = &evaluation.scores[..] else { unreachable!() };
@@ -303,11 +312,31 @@ fn folding_a_half_precision_model_costs_a_rounding() {
 }
 
 #[test]
-fn a_model_that_no_merge_can_keep_is_refused() {
+fn a_model_that_no_merge_can_keep_is_merged_only_on_request() {
     let Some(folder) = shared_checkpoint("qk-layernorm-tp2-refuse") else { return };
-    let error = Checkpoint::open(&folder, &[]).unwrap_err();
-    assert!(matches!(error, CheckpointError::Unsupported(_)), "{error}");
-    assert!(error.to_string().contains("use_qk_layernorm: true"), "{error}");
+    let reference = json(&folder.join("reference.json"));
+    let checkpoint = Checkpoint::open(&folder, &[]).unwrap();
+    let passages = passages(&pairs(&reference), checkpoint.architecture().max_position_embeddings);
+    let run = |variants: &[Variant]| evaluate(&checkpoint, variants, passages.clone(), &options(), &Quiet);
+    for name in ["zeroth", "mean", "merge20b", "reduce-aware", "fold", "fold-calibrated"] {
+        let error = run(&variants(&[name])).unwrap_err();
+        let expected = format!(
+            "strategy `{name}`: no exact merge exists: qk_layernorm takes its statistics over the heads of one rank, so no \
+             one-rank model equals this one"
+        );
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().unwrap().contains("--allow-inexact"), "{error}");
+    }
+    let strategy = Strategy { allow_inexact: true, ..Strategy::resolve("fold").unwrap() };
+    let evaluation = run(&[Variant::baseline(), Variant::merged(strategy)]).unwrap();
+    let [baseline, merged] = &evaluation.scores[..] else { unreachable!() };
+    assert_eq!(format!("{:.2}", perplexity(baseline)), "13.66");
+    // What gpt-neox itself makes of the one-rank model.
+    assert_eq!(format!("{:.2}", perplexity(merged)), "14.99");
+    assert_eq!(flips(baseline, merged), 20);
+    assert!(!evaluation.exactness[1].is_exact());
+    let because = evaluation.exactness[1].because().join("\n");
+    assert!(because.contains("attention.qk_layernorm (3 layers): qk_layernorm takes its statistics"), "{because}");
 }
 
 #[test]

@@ -9,8 +9,10 @@ use rayon::prelude::*;
 use super::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::shard::{Shard, TensorForm};
-use crate::config::Architecture;
-use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage};
+use crate::config::{Architecture, Unsupported};
+use crate::partition::{
+    PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name,
+};
 use crate::tensor::DType;
 
 /// One stage of the files: a layer file of every rank, or one `sequential.N` group of every rank file.
@@ -118,6 +120,12 @@ fn classify(files: &StepFiles, index: usize, ranks: Vec<RankStage>) -> Result<Fi
             .map_or((0, files.folder.clone()), |(&tp_rank, path)| (tp_rank, path.clone()));
         return Err(CheckpointError::MissingParameter { path, tp_rank, name: format!("sequential.{index}.*") });
     }
+    for rank in &ranks {
+        if let Some((name, reason)) = rank.forms.keys().find_map(|name| Some((name, refused_name(name)?))) {
+            let setting = format!("{}: tensor `{name}`", rank.path.display());
+            return Err(Unsupported { setting, reason: reason.to_owned() }.into());
+        }
+    }
     let first = &ranks[0];
     let kind = classify_stage(first.forms.keys().map(String::as_str)).ok_or_else(|| {
         let names: Vec<_> = first.forms.keys().take(5).map(String::as_str).collect();
@@ -137,7 +145,7 @@ pub(super) fn account(
     for (tp_rank, rank) in stage.ranks.iter().enumerate() {
         let path = || rank.path.clone();
         let mut seen: BTreeMap<Role, &str> = BTreeMap::new();
-        for (name, form) in &rank.forms {
+        for (name, form) in rank.forms.iter().filter(|(name, _)| !ignored_name(name)) {
             let row = table.lookup(stage.kind, name).map_err(|source| CheckpointError::Name {
                 path: path(),
                 tp_rank,

@@ -4,11 +4,13 @@
 mod client;
 mod digest;
 mod error;
+mod facts;
 mod inventory;
 mod layout;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -23,9 +25,10 @@ pub use inventory::ParamEntry;
 pub use layout::Layout;
 pub use shard::{Shard, TensorForm};
 
-use crate::config::{Architecture, Head, NeoxConfig, Observed};
+use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
 use crate::tensor::HostTensor;
+use facts::{check_stages, observe};
 use inventory::FileStage;
 
 /// A checkpoint whose every tensor has been accounted for. No weights are held.
@@ -36,10 +39,20 @@ pub struct Checkpoint {
     tp_size: usize,
     config: NeoxConfig,
     architecture: Architecture,
+    quirks: Quirks,
     client: ClientState,
     ignored: Vec<String>,
     stages: Vec<FileStage>,
     entries: Vec<BTreeMap<Role, ParamEntry>>,
+}
+
+/// How to read a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Used instead of the configuration that lies beside the shards, unless empty.
+    pub config_files: Vec<PathBuf>,
+    /// What is known about the version of gpt-neox that wrote it.
+    pub quirks: QuirkOptions,
 }
 
 /// The parameters of a stage that every rank holds whole.
@@ -61,11 +74,19 @@ impl Checkpoint {
     /// # Errors
     /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
     pub fn open(path: &Path, config_files: &[PathBuf]) -> Result<Self, CheckpointError> {
+        Self::open_with(path, &OpenOptions { config_files: config_files.to_vec(), ..OpenOptions::default() })
+    }
+
+    /// Opens a save directory (follows `latest`) or a `global_stepN` directory.
+    ///
+    /// # Errors
+    /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
+    pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
         let files = layout::list(&layout::step_folder(path)?)?;
-        let config = if config_files.is_empty() {
+        let config = if options.config_files.is_empty() {
             NeoxConfig::from_files(&files.config_files()?)?
         } else {
-            NeoxConfig::from_files(config_files)?
+            NeoxConfig::from_files(&options.config_files)?
         };
         let tp_size = files.tp_size();
         let client = ClientState::read(&files)?;
@@ -81,9 +102,11 @@ impl Checkpoint {
             }
         }
         config.check_against(&client.args)?;
+        Architecture::check_settings(&config, tp_size, &options.quirks)?;
         let stages = inventory::list_stages(&files)?;
         check_stages(&folder, &config, &stages)?;
-        let architecture = Architecture::resolve(&config, &observe(&stages, tp_size, &config, &client))?;
+        let observed = observe(&stages, tp_size, &config, &client);
+        let (architecture, quirks) = Architecture::resolve_with(&config, &observed, &options.quirks)?;
         let entries = stages
             .iter()
             .map(|stage| inventory::account(stage, &architecture))
@@ -96,7 +119,10 @@ impl Checkpoint {
             );
         }
         let (layout, ignored) = (files.layout, files.ignored);
-        Ok(Self { folder, layout, tp_size, config, architecture, client, ignored, stages, entries })
+        let checkpoint =
+            Self { folder, layout, tp_size, config, architecture, quirks, client, ignored, stages, entries };
+        checkpoint.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(checkpoint)
     }
 
     /// The `global_stepN` folder.
@@ -127,6 +153,18 @@ impl Checkpoint {
     #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
+    }
+
+    /// What was decided about the quirks of gpt-neox's versions, and why.
+    #[must_use]
+    pub fn quirks(&self) -> &Quirks {
+        &self.quirks
+    }
+
+    /// What is evaluated otherwise than it may have been trained, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        warnings::of(&self.config, &self.architecture, &self.quirks, self.tp_size)
     }
 
     /// What the training loop left beside the weights.
@@ -314,49 +352,5 @@ impl Checkpoint {
                 }
             }
         }
-    }
-}
-
-/// The stages that the files must hold, each the right number of times.
-fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileStage]) -> Result<(), CheckpointError> {
-    let count = |kind| stages.iter().filter(|stage| stage.kind == kind).count();
-    let expected = config.num_layers;
-    let found = count(StageKind::Layer);
-    if found != expected {
-        let indices: Vec<_> =
-            stages.iter().filter(|stage| stage.kind == StageKind::Layer).map(|stage| stage.index).collect();
-        // Layers are numbered from 2; a gap is the missing one, else it is the one after the last.
-        let missing = (found < expected).then(|| {
-            let first = indices.first().copied().unwrap_or(2).min(2);
-            (first..=first + found).find(|index| !indices.contains(index))
-        });
-        let (folder, missing) = (folder.to_owned(), missing.flatten());
-        return Err(CheckpointError::LayerCount { folder, expected, found, missing });
-    }
-    let mut required = vec![StageKind::Embedding, StageKind::FinalNorm];
-    if !config.tied_embeddings() {
-        required.push(StageKind::Head);
-    }
-    match required.into_iter().map(|kind| (kind, count(kind))).find(|&(_, found)| found != 1) {
-        Some((stage, found)) => Err(CheckpointError::StageCount { folder: folder.to_owned(), stage, found }),
-        None => Ok(()),
-    }
-}
-
-/// The facts that only the tensors know.
-fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig, client: &ClientState) -> Observed {
-    let form = |kind, names: &[&str]| {
-        let stage = stages.iter().find(|stage| stage.kind == kind)?;
-        names.iter().find_map(|&name| stage.ranks[0].forms.get(name)).map(|form| form.shape.as_slice())
-    };
-    let inner = form(StageKind::Layer, &["mlp.linear2.weight", "mlp.dense_4h_to_h.weight"]);
-    let vocabulary = form(StageKind::Embedding, &["word_embeddings.weight"]);
-    Observed {
-        tp_size,
-        mlp_inner_size: inner.and_then(|shape| shape.get(1)?.checked_mul(tp_size)),
-        padded_vocab_size: vocabulary
-            .and_then(|shape| shape.first()?.checked_mul(tp_size))
-            .or_else(|| config.padded_vocab_size(Some(&client.args))),
-        head_shape: form(StageKind::Head, &["final_linear.weight"]).map(<[usize]>::to_vec),
     }
 }

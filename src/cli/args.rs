@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::checkpoint::{Checkpoint, CheckpointError, OpenOptions};
+use crate::config::{Era, QuirkOptions, QuirkSetting};
+
 /// Which checkpoint.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
@@ -12,6 +15,49 @@ pub struct ModelArgs {
     /// Use this configuration instead of the one saved with the checkpoint (repeatable: files are combined).
     #[arg(long, value_name = "FILE")]
     pub neox_config: Vec<PathBuf>,
+    /// When gpt-neox wrote the checkpoint, where the files do not show it: a date (2022-12-10) or branch-2021,
+    /// norm-of-norm, 20b, tied-inverted, pythia, gqa-interleaved, head. See `inspect` for what follows from it.
+    #[arg(long, value_name = "NAME|DATE")]
+    pub era: Option<Era>,
+    /// One thing that depends on gpt-neox's version, whatever files and era say (repeatable). `inspect` lists them.
+    #[arg(long = "quirk", value_name = "NAME=VALUE")]
+    pub quirks: Vec<QuirkSetting>,
+}
+
+impl ModelArgs {
+    /// The checkpoint in this place, nothing else given.
+    #[must_use]
+    pub fn at(checkpoint: PathBuf) -> Self {
+        Self { checkpoint, neox_config: Vec::new(), era: None, quirks: Vec::new() }
+    }
+
+    /// Opens the checkpoint.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_with`].
+    pub fn open(&self) -> Result<Checkpoint, CheckpointError> {
+        let quirks = QuirkOptions { era: self.era.clone(), settings: self.quirks.clone() };
+        Checkpoint::open_with(&self.checkpoint, &OpenOptions { config_files: self.neox_config.clone(), quirks })
+    }
+}
+
+/// Whether merges that lose something whatever the replicas hold are made all the same.
+#[cfg(feature = "libtorch")]
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct MergeArgs {
+    /// Merge even where no one-rank model can be the unmerged one (qk_layernorm); the report says what is lost.
+    #[arg(long)]
+    allow_inexact: bool,
+}
+
+#[cfg(feature = "libtorch")]
+impl MergeArgs {
+    /// Tells the strategies.
+    pub(super) fn apply(self, strategies: &mut [crate::merge::Strategy]) {
+        for strategy in strategies {
+            strategy.allow_inexact |= self.allow_inexact;
+        }
+    }
 }
 
 #[cfg(feature = "libtorch")]

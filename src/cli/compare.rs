@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::args::{EvaluationArgs, ModelArgs};
+use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
 use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
 use crate::eval::{Evaluation, Variant, evaluate, samples};
@@ -25,6 +25,8 @@ pub(super) struct CompareArgs {
     /// A built-in strategy or a strategy file (repeatable). Default: all built-in ones.
     #[arg(long, value_name = "NAME|FILE")]
     strategy: Vec<String>,
+    #[command(flatten)]
+    merge: MergeArgs,
     /// Write report.json, report.md and samples/NAME.jsonl into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
@@ -47,6 +49,7 @@ impl CompareArgs {
             model,
             evaluation,
             strategy: Vec::new(),
+            merge: MergeArgs::default(),
             output_dir,
             no_noise_floor: false,
             bootstrap_replicates: replicate_count,
@@ -55,12 +58,29 @@ impl CompareArgs {
     }
 }
 
+/// Evaluates the unmerged model alone.
+pub(super) fn run_baseline(
+    model: ModelArgs,
+    evaluation: EvaluationArgs,
+    output_dir: Option<PathBuf>,
+    screen: &Screen,
+) -> anyhow::Result<()> {
+    let args = CompareArgs { no_noise_floor: true, ..CompareArgs::new(model, evaluation, output_dir) };
+    compare(&args, &[], screen)
+}
+
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
+    let mut strategies = Strategy::asked_for(&args.strategy)?;
+    args.merge.apply(&mut strategies);
+    compare(args, &strategies, screen)
+}
+
+/// The baseline and these strategies.
+fn compare(args: &CompareArgs, strategies: &[Strategy], screen: &Screen) -> anyhow::Result<()> {
     let started = jiff::Timestamp::now();
     let clock = Instant::now();
-    let strategies = Strategy::asked_for(&args.strategy)?;
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
-    let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
+    let mut prepared = prepare(&args.model, &args.evaluation, strategies)?;
     let mut variants = vec![Variant::baseline()];
     variants.extend(strategies.iter().cloned().map(Variant::merged));
     if !args.no_noise_floor {
@@ -72,7 +92,7 @@ pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     bar.finish();
     let evaluation = evaluation?;
     let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs)?;
-    let input = report_input(args, &prepared, &strategies, &evaluation, samples, (started, clock));
+    let input = report_input(args, &prepared, strategies, &evaluation, samples, (started, clock));
     let report = Report::new(&input)?;
     if let Some(output) = &output {
         report::write_all(&report, input.outcomes(), output)?;

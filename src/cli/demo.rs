@@ -69,7 +69,7 @@ pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
         task: task.display().to_string(),
         ..EvaluationArgs::for_data(data)
     };
-    let model = ModelArgs { checkpoint, neox_config: Vec::new() };
+    let model = ModelArgs::at(checkpoint);
     compare::run(&CompareArgs::new(model, evaluation, Some(args.output_dir.clone())), screen)
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Prepared {
 /// Where a strategy calibrates and the model needs it, passages are set aside for that unless a file of them is given.
 pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[Strategy]) -> anyhow::Result<Prepared> {
     let threads = set_threads(args.threads)?;
-    let checkpoint = Checkpoint::open(&model.checkpoint, &model.neox_config)?;
+    let checkpoint = model.open()?;
     let architecture = checkpoint.architecture();
     check_strategies(&checkpoint, strategies)?;
     let task = Task::resolve(&args.task)?;
@@ -68,7 +68,7 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
     let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), checkpoint.folder())?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
     let pairs = tokenizer.encode_documents(&data.documents)?;
-    let model_length = architecture.max_position_embeddings;
+    let model_length = architecture.longest_input();
     let max_length = match args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) {
         Some(length) if length > model_length => {
             bail!("--max-length {length} is more than the model's {model_length} positions")

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 
-use super::args::{EvaluationArgs, ModelArgs};
+use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
 use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
 use crate::config::Residual;
@@ -29,6 +29,8 @@ pub(super) struct ExplainArgs {
     /// A built-in strategy or a strategy file to explain (repeatable). Default: zeroth, mean, merge20b, reduce-aware.
     #[arg(long, value_name = "NAME|FILE")]
     strategy: Vec<String>,
+    #[command(flatten)]
+    merge: MergeArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -44,7 +46,8 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let clock = Instant::now();
     let names: Vec<&str> =
         if args.strategy.is_empty() { EXPLAINED.to_vec() } else { args.strategy.iter().map(String::as_str).collect() };
-    let strategies = names.into_iter().map(Strategy::resolve).collect::<Result<Vec<_>, _>>()?;
+    let mut strategies = names.into_iter().map(Strategy::resolve).collect::<Result<Vec<_>, _>>()?;
+    args.merge.apply(&mut strategies);
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
     let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
     let plan = Plan::new(&prepared, strategies);

@@ -44,7 +44,7 @@ pub(super) struct InspectArgs {
 
 pub(super) fn run(args: &InspectArgs, screen: &Screen) -> anyhow::Result<()> {
     let strategies = Strategy::asked_for(&args.strategy)?;
-    let checkpoint = Checkpoint::open(&args.model.checkpoint, &args.model.neox_config)?;
+    let checkpoint = args.model.open()?;
     let mut inspection = describe(&checkpoint, &args.model);
     if !args.no_drift {
         let stages = read_replicated(&checkpoint)?;

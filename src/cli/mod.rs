@@ -8,6 +8,8 @@ mod compare;
 mod demo;
 mod doctor;
 #[cfg(feature = "libtorch")]
+mod eval;
+#[cfg(feature = "libtorch")]
 mod evaluation;
 #[cfg(feature = "libtorch")]
 mod explain;
@@ -38,6 +40,9 @@ enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
     #[cfg(feature = "libtorch")]
     Compare(Box<compare::CompareArgs>),
+    /// Evaluate the unmerged model alone.
+    #[cfg(feature = "libtorch")]
+    Eval(Box<eval::EvalArgs>),
     /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.
     #[cfg(feature = "libtorch")]
     Explain(Box<explain::ExplainArgs>),
@@ -65,6 +70,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         #[cfg(feature = "libtorch")]
         Command::Compare(args) => compare::run(&args, &screen),
+        #[cfg(feature = "libtorch")]
+        Command::Eval(args) => eval::run(*args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Explain(args) => explain::run(&args, &screen),
         #[cfg(feature = "libtorch")]

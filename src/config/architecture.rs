@@ -1,32 +1,12 @@
 //! What the model is, once configuration and tensors have been heard: the one description that the partition table, the
 //! merger, the forward pass and the exporters go by. [`Architecture::resolve`] refuses what cannot be evaluated.
 
-use serde_json::{Map, Value};
-
-use super::{Activation, AttentionKind, MlpType, NeoxConfig, Norm, OutputLayerParallelism, PositionEmbedding};
-
-/// A setting that this version cannot evaluate.
-#[derive(Debug, thiserror::Error)]
-#[error("{setting}: {reason}")]
-pub struct Unsupported {
-    /// The configuration key and its value.
-    pub setting: String,
-    /// Why it is refused.
-    pub reason: String,
-}
-
-/// Facts that only the tensors know.
-#[derive(Debug, Clone, Default)]
-pub struct Observed {
-    /// Number of ranks that hold shards.
-    pub tp_size: usize,
-    /// Width of the MLP between its two layers, all ranks together (after gating).
-    pub mlp_inner_size: Option<usize>,
-    /// Rows of the word embedding, all ranks together.
-    pub padded_vocab_size: Option<usize>,
-    /// Shape of one rank's output head, where there is one.
-    pub head_shape: Option<Vec<usize>>,
-}
+use super::observed::{Observed, resolve_head};
+use super::refusals::{self, Unsupported};
+use super::{
+    Activation, AttentionBranch, AttentionKind, EpsilonPlacement, GqaLayout, MlpNormInput, MlpType, NeoxConfig, Norm,
+    NormTying, PositionEmbedding, Precision, QuirkOptions, Quirks, Reduction, RotaryTables,
+};
 
 /// How positions enter the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,6 +23,17 @@ pub enum Positions {
         /// Added to the position before the table is read (`opt_pos_emb_offset`).
         offset: usize,
     },
+    /// Fixed sines, then cosines, added to the embedding.
+    Sinusoidal,
+    /// A slope for each head, times the distance, subtracted from the scores (Press et al. 2021).
+    Alibi,
+    /// A learned number for each head and bucket of distances, added to the scores (T5, Raffel et al. 2019).
+    RelativeBuckets {
+        /// Number of buckets.
+        buckets: usize,
+        /// The distance from which the last bucket holds.
+        max_distance: usize,
+    },
     /// None.
     Absent,
 }
@@ -53,6 +44,9 @@ pub enum Residual {
     /// `x + reduce(attention(x) + mlp(x))` (`gpt_j_residual: true`): each rank adds its row-parallel biases *before* the
     /// all-reduce, so the model's bias is their sum.
     Parallel,
+    /// `x + reduce(attention(x)) + bias + reduce(mlp(x)) + bias` (`gpt_j_residual: true` until 2021-09-29): each rank adds
+    /// its whole replicas *after* the all-reduces.
+    ParallelReducedApart,
     /// `x + reduce(attention) + bias`, then the MLP likewise: each rank adds its whole replica *after* the all-reduce.
     Sequential,
 }
@@ -64,6 +58,20 @@ pub enum MlpInput {
     OwnNorm,
     /// The attention's norm (`gpt_j_tied`).
     AttentionNorm,
+    /// Its own norm of what the attention's norm puts out (2021-09-29 to 2021-10-20).
+    NormOfAttentionNorm,
+}
+
+/// The matrices of the MLP's first layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpMatrices {
+    /// One; `[up | gate]` where it is gated.
+    UpGate,
+    /// One, with its norm in the same module; `[gate | up]` where it is gated, GELU always in its tanh form (Transformer
+    /// Engine, `te_layernorm_mlp`).
+    TransformerEngine,
+    /// `w1` (gate) and `w3` (up) (`mlp_type: llama`, 2023-05 to 2024-09).
+    Separate,
 }
 
 /// The output projection.
@@ -84,6 +92,39 @@ pub enum QkvLayout {
     Interleaved,
     /// Per rank `[Q | K | V]` (grouped-query attention since gpt-neox 96c242eb, 2024-11-14).
     Blocks,
+    /// Query head by query head, each followed by its share of K and of V: with k key heads to q query heads,
+    /// `[q, head size + 2 · head size · k/q]`. The shares of K, one behind another, are the key heads (grouped-query
+    /// attention from f36aed7f, 2024-02-22, to 96c242eb).
+    InterleavedGroups,
+}
+
+/// Factors of maximal update parametrisation; all 1 where it is not used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Multipliers {
+    /// Of the embedding, positions included.
+    pub embedding: f64,
+    /// Of learned and sinusoidal positions.
+    pub positions: f64,
+    /// The final norm's output is divided by this.
+    pub logit_divisor: f64,
+    /// Whether scores are divided by the head size instead of its root.
+    pub scores_by_head_size: bool,
+}
+
+impl Multipliers {
+    /// Of a model that does not use it.
+    pub const NONE: Self = Self { embedding: 1.0, positions: 1.0, logit_divisor: 1.0, scores_by_head_size: false };
+}
+
+/// How a norm computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormForm {
+    /// The norm.
+    pub kind: Norm,
+    /// Its epsilon.
+    pub epsilon: f64,
+    /// Where rmsnorm adds it.
+    pub placement: EpsilonPlacement,
 }
 
 /// What the model is.
@@ -108,16 +149,39 @@ pub struct Architecture {
     pub norm: Norm,
     /// Its epsilon.
     pub norm_epsilon: f64,
+    /// Where rmsnorm adds it.
+    pub rms_epsilon: EpsilonPlacement,
+    /// Whether queries and keys are normalised over all heads of a rank (`use_qk_layernorm`).
+    pub query_key_norm: bool,
     /// How positions enter.
     pub positions: Positions,
+    /// What type rotary tables are made in.
+    pub rotary_tables: RotaryTables,
+    /// Number format of the files, in which tables that gpt-neox keeps as buffers are rounded.
+    pub storage: Precision,
+    /// What each layer uses to mix tokens: global or flash.
+    pub attention: Vec<AttentionKind>,
+    /// Tokens that flash attention looks back, none: all.
+    pub sliding_window: Option<usize>,
+    /// Whether scores are scaled by the layer's number around the relative biases (`apply_query_key_layer_scaling`).
+    pub query_key_layer_scaling: bool,
+    /// Factors of maximal update parametrisation.
+    pub multipliers: Multipliers,
     /// The MLP's non-linearity.
     pub activation: Activation,
     /// Whether GELU is the tanh approximation (`bias_gelu_fusion`).
     pub tanh_gelu: bool,
+    /// Whether GELU has √2 rounded to 1.41421 (`onnx_safe`).
+    pub onnx_gelu: bool,
     /// Whether the MLP's first layer makes `[up | gate]`.
     pub gated: bool,
+    /// The matrices of the MLP's first layer.
+    pub mlp_matrices: MlpMatrices,
     /// How branches are added.
     pub residual: Residual,
+    /// Whether the attention branch is computed and lost, as in gpt-neox since e37ad2f0 (2024-09-10) with a parallel
+    /// residual and an MLP without biases.
+    pub attention_dropped: bool,
     /// What feeds the MLP.
     pub mlp_input: MlpInput,
     /// The output projection.
@@ -131,25 +195,55 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// Combines configuration and tensors.
+    /// Combines configuration and tensors, with today's meaning of whatever they leave open.
     ///
     /// # Errors
     /// The first setting that this version cannot evaluate, with the reason.
     pub fn resolve(config: &NeoxConfig, observed: &Observed) -> Result<Self, Unsupported> {
-        refuse(config)?;
+        Ok(Self::resolve_with(config, observed, &QuirkOptions::default())?.0)
+    }
+
+    /// Refuses what the configuration alone shows to be impossible, before any tensor has been looked at.
+    ///
+    /// # Errors
+    /// The first setting that this version cannot evaluate, with the reason.
+    pub fn check_settings(config: &NeoxConfig, tp_size: usize, options: &QuirkOptions) -> Result<(), Unsupported> {
+        let observed = Observed { tp_size, ..Observed::default() };
+        refusals::check(config, &observed, &Quirks::decide(config, &observed, options))
+    }
+
+    /// Combines configuration and tensors; also says what was decided about the quirks of gpt-neox's versions.
+    ///
+    /// # Errors
+    /// The first setting that this version cannot evaluate, with the reason.
+    pub fn resolve_with(
+        config: &NeoxConfig,
+        observed: &Observed,
+        options: &QuirkOptions,
+    ) -> Result<(Self, Quirks), Unsupported> {
+        let quirks = Quirks::decide(config, observed, options);
+        refusals::check(config, observed, &quirks)?;
         let hidden_size = config.hidden_size;
         let missing = |what: &str| Unsupported {
             setting: what.to_owned(),
             reason: "neither the configuration nor the tensors tell it".to_owned(),
         };
         let padded_vocab_size = observed.padded_vocab_size.ok_or_else(|| missing("padded_vocab_size"))?;
-        let norm_epsilon = match config.norm {
-            Norm::RmsNorm => config.rms_norm_epsilon,
-            _ => config.layernorm_epsilon,
-        };
         let kv_head_count = config.kv_heads();
         let activation = config.activation;
-        Ok(Self {
+        let (engine_attention, engine_mlp) = (observed.engine_attention(config), observed.engine_mlp(config));
+        let mlp_matrices = match config.mlp_type {
+            _ if engine_mlp => MlpMatrices::TransformerEngine,
+            MlpType::Llama => MlpMatrices::Separate,
+            MlpType::Regular => MlpMatrices::UpGate,
+        };
+        let mlp_bias = engine_mlp || (config.use_bias_in_mlp && mlp_matrices == MlpMatrices::UpGate);
+        let residual = match (config.gpt_j_residual, quirks.reduction.value) {
+            (false, _) => Residual::Sequential,
+            (true, Reduction::Shared) => Residual::Parallel,
+            (true, Reduction::PerBranch) => Residual::ParallelReducedApart,
+        };
+        let architecture = Self {
             layer_count: config.num_layers,
             hidden_size,
             head_count: config.num_attention_heads,
@@ -158,67 +252,41 @@ impl Architecture {
             mlp_inner_size: observed.mlp_inner_size.ok_or_else(|| missing("the MLP's width"))?,
             max_position_embeddings: config.max_position_embeddings,
             norm: config.norm,
-            norm_epsilon,
-            positions: match config.position_embedding {
-                PositionEmbedding::Rotary => {
-                    Positions::Rotary { dims: config.rotary_ndims(), base: config.rotary_emb_base }
-                }
-                PositionEmbedding::Learned => Positions::Learned { offset: config.opt_pos_emb_offset },
-                _ => Positions::Absent,
+            norm_epsilon: norm_epsilon(config),
+            rms_epsilon: quirks.rms_epsilon.value,
+            query_key_norm: config.use_qk_layernorm,
+            positions: positions(config),
+            rotary_tables: quirks.rotary_tables.value,
+            storage: observed.precision.unwrap_or(config.precision),
+            attention: config.attention.clone(),
+            sliding_window: config.sliding_window_width,
+            query_key_layer_scaling: config.apply_query_key_layer_scaling && !engine_attention,
+            multipliers: Multipliers {
+                embedding: config.mup.map_or(1.0, |mup| mup.embedding_multiplier),
+                positions: config.mup_rp_embedding_mult,
+                logit_divisor: config.mup.and(quirks.mup_width).unwrap_or(1.0),
+                scores_by_head_size: config.mup.is_some() && !engine_attention,
             },
             activation,
-            tanh_gelu: config.uses_tanh_gelu(),
-            gated: activation.is_gated(),
-            residual: if config.gpt_j_residual { Residual::Parallel } else { Residual::Sequential },
-            mlp_input: if config.gpt_j_residual && config.gpt_j_tied {
-                MlpInput::AttentionNorm
-            } else {
-                MlpInput::OwnNorm
-            },
+            tanh_gelu: config.uses_tanh_gelu() || engine_mlp,
+            onnx_gelu: config.onnx_safe && activation == Activation::Gelu && !engine_mlp,
+            gated: activation.is_gated() || mlp_matrices == MlpMatrices::Separate,
+            mlp_matrices,
+            residual,
+            attention_dropped: residual == Residual::Parallel
+                && !mlp_bias
+                && quirks.attention_branch.value == AttentionBranch::Dropped,
+            mlp_input: mlp_input(config, &quirks, residual, engine_mlp),
             head: resolve_head(config, observed, padded_vocab_size),
-            qkv: if kv_head_count == config.num_attention_heads { QkvLayout::Interleaved } else { QkvLayout::Blocks },
-            attention_bias: config.use_bias_in_attn_linear,
-            mlp_bias: config.use_bias_in_mlp,
-        })
-    }
-
-    /// The settings by name, for reports.
-    #[must_use]
-    pub fn summary(&self) -> Map<String, Value> {
-        let positions = match self.positions {
-            Positions::Rotary { dims, base } => format!("rotary, {dims} of {} elements, base {base}", self.head_size()),
-            Positions::Learned { offset: 0 } => "learned".to_owned(),
-            Positions::Learned { offset } => format!("learned, offset {offset}"),
-            Positions::Absent => "none".to_owned(),
+            qkv: match quirks.gqa_layout.value {
+                _ if kv_head_count == config.num_attention_heads => QkvLayout::Interleaved,
+                GqaLayout::Blocks => QkvLayout::Blocks,
+                GqaLayout::Interleaved => QkvLayout::InterleavedGroups,
+            },
+            attention_bias: config.use_bias_in_attn_linear || engine_attention,
+            mlp_bias,
         };
-        let activation = if self.tanh_gelu { "gelu (tanh)".to_owned() } else { self.activation.to_string() };
-        let residual = match self.residual {
-            Residual::Parallel => "parallel: row-parallel biases added before the all-reduce",
-            Residual::Sequential => "sequential: row-parallel biases added after the all-reduce",
-        };
-        let head = match self.head {
-            Head::Column => "column-parallel",
-            Head::Row => "row-parallel",
-            Head::Tied => "tied to the word embedding",
-        };
-        let entries: [(&str, Value); 15] = [
-            ("layers", self.layer_count.into()),
-            ("hidden_size", self.hidden_size.into()),
-            ("attention_heads", self.head_count.into()),
-            ("key_value_heads", self.kv_head_count.into()),
-            ("mlp_inner_size", self.mlp_inner_size.into()),
-            ("padded_vocab_size", self.padded_vocab_size.into()),
-            ("max_position_embeddings", self.max_position_embeddings.into()),
-            ("norm", format!("{}, epsilon {}", self.norm, self.norm_epsilon).into()),
-            ("positions", positions.into()),
-            ("activation", activation.into()),
-            ("residual", residual.into()),
-            ("mlp_norm", if self.mlp_input == MlpInput::OwnNorm { "own" } else { "shared with attention" }.into()),
-            ("head", head.into()),
-            ("attention_bias", self.attention_bias.into()),
-            ("mlp_bias", self.mlp_bias.into()),
-        ];
-        entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        Ok((architecture, quirks))
     }
 
     /// Elements of one head.
@@ -239,75 +307,96 @@ impl Architecture {
         if self.gated { 2 * self.mlp_inner_size } else { self.mlp_inner_size }
     }
 
+    /// Longest input, in tokens.
+    #[must_use]
+    pub fn longest_input(&self) -> usize {
+        match self.positions {
+            Positions::Learned { offset } => self.max_position_embeddings.saturating_sub(offset),
+            _ => self.max_position_embeddings,
+        }
+    }
+
+    /// Whether a layer runs through the `FlashAttention` kernels, which ignore `rpe`, layer scaling and
+    /// `scores_by_head_size`, and alone know a sliding window.
+    #[must_use]
+    pub fn is_flash(&self, layer: usize) -> bool {
+        self.attention.get(layer) == Some(&AttentionKind::Flash)
+    }
+
+    /// How the norms compute, except the MLP's.
+    #[must_use]
+    pub fn norm_form(&self) -> NormForm {
+        NormForm { kind: self.norm, epsilon: self.norm_epsilon, placement: self.rms_epsilon }
+    }
+
+    /// How the MLP's norm computes. Transformer Engine's own has a fixed epsilon (gpt-neox
+    /// `megatron/model/transformer_engine.py`, `TELayerNormMLP`).
+    #[must_use]
+    pub fn mlp_norm_form(&self) -> NormForm {
+        if self.mlp_matrices != MlpMatrices::TransformerEngine {
+            return self.norm_form();
+        }
+        let epsilon = if self.norm.is_rms() { 1e-8 } else { 1e-5 };
+        NormForm { kind: self.norm, epsilon, placement: EpsilonPlacement::Inside }
+    }
+
+    /// Whether each rank adds its whole row-parallel biases after the all-reduce, to a residual stream of its own.
+    #[must_use]
+    pub fn biases_after_reduction(&self) -> bool {
+        self.residual != Residual::Parallel
+    }
+
     /// Whether ranks can come to hold different residual streams: after the all-reduce each adds something of its own.
     #[must_use]
     pub fn streams_can_differ(&self) -> bool {
-        let row_bias = self.residual == Residual::Sequential && (self.attention_bias || self.mlp_bias);
+        let row_bias = self.biases_after_reduction() && (self.attention_bias || self.mlp_bias);
         row_bias || matches!(self.positions, Positions::Learned { .. })
     }
+
+    /// Why no one-rank model equals the trained one whatever the replicas hold; `None` where one does.
+    #[must_use]
+    pub fn never_exact(&self) -> Option<&'static str> {
+        self.query_key_norm.then_some(
+            "qk_layernorm takes its statistics over the heads of one rank, so no one-rank model equals this one",
+        )
+    }
 }
 
-/// A head that the configuration does not describe is recognised by its shape: gpt-neox's default was `row` until
-/// 2023-05-02 and is `column` since.
-fn resolve_head(config: &NeoxConfig, observed: &Observed, padded_vocab_size: usize) -> Head {
-    if config.tied_embeddings() {
-        return Head::Tied;
+fn norm_epsilon(config: &NeoxConfig) -> f64 {
+    match config.norm {
+        Norm::RmsNorm | Norm::TransformerEngineRmsNorm => config.rms_norm_epsilon,
+        Norm::ScaleNorm => config.scalenorm_epsilon,
+        Norm::LayerNorm | Norm::NonParametricLayerNorm | Norm::TransformerEngineLayerNorm => config.layernorm_epsilon,
     }
-    let by_config = match config.output_layer_parallelism {
-        OutputLayerParallelism::Column => Head::Column,
-        OutputLayerParallelism::Row => Head::Row,
-    };
-    let stated = config.raw.contains_key("output_layer_parallelism");
-    match observed.head_shape.as_deref() {
-        Some([rows, _]) if !stated && observed.tp_size > 1 => {
-            if *rows == padded_vocab_size {
-                Head::Row
-            } else {
-                Head::Column
-            }
+}
+
+fn positions(config: &NeoxConfig) -> Positions {
+    match config.position_embedding {
+        PositionEmbedding::Rotary => Positions::Rotary { dims: config.rotary_ndims(), base: config.rotary_emb_base },
+        PositionEmbedding::Learned => Positions::Learned { offset: config.opt_pos_emb_offset },
+        PositionEmbedding::Sinusoidal => Positions::Sinusoidal,
+        PositionEmbedding::Alibi => Positions::Alibi,
+        PositionEmbedding::RelativeBuckets => {
+            Positions::RelativeBuckets { buckets: config.rpe_num_buckets, max_distance: config.rpe_max_distance }
         }
-        _ => by_config,
+        PositionEmbedding::Absent => Positions::Absent,
     }
 }
 
-/// `apply_query_key_layer_scaling` divides the scores by the layer's number and multiplies them again before the softmax:
-/// nothing is left of it but rounding, as long as no relative bias is added in between.
-fn refuse(config: &NeoxConfig) -> Result<(), Unsupported> {
-    let refusal = |setting: String, reason: &str| Err(Unsupported { setting, reason: reason.to_owned() });
-    if config.use_qk_layernorm {
-        return refusal(
-            "use_qk_layernorm: true".to_owned(),
-            "each rank takes the norm's statistics over its own heads, so no one-rank model equals the trained one",
-        );
+fn mlp_input(config: &NeoxConfig, quirks: &Quirks, residual: Residual, engine_mlp: bool) -> MlpInput {
+    let tied = match quirks.norm_tying.value {
+        NormTying::AsConfigured => config.gpt_j_tied,
+        NormTying::Inverted => !config.gpt_j_tied,
+    };
+    match residual {
+        // Transformer Engine's MLP brings its own norm, tied or not.
+        Residual::Sequential => MlpInput::OwnNorm,
+        _ if engine_mlp => MlpInput::OwnNorm,
+        Residual::ParallelReducedApart => MlpInput::AttentionNorm,
+        Residual::Parallel if quirks.mlp_norm_input.value == MlpNormInput::AttentionNorm => {
+            MlpInput::NormOfAttentionNorm
+        }
+        Residual::Parallel if tied => MlpInput::AttentionNorm,
+        Residual::Parallel => MlpInput::OwnNorm,
     }
-    if config.moe_num_experts > 1 {
-        return refusal(
-            format!("moe_num_experts: {}", config.moe_num_experts),
-            "mixture-of-experts layers are not supported",
-        );
-    }
-    if config.mup.is_some() {
-        return refusal("use_mup: true".to_owned(), "mup multipliers are not supported");
-    }
-    if config.mlp_type == MlpType::Llama {
-        return refusal("mlp_type: llama".to_owned(), "the three-matrix MLP of 2023-05 to 2024-09 is not supported");
-    }
-    if !matches!(config.norm, Norm::LayerNorm | Norm::RmsNorm) {
-        return refusal(format!("norm: {}", config.norm), "only layernorm and rmsnorm are supported");
-    }
-    if !matches!(
-        config.position_embedding,
-        PositionEmbedding::Rotary | PositionEmbedding::Learned | PositionEmbedding::Absent
-    ) {
-        return refusal(
-            format!("pos_emb: {}", config.position_embedding),
-            "only rotary, learned and none are supported",
-        );
-    }
-    if let Some(kind) =
-        config.attention.iter().find(|kind| !matches!(kind, AttentionKind::Global | AttentionKind::Flash))
-    {
-        return refusal(format!("attention_config: {kind}"), "only global and flash attention are supported");
-    }
-    Ok(())
 }

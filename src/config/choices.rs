@@ -45,6 +45,8 @@ macro_rules! choices {
     )+};
 }
 
+pub(super) use choices;
+
 choices! {
     /// Key `norm`: the normalisation before attention, before the MLP and before the head
     /// (`megatron/model/norms.py`).
@@ -132,7 +134,39 @@ choices! {
     }
 }
 
+impl Norm {
+    /// Whether it subtracts the mean, so that what it puts out sums to zero before gain and bias.
+    #[must_use]
+    pub const fn centres(self) -> bool {
+        matches!(self, Self::LayerNorm | Self::NonParametricLayerNorm | Self::TransformerEngineLayerNorm)
+    }
+
+    /// Whether it divides by the root of the mean square.
+    #[must_use]
+    pub const fn is_rms(self) -> bool {
+        matches!(self, Self::RmsNorm | Self::TransformerEngineRmsNorm)
+    }
+
+    /// Whether it has a gain.
+    #[must_use]
+    pub const fn has_gain(self) -> bool {
+        !matches!(self, Self::NonParametricLayerNorm)
+    }
+
+    /// Whether it has a bias.
+    #[must_use]
+    pub const fn has_bias(self) -> bool {
+        matches!(self, Self::LayerNorm | Self::TransformerEngineLayerNorm)
+    }
+}
+
 impl Activation {
+    /// Whether it is GELU, gated or not.
+    #[must_use]
+    pub const fn is_gelu(self) -> bool {
+        matches!(self, Self::Gelu | Self::GeGlu)
+    }
+
     /// Whether the first linear layer makes two halves, `[up | gate]`, that are multiplied.
     #[must_use]
     pub const fn is_gated(self) -> bool {

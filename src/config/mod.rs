@@ -2,13 +2,19 @@
 //!
 //! `yaml` reads and combines files, `parse` turns the raw map into [`NeoxConfig`], `choices` holds the words a setting
 //! may take, `client_args` compares with what a checkpoint says about itself, `architecture` adds what only tensors
-//! tell. Nothing here reads weights: that is `checkpoint`, one level up.
+//! tell, `quirks` what only gpt-neox's version at the time tells, `refusals` what cannot be evaluated. Nothing here reads
+//! weights: that is `checkpoint`, one level up.
 
 mod architecture;
 mod choices;
 mod client_args;
+mod era;
 mod error;
+mod observed;
 mod parse;
+mod quirks;
+mod refusals;
+mod summary;
 mod values;
 mod yaml;
 
@@ -19,10 +25,19 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-pub use architecture::{Architecture, Head, MlpInput, Observed, Positions, QkvLayout, Residual, Unsupported};
+pub use architecture::{
+    Architecture, Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual,
+};
 pub use choices::{Activation, AttentionKind, MlpType, Norm, OutputLayerParallelism, PositionEmbedding, Precision};
 pub use client_args::ClientArgs;
+pub use era::{Date, Era};
 pub use error::{ConfigError, KeyPlace};
+pub use observed::Observed;
+pub use quirks::{
+    AttentionBranch, Decision, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, QuirkLine, QuirkOptions,
+    QuirkSetting, Quirks, Reduction, RotaryTables, Why,
+};
+pub use refusals::Unsupported;
 pub use yaml::{Sources, read_files};
 
 /// The architecture of a gpt-neox model and how it was trained, as far as reading, merging, running and exporting it
@@ -136,6 +151,8 @@ pub struct NeoxConfig {
     pub precision: Precision,
     /// Multipliers of maximal update parametrisation, when `use_mup` is set.
     pub mup: Option<Mup>,
+    /// Learned and sinusoidal positions are multiplied by this, also without `use_mup`. Default: 1.
+    pub mup_rp_embedding_mult: f64,
     /// Which modules came from Transformer Engine.
     pub transformer_engine: TransformerEngine,
     /// Whether a trained prompt precedes the input: a section `soft_prompt_tuning` that is not disabled. It shifts the
@@ -170,8 +187,6 @@ pub struct Mup {
     pub output_temperature: f64,
     /// Of the embedding, key `mup_embedding_mult`.
     pub embedding_multiplier: f64,
-    /// Of the learned or relative positions, key `mup_rp_embedding_mult`.
-    pub position_multiplier: f64,
 }
 
 /// Which modules came from Transformer Engine (keys `te_*`). All default to false.

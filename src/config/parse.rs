@@ -74,6 +74,7 @@ impl NeoxConfig {
             padded_vocab_size: read.size("padded_vocab_size")?,
             precision: precision(read)?,
             mup: mup(read)?,
+            mup_rp_embedding_mult: read.positive("mup_rp_embedding_mult")?.unwrap_or(1.0),
             transformer_engine: TransformerEngine {
                 column_parallel: read.flag("te_columnparallel", false)?,
                 row_parallel: read.flag("te_rowparallel", false)?,
@@ -161,7 +162,6 @@ fn mup(read: Values<'_>) -> Result<Option<Mup>, ConfigError> {
         attention_temperature: read.positive("mup_attn_temp")?.unwrap_or(1.0),
         output_temperature: read.positive("mup_output_temp")?.unwrap_or(1.0),
         embedding_multiplier: read.positive("mup_embedding_mult")?.unwrap_or(1.0),
-        position_multiplier: read.positive("mup_rp_embedding_mult")?.unwrap_or(1.0),
     }))
 }
 

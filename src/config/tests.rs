@@ -154,7 +154,7 @@ fn a_llama_like_configuration_is_understood() {
     assert_eq!(config.attention, vec![AttentionKind::Flash; 4]);
     let mup = config.mup.unwrap();
     assert_eq!((mup.attention_temperature, mup.output_temperature), (1.0, 2.0));
-    assert_eq!((mup.embedding_multiplier, mup.position_multiplier), (1.0, 1.0));
+    assert_eq!((mup.embedding_multiplier, config.mup_rp_embedding_mult), (1.0, 1.0));
     assert!(config.transformer_engine.any() && config.transformer_engine.attention);
     assert!(config.soft_prompt_tuning && config.is_reward_model() && config.use_qk_layernorm);
     assert_eq!((config.iteration, config.merge_file.as_deref()), (Some(143_000), Some("merges.txt")));

@@ -93,7 +93,7 @@ fn plan_stage(architecture: &Architecture, stage: usize, kind: StageKind, legacy
         .required(kind)
         .chain(unused)
         .map(|row| {
-            let legacy = row.names.last().filter(|_| legacy_names);
+            let legacy = row.names.iter().find(|name| legacy_names && name.starts_with("mlp.dense_"));
             Planned { stage, row, name: legacy.unwrap_or(&row.names[0]) }
         })
         .collect()

@@ -24,11 +24,30 @@ pub enum Factor {
     Positions,
 }
 
+/// Names of every era.
+const LAYER_NORMS: &[(&str, Kind)] = &[
+    ("layer.*layernorm.*", Kind::NormGain),
+    ("layer.*layernorm*.bias", Kind::NormBias),
+    ("layer.*.ln?.*", Kind::NormGain),
+    ("layer.*.ln?.bias", Kind::NormBias),
+    ("layer.*.mlp.layer_norm_weight", Kind::NormGain),
+    ("layer.*.mlp.layer_norm_bias", Kind::NormBias),
+];
+
+/// The attention's, then the MLP's.
+const BIASES: &[(&str, Kind)] = &[
+    ("layer.*.attention.dense.bias", Kind::RowParallelBias),
+    ("layer.*.attention.proj.bias", Kind::RowParallelBias),
+    ("layer.*.mlp.linear2.bias", Kind::RowParallelBias),
+    ("layer.*.mlp.dense_4h_to_h.bias", Kind::RowParallelBias),
+    ("layer.*.mlp.fc2_bias", Kind::RowParallelBias),
+];
+
 impl Factor {
     /// The groups that a model has.
     #[must_use]
     pub fn of(architecture: &Architecture) -> Vec<Self> {
-        let mut factors = vec![Self::LayerNorms, Self::FinalNorm];
+        let mut factors = if architecture.norm.has_gain() { vec![Self::LayerNorms, Self::FinalNorm] } else { Vec::new() };
         if architecture.attention_bias {
             factors.push(Self::AttentionBias);
         }
@@ -60,13 +79,11 @@ impl Factor {
     /// Patterns of its parameters' names, with their kinds. The later patterns are the narrower ones.
     fn patterns(self) -> &'static [(&'static str, Kind)] {
         match self {
-            Self::LayerNorms => &[("layer.*layernorm.*", Kind::NormGain), ("layer.*layernorm*.bias", Kind::NormBias)],
+            Self::LayerNorms => LAYER_NORMS,
             Self::FinalNorm => &[("output.norm.*", Kind::NormGain), ("output.norm*.bias", Kind::NormBias)],
-            Self::AttentionBias => &[("layer.*.attention.dense.bias", Kind::RowParallelBias)],
-            Self::MlpBias => &[("layer.*.mlp.*bias", Kind::RowParallelBias)],
-            Self::RowParallelBiases => {
-                &[("layer.*.attention.dense.bias", Kind::RowParallelBias), ("layer.*.mlp.*bias", Kind::RowParallelBias)]
-            }
+            Self::AttentionBias => BIASES.split_at(2).0,
+            Self::MlpBias => BIASES.split_at(2).1,
+            Self::RowParallelBiases => BIASES,
             Self::Positions => &[("embedding.position_embeddings.*", Kind::LearnedPositions)],
         }
     }
@@ -97,6 +114,8 @@ fn variant(name: String, arithmetic: StrategyArithmetic, rules: BTreeMap<Kind, R
         source: String::new(),
         arithmetic,
         calibrate: false,
+        // Whether to merge at all was decided for the strategy that is analysed.
+        allow_inexact: true,
         rules,
         overrides: Vec::new(),
         origin: "factor analysis".to_owned(),

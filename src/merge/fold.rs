@@ -39,8 +39,13 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    fn read(stage: &StageTensors, unit: NormUnit) -> Result<Self, PartitionError> {
-        let read = |role| stage.replicas(role).iter().map(HostTensor::to_f64).collect::<Result<Vec<_>, _>>();
+    /// `width` elements each: the one gain of a scalenorm stands for all.
+    fn read(stage: &StageTensors, unit: NormUnit, width: usize) -> Result<Self, PartitionError> {
+        let spread = |values: Vec<f64>| if values.len() == 1 { vec![values[0]; width] } else { values };
+        let read = |role| {
+            let replicas = stage.replicas(role).iter().map(|replica| Ok(spread(replica.to_f64()?)));
+            replicas.collect::<Result<Vec<_>, PartitionError>>()
+        };
         let biases = read(unit.bias)?;
         Ok(Self { gains: read(unit.gain)?, biases: (!biases.is_empty()).then_some(biases) })
     }
@@ -70,7 +75,7 @@ pub(super) fn fold(
     if unit.gain == Role::FinalNormGain && architecture.head == Head::Row {
         return split_by_slices(stage, unit);
     }
-    let replicas = Replicas::read(stage, unit)?;
+    let replicas = Replicas::read(stage, unit, architecture.hidden_size)?;
     let readers = unit
         .readers
         .iter()
@@ -96,7 +101,8 @@ pub(super) fn fold(
         }
     }
 
-    let mut params = vec![(unit.gain, HostTensor::from_f64(dtype, template.shape().to_vec(), &gain)?)];
+    let stored = &gain[..template.element_count().min(gain.len())];
+    let mut params = vec![(unit.gain, HostTensor::from_f64(dtype, template.shape().to_vec(), stored)?)];
     if let Some(common) = &common_bias {
         params.push((unit.bias, HostTensor::from_f64(dtype, template.shape().to_vec(), common)?));
     }
@@ -195,7 +201,7 @@ pub(super) fn rank_of_rows(
 }
 
 /// A gain of zero cannot be divided by; any other value serves, since the ratio γ_r/γ makes up for it.
-fn nonzero(gain: f64) -> f64 {
+pub(super) fn nonzero(gain: f64) -> f64 {
     if gain == 0.0 { 1.0 } else { gain }
 }
 

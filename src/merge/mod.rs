@@ -86,6 +86,14 @@ pub enum MergeError {
         /// The stage.
         stage: StageId,
     },
+    /// No strategy can make the unmerged model.
+    #[error("strategy `{strategy}`: no exact merge exists: {reason}")]
+    NoExactMerge {
+        /// The strategy.
+        strategy: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// A norm that cannot be folded.
     #[error("{stage}: folding failed: {source}")]
     Fold {
@@ -112,6 +120,10 @@ impl MergeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownStrategy { known, .. } => Some(format!("give one of {known}, or the path of a strategy file")),
+            Self::NoExactMerge { .. } => Some(
+                "`kintsugi eval` evaluates the unmerged model; --allow-inexact merges all the same, and says what it loses"
+                    .to_owned(),
+            ),
             Self::NoRule { kind, .. } => Some(format!("add `{kind}: mean` (or another rule) under `rules:`")),
             Self::SameName { .. } => Some("leave one out, or give it a `name:` of its own".to_owned()),
             Self::NoSuchRank { .. } => Some("ranks are counted from 0".to_owned()),

@@ -10,12 +10,16 @@ pub(super) struct NormUnit {
     pub gain: Role,
     /// The norm's bias; RMS norms have none.
     pub bias: Role,
-    /// Weight and bias of each reader.
-    pub readers: &'static [(Role, Option<Role>)],
+    /// Weight and bias of each reader; models lack some.
+    pub readers: &'static [Reader],
 }
 
-const ATTENTION: (Role, Option<Role>) = (Role::QkvWeight, Some(Role::QkvBias));
-const MLP: (Role, Option<Role>) = (Role::MlpInputWeight, Some(Role::MlpInputBias));
+type Reader = (Role, Option<Role>);
+
+const ATTENTION: Reader = (Role::QkvWeight, Some(Role::QkvBias));
+const MLP: Reader = (Role::MlpInputWeight, Some(Role::MlpInputBias));
+const GATE: Reader = (Role::MlpGateWeight, None);
+const UP: Reader = (Role::MlpUpWeight, None);
 
 impl NormUnit {
     /// The norms of a stage.
@@ -24,11 +28,11 @@ impl NormUnit {
         match (stage, architecture.mlp_input) {
             (StageId::Embedding, _) => Vec::new(),
             (StageId::Layer(_), MlpInput::AttentionNorm) => {
-                vec![unit(Role::InputNormGain, Role::InputNormBias, &[ATTENTION, MLP])]
+                vec![unit(Role::InputNormGain, Role::InputNormBias, &[ATTENTION, MLP, GATE, UP])]
             }
-            (StageId::Layer(_), MlpInput::OwnNorm) => vec![
+            (StageId::Layer(_), MlpInput::OwnNorm | MlpInput::NormOfAttentionNorm) => vec![
                 unit(Role::InputNormGain, Role::InputNormBias, &[ATTENTION]),
-                unit(Role::MlpNormGain, Role::MlpNormBias, &[MLP]),
+                unit(Role::MlpNormGain, Role::MlpNormBias, &[MLP, GATE, UP]),
             ],
             (StageId::Output, _) => {
                 vec![unit(Role::FinalNormGain, Role::FinalNormBias, &[(Role::HeadWeight, None)])]
@@ -40,4 +44,20 @@ impl NormUnit {
     pub(super) fn has(self, role: Role) -> bool {
         self.gain == role || self.bias == role
     }
+}
+
+/// Whether what has this role makes no difference: it serves an attention branch that is lost.
+pub(super) fn is_lost(architecture: &Architecture, role: Role) -> bool {
+    architecture.attention_dropped
+        && match role {
+            Role::AttentionOutputBias => true,
+            Role::InputNormGain | Role::InputNormBias => architecture.mlp_input == MlpInput::OwnNorm,
+            _ => false,
+        }
+}
+
+/// Whether another norm reads what the norm of this role puts out: then no linear layer can make up for its replicas.
+pub(super) fn feeds_a_norm(architecture: &Architecture, role: Role) -> bool {
+    architecture.mlp_input == MlpInput::NormOfAttentionNorm
+        && matches!(role, Role::InputNormGain | Role::InputNormBias)
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::fold::{Folded, fold};
-use super::norms::NormUnit;
-use super::{Exactness, MergeError, Rule, Strategy, inexact_because};
-use crate::config::{Architecture, Residual};
-use crate::partition::{Param, ParamValue, Role, StageTensors};
+use super::norms::{NormUnit, feeds_a_norm, is_lost};
+use super::{Exactness, Loss, MergeError, Rule, Strategy, inexact_because};
+use crate::config::Architecture;
+use crate::partition::{Param, ParamValue, Role, StageId, StageTensors};
 use crate::tensor::{self, Arithmetic, HostTensor, TensorError};
 
 /// The rule and arithmetic for each replicated parameter; `None` where the rules that keep equal replicas all agree.
@@ -46,6 +46,7 @@ impl<'a> StageMerger<'a> {
     /// # Errors
     /// As [`StageMerger::merge`].
     pub fn signature(&self, strategy: &Strategy) -> Result<Signature, MergeError> {
+        strategy.check_exists(self.architecture, self.stage.tp_size)?;
         let rules = self.rules(strategy)?.into_iter().map(|(role, param, rule)| {
             // Equal replicas stay what they are under most rules, so these rules need not be told apart.
             let indifferent = rule.keeps_equal_replicas() && param.value.ranks_agree();
@@ -70,6 +71,7 @@ impl<'a> StageMerger<'a> {
     /// # Errors
     /// A kind without a rule, a rule that names a missing rank, or replicas that do not fit together.
     pub fn merge(&mut self, strategy: &Strategy, exactness: &mut Exactness) -> Result<StageTensors, MergeError> {
+        strategy.check_exists(self.architecture, self.stage.tp_size)?;
         let stage = self.stage;
         let arithmetic = strategy.arithmetic.into();
         let Plan { rules, folding } = self.plan(strategy, exactness)?;
@@ -107,13 +109,27 @@ impl<'a> StageMerger<'a> {
     /// What `strategy` does to the stage; the one place where exactness is judged.
     fn plan(&self, strategy: &Strategy, exactness: &mut Exactness) -> Result<Plan<'a>, MergeError> {
         let rules = self.rules(strategy)?;
-        for (_, param, rule) in &rules {
-            if let Some(loss) = inexact_because(self.architecture, param, *rule) {
+        for &(role, param, rule) in rules.iter().filter(|&&(role, ..)| !is_lost(self.architecture, role)) {
+            let loss = inexact_because(self.architecture, param, rule).or_else(|| self.inexact_fold(role, param, rule));
+            if let Some(loss) = loss {
                 exactness.add(self.stage.id, loss);
             }
         }
+        if let (StageId::Layer(_), true, Some(reason)) =
+            (self.stage.id, self.stage.tp_size > 1, self.architecture.never_exact())
+        {
+            let name = "attention.qk_layernorm".to_owned();
+            exactness.add(self.stage.id, Loss { name, reason: reason.to_owned(), factor: 1.0 });
+        }
         let folding = self.units_to_fold(strategy, &rules)?;
         Ok(Plan { rules, folding })
+    }
+
+    /// Why folding this norm changes the model; `None` if it does not.
+    fn inexact_fold(&self, role: Role, param: &Param, rule: Rule) -> Option<Loss> {
+        let lossy = rule == Rule::Fold && !param.value.ranks_agree() && feeds_a_norm(self.architecture, role);
+        let reason = "replicas differ and the MLP's norm reads this norm's output, which no linear layer can undo";
+        lossy.then(|| Loss { name: param.name.clone(), reason: reason.to_owned(), factor: 1.0 })
     }
 
     /// The rules of all replicated parameters.
@@ -191,9 +207,10 @@ impl<'a> StageMerger<'a> {
     /// Whether this stage makes the ranks' residual streams differ: each adds a replica of its own after the all-reduce.
     #[must_use]
     pub fn forks_streams(&self) -> bool {
-        let own = match self.architecture.residual {
-            Residual::Parallel => [Role::PositionEmbedding].as_slice(),
-            Residual::Sequential => &[Role::PositionEmbedding, Role::AttentionOutputBias, Role::MlpOutputBias],
+        let own: &[Role] = if self.architecture.biases_after_reduction() {
+            &[Role::PositionEmbedding, Role::AttentionOutputBias, Role::MlpOutputBias]
+        } else {
+            &[Role::PositionEmbedding]
         };
         own.iter().any(|&role| !self.stage.ranks_agree(role))
     }

@@ -9,6 +9,7 @@ use serde_saphyr::Spanned;
 use wildmatch::WildMatch;
 
 use super::{MergeError, Rule};
+use crate::config::Architecture;
 use crate::partition::{Kind, StageId};
 use crate::tensor::Arithmetic;
 
@@ -45,6 +46,8 @@ pub struct Strategy {
     pub arithmetic: StrategyArithmetic,
     /// Whether column-parallel biases are corrected by calibration passages where ranks' residual streams differ.
     pub calibrate: bool,
+    /// Whether to merge even where no one-rank model can be the unmerged one (`qk_layernorm`).
+    pub allow_inexact: bool,
     /// One rule per kind of replicated parameter.
     pub rules: BTreeMap<Kind, Rule>,
     /// Rules for parameters by name; the last that matches wins over [`Strategy::rules`].
@@ -78,6 +81,8 @@ struct StrategyFile {
     arithmetic: StrategyArithmetic,
     #[serde(default)]
     calibrate: bool,
+    #[serde(default, rename = "allow-inexact")]
+    allow_inexact: bool,
     rules: BTreeMap<Kind, Spanned<Rule>>,
     #[serde(default)]
     overrides: Vec<OverrideFile>,
@@ -182,6 +187,7 @@ impl Strategy {
             source: file.source,
             arithmetic: file.arithmetic,
             calibrate: file.calibrate,
+            allow_inexact: file.allow_inexact,
             rules: file.rules.into_iter().map(|(kind, rule)| (kind, rule.value)).collect(),
             overrides: overrides.collect(),
             origin: origin.to_owned(),
@@ -201,6 +207,19 @@ impl Strategy {
             }
         }
         self.rules.get(&kind).copied().ok_or_else(|| MergeError::NoRule { strategy: self.name.clone(), kind })
+    }
+
+    /// Refuses a checkpoint of which no merge is the unmerged model, unless that was asked for.
+    ///
+    /// # Errors
+    /// [`MergeError::NoExactMerge`].
+    pub fn check_exists(&self, architecture: &Architecture, tp_size: usize) -> Result<(), MergeError> {
+        match architecture.never_exact() {
+            Some(reason) if tp_size > 1 && !self.allow_inexact => {
+                Err(MergeError::NoExactMerge { strategy: self.name.clone(), reason })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks the strategy against the replicated parameters of a checkpoint, before anything is read.

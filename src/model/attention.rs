@@ -2,8 +2,10 @@
 
 use tch::Tensor;
 
+use super::norm::HeadsNorm;
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
 use super::rotary::Rotation;
+use super::scores::Scores;
 use super::weights::to_i64;
 use super::{Chunk, ModelError, Uploader};
 use crate::config::{Architecture, QkvLayout};
@@ -15,6 +17,8 @@ pub(super) struct Attention {
     qkv: ColumnParallelLinear,
     /// The output projection (`attention.dense`).
     pub(super) dense: RowParallelLinear,
+    norm: Option<HeadsNorm>,
+    scores: Scores,
     layout: QkvLayout,
     heads: i64,
     kv_heads: i64,
@@ -36,6 +40,8 @@ impl Attention {
                 Role::AttentionOutputWeight,
                 Role::AttentionOutputBias,
             )?,
+            norm: HeadsNorm::new(stage, architecture, uploader)?,
+            scores: Scores::new(stage, architecture, uploader)?,
             layout: architecture.qkv,
             heads: to_i64(architecture.head_count / stage.tp_size),
             kv_heads: to_i64(architecture.kv_head_count / stage.tp_size),
@@ -52,7 +58,12 @@ impl Attention {
         rotation: Option<&Rotation>,
     ) -> Result<Tensor, ModelError> {
         let parts = self.qkv.forward(tp_rank, x)?;
-        let (query, key, value) = self.heads_of(&parts)?;
+        let (mut query, mut key, value) = self.heads_of(&parts)?;
+        if let Some(norm) = &self.norm {
+            // The norm is made for as many heads as queries have.
+            key = self.repeat(key)?;
+            (query, key) = (norm.forward(tp_rank, &query)?, norm.forward(tp_rank, &key)?);
+        }
         if let Some(rotation) = rotation {
             rotation.apply(&query)?;
             rotation.apply(&key)?;
@@ -68,14 +79,16 @@ impl Attention {
                         .f_view([group.passages, group.length, heads, self.head_size])?
                         .f_transpose(1, 2)
                 };
+                let key_heads = key.size()[1];
+                let bias = self.scores.bias(tp_rank, group.length)?;
                 let context = Tensor::f_scaled_dot_product_attention(
                     &of_group(&query, self.heads)?,
-                    &self.repeat(of_group(&key, self.kv_heads)?)?,
+                    &self.repeat(of_group(&key, key_heads)?)?,
                     &self.repeat(of_group(&value, self.kv_heads)?)?,
-                    None::<&Tensor>,
+                    bias.as_ref(),
                     0.0,
-                    true,
-                    None,
+                    bias.is_none(),
+                    self.scores.scale,
                     false,
                 )?;
                 let rows = group.passages * group.length;
@@ -99,13 +112,20 @@ impl Attention {
                 value.f_view([-1, kv_heads, size])?,
             ));
         }
+        if self.layout == QkvLayout::InterleavedGroups {
+            // Behind every query head lies its share of the keys and of the values; the shares of all make the heads.
+            let share = size * kv_heads / heads;
+            let joined = parts[0].f_view([-1, heads, size + 2 * share])?;
+            let gathered = |start: i64| joined.f_narrow(2, start, share)?.f_reshape([-1, kv_heads, size]);
+            return Ok((joined.f_narrow(2, 0, size)?, gathered(size)?, gathered(size + share)?));
+        }
         let joined = parts[0].f_view([-1, heads, 3, size])?;
         Ok((joined.f_select(2, 0)?, joined.f_select(2, 1)?, joined.f_select(2, 2)?))
     }
 
-    /// Grouped queries: each key and value head serves `heads / kv_heads` consecutive query heads.
+    /// Grouped queries: each key and value head, along dimension 1, serves `heads / kv_heads` consecutive query heads.
     fn repeat(&self, heads: Tensor) -> Result<Tensor, ModelError> {
-        if self.heads == self.kv_heads {
+        if heads.size()[1] == self.heads {
             return Ok(heads);
         }
         Ok(heads.f_repeat_interleave_self_int(self.heads / self.kv_heads, 1, None)?)

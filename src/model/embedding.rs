@@ -1,20 +1,22 @@
-//! The first stage: word embedding and learned positions. After gpt-neox `megatron/model/word_embeddings.py`.
+//! The first stage: word embedding, learned and sinusoidal positions. After gpt-neox `megatron/model/word_embeddings.py`.
 
 use tch::Tensor;
 
+use super::rotary::sinusoidal;
 use super::weights::to_i64;
 use super::{Chunk, ModelError, Streams, Uploader};
-use crate::config::{Architecture, Positions};
+use crate::config::{Architecture, Multipliers, Positions};
 use crate::partition::{ParamValue, Role, StageTensors};
 use crate::tensor::HostTensor;
 
-/// Word embedding and learned positions.
+/// Word embedding, learned and sinusoidal positions.
 #[derive(Debug)]
 pub struct EmbeddingStage {
     words: Tensor,
-    // One replica a rank; one for all where they agree; empty without learned positions.
+    // One replica a rank; one for all where they agree; empty without positions that are added.
     positions: Vec<Tensor>,
     position_offset: i64,
+    multipliers: Multipliers,
     backend: super::Backend,
     // On the CPU weights may be views of these.
     _owners: Vec<HostTensor>,
@@ -39,11 +41,15 @@ impl EmbeddingStage {
                 }
                 (tables, to_i64(offset))
             }
+            Positions::Sinusoidal => {
+                let longest = to_i64(architecture.max_position_embeddings);
+                (vec![sinusoidal(architecture, uploader.backend(), longest)?], 0)
+            }
             _ => (Vec::new(), 0),
         };
-        let words = uploader.upload_stored(words)?;
-        let backend = uploader.backend();
-        Ok(Self { words, positions, position_offset, backend, _owners: uploader.owners() })
+        let (words, multipliers, backend) =
+            (uploader.upload_stored(words)?, architecture.multipliers, uploader.backend());
+        Ok(Self { words, positions, position_offset, multipliers, backend, _owners: uploader.owners() })
     }
 
     /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows.
@@ -56,14 +62,22 @@ impl EmbeddingStage {
     pub fn forward(&self, input_ids: &Tensor, chunk: &Chunk) -> Result<Streams, ModelError> {
         let words = self.words.f_index_select(0, input_ids)?.f_to_kind(self.backend.kind)?;
         if self.positions.is_empty() {
-            return Ok(Streams::new(vec![words]));
+            return Ok(Streams::new(vec![times(words, self.multipliers.embedding)?]));
         }
         let rows = chunk.positions.f_add_scalar(self.position_offset)?;
         let streams = self
             .positions
             .iter()
-            .map(|table| Ok(words.f_add(&table.f_index_select(0, &rows)?)?))
+            .map(|table| {
+                let positions = times(table.f_index_select(0, &rows)?, self.multipliers.positions)?;
+                times(words.f_add(&positions)?, self.multipliers.embedding)
+            })
             .collect::<Result<_, ModelError>>()?;
         Ok(Streams::new(streams))
     }
+}
+
+/// The tensor times a factor, which is 1 in most models.
+fn times(tensor: Tensor, factor: f64) -> Result<Tensor, ModelError> {
+    if factor.total_cmp(&1.0).is_eq() { Ok(tensor) } else { Ok(tensor.f_mul_scalar(factor)?) }
 }

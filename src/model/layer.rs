@@ -26,6 +26,9 @@ pub struct LayerMeans {
 pub struct LayerStage {
     tp_size: usize,
     residual: Residual,
+    mlp_input: MlpInput,
+    // Computed and lost: not computed.
+    attention_dropped: bool,
     input_norm: Norm,
     attention: Attention,
     // `None` where the MLP is fed by the attention's norm.
@@ -43,11 +46,15 @@ impl LayerStage {
     pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let mlp_norm = match architecture.mlp_input {
             MlpInput::AttentionNorm => None,
-            MlpInput::OwnNorm => Some(Norm::new(stage, architecture, uploader, Role::MlpNormGain, Role::MlpNormBias)?),
+            MlpInput::OwnNorm | MlpInput::NormOfAttentionNorm => {
+                Some(Norm::new(stage, architecture, uploader, Role::MlpNormGain, Role::MlpNormBias)?)
+            }
         };
         Ok(Self {
             tp_size: stage.tp_size,
             residual: architecture.residual,
+            mlp_input: architecture.mlp_input,
+            attention_dropped: architecture.attention_dropped,
             input_norm: Norm::new(stage, architecture, uploader, Role::InputNormGain, Role::InputNormBias)?,
             attention: Attention::new(stage, architecture, uploader)?,
             mlp_norm,
@@ -59,7 +66,7 @@ impl LayerStage {
     /// Whether the layer makes the ranks' streams differ: what each adds after the all-reduce is its own.
     #[must_use]
     pub fn forks_streams(&self) -> bool {
-        self.residual == Residual::Sequential
+        self.residual != Residual::Parallel
             && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
     }
 
@@ -87,41 +94,65 @@ impl LayerStage {
             |tp_rank: usize| self.attention.forward(tp_rank, of_rank(&normed, tp_rank), chunk, rotation.as_ref());
         match self.residual {
             Residual::Parallel => {
-                let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
-                if let (Some(means), Some(own)) = (means, &own) {
-                    means.mlp.add(own)?;
-                }
+                let own = self.own_mlp_input(&rows, &normed, means)?;
                 let mlp_input = own.as_deref().unwrap_or(&normed);
                 let mut total = None;
                 for tp_rank in 0..self.tp_size {
                     // Each rank adds its biases to its partial sum, then the sums are reduced.
-                    let mut branch = attend(tp_rank)?;
-                    branch = with_bias(branch, self.attention.dense.bias(tp_rank))?;
                     let mlp = self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank))?;
-                    branch = branch.f_add_(&with_bias(mlp, self.mlp.output.bias(tp_rank))?)?;
+                    let mut branch = with_bias(mlp, self.mlp.output.bias(tp_rank))?;
+                    if !self.attention_dropped {
+                        let attended = with_bias(attend(tp_rank)?, self.attention.dense.bias(tp_rank))?;
+                        branch = branch.f_add_(&attended)?;
+                    }
                     total = Some(reduce_into(total, branch)?);
                 }
                 add_to_all(&mut rows, total)
             }
-            Residual::Sequential => {
-                let mut total = None;
-                for tp_rank in 0..self.tp_size {
-                    total = Some(reduce_into(total, attend(tp_rank)?)?);
-                }
-                add_with_own_bias(&mut rows, total, &self.attention.dense)?;
-                let own = self.mlp_norm.as_ref().map(|norm| norm.forward(&rows)).transpose()?;
-                if let (Some(means), Some(own)) = (means, &own) {
-                    means.mlp.add(own)?;
-                }
+            Residual::ParallelReducedApart => {
+                let own = self.own_mlp_input(&rows, &normed, means)?;
                 let mlp_input = own.as_deref().unwrap_or(&normed);
-                let mut total = None;
-                for tp_rank in 0..self.tp_size {
-                    total = Some(reduce_into(total, self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank))?)?);
-                }
-                add_with_own_bias(&mut rows, total, &self.mlp.output)
+                let attended = reduced(self.tp_size, attend)?;
+                let mlp = reduced(self.tp_size, |tp_rank| self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank)))?;
+                add_with_own_bias(&mut rows, attended, &self.attention.dense)?;
+                add_with_own_bias(&mut rows, mlp, &self.mlp.output)
+            }
+            Residual::Sequential => {
+                add_with_own_bias(&mut rows, reduced(self.tp_size, attend)?, &self.attention.dense)?;
+                let own = self.own_mlp_input(&rows, &normed, means)?;
+                let mlp_input = own.as_deref().unwrap_or(&normed);
+                let mlp = reduced(self.tp_size, |tp_rank| self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank)))?;
+                add_with_own_bias(&mut rows, mlp, &self.mlp.output)
             }
         }
     }
+
+    /// What the MLP's own norm puts out; `None` where it has none and reads the attention's.
+    fn own_mlp_input(
+        &self,
+        rows: &[Tensor],
+        normed: &[Tensor],
+        means: Option<&mut LayerMeans>,
+    ) -> Result<Option<Vec<Tensor>>, ModelError> {
+        let Some(norm) = &self.mlp_norm else { return Ok(None) };
+        let own = norm.forward(if self.mlp_input == MlpInput::NormOfAttentionNorm { normed } else { rows })?;
+        if let Some(means) = means {
+            means.mlp.add(&own)?;
+        }
+        Ok(Some(own))
+    }
+}
+
+/// The sum of the ranks' partial sums, in rank order.
+fn reduced(
+    tp_size: usize,
+    partial_sum: impl Fn(usize) -> Result<Tensor, ModelError>,
+) -> Result<Option<Tensor>, ModelError> {
+    let mut total = None;
+    for tp_rank in 0..tp_size {
+        total = Some(reduce_into(total, partial_sum(tp_rank)?)?);
+    }
+    Ok(total)
 }
 
 fn with_bias(mut partial: Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {

@@ -4,17 +4,29 @@ use tch::Tensor;
 
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
 use super::{ModelError, Uploader};
-use crate::config::{Activation, Architecture};
+use crate::config::{Activation, Architecture, MlpMatrices};
 use crate::partition::{Role, StageTensors};
 
 /// The MLP without its output bias's addition.
 #[derive(Debug)]
 pub(super) struct Mlp {
-    input: ColumnParallelLinear,
+    input: Input,
     /// The second linear layer.
     pub(super) output: RowParallelLinear,
     activation: Activation,
     tanh_gelu: bool,
+    onnx_gelu: bool,
+}
+
+/// The first linear layer.
+#[derive(Debug)]
+enum Input {
+    /// One matrix: `[up | gate]` where it is gated.
+    UpGate(ColumnParallelLinear),
+    /// One matrix: `[gate | up]` where it is gated.
+    GateUp(ColumnParallelLinear),
+    /// Two.
+    Separate { gate: ColumnParallelLinear, up: ColumnParallelLinear },
 }
 
 impl Mlp {
@@ -23,34 +35,53 @@ impl Mlp {
         architecture: &Architecture,
         uploader: &mut Uploader,
     ) -> Result<Self, ModelError> {
-        use Role::{MlpInputBias, MlpInputWeight, MlpOutputBias, MlpOutputWeight};
+        use Role::{MlpGateWeight, MlpInputBias, MlpInputWeight, MlpOutputBias, MlpOutputWeight, MlpUpWeight};
+        let mut linear = |weight| ColumnParallelLinear::new(stage, architecture, uploader, weight, MlpInputBias);
+        let input = match architecture.mlp_matrices {
+            MlpMatrices::UpGate => Input::UpGate(linear(MlpInputWeight)?),
+            MlpMatrices::TransformerEngine => Input::GateUp(linear(MlpInputWeight)?),
+            MlpMatrices::Separate => Input::Separate { gate: linear(MlpGateWeight)?, up: linear(MlpUpWeight)? },
+        };
         Ok(Self {
-            input: ColumnParallelLinear::new(stage, architecture, uploader, MlpInputWeight, MlpInputBias)?,
+            input,
             output: RowParallelLinear::new(stage, architecture, uploader, MlpOutputWeight, MlpOutputBias)?,
             activation: architecture.activation,
             tanh_gelu: architecture.tanh_gelu,
+            onnx_gelu: architecture.onnx_gelu,
         })
     }
 
     /// The rank's partial sum `[tokens, hidden]`, without bias.
     pub(super) fn forward(&self, tp_rank: usize, x: &Tensor) -> Result<Tensor, ModelError> {
-        let mut parts = self.input.forward(tp_rank, x)?.into_iter();
-        let inner = match (parts.next(), parts.next()) {
-            (Some(mut up), Some(mut gate)) => {
+        let (up, gate) = match &self.input {
+            Input::UpGate(linear) => two_of(linear.forward(tp_rank, x)?)?,
+            Input::GateUp(linear) => match two_of(linear.forward(tp_rank, x)?)? {
+                (gate, Some(up)) => (up, Some(gate)),
+                ungated => ungated,
+            },
+            Input::Separate { gate, up } => {
+                (two_of(up.forward(tp_rank, x)?)?.0, Some(two_of(gate.forward(tp_rank, x)?)?.0))
+            }
+        };
+        let inner = match (up, gate) {
+            (mut up, Some(mut gate)) => {
                 self.activate_in_place(&mut gate)?;
                 up.f_mul_(&gate)?
             }
-            (Some(mut inner), None) => {
+            (mut inner, None) => {
                 self.activate_in_place(&mut inner)?;
                 inner
             }
-            (None, _) => return Err(tch::TchError::Kind("the MLP's first layer has no outputs".to_owned()).into()),
         };
         self.output.partial_sum(tp_rank, &inner)
     }
 
     fn activate_in_place(&self, x: &mut Tensor) -> Result<(), ModelError> {
         let _ = match self.activation {
+            Activation::Gelu if self.onnx_gelu => {
+                let share = x.f_div_scalar(1.41421)?.f_erf_()?.f_add_scalar_(1)?.f_mul_scalar_(0.5)?;
+                x.f_mul_(&share)?
+            }
             Activation::Gelu | Activation::GeGlu => x.f_gelu_(if self.tanh_gelu { "tanh" } else { "none" })?,
             Activation::Relu | Activation::ReGlu => x.f_relu_()?,
             Activation::Softsign => {
@@ -63,5 +94,14 @@ impl Mlp {
             Activation::Bilinear => return Ok(()),
         };
         Ok(())
+    }
+}
+
+/// The first part and, where there is one, the second.
+fn two_of(parts: Vec<Tensor>) -> Result<(Tensor, Option<Tensor>), ModelError> {
+    let mut parts = parts.into_iter();
+    match parts.next() {
+        Some(first) => Ok((first, parts.next())),
+        None => Err(tch::TchError::Kind("the MLP's first layer has no outputs".to_owned()).into()),
     }
 }

@@ -11,6 +11,7 @@ mod norm;
 mod output;
 mod parallel;
 mod rotary;
+mod scores;
 mod streams;
 #[cfg(test)]
 mod tests;

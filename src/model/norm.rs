@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::streams::of_rank;
 use super::weights::to_i64;
 use super::{ModelError, Uploader};
-use crate::config::{Architecture, Norm as NormKind};
+use crate::config::{Architecture, EpsilonPlacement, Norm as NormKind, NormForm};
 use crate::partition::{Role, StageTensors};
 
 /// Running means over tokens of what a norm puts out.
@@ -52,10 +52,9 @@ impl NormMeans {
 /// A norm with one gain (and bias) per rank; one for all where the replicas agree.
 #[derive(Debug)]
 pub(super) struct Norm {
-    kind: NormKind,
-    epsilon: f64,
+    form: NormForm,
     hidden: i64,
-    replicas: Vec<(Tensor, Option<Tensor>)>,
+    replicas: Vec<(Option<Tensor>, Option<Tensor>)>,
 }
 
 impl Norm {
@@ -66,18 +65,18 @@ impl Norm {
         gain: Role,
         bias: Role,
     ) -> Result<Self, ModelError> {
-        let gains = uploader.per_rank(stage, architecture, gain)?;
-        let biases = uploader.per_rank_optional(stage, architecture, bias)?;
-        let mut replicas = Vec::with_capacity(gains.len());
-        for (gain, bias) in gains.into_iter().zip(biases) {
-            let bias = bias.and_then(|parts| parts.into_iter().next());
-            replicas.extend(gain.into_iter().next().map(|gain| (gain, bias)));
+        let form = if gain == Role::MlpNormGain { architecture.mlp_norm_form() } else { architecture.norm_form() };
+        if form.kind.has_gain() && stage.get(gain).is_none() {
+            return Err(ModelError::MissingParameter { stage: stage.id, role: gain });
         }
+        let gains = uploader.per_rank_optional(stage, architecture, gain)?;
+        let biases = uploader.per_rank_optional(stage, architecture, bias)?;
+        let only = |parts: Option<Vec<Tensor>>| parts.and_then(|parts| parts.into_iter().next());
+        let mut replicas: Vec<_> = gains.into_iter().map(only).zip(biases.into_iter().map(only)).collect();
         if stage.ranks_agree(gain) && stage.ranks_agree(bias) {
             replicas.truncate(1);
         }
-        let (kind, epsilon) = (architecture.norm, architecture.norm_epsilon);
-        Ok(Self { kind, epsilon, hidden: to_i64(architecture.hidden_size), replicas })
+        Ok(Self { form, hidden: to_i64(architecture.hidden_size), replicas })
     }
 
     /// Normalises the streams, each rank's with its own replica: `[rows, hidden]` each, one for all ranks if neither
@@ -87,17 +86,58 @@ impl Norm {
         (0..count).map(|tp_rank| self.one(of_rank(streams, tp_rank), of_rank(&self.replicas, tp_rank))).collect()
     }
 
-    fn one(&self, rows: &Tensor, (gain, bias): &(Tensor, Option<Tensor>)) -> Result<Tensor, ModelError> {
-        match self.kind {
-            NormKind::RmsNorm => {
-                // x · rsqrt(mean(x²) + ε) · gain, in float32 at least, rounded at the end (norms.py, since 4c9f1081).
-                let wide = if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-                let x = rows.f_to_kind(wide)?;
-                let mean_square = x.f_square()?.f_mean_dim(-1, true, wide)?;
-                let scale = mean_square.f_add_scalar(self.epsilon)?.f_rsqrt()?;
-                Ok(x.f_mul(&scale)?.f_mul(&gain.f_to_kind(wide)?)?.f_to_kind(rows.kind())?)
-            }
-            _ => Ok(rows.f_layer_norm([self.hidden], Some(gain), bias.as_ref(), self.epsilon, true)?),
+    fn one(&self, rows: &Tensor, (gain, bias): &(Option<Tensor>, Option<Tensor>)) -> Result<Tensor, ModelError> {
+        let NormForm { kind, epsilon, placement } = self.form;
+        if kind.centres() {
+            return Ok(rows.f_layer_norm([self.hidden], gain.as_ref(), bias.as_ref(), epsilon, true)?);
         }
+        // In float32 at least, rounded at the end (norms.py, since 4c9f1081).
+        let wide = if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let x = rows.f_to_kind(wide)?;
+        let normed = if kind == NormKind::ScaleNorm {
+            let length = x.f_square()?.f_sum_dim_intlist(-1, true, wide)?.f_sqrt()?;
+            x.f_div(&length.f_clamp_min(epsilon)?)?
+        } else {
+            let mean_square = x.f_square()?.f_mean_dim(-1, true, wide)?;
+            match placement {
+                EpsilonPlacement::Inside => x.f_mul(&mean_square.f_add_scalar(epsilon)?.f_rsqrt()?)?,
+                EpsilonPlacement::Outside => x.f_div(&mean_square.f_sqrt()?.f_add_scalar(epsilon)?)?,
+            }
+        };
+        let scaled = match gain {
+            Some(gain) => normed.f_mul(&gain.f_to_kind(wide)?)?,
+            None => normed,
+        };
+        Ok(scaled.f_to_kind(rows.kind())?)
+    }
+}
+
+/// The norm of queries and keys over all heads of a rank (`qk_layernorm`).
+#[derive(Debug)]
+pub(super) struct HeadsNorm {
+    epsilon: f64,
+    ranks: Vec<(Tensor, Tensor)>,
+}
+
+impl HeadsNorm {
+    /// `None` where the model has none.
+    pub(super) fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+    ) -> Result<Option<Self>, ModelError> {
+        if !architecture.query_key_norm {
+            return Ok(None);
+        }
+        let gains = uploader.per_rank(stage, architecture, Role::QueryKeyNormGain)?;
+        let biases = uploader.per_rank(stage, architecture, Role::QueryKeyNormBias)?;
+        let ranks = gains.into_iter().flatten().zip(biases.into_iter().flatten()).collect();
+        Ok(Some(Self { epsilon: architecture.norm_epsilon, ranks }))
+    }
+
+    /// Normalises `[tokens, heads, head size]` over heads and elements together.
+    pub(super) fn forward(&self, tp_rank: usize, heads: &Tensor) -> Result<Tensor, ModelError> {
+        let (gain, bias) = &self.ranks[tp_rank];
+        Ok(heads.f_contiguous()?.f_layer_norm(gain.size(), Some(gain), Some(bias), self.epsilon, true)?)
     }
 }

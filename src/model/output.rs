@@ -16,6 +16,7 @@ pub struct OutputStage {
     head: Head,
     norm: Norm,
     weights: Vec<Tensor>,
+    divisor: f64,
     // On the CPU weights may be views of these.
     _owners: Vec<HostTensor>,
 }
@@ -42,6 +43,7 @@ impl OutputStage {
             head: architecture.head,
             norm: Norm::new(stage, architecture, uploader, Role::FinalNormGain, Role::FinalNormBias)?,
             weights: weights.into_iter().flatten().collect(),
+            divisor: architecture.multipliers.logit_divisor,
             _owners: uploader.owners(),
         })
     }
@@ -82,7 +84,10 @@ impl OutputStage {
     /// # Errors
     /// libtorch fails.
     pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let normed = self.normed(streams, rows)?;
+        let mut normed = self.normed(streams, rows)?;
+        if self.divisor.total_cmp(&1.0).is_ne() {
+            normed = normed.iter().map(|rows| rows.f_div_scalar(self.divisor)).collect::<Result<_, _>>()?;
+        }
         match self.head {
             Head::Column | Head::Tied => {
                 let shares = self

@@ -1,13 +1,14 @@
-//! Rotary embedding in gpt-neox's half-rotation form (`megatron/model/positional_embeddings.py`).
+//! Rotary embedding in gpt-neox's half-rotation form, and the fixed sinusoidal positions that are made of the same
+//! angles (`megatron/model/positional_embeddings.py`).
 
 use tch::{Kind, Tensor};
 
 use super::weights::to_i64;
 use super::{Backend, Chunk, ModelError};
-use crate::config::{Architecture, Positions};
+use crate::config::{Architecture, Positions, Precision, RotaryTables};
 
-/// Cosines and sines for every position, `[positions, dims / 2]`, made in float32 (float64 for float64 models) and cast
-/// to the compute type, as gpt-neox does since 3bfedf47.
+/// Cosines and sines for every position, `[positions, dims / 2]`, made as the quirk `rotary-tables` says and cast to the
+/// compute type. By default they are made in float32 (float64 for float64 models), as gpt-neox does since 3bfedf47.
 #[derive(Debug)]
 pub struct RotaryTable {
     cos: Tensor,
@@ -23,6 +24,64 @@ pub(super) struct Rotation {
     dims: i64,
 }
 
+/// What is rounded to the files' type on the way to cosines and sines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounding {
+    Nothing,
+    /// Positions, frequencies, their products, cosines and sines.
+    Everything(Kind),
+    /// The products, cosines and sines.
+    Angles(Kind),
+}
+
+impl Rounding {
+    /// In float32 files nothing is rounded to less than the model computes with.
+    fn new(everything: bool, storage: Precision) -> Self {
+        let kind = match storage {
+            Precision::Fp16 => Kind::Half,
+            Precision::Bf16 => Kind::BFloat16,
+            Precision::Fp32 => return Self::Nothing,
+        };
+        if everything { Self::Everything(kind) } else { Self::Angles(kind) }
+    }
+}
+
+/// Cosines and sines of position · base^(−2i / dims), `[positions, dims / 2]`, in at least float32.
+fn cosines_and_sines(
+    (dims, base): (i64, f64),
+    positions: i64,
+    backend: Backend,
+    rounding: Rounding,
+) -> Result<(Tensor, Tensor), ModelError> {
+    let wide = if backend.kind == Kind::Double && rounding == Rounding::Nothing { Kind::Double } else { Kind::Float };
+    let on_device = (wide, backend.device);
+    let rounded = |tensor: Tensor, kind: Kind| tensor.f_to_kind(kind)?.f_to_kind(wide);
+    let exponents = Tensor::f_arange_start_step(0, dims, 2, on_device)?.f_div_scalar(dims)?;
+    let mut frequencies = Tensor::f_pow_scalar(base, &exponents)?.f_reciprocal()?;
+    let mut steps = Tensor::f_arange(positions, on_device)?;
+    if let Rounding::Everything(kind) = rounding {
+        (frequencies, steps) = (rounded(frequencies, kind)?, rounded(steps, kind)?);
+    }
+    let mut angles = steps.f_outer(&frequencies)?;
+    let (Rounding::Everything(kind) | Rounding::Angles(kind)) = rounding else {
+        return Ok((angles.f_cos()?, angles.f_sin()?));
+    };
+    angles = rounded(angles, kind)?;
+    Ok((rounded(angles.f_cos()?, kind)?, rounded(angles.f_sin()?, kind)?))
+}
+
+/// Sines, then cosines, of every position, `[positions, hidden]`. The frequencies are a buffer, so they are in the
+/// files' type whatever the version of gpt-neox.
+pub(super) fn sinusoidal(
+    architecture: &Architecture,
+    backend: Backend,
+    positions: i64,
+) -> Result<Tensor, ModelError> {
+    let rounding = Rounding::new(true, architecture.storage);
+    let (cos, sin) = cosines_and_sines((to_i64(architecture.hidden_size), 10_000.0), positions, backend, rounding)?;
+    Ok(Tensor::f_cat(&[sin, cos], -1)?.f_to_kind(backend.kind)?)
+}
+
 impl RotaryTable {
     /// A table for `positions` positions; `None` for models without rotary embedding.
     ///
@@ -31,13 +90,13 @@ impl RotaryTable {
     pub fn new(architecture: &Architecture, backend: Backend, positions: usize) -> Result<Option<Self>, ModelError> {
         let Positions::Rotary { dims, base } = architecture.positions else { return Ok(None) };
         let dims = to_i64(dims);
-        let wide = if backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let on_device = (wide, backend.device);
-        let exponents = Tensor::f_arange_start_step(0, dims, 2, on_device)?.f_div_scalar(dims)?;
-        let frequencies = exponents.f_neg()?.f_mul_scalar(base.ln())?.f_exp()?;
-        let angles = Tensor::f_arange(to_i64(positions), on_device)?.f_outer(&frequencies)?;
-        let (cos, sin) = (angles.f_cos()?.f_to_kind(backend.kind)?, angles.f_sin()?.f_to_kind(backend.kind)?);
-        Ok(Some(Self { cos, sin, dims }))
+        let rounding = match architecture.rotary_tables {
+            RotaryTables::Float32 => Rounding::Nothing,
+            RotaryTables::Storage => Rounding::new(true, architecture.storage),
+            RotaryTables::RoundedAngles => Rounding::new(false, architecture.storage),
+        };
+        let (cos, sin) = cosines_and_sines((dims, base), to_i64(positions), backend, rounding)?;
+        Ok(Some(Self { cos: cos.f_to_kind(backend.kind)?, sin: sin.f_to_kind(backend.kind)?, dims }))
     }
 
     pub(super) fn rows(&self, chunk: &Chunk) -> Result<Rotation, ModelError> {

@@ -36,11 +36,6 @@ impl Uploader {
         self.done.values().map(|(host, _)| host.clone()).collect()
     }
 
-    /// The tensor in the compute type.
-    pub(super) fn upload(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
-        self.upload_as(host, self.backend.kind)
-    }
-
     /// The tensor in the type it is stored in.
     pub(super) fn upload_stored(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
         self.upload_as(host, kind_of(host.dtype()))
@@ -64,11 +59,24 @@ impl Uploader {
         architecture: &Architecture,
         role: Role,
     ) -> Result<Vec<Vec<Tensor>>, ModelError> {
+        self.per_rank_as(stage, architecture, role, self.backend.kind)
+    }
+
+    /// As [`Uploader::per_rank`], in another type than the compute type.
+    pub(super) fn per_rank_as(
+        &mut self,
+        stage: &StageTensors,
+        architecture: &Architecture,
+        role: Role,
+        kind: Kind,
+    ) -> Result<Vec<Vec<Tensor>>, ModelError> {
         let param = stage.get(role).ok_or(ModelError::MissingParameter { stage: stage.id, role })?;
         match &param.value {
-            ParamValue::Replicas(replicas) => replicas.iter().map(|replica| Ok(vec![self.upload(replica)?])).collect(),
+            ParamValue::Replicas(replicas) => {
+                replicas.iter().map(|replica| Ok(vec![self.upload_as(replica, kind)?])).collect()
+            }
             ParamValue::Joined(joined) => {
-                let whole = self.upload(joined)?;
+                let whole = self.upload_as(joined, kind)?;
                 let partition = PartitionTable::new(architecture)
                     .partition(role)
                     .ok_or(ModelError::MissingParameter { stage: stage.id, role })?;

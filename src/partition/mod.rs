@@ -110,6 +110,13 @@ pub enum Role {
     FinalNormBias,
     HeadWeight,
     RotaryFrequencies,
+    MlpGateWeight,
+    MlpUpWeight,
+    QueryKeyNormGain,
+    QueryKeyNormBias,
+    AlibiSlopes,
+    RelativeBias,
+    PositionFrequencies,
 }
 
 /// How a parameter relates to the tensor-parallel ranks. Strategies give one rule per kind.
@@ -132,6 +139,13 @@ pub enum Kind {
     LearnedPositions,
     /// A table the model recomputes; never merged by a rule.
     Buffer,
+    /// A number for each head, divided among the ranks (alibi slopes).
+    HeadParallel,
+    /// A column for each head, divided among the ranks (relative position bias, `rpe`).
+    RelativeBias,
+    /// A row for each head of a norm that takes its statistics over all heads of its rank (`qk_layernorm`): joining the
+    /// rows does not give the same norm.
+    HeadNorm,
 }
 
 impl Kind {
@@ -139,8 +153,8 @@ impl Kind {
     #[must_use]
     pub fn partition_dim(self) -> Option<usize> {
         match self {
-            Self::VocabParallel | Self::ColumnParallel => Some(0),
-            Self::RowParallel => Some(1),
+            Self::VocabParallel | Self::ColumnParallel | Self::HeadParallel | Self::HeadNorm => Some(0),
+            Self::RowParallel | Self::RelativeBias => Some(1),
             Self::RowParallelBias | Self::NormGain | Self::NormBias | Self::LearnedPositions | Self::Buffer => None,
         }
     }
@@ -163,6 +177,9 @@ impl Kind {
             Self::NormBias => "norm-bias",
             Self::LearnedPositions => "learned-positions",
             Self::Buffer => "buffer",
+            Self::HeadParallel => "head-parallel",
+            Self::RelativeBias => "relative-bias",
+            Self::HeadNorm => "head-norm",
         }
     }
 }
@@ -302,13 +319,25 @@ impl<'a> PartitionTable<'a> {
     }
 }
 
+/// Why a tensor of this name makes a checkpoint impossible to evaluate, wherever it stands; `None` if it does not.
+#[must_use]
+pub fn refused_name(name: &str) -> Option<&'static str> {
+    rules::refusal(name)
+}
+
+/// Whether a tensor of this name is no parameter of the model: bookkeeping that is passed over.
+#[must_use]
+pub fn ignored_name(name: &str) -> bool {
+    rules::is_ignored(name)
+}
+
 /// Which kind of stage a layer file holds, judged by the names in it (never by its number: soft prompts shift those).
 #[must_use]
 pub fn classify_stage<'a>(mut names: impl Iterator<Item = &'a str> + Clone) -> Option<StageKind> {
     let any = |prefixes: &[&str]| names.clone().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     if any(&["word_embeddings."]) {
         Some(StageKind::Embedding)
-    } else if any(&["attention.", "mlp.", "input_layernorm."]) {
+    } else if any(&["attention.", "mlp.", "input_layernorm.", "ln1."]) {
         Some(StageKind::Layer)
     } else if any(&["final_linear."]) {
         Some(StageKind::Head)

@@ -1,182 +1,280 @@
 //! The one table: parameter name → role, kind, shape. Names and shapes after gpt-neox's `megatron/model/transformer.py`,
-//! `word_embeddings.py`, `norms.py` and `positional_embeddings.py`, from v1.0 to `ea7aefd8`.
+//! `word_embeddings.py`, `norms.py`, `positional_embeddings.py` and `transformer_engine.py`, from v1.0 to `ea7aefd8`.
 
 use super::{Kind, Presence, Role, Row, StageKind};
-use crate::config::{Architecture, Head, MlpInput, Norm, Positions, QkvLayout};
+use crate::config::{Architecture, Head, MlpInput, MlpMatrices, Norm, Positions, QkvLayout};
+
+use Kind::{Buffer, ColumnParallel, HeadNorm, HeadParallel, LearnedPositions, NormBias, NormGain, RowParallel};
+use Kind::{RelativeBias, RowParallelBias, VocabParallel};
+use StageKind::{Embedding, FinalNorm, Layer};
 
 /// Every parameter that a readable checkpoint can hold.
 pub(super) static TABLE: &[Row] = &[
-    Row {
-        role: Role::WordEmbedding,
-        names: &["word_embeddings.weight"],
-        stage: StageKind::Embedding,
-        kind: Kind::VocabParallel,
-        presence: |_| Presence::Required,
-        shape: |a| vec![a.padded_vocab_size, a.hidden_size],
-        blocks: None,
-    },
-    Row {
-        role: Role::PositionEmbedding,
-        names: &["position_embeddings.weight"],
-        stage: StageKind::Embedding,
-        kind: Kind::LearnedPositions,
-        presence: |a| only_if(matches!(a.positions, Positions::Learned { .. }), "pos_emb is not learned"),
-        shape: |a| vec![a.max_position_embeddings, a.hidden_size],
-        blocks: None,
-    },
-    gain(Role::InputNormGain, &["input_layernorm.weight"], StageKind::Layer, with_layer_norm),
-    bias(Role::InputNormBias, &["input_layernorm.bias"], StageKind::Layer, with_layer_norm),
-    gain(Role::InputNormGain, &["input_layernorm.scale"], StageKind::Layer, with_rms_norm),
+    row(Role::WordEmbedding, &["word_embeddings.weight"], Embedding, VocabParallel, always, vocabulary_by_hidden),
+    row(
+        Role::PositionEmbedding,
+        &["position_embeddings.weight"],
+        Embedding,
+        LearnedPositions,
+        |a| only_if(matches!(a.positions, Positions::Learned { .. }), "pos_emb is not learned"),
+        |a| vec![a.max_position_embeddings, a.hidden_size],
+    ),
+    row(
+        Role::PositionFrequencies,
+        &["position_embeddings.inv_freq"],
+        Embedding,
+        Buffer,
+        |a| unused_if(a.positions == Positions::Sinusoidal, "pos_emb is not sinusoidal"),
+        |a| vec![a.hidden_size / 2],
+    ),
+    norm(Role::InputNormGain, &["input_layernorm.weight", "ln1.weight"], Layer, NormGain, with_layer_norm),
+    norm(Role::InputNormBias, &["input_layernorm.bias", "ln1.bias"], Layer, NormBias, with_layer_norm),
+    norm(Role::InputNormGain, &["input_layernorm.scale", "ln1.scale"], Layer, NormGain, with_rms_norm),
+    scalar(Role::InputNormGain, &["input_layernorm.g", "ln1.g"], Layer, with_scale_norm),
+    norm(Role::InputNormGain, &["input_layernorm.norm.weight"], Layer, NormGain, with_engine_norm),
+    norm(Role::InputNormBias, &["input_layernorm.norm.bias"], Layer, NormBias, with_engine_layer_norm),
     // A tied norm leaves `post_attention_layernorm` in the file, untrained and unused.
-    gain(Role::MlpNormGain, &["post_attention_layernorm.weight"], StageKind::Layer, |a| {
+    norm(Role::MlpNormGain, &["post_attention_layernorm.weight", "ln2.weight"], Layer, NormGain, |a| {
         mlp_norm(a, with_layer_norm(a))
     }),
-    bias(Role::MlpNormBias, &["post_attention_layernorm.bias"], StageKind::Layer, |a| mlp_norm(a, with_layer_norm(a))),
-    gain(Role::MlpNormGain, &["post_attention_layernorm.scale"], StageKind::Layer, |a| mlp_norm(a, with_rms_norm(a))),
+    norm(Role::MlpNormBias, &["post_attention_layernorm.bias", "ln2.bias"], Layer, NormBias, |a| {
+        mlp_norm(a, with_layer_norm(a))
+    }),
+    norm(Role::MlpNormGain, &["post_attention_layernorm.scale", "ln2.scale"], Layer, NormGain, |a| {
+        mlp_norm(a, with_rms_norm(a))
+    }),
+    scalar(Role::MlpNormGain, &["post_attention_layernorm.g", "ln2.g"], Layer, |a| mlp_norm(a, with_scale_norm(a))),
+    norm(Role::MlpNormGain, &["post_attention_layernorm.norm.weight"], Layer, NormGain, |a| {
+        mlp_norm(a, with_engine_norm(a))
+    }),
+    norm(Role::MlpNormBias, &["post_attention_layernorm.norm.bias"], Layer, NormBias, |a| {
+        mlp_norm(a, with_engine_layer_norm(a))
+    }),
+    norm(Role::MlpNormGain, &["mlp.layer_norm_weight"], Layer, NormGain, in_engine_mlp),
+    norm(Role::MlpNormBias, &["mlp.layer_norm_bias"], Layer, NormBias, |a| match in_engine_mlp(a) {
+        Presence::Required => only_if(a.norm.has_bias(), "the norm has no bias"),
+        absent => absent,
+    }),
     Row {
-        role: Role::QkvWeight,
-        names: &["attention.query_key_value.weight"],
-        stage: StageKind::Layer,
-        kind: Kind::ColumnParallel,
-        presence: |_| Presence::Required,
-        shape: |a| vec![a.qkv_size(), a.hidden_size],
         blocks: Some(qkv_blocks),
+        ..row(
+            Role::QkvWeight,
+            &["attention.query_key_value.weight", "attention.qkv.weight"],
+            Layer,
+            ColumnParallel,
+            always,
+            |a| vec![a.qkv_size(), a.hidden_size],
+        )
     },
     Row {
-        role: Role::QkvBias,
-        names: &["attention.query_key_value.bias"],
-        stage: StageKind::Layer,
-        kind: Kind::ColumnParallel,
-        presence: |a| only_if(a.attention_bias, "use_bias_in_attn_linear is false"),
-        shape: |a| vec![a.qkv_size()],
         blocks: Some(qkv_blocks),
+        ..row(
+            Role::QkvBias,
+            &["attention.query_key_value.bias", "attention.qkv.bias"],
+            Layer,
+            ColumnParallel,
+            with_attention_bias,
+            |a| vec![a.qkv_size()],
+        )
     },
-    Row {
-        role: Role::AttentionOutputWeight,
-        names: &["attention.dense.weight"],
-        stage: StageKind::Layer,
-        kind: Kind::RowParallel,
-        presence: |_| Presence::Required,
-        shape: |a| vec![a.hidden_size, a.hidden_size],
-        blocks: None,
-    },
-    Row {
-        role: Role::AttentionOutputBias,
-        names: &["attention.dense.bias"],
-        stage: StageKind::Layer,
-        kind: Kind::RowParallelBias,
-        presence: |a| only_if(a.attention_bias, "use_bias_in_attn_linear is false"),
-        shape: |a| vec![a.hidden_size],
-        blocks: None,
-    },
-    Row {
-        role: Role::RotaryFrequencies,
-        names: &["attention.rotary_emb.inv_freq"],
-        stage: StageKind::Layer,
-        kind: Kind::Buffer,
-        presence: |a| match a.positions {
-            Positions::Rotary { .. } => Presence::Unused,
-            _ => Presence::Absent("pos_emb is not rotary"),
-        },
-        shape: |a| match a.positions {
+    row(
+        Role::QueryKeyNormGain,
+        &["attention.qk_layernorm.weight"],
+        Layer,
+        HeadNorm,
+        with_query_key_norm,
+        heads_by_head_size,
+    ),
+    row(
+        Role::QueryKeyNormBias,
+        &["attention.qk_layernorm.bias"],
+        Layer,
+        HeadNorm,
+        with_query_key_norm,
+        heads_by_head_size,
+    ),
+    row(
+        Role::AttentionOutputWeight,
+        &["attention.dense.weight", "attention.proj.weight"],
+        Layer,
+        RowParallel,
+        always,
+        |a| vec![a.hidden_size, a.hidden_size],
+    ),
+    row(
+        Role::AttentionOutputBias,
+        &["attention.dense.bias", "attention.proj.bias"],
+        Layer,
+        RowParallelBias,
+        with_attention_bias,
+        hidden,
+    ),
+    row(
+        Role::RotaryFrequencies,
+        &["attention.rotary_emb.inv_freq"],
+        Layer,
+        Buffer,
+        |a| unused_if(matches!(a.positions, Positions::Rotary { .. }), "pos_emb is not rotary"),
+        |a| match a.positions {
             Positions::Rotary { dims, .. } => vec![dims / 2],
             _ => Vec::new(),
         },
-        blocks: None,
-    },
+    ),
+    // A buffer, but one that gpt-neox uses as it was loaded.
+    row(
+        Role::AlibiSlopes,
+        &["attention.alibi_embed.slopes"],
+        Layer,
+        HeadParallel,
+        |a| only_if(a.positions == Positions::Alibi, "pos_emb is not alibi"),
+        |a| vec![a.head_count],
+    ),
+    // One module for all layers, but every layer file holds a copy.
+    row(
+        Role::RelativeBias,
+        &["attention.rpe.weight"],
+        Layer,
+        RelativeBias,
+        |a| only_if(matches!(a.positions, Positions::RelativeBuckets { .. }), "pos_emb is not rpe"),
+        |a| match a.positions {
+            Positions::RelativeBuckets { buckets, .. } => vec![buckets, a.head_count],
+            _ => Vec::new(),
+        },
+    ),
     Row {
-        role: Role::MlpInputWeight,
-        names: &["mlp.linear1.weight", "mlp.dense_h_to_4h.weight"],
-        stage: StageKind::Layer,
-        kind: Kind::ColumnParallel,
-        presence: |_| Presence::Required,
-        shape: |a| vec![a.mlp_input_size(), a.hidden_size],
         blocks: Some(mlp_input_blocks),
+        ..row(
+            Role::MlpInputWeight,
+            &["mlp.linear1.weight", "mlp.fc1_weight", "mlp.dense_h_to_4h.weight"],
+            Layer,
+            ColumnParallel,
+            in_one_matrix,
+            |a| vec![a.mlp_input_size(), a.hidden_size],
+        )
     },
     Row {
-        role: Role::MlpInputBias,
-        names: &["mlp.linear1.bias", "mlp.dense_h_to_4h.bias"],
-        stage: StageKind::Layer,
-        kind: Kind::ColumnParallel,
-        presence: |a| only_if(a.mlp_bias, "use_bias_in_mlp is false"),
-        shape: |a| vec![a.mlp_input_size()],
         blocks: Some(mlp_input_blocks),
+        ..row(
+            Role::MlpInputBias,
+            &["mlp.linear1.bias", "mlp.fc1_bias", "mlp.dense_h_to_4h.bias"],
+            Layer,
+            ColumnParallel,
+            with_mlp_bias,
+            |a| vec![a.mlp_input_size()],
+        )
     },
-    Row {
-        role: Role::MlpOutputWeight,
-        names: &["mlp.linear2.weight", "mlp.dense_4h_to_h.weight"],
-        stage: StageKind::Layer,
-        kind: Kind::RowParallel,
-        presence: |_| Presence::Required,
-        shape: |a| vec![a.hidden_size, a.mlp_inner_size],
-        blocks: None,
-    },
-    Row {
-        role: Role::MlpOutputBias,
-        names: &["mlp.linear2.bias", "mlp.dense_4h_to_h.bias"],
-        stage: StageKind::Layer,
-        kind: Kind::RowParallelBias,
-        presence: |a| only_if(a.mlp_bias, "use_bias_in_mlp is false"),
-        shape: |a| vec![a.hidden_size],
-        blocks: None,
-    },
-    gain(Role::FinalNormGain, &["norm.weight"], StageKind::FinalNorm, with_layer_norm),
-    bias(Role::FinalNormBias, &["norm.bias"], StageKind::FinalNorm, with_layer_norm),
-    gain(Role::FinalNormGain, &["norm.scale"], StageKind::FinalNorm, with_rms_norm),
-    Row {
-        role: Role::HeadWeight,
-        names: &["final_linear.weight"],
-        stage: StageKind::Head,
-        kind: Kind::ColumnParallel,
-        presence: |a| only_if(a.head == Head::Column, "output_layer_parallelism is not column, or embeddings are tied"),
-        shape: |a| vec![a.padded_vocab_size, a.hidden_size],
-        blocks: None,
-    },
-    Row {
-        role: Role::HeadWeight,
-        names: &["final_linear.weight"],
-        stage: StageKind::Head,
-        kind: Kind::RowParallel,
-        presence: |a| only_if(a.head == Head::Row, "output_layer_parallelism is not row, or embeddings are tied"),
-        shape: |a| vec![a.padded_vocab_size, a.hidden_size],
-        blocks: None,
-    },
+    row(Role::MlpGateWeight, &["mlp.w1.weight"], Layer, ColumnParallel, in_two_matrices, inner_by_hidden),
+    row(Role::MlpUpWeight, &["mlp.w3.weight"], Layer, ColumnParallel, in_two_matrices, inner_by_hidden),
+    row(
+        Role::MlpOutputWeight,
+        &["mlp.linear2.weight", "mlp.w2.weight", "mlp.fc2_weight", "mlp.dense_4h_to_h.weight"],
+        Layer,
+        RowParallel,
+        always,
+        |a| vec![a.hidden_size, a.mlp_inner_size],
+    ),
+    row(
+        Role::MlpOutputBias,
+        &["mlp.linear2.bias", "mlp.fc2_bias", "mlp.dense_4h_to_h.bias"],
+        Layer,
+        RowParallelBias,
+        with_mlp_bias,
+        hidden,
+    ),
+    norm(Role::FinalNormGain, &["norm.weight"], FinalNorm, NormGain, with_layer_norm),
+    norm(Role::FinalNormBias, &["norm.bias"], FinalNorm, NormBias, with_layer_norm),
+    norm(Role::FinalNormGain, &["norm.scale"], FinalNorm, NormGain, with_rms_norm),
+    scalar(Role::FinalNormGain, &["norm.g"], FinalNorm, with_scale_norm),
+    norm(Role::FinalNormGain, &["norm.norm.weight"], FinalNorm, NormGain, with_engine_norm),
+    norm(Role::FinalNormBias, &["norm.norm.bias"], FinalNorm, NormBias, with_engine_layer_norm),
+    row(
+        Role::HeadWeight,
+        &["final_linear.weight"],
+        StageKind::Head,
+        ColumnParallel,
+        |a| only_if(a.head == Head::Column, "output_layer_parallelism is not column, or embeddings are tied"),
+        vocabulary_by_hidden,
+    ),
+    row(
+        Role::HeadWeight,
+        &["final_linear.weight"],
+        StageKind::Head,
+        RowParallel,
+        |a| only_if(a.head == Head::Row, "output_layer_parallelism is not row, or embeddings are tied"),
+        vocabulary_by_hidden,
+    ),
 ];
 
 /// Why a tensor of this name cannot be handled, if it cannot.
 pub(super) fn refusal(name: &str) -> Option<&'static str> {
+    const EXPERTS: &str = "routing tokens to experts is not implemented";
+    const GATED: &str = "gMLP and aMLP blocks are not implemented";
+    const STATE_SPACE: &str = "state-space blocks are not implemented";
     const REFUSED: &[(&str, &str)] = &[
+        ("mlp.experts.", EXPERTS),
+        ("mlp.router.", EXPERTS),
+        ("mlp.deepspeed_moe.", EXPERTS),
+        ("rm_linear.", "a reward-model head puts out one score, not the probabilities of tokens"),
         (
-            "attention.qk_layernorm.",
-            "qk_layernorm takes its statistics over the heads of one rank, so no one-rank model equals this one",
+            "soft_embedding_weight",
+            "a trained prompt stands before every input; evaluating without it would be another model",
         ),
-        ("mlp.experts.", "mixture-of-experts layers are not supported"),
-        ("mlp.router.", "mixture-of-experts layers are not supported"),
-        ("rm_linear.", "a reward-model head gives no token probabilities"),
+        ("attention.sparse_attn.", "block-sparse attention is not implemented"),
+        ("sgu.", GATED),
+        ("input_linear.", GATED),
+        ("mixer.", STATE_SPACE),
+        ("mamba.", STATE_SPACE),
+        ("tokentype_embeddings.", "gpt-neox's GPT has no token types: this is another model"),
     ];
     REFUSED.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|&(_, reason)| reason)
 }
 
-const fn gain(
-    role: Role,
-    names: &'static [&'static str],
-    stage: StageKind,
-    presence: fn(&Architecture) -> Presence,
-) -> Row {
-    Row { role, names, stage, kind: Kind::NormGain, presence, shape: |a| vec![a.hidden_size], blocks: None }
+/// Whether a tensor of this name is no parameter: Transformer Engine's bookkeeping, and masks that only transformers'
+/// class of the model has.
+pub(super) fn is_ignored(name: &str) -> bool {
+    name.ends_with("._extra_state") || ["attention.bias", "attention.masked_bias"].contains(&name)
 }
 
-const fn bias(
+const fn row(
+    role: Role,
+    names: &'static [&'static str],
+    stage: StageKind,
+    kind: Kind,
+    presence: fn(&Architecture) -> Presence,
+    shape: fn(&Architecture) -> Vec<usize>,
+) -> Row {
+    Row { role, names, stage, kind, presence, shape, blocks: None }
+}
+
+const fn norm(
+    role: Role,
+    names: &'static [&'static str],
+    stage: StageKind,
+    kind: Kind,
+    presence: fn(&Architecture) -> Presence,
+) -> Row {
+    row(role, names, stage, kind, presence, hidden)
+}
+
+const fn scalar(
     role: Role,
     names: &'static [&'static str],
     stage: StageKind,
     presence: fn(&Architecture) -> Presence,
 ) -> Row {
-    Row { role, names, stage, kind: Kind::NormBias, presence, shape: |a| vec![a.hidden_size], blocks: None }
+    row(role, names, stage, NormGain, presence, |_| vec![1])
+}
+
+fn always(_: &Architecture) -> Presence {
+    Presence::Required
 }
 
 fn only_if(present: bool, otherwise: &'static str) -> Presence {
     if present { Presence::Required } else { Presence::Absent(otherwise) }
+}
+
+fn unused_if(present: bool, otherwise: &'static str) -> Presence {
+    if present { Presence::Unused } else { Presence::Absent(otherwise) }
 }
 
 fn with_layer_norm(architecture: &Architecture) -> Presence {
@@ -187,16 +285,72 @@ fn with_rms_norm(architecture: &Architecture) -> Presence {
     only_if(architecture.norm == Norm::RmsNorm, "norm is not rmsnorm")
 }
 
+fn with_scale_norm(architecture: &Architecture) -> Presence {
+    only_if(architecture.norm == Norm::ScaleNorm, "norm is not scalenorm")
+}
+
+fn with_engine_norm(architecture: &Architecture) -> Presence {
+    let engine = [Norm::TransformerEngineLayerNorm, Norm::TransformerEngineRmsNorm];
+    only_if(engine.contains(&architecture.norm), "norm is neither te_layernorm nor te_rmsnorm")
+}
+
+fn with_engine_layer_norm(architecture: &Architecture) -> Presence {
+    only_if(architecture.norm == Norm::TransformerEngineLayerNorm, "norm is not te_layernorm")
+}
+
 fn mlp_norm(architecture: &Architecture, presence: Presence) -> Presence {
     match (architecture.mlp_input, presence) {
+        _ if architecture.mlp_matrices == MlpMatrices::TransformerEngine => {
+            Presence::Absent("Transformer Engine's MLP brings its own norm")
+        }
         (MlpInput::AttentionNorm, Presence::Required) => Presence::Unused,
         (_, presence) => presence,
     }
 }
 
+fn in_engine_mlp(architecture: &Architecture) -> Presence {
+    only_if(architecture.mlp_matrices == MlpMatrices::TransformerEngine, "the MLP is not Transformer Engine's")
+}
+
+fn in_one_matrix(architecture: &Architecture) -> Presence {
+    only_if(architecture.mlp_matrices != MlpMatrices::Separate, "mlp_type is llama")
+}
+
+fn in_two_matrices(architecture: &Architecture) -> Presence {
+    only_if(architecture.mlp_matrices == MlpMatrices::Separate, "mlp_type is not llama")
+}
+
+fn with_attention_bias(architecture: &Architecture) -> Presence {
+    only_if(architecture.attention_bias, "use_bias_in_attn_linear is false")
+}
+
+fn with_mlp_bias(architecture: &Architecture) -> Presence {
+    only_if(architecture.mlp_bias, "use_bias_in_mlp is false")
+}
+
+fn with_query_key_norm(architecture: &Architecture) -> Presence {
+    only_if(architecture.query_key_norm, "use_qk_layernorm is false")
+}
+
+fn hidden(architecture: &Architecture) -> Vec<usize> {
+    vec![architecture.hidden_size]
+}
+
+fn vocabulary_by_hidden(architecture: &Architecture) -> Vec<usize> {
+    vec![architecture.padded_vocab_size, architecture.hidden_size]
+}
+
+fn inner_by_hidden(architecture: &Architecture) -> Vec<usize> {
+    vec![architecture.mlp_inner_size, architecture.hidden_size]
+}
+
+fn heads_by_head_size(architecture: &Architecture) -> Vec<usize> {
+    vec![architecture.head_count, architecture.head_size()]
+}
+
 fn qkv_blocks(architecture: &Architecture) -> Vec<usize> {
     match architecture.qkv {
-        QkvLayout::Interleaved => vec![architecture.qkv_size()],
+        QkvLayout::Interleaved | QkvLayout::InterleavedGroups => vec![architecture.qkv_size()],
         QkvLayout::Blocks => {
             let key_value = architecture.kv_head_count * architecture.head_size();
             vec![architecture.hidden_size, key_value, key_value]

@@ -32,6 +32,8 @@ pub(super) fn of_files(checkpoint: &Checkpoint) -> Vec<String> {
     if architecture.head == Head::Row {
         notes.push("the output head is row-parallel: each rank reads its own slice of the final norm".to_owned());
     }
+    notes.extend(quirks(checkpoint));
+    notes.extend(checkpoint.warnings());
     match checkpoint.ignored() {
         [] => {}
         [only] => notes.push(format!("{only} holds no weights of the model and is ignored")),
@@ -58,6 +60,18 @@ pub(super) fn of_unused_replicas(drift: &[ParamDrift]) -> Option<String> {
         "{name} is saved in {} layers (gpt-neox did so until 2024-03), {agreement}; the model computes it anew",
         buffers.len()
     ))
+}
+
+/// What depends on gpt-neox's version at the time, as far as it matters to this model.
+fn quirks(checkpoint: &Checkpoint) -> Option<String> {
+    let lines = checkpoint.quirks().list();
+    let words: Vec<_> = lines
+        .iter()
+        .filter(|line| line.matters)
+        .map(|line| format!("{}={} ({})", line.name, line.value, line.why))
+        .collect();
+    let some = !words.is_empty();
+    some.then(|| format!("depends on gpt-neox's version: {}; --era and --quirk change it", words.join(", ")))
 }
 
 /// Which numbers the stages have, and why some are missing.

@@ -179,7 +179,7 @@ impl SynthOptions {
             tp_size: self.tp_size,
             mlp_inner_size: Some(self.mlp_inner_size()),
             padded_vocab_size: Some(self.padded_vocab_size()),
-            head_shape: None,
+            ..Observed::default()
         };
         Ok(Architecture::resolve(&config, &observed)?)
     }

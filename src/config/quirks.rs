@@ -1,0 +1,365 @@
+//! What the same files and settings mean differs between versions of gpt-neox. Each such quirk has a value here, and the
+//! reason for it: what was asked for, else what the files show, else the era asked for, else today's meaning.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::observed::Observed;
+use super::choices::{Choice, choices};
+use super::era::{Date, Era, change};
+use super::{MlpType, NeoxConfig};
+
+choices! {
+    /// How the two branches of a parallel residual are reduced.
+    Reduction {
+        /// One all-reduce for both; each rank adds its row-parallel biases before it.
+        Shared = "shared",
+        /// One for each branch, biases after it; both branches read one norm. On a branch until 2021-09-29.
+        PerBranch = "per-branch",
+    }
+
+    /// What the MLP's own norm reads in a parallel residual.
+    MlpNormInput {
+        /// The residual stream.
+        Residual = "residual",
+        /// What the attention's norm puts out. From 2021-09-29 to 2021-10-20.
+        AttentionNorm = "attention-norm",
+    }
+
+    /// Whether `gpt_j_tied` means what it says.
+    NormTying {
+        /// It does.
+        AsConfigured = "as-configured",
+        /// It means its opposite. From 2022-12-06 to 2022-12-27.
+        Inverted = "inverted",
+    }
+
+    /// What becomes of the attention in a parallel residual without MLP biases.
+    AttentionBranch {
+        /// It is added.
+        Kept = "kept",
+        /// It is computed and lost. Since 2024-09-10.
+        Dropped = "dropped",
+    }
+
+    /// What type rotary tables are made in.
+    RotaryTables {
+        /// float32, rounded at the end.
+        Float32 = "float32",
+        /// The files' type at every step, until 2023-09-25.
+        Storage = "storage",
+        /// float32, but the angles are rounded to the files' type before cosine and sine (Transformer Engine).
+        RoundedAngles = "rounded-angles",
+    }
+
+    /// What replaces scores of later tokens. Either way their probability is 0, so evaluations do not differ.
+    MaskValue {
+        /// The smallest number of the type.
+        Smallest = "smallest",
+        /// −10000, until 2023-06-05.
+        MinusTenThousand = "minus-10000",
+    }
+
+    /// Where rmsnorm adds its epsilon.
+    EpsilonPlacement {
+        /// `x / √(mean(x²) + ε)`.
+        Inside = "inside",
+        /// `x / (√mean(x²) + ε)`, until 2025-05-09.
+        Outside = "outside",
+    }
+
+    /// How queries, keys and values lie where keys and values have fewer heads.
+    GqaLayout {
+        /// Per rank `[Q | K | V]`.
+        Blocks = "blocks",
+        /// Query head by query head, each with its share of K and V. From 2024-02-22 to 2024-11-14.
+        Interleaved = "interleaved",
+    }
+}
+
+/// Why a quirk has its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// `--quirk`.
+    Asked,
+    /// The files show it.
+    Files(&'static str),
+    /// `--era`, by name or date.
+    Era(String),
+    /// The configuration says it.
+    Configuration(&'static str),
+    /// Nothing speaks against today's meaning.
+    Default,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => formatter.write_str("--quirk"),
+            Self::Files(what) => write!(formatter, "from the files: {what}"),
+            Self::Era(era) => write!(formatter, "--era {era}"),
+            Self::Configuration(what) => write!(formatter, "from the configuration: {what}"),
+            Self::Default => formatter.write_str("default"),
+        }
+    }
+}
+
+/// A value and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision<T> {
+    /// The value.
+    pub value: T,
+    /// Why.
+    pub why: Why,
+}
+
+/// `--quirk NAME=VALUE`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuirkSetting {
+    name: &'static str,
+    value: String,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuirkOptions {
+    /// The era.
+    pub era: Option<Era>,
+    /// Single quirks; they win over everything, the last one over earlier ones.
+    pub settings: Vec<QuirkSetting>,
+}
+
+const MUP_WIDTH: &str = "mup-width";
+
+/// Every quirk's name and the words it may be.
+fn known() -> [(&'static str, Vec<&'static str>); 8] {
+    fn words<T: Choice>() -> Vec<&'static str> {
+        T::VALUES.iter().map(|value| value.word()).collect()
+    }
+    [
+        ("reduction", words::<Reduction>()),
+        ("mlp-norm-input", words::<MlpNormInput>()),
+        ("norm-tying", words::<NormTying>()),
+        ("attention-branch", words::<AttentionBranch>()),
+        ("rotary-tables", words::<RotaryTables>()),
+        ("mask-value", words::<MaskValue>()),
+        ("rms-epsilon", words::<EpsilonPlacement>()),
+        ("gqa-layout", words::<GqaLayout>()),
+    ]
+}
+
+impl FromStr for QuirkSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+        if name == MUP_WIDTH {
+            let width = value.parse::<f64>().ok().filter(|width| width.is_finite() && *width > 0.0);
+            width.ok_or_else(|| format!("`{value}`: {MUP_WIDTH} is a number above 0"))?;
+            return Ok(Self { name: MUP_WIDTH, value: value.to_owned() });
+        }
+        let quirks = known();
+        let Some((name, words)) = quirks.iter().find(|(known, _)| *known == name) else {
+            let names: Vec<_> = quirks.iter().map(|(name, _)| *name).chain([MUP_WIDTH]).collect();
+            return Err(format!("no quirk `{name}`; there are {}", names.join(", ")));
+        };
+        if !words.contains(&value) {
+            return Err(format!("`{value}`: {name} is one of {}", words.join(", ")));
+        }
+        Ok(Self { name, value: value.to_owned() })
+    }
+}
+
+/// The value of every quirk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quirks {
+    /// How the branches of a parallel residual are reduced.
+    pub reduction: Decision<Reduction>,
+    /// What the MLP's own norm reads in a parallel residual.
+    pub mlp_norm_input: Decision<MlpNormInput>,
+    /// Whether `gpt_j_tied` means what it says.
+    pub norm_tying: Decision<NormTying>,
+    /// What becomes of the attention in a parallel residual without MLP biases.
+    pub attention_branch: Decision<AttentionBranch>,
+    /// What type rotary tables are made in.
+    pub rotary_tables: Decision<RotaryTables>,
+    /// What replaces scores of later tokens.
+    pub mask_value: Decision<MaskValue>,
+    /// Where rmsnorm adds its epsilon.
+    pub rms_epsilon: Decision<EpsilonPlacement>,
+    /// How grouped queries, keys and values lie.
+    pub gqa_layout: Decision<GqaLayout>,
+    /// Width of the model in units of its base shape, which `use_mup` divides the logits by; only `--quirk` tells.
+    pub mup_width: Option<f64>,
+    applies: Applies,
+}
+
+/// Which quirks matter to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of a model that one quirk or more depend on")]
+struct Applies {
+    parallel: bool,
+    bias_free_mlp: bool,
+    rotary: bool,
+    rms: bool,
+    grouped: bool,
+    mup: bool,
+}
+
+/// One quirk, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuirkLine {
+    /// Its name, as `--quirk` takes it.
+    pub name: &'static str,
+    /// Its value, as `--quirk` takes it.
+    pub value: String,
+    /// Why it has that value.
+    pub why: String,
+    /// Whether it makes a difference to this model.
+    pub matters: bool,
+}
+
+impl QuirkOptions {
+    fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.iter().rev().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
+    }
+
+    fn decide<T: Choice>(
+        &self,
+        name: &str,
+        files: Option<(T, &'static str)>,
+        by_date: impl Fn(Date) -> T,
+        default: T,
+    ) -> Decision<T> {
+        let asked = self.setting(name).and_then(|word| T::VALUES.iter().find(|value| value.word() == word));
+        let (value, why) = match (asked, files, &self.era) {
+            (Some(asked), ..) => (*asked, Why::Asked),
+            (None, Some((shown, what)), _) => (shown, Why::Files(what)),
+            (None, None, Some(era)) => (by_date(era.date), Why::Era(era.name.clone())),
+            (None, None, None) => (default, Why::Default),
+        };
+        Decision { value, why }
+    }
+}
+
+impl Quirks {
+    /// Decides every quirk.
+    #[must_use]
+    pub fn decide(config: &NeoxConfig, observed: &Observed, options: &QuirkOptions) -> Self {
+        const OLD_NAMES: &str = "the MLP has the names it had until 2024-09";
+        let old_names = observed.has_layer_tensor("mlp.dense_h_to_4h.weight") || observed.has_layer_tensor("mlp.w1.weight");
+        let new_names = observed.has_layer_tensor("mlp.linear1.weight");
+        let before = |date: Date, change: Date| date < change;
+        let attention_branch = if old_names {
+            Some((AttentionBranch::Kept, OLD_NAMES))
+        } else {
+            new_names.then_some((AttentionBranch::Dropped, "the MLP has the names it has since 2024-09"))
+        };
+        let from_engine = observed
+            .has_layer_tensor("attention.qkv.weight")
+            .then_some((RotaryTables::RoundedAngles, "the attention is Transformer Engine's"));
+        let mut quirks = Self {
+            reduction: options.decide(
+                "reduction",
+                None,
+                |date| if before(date, change::SHARED_REDUCTION) { Reduction::PerBranch } else { Reduction::Shared },
+                Reduction::Shared,
+            ),
+            mlp_norm_input: options.decide(
+                "mlp-norm-input",
+                None,
+                |date| {
+                    let between = !before(date, change::SHARED_REDUCTION) && before(date, change::NORMS_SIDE_BY_SIDE);
+                    if between { MlpNormInput::AttentionNorm } else { MlpNormInput::Residual }
+                },
+                MlpNormInput::Residual,
+            ),
+            norm_tying: options.decide(
+                "norm-tying",
+                None,
+                |date| {
+                    let between = !before(date, change::TYING_INVERTED) && before(date, change::TYING_RESTORED);
+                    if between { NormTying::Inverted } else { NormTying::AsConfigured }
+                },
+                NormTying::AsConfigured,
+            ),
+            attention_branch: options.decide(
+                "attention-branch",
+                attention_branch,
+                |date| if before(date, change::ATTENTION_DROPPED) { AttentionBranch::Kept } else { AttentionBranch::Dropped },
+                AttentionBranch::Dropped,
+            ),
+            rotary_tables: options.decide(
+                "rotary-tables",
+                from_engine,
+                |date| if before(date, change::FLOAT32_ROTARY) { RotaryTables::Storage } else { RotaryTables::Float32 },
+                RotaryTables::Float32,
+            ),
+            mask_value: options.decide(
+                "mask-value",
+                None,
+                |date| if before(date, change::SMALLEST_MASK) { MaskValue::MinusTenThousand } else { MaskValue::Smallest },
+                MaskValue::Smallest,
+            ),
+            rms_epsilon: options.decide(
+                "rms-epsilon",
+                old_names.then_some((EpsilonPlacement::Outside, OLD_NAMES)),
+                |date| if before(date, change::RMS_EPSILON_INSIDE) { EpsilonPlacement::Outside } else { EpsilonPlacement::Inside },
+                EpsilonPlacement::Inside,
+            ),
+            gqa_layout: options.decide(
+                "gqa-layout",
+                old_names.then_some((GqaLayout::Interleaved, OLD_NAMES)),
+                |date| if before(date, change::GQA_BLOCKS) { GqaLayout::Interleaved } else { GqaLayout::Blocks },
+                GqaLayout::Blocks,
+            ),
+            mup_width: options.setting(MUP_WIDTH).and_then(|width| width.parse().ok()),
+            applies: Applies::to(config, observed),
+        };
+        if config.norm == super::Norm::TransformerEngineRmsNorm {
+            let why = Why::Configuration("te_rmsnorm");
+            quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
+        }
+        quirks
+    }
+
+    /// Every quirk, its value and why, in the order of gpt-neox's history.
+    #[must_use]
+    pub fn list(&self) -> Vec<QuirkLine> {
+        fn line<T: Choice>(name: &'static str, decision: &Decision<T>, matters: bool) -> QuirkLine {
+            let (value, why) = (decision.value.word().to_owned(), decision.why.to_string());
+            QuirkLine { name, value, why, matters }
+        }
+        let applies = self.applies;
+        let mut lines = vec![
+            line("reduction", &self.reduction, applies.parallel),
+            line("mlp-norm-input", &self.mlp_norm_input, applies.parallel),
+            line("norm-tying", &self.norm_tying, applies.parallel),
+            line("rotary-tables", &self.rotary_tables, applies.rotary),
+            line("mask-value", &self.mask_value, false),
+            line("attention-branch", &self.attention_branch, applies.parallel && applies.bias_free_mlp),
+            line("gqa-layout", &self.gqa_layout, applies.grouped),
+            line("rms-epsilon", &self.rms_epsilon, applies.rms),
+        ];
+        if let Some(width) = self.mup_width {
+            let (value, why) = (width.to_string(), Why::Asked.to_string());
+            lines.push(QuirkLine { name: MUP_WIDTH, value, why, matters: applies.mup });
+        }
+        lines
+    }
+}
+
+impl Applies {
+    fn to(config: &NeoxConfig, observed: &Observed) -> Self {
+        Self {
+            parallel: config.gpt_j_residual,
+            bias_free_mlp: !config.use_bias_in_mlp || config.mlp_type == MlpType::Llama,
+            // In float32 files every kind of table is the same.
+            rotary: config.position_embedding == super::PositionEmbedding::Rotary
+                && observed.precision.unwrap_or(config.precision) != super::Precision::Fp32,
+            rms: config.norm.is_rms(),
+            grouped: config.kv_heads() != config.num_attention_heads,
+            mup: config.mup.is_some(),
+        }
+    }
+}
