@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use kintsugi::config::{Activation, Architecture, Head, MlpInput, Norm, Positions, QkvLayout, Residual};
+use kintsugi::config::{
+    Activation, Architecture, AttentionKind, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm,
+    Positions, Precision, QkvLayout, Residual, RotaryTables,
+};
 use kintsugi::partition::{Kind, Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors, join};
 use kintsugi::tensor::{DType, HostTensor};
 use proptest::prelude::*;
@@ -117,9 +120,20 @@ prop_compose! {
             max_position_embeddings: TOKENS + 2,
             norm: norm.0,
             norm_epsilon: norm.1,
+            rms_epsilon: EpsilonPlacement::Inside,
+            query_key_norm: false,
             positions,
+            rotary_tables: RotaryTables::Float32,
+            storage: Precision::Fp32,
+            attention: vec![AttentionKind::Global; layer_count],
+            sliding_window: None,
+            query_key_layer_scaling: false,
+            multipliers: Multipliers::NONE,
             activation,
             tanh_gelu,
+            onnx_gelu: false,
+            mlp_matrices: MlpMatrices::UpGate,
+            attention_dropped: false,
             gated: activation.is_gated(),
             residual,
             mlp_input: if tied_norm { MlpInput::AttentionNorm } else { MlpInput::OwnNorm },

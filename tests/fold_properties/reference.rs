@@ -87,6 +87,7 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
             let mlp_input = match architecture.mlp_input {
                 MlpInput::AttentionNorm => attention_input,
                 MlpInput::OwnNorm => norm_all(streams, Role::MlpNormGain, Role::MlpNormBias),
+                MlpInput::NormOfAttentionNorm => unreachable!("no such model is drawn"),
             };
             let branches = ranks.iter().zip(&attention).zip(&mlp_input).map(|((shards, attention), rows)| {
                 let mut branch = mlp(architecture, shards, rows);
@@ -104,6 +105,7 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
                 }
             }
         }
+        Residual::ParallelReducedApart => unreachable!("no such model is drawn"),
         Residual::Sequential => {
             add_reduced(streams, ranks, &attention, Role::AttentionOutputBias);
             let mlp_input = norm_all(streams, Role::MlpNormGain, Role::MlpNormBias);
@@ -136,6 +138,7 @@ fn attend(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_si
     // Where head `head` of queries (0), keys (1) and values (2) starts in a fused row.
     let start = |part: usize, head: usize| match (architecture.qkv, part) {
         (QkvLayout::Interleaved, part) => (head * 3 + part) * size,
+        (QkvLayout::InterleavedGroups, _) => unreachable!("no such model is drawn"),
         (QkvLayout::Blocks, 0) => head * size,
         (QkvLayout::Blocks, part) => (heads + (part - 1) * kv_heads + head / (heads / kv_heads)) * size,
     };
