@@ -75,7 +75,6 @@ fn files_without_weights_are_ignored_and_remembered() {
         "layer_00-model_01-model_states.pt",
         "layer_110-model_00-model_states.pt",
         "layer_110-model_01-model_states.pt",
-        "layer_02_expert_0_mp_rank_00_model_states.pt",
         "expp_rank_0_mp_rank_00_optim_states.pt",
         "zero_pp_rank_0_mp_rank_00_optim_states.pt",
         "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
@@ -94,10 +93,19 @@ fn files_without_weights_are_ignored_and_remembered() {
         [
             "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
             "expp_rank_0_mp_rank_00_optim_states.pt",
-            "layer_02_expert_0_mp_rank_00_model_states.pt",
             "zero_pp_rank_0_mp_rank_00_optim_states.pt"
         ]
     );
+}
+
+#[test]
+fn experts_are_refused_with_the_reason() {
+    for name in ["layer_02_expert_0_mp_rank_00_model_states.pt", "expert_3_mp_rank_00_model_states.pt"] {
+        let folder = folder(&["layer_00-model_00-model_states.pt", name]);
+        let error = layout::list(folder.path()).unwrap_err().to_string();
+        assert!(error.starts_with("this model is refused: "), "{error}");
+        assert!(error.ends_with(&format!("{name}: routing tokens to experts is not implemented")), "{error}");
+    }
 }
 
 #[test]

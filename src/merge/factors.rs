@@ -120,6 +120,7 @@ fn variant(name: String, arithmetic: StrategyArithmetic, rules: BTreeMap<Kind, R
         rules,
         overrides: Vec::new(),
         origin: "factor analysis".to_owned(),
+        lines: BTreeMap::new(),
     }
 }
 

@@ -1,14 +1,22 @@
+mod eras;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::config::{NeoxConfig, Observed, QkvLayout};
+use crate::config::{MlpMatrices, NeoxConfig, Observed, Positions, QkvLayout};
 use crate::tensor::{DType, HostTensor};
 
 /// 8 heads of 8, MLP width 96, vocabulary 128; changed by `settings`.
 fn architecture(settings: Value) -> Architecture {
+    architecture_with(settings, &[])
+}
+
+/// Of a checkpoint whose layers hold tensors of these names.
+fn architecture_with(settings: Value, layer_tensors: &[&str]) -> Architecture {
     let object = |value: Value| -> Map<String, Value> { serde_json::from_value(value).unwrap() };
     let mut raw = object(json!({
         "num_layers": 2, "hidden_size": 64, "num_attention_heads": 8, "max_position_embeddings": 32,
@@ -20,7 +28,7 @@ fn architecture(settings: Value) -> Architecture {
         tp_size: 2,
         mlp_inner_size: Some(96),
         padded_vocab_size: Some(128),
-        head_shape: None,
+        layer_tensors: layer_tensors.iter().map(|&name| name.to_owned()).collect(),
         ..Observed::default()
     };
     Architecture::resolve(&config, &observed).unwrap()
@@ -102,7 +110,8 @@ const ROW_HEAD: &[Expected] =
 #[test]
 fn every_row_is_found_by_its_name_and_says_what_gpt_neox_stores() {
     let row_head = architecture(json!({ "output_layer_parallelism": "row" }));
-    let cases = [(pythia(), PYTHIA), (llama(), LLAMA), (learned_tied(), LEARNED), (row_head, ROW_HEAD)];
+    let mut cases = vec![(pythia(), PYTHIA), (llama(), LLAMA), (learned_tied(), LEARNED), (row_head, ROW_HEAD)];
+    cases.extend(eras::cases());
     let mut seen = BTreeSet::new();
     for (architecture, names) in cases {
         let table = PartitionTable::new(&architecture);
@@ -144,20 +153,20 @@ fn names_that_cannot_be_handled_are_refused_with_the_reason() {
     for (name, expected) in [
         (
             "attention.qk_layernorm.weight",
-            "tensor `attention.qk_layernorm.weight` in the transformer layer: qk_layernorm takes its statistics over the \
-             heads of one rank, so no one-rank model equals this one",
+            "tensor `attention.qk_layernorm.weight` in the transformer layer: the configuration says the model has none \
+             (use_qk_layernorm is false)",
         ),
         (
             "mlp.experts.0.linear1.weight",
-            "tensor `mlp.experts.0.linear1.weight` in the transformer layer: mixture-of-experts layers are not supported",
+            "tensor `mlp.experts.0.linear1.weight` in the transformer layer: routing tokens to experts is not implemented",
         ),
         (
             "mlp.router.layer.weight",
-            "tensor `mlp.router.layer.weight` in the transformer layer: mixture-of-experts layers are not supported",
+            "tensor `mlp.router.layer.weight` in the transformer layer: routing tokens to experts is not implemented",
         ),
         (
             "rm_linear.weight",
-            "tensor `rm_linear.weight` in the transformer layer: a reward-model head gives no token probabilities",
+            "tensor `rm_linear.weight` in the transformer layer: a reward-model head puts out one score, not the probabilities of tokens",
         ),
         ("mlp.linear3.weight", "unexpected tensor `mlp.linear3.weight` in the transformer layer"),
         // A name of another stage, and a name that only looks like a known one.
@@ -305,10 +314,13 @@ fn wrong_shards_are_not_joined_and_wrong_tensors_not_split() {
     assert!(rank_ranges(&partition, 0, 0).is_err());
 }
 
+const MATRICES: [MlpMatrices; 3] = [MlpMatrices::UpGate, MlpMatrices::TransformerEngine, MlpMatrices::Separate];
+
 proptest! {
     #[test]
     fn joining_what_was_split_gives_the_tensor_back(
         (tp_size, gated, group, row_head) in (1..=8_usize, any::<bool>(), 1..=3_usize, any::<bool>()),
+        (alibi, interleaved, matrices) in (any::<bool>(), any::<bool>(), select(MATRICES.to_vec())),
         (head_size, per_rank, seed) in (1..=3_usize, 1..=2_usize, any::<u32>()),
     ) {
         let mut architecture = if row_head {
@@ -321,10 +333,21 @@ proptest! {
         architecture.hidden_size = architecture.head_count * head_size * 2;
         architecture.mlp_inner_size = tp_size * (per_rank + 2);
         architecture.padded_vocab_size = tp_size * 3;
-        architecture.gated = gated;
+        architecture.gated = gated || matrices == MlpMatrices::Separate;
+        architecture.mlp_matrices = matrices;
         architecture.attention_bias = true;
-        architecture.mlp_bias = true;
-        architecture.qkv = if group == 1 { QkvLayout::Interleaved } else { QkvLayout::Blocks };
+        architecture.mlp_bias = matrices != MlpMatrices::Separate;
+        architecture.query_key_norm = true;
+        architecture.positions = if alibi {
+            Positions::Alibi
+        } else {
+            Positions::RelativeBuckets { buckets: 4, max_distance: 16 }
+        };
+        architecture.qkv = match group {
+            1 => QkvLayout::Interleaved,
+            _ if interleaved => QkvLayout::InterleavedGroups,
+            _ => QkvLayout::Blocks,
+        };
         let table = PartitionTable::new(&architecture);
         let mut kinds = BTreeSet::new();
         for stage in [StageKind::Embedding, StageKind::Layer, StageKind::Head] {
@@ -350,6 +373,6 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(kinds.len(), 3, "vocabulary-, column- and row-parallel");
+        prop_assert_eq!(kinds.len(), 5, "every kind that is divided");
     }
 }
