@@ -79,11 +79,11 @@ fn layers_are_ordered_by_number_beyond_ninety_nine() {
 }
 
 #[test]
-fn expert_and_optimizer_files_are_passed_over() {
+fn optimizer_files_are_passed_over() {
     let files = TinyModel::new().write();
     let names = [
         "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
-        "layer_02_expert_0_mp_rank_00_model_states.pt",
+        "expp_rank_0_mp_rank_00_optim_states.pt",
         "zero_pp_rank_0_mp_rank_00_optim_states.pt",
     ];
     for name in names {
@@ -187,8 +187,8 @@ fn every_tensor_is_accounted_for_or_the_place_is_told() {
                     *tensors = [("soft_embedding_weight".to_owned(), f32s(&[4, 64]))].into();
                 });
             },
-            "STEP/layer_05-model_00-model_states.pt: holds no parameter of a known stage; its names: \
-             soft_embedding_weight",
+            "this model is refused: STEP/layer_05-model_00-model_states.pt: tensor `soft_embedding_weight`: a trained \
+             prompt stands before every input; evaluating without it would be another model",
         ),
         (
             |files| {

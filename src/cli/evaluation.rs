@@ -70,7 +70,9 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
     let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), checkpoint.folder())?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
     let multiple = checkpoint.config().make_vocab_size_divisible_by.saturating_mul(checkpoint.tp_size());
-    tokenizer.check_padding(architecture.padded_vocab_size, multiple)?;
+    if let Err(error) = tokenizer.check_padding(architecture.padded_vocab_size, multiple) {
+        tracing::warn!("{error}");
+    }
     let pairs = tokenizer.encode_documents(&data.documents)?;
     let model_length = architecture.longest_input();
     let max_length = match args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) {

@@ -1,6 +1,6 @@
 //! Every stored value of a folded stage against the formula it must be the one rounding of.
 
-use kintsugi::config::{Head, MlpInput, Residual};
+use kintsugi::config::{Head, MlpInput, MlpMatrices, Norm, Residual};
 use kintsugi::merge::FoldSummary;
 use kintsugi::partition::{Kind, ParamValue, PartitionTable, Role, StageId, StageTensors, split};
 use kintsugi::tensor::DType;
@@ -44,11 +44,20 @@ pub(super) fn check(
         let summary =
             found.summary.get_or_insert(FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false });
         if gain == Role::FinalNormGain && design.architecture.head == Head::Row {
-            check_slices(ranks, merged, &[gain, bias]);
+            if design.architecture.norm == Norm::ScaleNorm {
+                check_columns(design, ranks, merged, summary);
+                found.largest_weight = ranks
+                    .iter()
+                    .flat_map(|shards| &shards[&Role::HeadWeight])
+                    .fold(found.largest_weight, |largest, value| largest.max(value.abs()));
+            } else {
+                check_slices(ranks, merged, &[gain, bias]);
+            }
             continue;
         }
         summary.unties_head |= gain == Role::FinalNormGain && design.architecture.head == Head::Tied;
-        let common_gain = replica(merged, gain).unwrap();
+        let width = design.architecture.hidden_size;
+        let common_gain = spread(&replica(merged, gain).unwrap(), width);
         let common_bias = replica(merged, bias);
         assert!(common_gain.iter().all(|gain| gain.is_finite() && *gain != 0.0));
         for (weight, reader_bias) in readers {
@@ -62,7 +71,8 @@ pub(super) fn check(
                     bias: reader_bias.and_then(|role| shards.get(&role)),
                     folded_bias: folded_biases.as_ref().and_then(|biases| biases[tp_rank].as_ref()),
                 };
-                let own = Affine { gain: &shards[&gain], bias: shards.get(&bias).map(Vec::as_slice) };
+                let own_gain = spread(&shards[&gain], width);
+                let own = Affine { gain: &own_gain, bias: shards.get(&bias).map(Vec::as_slice) };
                 let common = Affine { gain: &common_gain, bias: common_bias.as_deref() };
                 reader.check(&own, &common, summary);
                 let largest = shards[&weight].iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
@@ -78,7 +88,11 @@ fn check_what_no_norm_reads(design: &Design, before: &StageTensors, ranks: &[Sha
     assert!(before.params.keys().eq(merged.params.keys()));
     for (&role, param) in &merged.params {
         match (param.kind, &before.params[&role].value, &param.value) {
-            (Kind::RowParallel | Kind::VocabParallel, ParamValue::Joined(before), ParamValue::Joined(after)) => {
+            (
+                Kind::RowParallel | Kind::VocabParallel | Kind::HeadParallel | Kind::RelativeBias | Kind::HeadNorm,
+                ParamValue::Joined(before),
+                ParamValue::Joined(after),
+            ) => {
                 assert!(role == Role::HeadWeight || before.same_bits(after));
             }
             (Kind::RowParallelBias | Kind::LearnedPositions, ..) => {
@@ -151,6 +165,25 @@ fn check_slices(ranks: &[Shards], merged: &StageTensors, roles: &[Role]) {
     }
 }
 
+/// A row-parallel head behind a norm with one gain: slice r of every row takes up rank r's gain.
+fn check_columns(design: &Design, ranks: &[Shards], merged: &StageTensors, summary: &mut FoldSummary) {
+    let common = replica(merged, Role::FinalNormGain).unwrap()[0];
+    assert!(common.is_finite() && common != 0.0);
+    let folded = shards_of(design, merged, Role::HeadWeight);
+    for (shards, folded) in ranks.iter().zip(&folded) {
+        let ratio = shards[&Role::FinalNormGain][0] / common;
+        for (before, &stored) in shards[&Role::HeadWeight].iter().zip(folded.as_ref().unwrap()) {
+            assert_rounded_once(design.dtype, stored, before * ratio);
+            summary.max_weight_change = summary.max_weight_change.max((stored - before).abs());
+        }
+    }
+}
+
+/// The one gain of a scalenorm stands for all elements.
+fn spread(gain: &[f64], width: usize) -> Vec<f64> {
+    if gain.len() == 1 { vec![gain[0]; width] } else { gain.to_vec() }
+}
+
 /// The stored value is one that `dtype` can hold and none is nearer, up to float64's own noise.
 fn assert_rounded_once(dtype: DType, stored: f64, exact: f64) {
     let half_step = half_step(dtype, exact);
@@ -176,15 +209,20 @@ pub(super) fn half_step(dtype: DType, value: f64) -> f64 {
 
 fn units(design: &Design, stage: StageId) -> Vec<Unit> {
     let attention = (Role::QkvWeight, design.architecture.attention_bias.then_some(Role::QkvBias));
-    let mlp = (Role::MlpInputWeight, design.architecture.mlp_bias.then_some(Role::MlpInputBias));
+    let mlp = match design.architecture.mlp_matrices {
+        MlpMatrices::Separate => vec![(Role::MlpGateWeight, None), (Role::MlpUpWeight, None)],
+        _ => vec![(Role::MlpInputWeight, design.architecture.mlp_bias.then_some(Role::MlpInputBias))],
+    };
     match (stage, design.architecture.mlp_input) {
+        _ if !design.architecture.norm.has_gain() => Vec::new(),
         (StageId::Embedding, _) => Vec::new(),
         (StageId::Layer(_), MlpInput::AttentionNorm) => {
-            vec![(Role::InputNormGain, Role::InputNormBias, vec![attention, mlp])]
+            let readers = std::iter::once(attention).chain(mlp).collect();
+            vec![(Role::InputNormGain, Role::InputNormBias, readers)]
         }
-        (StageId::Layer(_), MlpInput::OwnNorm) => vec![
+        (StageId::Layer(_), MlpInput::OwnNorm | MlpInput::NormOfAttentionNorm) => vec![
             (Role::InputNormGain, Role::InputNormBias, vec![attention]),
-            (Role::MlpNormGain, Role::MlpNormBias, vec![mlp]),
+            (Role::MlpNormGain, Role::MlpNormBias, mlp),
         ],
         (StageId::Layer(_), MlpInput::NormOfAttentionNorm) => unreachable!("no such model is drawn"),
         (StageId::Output, _) => vec![(Role::FinalNormGain, Role::FinalNormBias, vec![(Role::HeadWeight, None)])],

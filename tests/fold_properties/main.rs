@@ -8,7 +8,7 @@ mod libtorch;
 mod random_model;
 mod reference;
 
-use kintsugi::config::{Architecture, Head, Norm, Positions, Residual};
+use kintsugi::config::{Architecture, Head, MlpInput, Norm, Positions, Residual};
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::StageTensors;
 use kintsugi::tensor::DType;
@@ -96,14 +96,19 @@ fn fold_and_check(design: &Design) -> Found {
     found
 }
 
-/// Whether all ranks hold one residual stream.
-fn ranks_share_a_stream(design: &Design) -> bool {
+/// Whether folding the norms loses nothing: all ranks hold one residual stream, and no norm whose replicas differ feeds
+/// another.
+fn folding_is_exact(design: &Design) -> bool {
+    let Design { architecture, drifting, .. } = design;
     let drifts = |of: bool| of && design.drift > 0.0 && design.tp_size > 1;
-    let own_position = matches!(design.architecture.positions, Positions::Learned { .. });
-    let own_bias = design.architecture.residual == Residual::Sequential
+    let own_position = matches!(architecture.positions, Positions::Learned { .. });
+    let own_bias = architecture.residual != Residual::Parallel
         && design.row_biases
-        && (design.architecture.attention_bias || design.architecture.mlp_bias);
-    !(own_position && drifts(design.drifting.positions) || own_bias && drifts(design.drifting.row_biases))
+        && (architecture.attention_bias || architecture.mlp_bias);
+    let gains = architecture.norm.has_gain() && drifts(drifting.gains);
+    let biases = architecture.norm.has_bias() && design.norm_biases != NormBiases::Zero && drifts(drifting.norm_biases);
+    let feeding = architecture.mlp_input == MlpInput::NormOfAttentionNorm && (gains || biases);
+    !(own_position && drifts(drifting.positions) || own_bias && drifts(drifting.row_biases) || feeding)
 }
 
 /// The same with replicas that agree.
@@ -130,10 +135,31 @@ proptest! {
         prop_assert!(difference(&expected, &logits) < NOISE, "folded: {:e}", difference(&expected, &logits));
     }
 
+    #[cfg(feature = "libtorch")]
+    #[test]
+    fn a_norm_over_a_ranks_heads_is_the_references(design in designs()) {
+        let architecture = Architecture { query_key_norm: true, ..design.architecture };
+        let design = Design { architecture, ..design };
+        let model = design.draw();
+        let ids = design.ids();
+        let expected = reference::logits(&design.architecture, &model.ranks, &ids);
+        let (logits, _) = libtorch::logits(&design.architecture, &model.stages, &ids);
+        prop_assert!(difference(&expected, &logits) < NOISE, "unmerged: {:e}", difference(&expected, &logits));
+        let fold = Strategy::resolve("fold").unwrap();
+        let mut exactness = Exactness::default();
+        let refused = StageMerger::new(&model.stages[1], &design.architecture).merge(&fold, &mut exactness);
+        prop_assert_eq!(refused.is_err(), design.tp_size > 1);
+        let (merged, exactness) = merge(&design, &model, &Strategy { allow_inexact: true, ..fold });
+        prop_assert_eq!(exactness.is_exact(), design.tp_size == 1);
+        let expected = reference::logits(&design.architecture, &one_rank(&merged), &ids);
+        let (logits, _) = libtorch::logits(&design.architecture, &merged, &ids);
+        prop_assert!(difference(&expected, &logits) < NOISE, "merged: {:e}", difference(&expected, &logits));
+    }
+
     #[test]
     fn folding_is_exact_where_ranks_share_a_stream(design in designs()) {
         let (difference, exactness) = compare(&design, &Strategy::resolve("fold").unwrap());
-        prop_assert_eq!(exactness.is_exact(), ranks_share_a_stream(&design), "{:?}", exactness.because());
+        prop_assert_eq!(exactness.is_exact(), folding_is_exact(&design), "{:?}", exactness.because());
         if exactness.is_exact() {
             prop_assert!(difference < NOISE, "said to be exact, off by {:e}", difference);
         } else {
@@ -167,7 +193,8 @@ proptest! {
         let summed = design.architecture.residual == Residual::Parallel
             && design.tp_size > 1
             && design.row_biases
-            && (design.architecture.attention_bias || design.architecture.mlp_bias);
+            && (design.architecture.attention_bias && !design.architecture.attention_dropped
+                || design.architecture.mlp_bias);
         prop_assert_eq!(exactness.is_exact(), !summed, "{:?}", exactness.because());
         prop_assert_eq!(difference > REAL, summed, "off by {:e}", difference);
     }
@@ -194,7 +221,7 @@ proptest! {
     ) {
         let architecture = Architecture {
             norm: Norm::LayerNorm, residual: Residual::Parallel, positions: Positions::Absent, head: Head::Tied,
-            attention_bias: false, mlp_bias: false,
+            attention_bias: false, mlp_bias: false, mlp_input: MlpInput::OwnNorm, attention_dropped: false,
             ..design.architecture
         };
         let drifting = Drifting { gains: true, norm_biases: true, ..design.drifting };

@@ -76,7 +76,7 @@ prop_compose! {
         tp_size in select(vec![1_usize, 2, 3, 4, 8]),
         heads_per_rank in 1..=2_usize,
         head_size in select(vec![4_usize, 6]),
-        layer_count in 1..=2_usize,
+        layer_count in 1..=3_usize,
         inner_per_rank in 1..=5_usize,
         vocab_per_rank in 2..=5_usize,
     ) -> (usize, usize, usize, usize, usize, usize) {
@@ -85,31 +85,78 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn norms()(
+        (norm, epsilon) in select(vec![
+            (Norm::LayerNorm, 1e-5), (Norm::LayerNorm, 1e-5), (Norm::RmsNorm, 1e-8), (Norm::RmsNorm, 0.1),
+            (Norm::ScaleNorm, 1e-8), (Norm::ScaleNorm, 3.0), (Norm::NonParametricLayerNorm, 1e-5),
+            (Norm::TransformerEngineLayerNorm, 1e-5), (Norm::TransformerEngineRmsNorm, 1e-8),
+        ]),
+        outside in any::<bool>(),
+    ) -> (Norm, f64, EpsilonPlacement) {
+        let outside = outside && norm == Norm::RmsNorm;
+        (norm, epsilon, if outside { EpsilonPlacement::Outside } else { EpsilonPlacement::Inside })
+    }
+}
+
+prop_compose! {
+    /// Layer scaling, flash attention with and without a window.
+    fn scores()(
+        query_key_layer_scaling in any::<bool>(),
+        attention in prop::collection::vec(select(vec![AttentionKind::Global, AttentionKind::Flash]), 3),
+        sliding_window in select(vec![None, None, Some(1), Some(2)]),
+    ) -> (bool, Vec<AttentionKind>, Option<usize>) {
+        (query_key_layer_scaling, attention, sliding_window)
+    }
+}
+
+fn multipliers() -> impl proptest::strategy::Strategy<Value = Multipliers> {
+    let scaled = Multipliers { embedding: 1.5, positions: 0.75, logit_divisor: 2.0, scores_by_head_size: true };
+    select(vec![Multipliers::NONE, Multipliers::NONE, scaled])
+}
+
+prop_compose! {
     fn architectures()(
         (tp_size, heads_per_rank, head_size, layer_count, inner_per_rank, vocab_per_rank) in sizes(),
-        norm in select(vec![(Norm::LayerNorm, 1e-5), (Norm::RmsNorm, 1e-8)]),
+        (norm, norm_epsilon, rms_epsilon) in norms(),
         positions in select(vec![
             Positions::Rotary { dims: 2, base: 10_000.0 },
             Positions::Rotary { dims: 4, base: 500.0 },
             Positions::Learned { offset: 0 },
             Positions::Learned { offset: 2 },
+            Positions::Sinusoidal,
+            Positions::Alibi,
+            Positions::RelativeBuckets { buckets: 6, max_distance: 5 },
             Positions::Absent,
         ]),
-        (activation, tanh_gelu) in select(vec![
-            (Activation::Gelu, true), (Activation::Gelu, false), (Activation::Relu, false), (Activation::Silu, false),
-            (Activation::Mish, false), (Activation::Softsign, false), (Activation::GeGlu, false),
-            (Activation::ReGlu, false), (Activation::SwiGlu, false), (Activation::Glu, false),
-            (Activation::Bilinear, false),
+        (activation, tanh_gelu, onnx_gelu) in select(vec![
+            (Activation::Gelu, true, false), (Activation::Gelu, false, false), (Activation::Gelu, false, true),
+            (Activation::Relu, false, false), (Activation::Silu, false, false), (Activation::Mish, false, false),
+            (Activation::Softsign, false, false), (Activation::GeGlu, false, false), (Activation::GeGlu, true, false),
+            (Activation::ReGlu, false, false), (Activation::SwiGlu, false, false), (Activation::Glu, false, false),
+            (Activation::Bilinear, false, false),
         ]),
-        residual in select(vec![Residual::Parallel, Residual::Parallel, Residual::Sequential]),
-        tied_norm in any::<bool>(),
-        grouped in any::<bool>(),
+        mlp_matrices in select(vec![
+            MlpMatrices::UpGate, MlpMatrices::UpGate, MlpMatrices::Separate, MlpMatrices::TransformerEngine,
+        ]),
+        residual in select(vec![
+            Residual::Parallel, Residual::Parallel, Residual::Sequential, Residual::ParallelReducedApart,
+        ]),
+        mlp_input in select(vec![MlpInput::OwnNorm, MlpInput::AttentionNorm, MlpInput::NormOfAttentionNorm]),
+        (grouped, interleaved_groups) in any::<(bool, bool)>(),
         head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied]),
-        (attention_bias, mlp_bias) in any::<(bool, bool)>(),
+        (attention_bias, mlp_bias, attention_lost) in any::<(bool, bool, bool)>(),
+        (query_key_layer_scaling, attention, sliding_window) in scores(),
+        multipliers in multipliers(),
     ) -> (usize, Architecture) {
         let head_count = tp_size * heads_per_rank;
         let kv_head_count = if grouped { tp_size } else { head_count };
-        let tied_norm = tied_norm && residual == Residual::Parallel;
+        // Transformer Engine's MLP has these norms only.
+        let mlp_matrices = match mlp_matrices {
+            MlpMatrices::TransformerEngine if !(norm.is_rms() || norm.has_bias()) => MlpMatrices::UpGate,
+            matrices => matrices,
+        };
+        let engine = mlp_matrices == MlpMatrices::TransformerEngine;
+        let mlp_bias = mlp_bias && mlp_matrices != MlpMatrices::Separate;
         (tp_size, Architecture {
             layer_count,
             hidden_size: head_count * head_size,
@@ -118,27 +165,37 @@ prop_compose! {
             padded_vocab_size: tp_size * vocab_per_rank,
             mlp_inner_size: tp_size * inner_per_rank,
             max_position_embeddings: TOKENS + 2,
-            norm: norm.0,
-            norm_epsilon: norm.1,
-            rms_epsilon: EpsilonPlacement::Inside,
+            norm,
+            norm_epsilon,
+            rms_epsilon,
             query_key_norm: false,
             positions,
             rotary_tables: RotaryTables::Float32,
             storage: Precision::Fp32,
-            attention: vec![AttentionKind::Global; layer_count],
-            sliding_window: None,
-            query_key_layer_scaling: false,
-            multipliers: Multipliers::NONE,
+            attention: attention[..layer_count].to_vec(),
+            sliding_window,
+            query_key_layer_scaling,
+            multipliers,
             activation,
             tanh_gelu,
-            onnx_gelu: false,
-            mlp_matrices: MlpMatrices::UpGate,
-            attention_dropped: false,
-            gated: activation.is_gated(),
+            onnx_gelu,
+            gated: activation.is_gated() || mlp_matrices == MlpMatrices::Separate,
+            mlp_matrices,
             residual,
-            mlp_input: if tied_norm { MlpInput::AttentionNorm } else { MlpInput::OwnNorm },
+            attention_dropped: attention_lost && residual == Residual::Parallel && !mlp_bias,
+            mlp_input: match residual {
+                Residual::Sequential => MlpInput::OwnNorm,
+                _ if engine => MlpInput::OwnNorm,
+                // One scalenorm behind another hides the first one's gain, which exactness does not count on.
+                _ if norm == Norm::ScaleNorm && mlp_input == MlpInput::NormOfAttentionNorm => MlpInput::OwnNorm,
+                _ => mlp_input,
+            },
             head,
-            qkv: if kv_head_count == head_count { QkvLayout::Interleaved } else { QkvLayout::Blocks },
+            qkv: match (kv_head_count == head_count, interleaved_groups) {
+                (true, _) => QkvLayout::Interleaved,
+                (false, true) => QkvLayout::InterleavedGroups,
+                (false, false) => QkvLayout::Blocks,
+            },
             attention_bias,
             mlp_bias,
         })
@@ -264,7 +321,7 @@ impl Draw<'_> {
     /// One replica per rank.
     fn replicas(&mut self, row: &Row) -> Vec<Vec<f64>> {
         let design = self.design;
-        let count = (row.shape)(&design.architecture).iter().product();
+        let count: usize = (row.shape)(&design.architecture).iter().product();
         let (common, drifts) = match row.kind {
             Kind::NormGain => (self.gains(count), design.drifting.gains),
             Kind::NormBias if design.norm_biases == NormBiases::Zero => (vec![0.0; count], false),
@@ -279,7 +336,8 @@ impl Draw<'_> {
                 .iter()
                 .map(|value| {
                     let crossed = if crossing && self.random.random_bool(0.1) {
-                        if self.random.random_bool(0.5) { 0.0 } else { -1.0 }
+                        // A scalenorm whose only gain is 0 makes every merge exact.
+                        if count > 1 && self.random.random_bool(0.5) { 0.0 } else { -1.0 }
                     } else {
                         1.0
                     };
@@ -295,7 +353,7 @@ impl Draw<'_> {
         let style = self.design.gains;
         let mut gains: Vec<f64> = self.uniform(count, 0.3).into_iter().map(|value| 1.0 + value).collect();
         // The first stays as it is: a norm of zeros alone makes every merge exact.
-        for gain in &mut gains[1..] {
+        for gain in gains.iter_mut().skip(1) {
             if self.random.random_bool(0.25) {
                 *gain *= match style {
                     Gains::AroundOne | Gains::Crossing => 1.0,

@@ -2,9 +2,14 @@
 //! order of operations (`megatron/model/transformer.py`, `word_embeddings.py`, `norms.py`, `megatron/mpu/layers.py` at
 //! `ea7aefd8`). It shares no code with `kintsugi::model` and knows nothing of libtorch.
 
+mod attention;
+
 use std::collections::BTreeMap;
 
-use kintsugi::config::{Activation, Architecture, Head, MlpInput, Norm, Positions, QkvLayout, Residual};
+use attention::attend;
+use kintsugi::config::{
+    Activation, Architecture, EpsilonPlacement, Head, MlpInput, MlpMatrices, Norm, Positions, Residual,
+};
 use kintsugi::partition::Role;
 
 /// What one rank holds of one stage: matrices row by row.
@@ -28,8 +33,8 @@ pub(super) fn logits(architecture: &Architecture, ranks: &Ranks, ids: &[usize]) 
         return Rows::new();
     };
     let mut streams = embed(architecture, embedding, ids);
-    for layer in layers {
-        transform(architecture, layer, &mut streams);
+    for (number, layer) in layers.iter().enumerate() {
+        transform(architecture, number, layer, &mut streams);
     }
     project(architecture, output, &streams)
 }
@@ -58,10 +63,16 @@ fn embed(architecture: &Architecture, ranks: &[Shards], ids: &[usize]) -> Vec<Ro
     }
     let own_stream = |shards: &Shards| {
         let mut stream = words.clone();
-        if let Positions::Learned { offset } = architecture.positions {
-            let table = &shards[&Role::PositionEmbedding];
-            for (position, row) in stream.iter_mut().enumerate() {
-                add(row, &table[(position + offset) * hidden..(position + offset + 1) * hidden]);
+        for (position, row) in stream.iter_mut().enumerate() {
+            let own: Vec<f64> = match architecture.positions {
+                Positions::Learned { offset } => {
+                    shards[&Role::PositionEmbedding][(position + offset) * hidden..][..hidden].to_vec()
+                }
+                Positions::Sinusoidal => sinusoid(position, hidden),
+                _ => vec![0.0; hidden],
+            };
+            for (value, own) in row.iter_mut().zip(own) {
+                *value = (*value + own * architecture.multipliers.positions) * architecture.multipliers.embedding;
             }
         }
         stream
@@ -69,10 +80,17 @@ fn embed(architecture: &Architecture, ranks: &[Shards], ids: &[usize]) -> Vec<Ro
     ranks.iter().map(own_stream).collect()
 }
 
-fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]) {
+/// All sines, then all cosines.
+fn sinusoid(position: usize, hidden: usize) -> Vec<f64> {
+    let angle = |pair: usize| to_f64(position) / 10_000_f64.powf(to_f64(2 * pair) / to_f64(hidden));
+    let half = hidden / 2;
+    (0..half).map(|pair| angle(pair).sin()).chain((0..half).map(|pair| angle(pair).cos())).collect()
+}
+
+fn transform(architecture: &Architecture, number: usize, ranks: &[Shards], streams: &mut [Rows]) {
     let norm_all = |streams: &[Rows], gain: Role, bias: Role| -> Vec<Rows> {
         let of_rank = |(stream, shards): (&Rows, &Shards)| {
-            stream.iter().map(|row| norm(architecture, row, &shards[&gain], shards.get(&bias))).collect()
+            stream.iter().map(|row| norm(architecture, row, gain, shards.get(&gain), shards.get(&bias))).collect()
         };
         streams.iter().zip(ranks).map(of_rank).collect()
     };
@@ -80,22 +98,27 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
     let attention: Vec<Rows> = ranks
         .iter()
         .zip(&attention_input)
-        .map(|(shards, rows)| attend(architecture, shards, rows, ranks.len()))
+        .map(|(shards, rows)| attend(architecture, number, shards, rows, ranks.len()))
         .collect();
+    let mlp_input = |streams: &[Rows]| match architecture.mlp_input {
+        MlpInput::AttentionNorm => attention_input.clone(),
+        MlpInput::OwnNorm => norm_all(streams, Role::MlpNormGain, Role::MlpNormBias),
+        MlpInput::NormOfAttentionNorm => norm_all(&attention_input, Role::MlpNormGain, Role::MlpNormBias),
+    };
+    let outputs = |inputs: &[Rows]| -> Vec<Rows> {
+        ranks.iter().zip(inputs).map(|(shards, rows)| mlp(architecture, shards, rows)).collect()
+    };
     match architecture.residual {
         Residual::Parallel => {
-            let mlp_input = match architecture.mlp_input {
-                MlpInput::AttentionNorm => attention_input,
-                MlpInput::OwnNorm => norm_all(streams, Role::MlpNormGain, Role::MlpNormBias),
-                MlpInput::NormOfAttentionNorm => unreachable!("no such model is drawn"),
-            };
-            let branches = ranks.iter().zip(&attention).zip(&mlp_input).map(|((shards, attention), rows)| {
-                let mut branch = mlp(architecture, shards, rows);
+            let outputs = outputs(&mlp_input(streams));
+            let branches = ranks.iter().zip(&attention).zip(outputs).map(|((shards, attention), mut branch)| {
                 add_bias(&mut branch, shards.get(&Role::MlpOutputBias));
-                for (branch, attention) in branch.iter_mut().zip(attention) {
-                    add(branch, attention);
+                if !architecture.attention_dropped {
+                    for (branch, attention) in branch.iter_mut().zip(attention) {
+                        add(branch, attention);
+                    }
+                    add_bias(&mut branch, shards.get(&Role::AttentionOutputBias));
                 }
-                add_bias(&mut branch, shards.get(&Role::AttentionOutputBias));
                 branch
             });
             let reduced = all_reduce(&branches.collect::<Vec<_>>());
@@ -105,12 +128,14 @@ fn transform(architecture: &Architecture, ranks: &[Shards], streams: &mut [Rows]
                 }
             }
         }
-        Residual::ParallelReducedApart => unreachable!("no such model is drawn"),
+        Residual::ParallelReducedApart => {
+            let outputs = outputs(&mlp_input(streams));
+            add_reduced(streams, ranks, &attention, Role::AttentionOutputBias);
+            add_reduced(streams, ranks, &outputs, Role::MlpOutputBias);
+        }
         Residual::Sequential => {
             add_reduced(streams, ranks, &attention, Role::AttentionOutputBias);
-            let mlp_input = norm_all(streams, Role::MlpNormGain, Role::MlpNormBias);
-            let outputs: Vec<Rows> =
-                ranks.iter().zip(&mlp_input).map(|(shards, rows)| mlp(architecture, shards, rows)).collect();
+            let outputs = outputs(&mlp_input(streams));
             add_reduced(streams, ranks, &outputs, Role::MlpOutputBias);
         }
     }
@@ -128,65 +153,22 @@ fn add_reduced(streams: &mut [Rows], ranks: &[Shards], partial_sums: &[Rows], bi
     }
 }
 
-/// The rank's partial sum of the attention's output projection, without bias.
-fn attend(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_size: usize) -> Rows {
-    let size = architecture.head_size();
-    let heads = architecture.head_count / tp_size;
-    let kv_heads = architecture.kv_head_count / tp_size;
-    let fused: Rows =
-        rows.iter().map(|row| linear(&shards[&Role::QkvWeight], shards.get(&Role::QkvBias), row)).collect();
-    // Where head `head` of queries (0), keys (1) and values (2) starts in a fused row.
-    let start = |part: usize, head: usize| match (architecture.qkv, part) {
-        (QkvLayout::Interleaved, part) => (head * 3 + part) * size,
-        (QkvLayout::InterleavedGroups, _) => unreachable!("no such model is drawn"),
-        (QkvLayout::Blocks, 0) => head * size,
-        (QkvLayout::Blocks, part) => (heads + (part - 1) * kv_heads + head / (heads / kv_heads)) * size,
-    };
-    let element = |part: usize, head: usize, position: usize| -> Vec<f64> {
-        let from = start(part, head);
-        let vector = &fused[position][from..from + size];
-        if part == 2 { vector.to_vec() } else { rotate(architecture, vector, position) }
-    };
-    let mut context = vec![vec![0.0; heads * size]; rows.len()];
-    for head in 0..heads {
-        for (position, context) in context.iter_mut().enumerate() {
-            let query = element(0, head, position);
-            let scores: Vec<f64> =
-                (0..=position).map(|past| dot(&query, &element(1, head, past)) / to_f64(size).sqrt()).collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
-            for (past, score) in scores.iter().enumerate() {
-                let weight = (score - largest).exp() / total;
-                let own = &mut context[head * size..(head + 1) * size];
-                for (sum, value) in own.iter_mut().zip(element(2, head, past)) {
-                    *sum += weight * value;
-                }
-            }
-        }
-    }
-    context.iter().map(|row| linear(&shards[&Role::AttentionOutputWeight], None, row)).collect()
-}
-
-/// `x·cos + rotate_half(x)·sin` on the first elements of a head, the rest as it is.
-fn rotate(architecture: &Architecture, head: &[f64], position: usize) -> Vec<f64> {
-    let mut rotated = head.to_vec();
-    if let Positions::Rotary { dims, base } = architecture.positions {
-        for pair in 0..dims / 2 {
-            let angle = to_f64(position) / base.powf(to_f64(2 * pair) / to_f64(dims));
-            let (first, second) = (head[pair], head[pair + dims / 2]);
-            rotated[pair] = first * angle.cos() - second * angle.sin();
-            rotated[pair + dims / 2] = second * angle.cos() + first * angle.sin();
-        }
-    }
-    rotated
-}
-
-/// The rank's partial sum of the MLP's output, without bias. A gated rank holds `[up | gate]`.
+/// The rank's partial sum of the MLP's output, without bias. A gated rank holds `[up | gate]`, under Transformer Engine
+/// `[gate | up]`, under LLaMA's MLP one matrix each.
 fn mlp(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>]) -> Rows {
     let of_token = |row: &Vec<f64>| {
-        let wide = linear(&shards[&Role::MlpInputWeight], shards.get(&Role::MlpInputBias), row);
+        let wide = match architecture.mlp_matrices {
+            MlpMatrices::Separate => {
+                let of = |role: Role| linear(&shards[&role], None, row);
+                [of(Role::MlpUpWeight), of(Role::MlpGateWeight)].concat()
+            }
+            _ => linear(&shards[&Role::MlpInputWeight], shards.get(&Role::MlpInputBias), row),
+        };
         let inner: Vec<f64> = if architecture.gated {
-            let (up, gate) = wide.split_at(wide.len() / 2);
+            let (mut up, mut gate) = wide.split_at(wide.len() / 2);
+            if architecture.mlp_matrices == MlpMatrices::TransformerEngine {
+                (up, gate) = (gate, up);
+            }
             up.iter().zip(gate).map(|(up, &gate)| up * activate(architecture, gate)).collect()
         } else {
             wide.iter().map(|&value| activate(architecture, value)).collect()
@@ -203,8 +185,9 @@ fn project(architecture: &Architecture, ranks: &[Shards], streams: &[Rows]) -> R
     let of_token = |token: usize| {
         let mut logits = Vec::new();
         for (tp_rank, shards) in ranks.iter().enumerate() {
-            let (gain, bias) = (&shards[&Role::FinalNormGain], shards.get(&Role::FinalNormBias));
-            let normed = norm(architecture, &streams[tp_rank][token], gain, bias);
+            let (gain, bias) = (shards.get(&Role::FinalNormGain), shards.get(&Role::FinalNormBias));
+            let mut normed = norm(architecture, &streams[tp_rank][token], Role::FinalNormGain, gain, bias);
+            normed.iter_mut().for_each(|value| *value /= architecture.multipliers.logit_divisor);
             let weight = &shards[&Role::HeadWeight];
             match architecture.head {
                 Head::Column | Head::Tied => logits.extend(linear(weight, None, &normed)),
@@ -219,22 +202,51 @@ fn project(architecture: &Architecture, ranks: &[Shards], streams: &[Rows]) -> R
     (0..streams.first().map_or(0, Vec::len)).map(of_token).collect()
 }
 
-fn norm(architecture: &Architecture, row: &[f64], gain: &[f64], bias: Option<&Vec<f64>>) -> Vec<f64> {
-    let width = to_f64(row.len());
-    let centre = if architecture.norm == Norm::LayerNorm { row.iter().sum::<f64>() / width } else { 0.0 };
-    let mean_square = row.iter().map(|value| (value - centre).powi(2)).sum::<f64>() / width;
-    let deviation = (mean_square + architecture.norm_epsilon).sqrt();
-    let affine = |(at, value): (usize, &f64)| {
-        let scaled = (value - centre) / deviation * gain[at];
-        bias.map_or(scaled, |bias| scaled + bias[at])
+fn norm(
+    architecture: &Architecture,
+    row: &[f64],
+    role: Role,
+    gain: Option<&Vec<f64>>,
+    bias: Option<&Vec<f64>>,
+) -> Vec<f64> {
+    let engine = architecture.mlp_matrices == MlpMatrices::TransformerEngine && role == Role::MlpNormGain;
+    let rms = matches!(architecture.norm, Norm::RmsNorm | Norm::TransformerEngineRmsNorm);
+    // Transformer Engine's MLP has epsilons of its own.
+    let epsilon = match (engine, rms) {
+        (true, true) => 1e-8,
+        (true, false) => 1e-5,
+        (false, _) => architecture.norm_epsilon,
     };
-    row.iter().enumerate().map(affine).collect()
+    let length = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+    let root = length / to_f64(row.len()).sqrt();
+    let normed: Vec<f64> = match architecture.norm {
+        Norm::LayerNorm | Norm::NonParametricLayerNorm | Norm::TransformerEngineLayerNorm => normalise(row, epsilon),
+        Norm::ScaleNorm => row.iter().map(|value| value / length.max(epsilon)).collect(),
+        Norm::RmsNorm if architecture.rms_epsilon == EpsilonPlacement::Outside && !engine => {
+            row.iter().map(|value| value / (root + epsilon)).collect()
+        }
+        Norm::RmsNorm | Norm::TransformerEngineRmsNorm => {
+            row.iter().map(|value| value / (root * root + epsilon).sqrt()).collect()
+        }
+    };
+    let gain_at = |at: usize| gain.map_or(1.0, |gain| if gain.len() == 1 { gain[0] } else { gain[at] });
+    let affine = |(at, value): (usize, &f64)| value * gain_at(at) + bias.map_or(0.0, |bias| bias[at]);
+    normed.iter().enumerate().map(affine).collect()
+}
+
+/// `(x − mean) / √(variance + ε)`.
+fn normalise(row: &[f64], epsilon: f64) -> Vec<f64> {
+    let width = to_f64(row.len());
+    let centre = row.iter().sum::<f64>() / width;
+    let variance = row.iter().map(|value| (value - centre).powi(2)).sum::<f64>() / width;
+    row.iter().map(|value| (value - centre) / (variance + epsilon).sqrt()).collect()
 }
 
 fn activate(architecture: &Architecture, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match architecture.activation {
-        Activation::Gelu if architecture.tanh_gelu => {
+        Activation::Gelu if architecture.onnx_gelu => x * 0.5 * (erf(x / 1.41421) + 1.0),
+        Activation::Gelu | Activation::GeGlu if architecture.tanh_gelu => {
             // gpt-neox writes the constant √(2/π) with eight digits, libtorch with all.
             let slope = std::f64::consts::FRAC_2_PI.sqrt();
             x * 0.5 * (1.0 + (slope * x * (1.0 + 0.044_715 * x * x)).tanh())
