@@ -353,6 +353,20 @@ impl Architecture {
         row_bias || matches!(self.positions, Positions::Learned { .. })
     }
 
+    /// The slope of each head's `alibi`, as gpt-neox computes them (`megatron/model/positional_embeddings.py`, `AliBi`):
+    /// 2^(−8(i+1)/heads), and where the number of heads is no power of two, those of the power below and every other one
+    /// of the power above.
+    #[must_use]
+    pub fn alibi_slopes(&self) -> Vec<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a number of heads")]
+        let of_power = |heads: usize| -> Vec<f64> {
+            (1..=heads).map(|head| 2_f64.powf(-8.0 * head as f64 / heads as f64)).collect()
+        };
+        let below = if self.head_count.is_power_of_two() { self.head_count } else { self.head_count.next_power_of_two() / 2 };
+        let further = of_power(2 * below).into_iter().step_by(2).take(self.head_count - below);
+        of_power(below).into_iter().chain(further).collect()
+    }
+
     /// Why no one-rank model equals the trained one whatever the replicas hold; `None` where one does.
     #[must_use]
     pub fn never_exact(&self) -> Option<&'static str> {

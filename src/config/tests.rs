@@ -1,5 +1,7 @@
-//! Whole configurations. `reading` tests files and syntax, `validation` single values and their messages.
+//! Whole configurations. `reading` tests files and syntax, `validation` single values and their messages,
+//! `quirks` eras and refusals.
 
+mod quirks;
 mod reading;
 mod validation;
 

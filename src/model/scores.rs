@@ -123,7 +123,7 @@ impl Scores {
 
 /// T5's causal buckets of the distances 0, 1, 2, …: half of them hold one distance each, the others grow with its
 /// logarithm. In float32, as gpt-neox computes them: the border of a bucket depends on it.
-fn buckets_of(length: i64, buckets: i64, max_distance: i64) -> Result<Tensor, ModelError> {
+pub(super) fn buckets_of(length: i64, buckets: i64, max_distance: i64) -> Result<Tensor, ModelError> {
     let exact = (buckets / 2).max(1);
     #[expect(clippy::cast_precision_loss, reason = "numbers of tokens")]
     let octaves = (max_distance as f64 / exact as f64).ln();
@@ -137,25 +137,4 @@ fn buckets_of(length: i64, buckets: i64, max_distance: i64) -> Result<Tensor, Mo
     // Distance 0 has no logarithm, and needs none.
     let far = grown.f_clamp_min(0)?.f_to_kind(Kind::Int64)?.f_add_scalar(exact)?.f_clamp_max(buckets - 1)?;
     Ok(distances.f_where_self(&distances.f_lt(exact)?, &far)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::buckets_of;
-
-    #[test]
-    fn buckets_are_t5s() {
-        // `_relative_position_bucket` of gpt-neox's `ParallelRelativePositionBias`, run in PyTorch 2.11.
-        let buckets = |length, buckets, max_distance| -> Vec<i64> {
-            Vec::try_from(&buckets_of(length, buckets, max_distance).unwrap()).unwrap()
-        };
-        assert_eq!(buckets(6, 4, 16), [0, 1, 2, 2, 2, 2]);
-        let default = buckets(200, 32, 128);
-        assert_eq!(default[..17], (0..17).collect::<Vec<i64>>());
-        let at = |distance: usize| default[distance];
-        assert_eq!(
-            [19, 23, 31, 46, 63, 90, 112, 113, 127, 128, 199].map(at),
-            [17, 18, 21, 24, 26, 29, 30, 31, 31, 31, 31]
-        );
-    }
 }

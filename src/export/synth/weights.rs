@@ -34,9 +34,15 @@ impl Weights<'_> {
     }
 
     fn split(&self, planned: Planned, partition: &Partition) -> Result<Vec<HostTensor>, ExportError> {
-        let normals = self.normals(planned, "");
-        let deviation = self.deviation(planned.row.role);
-        let joined = self.tensor(planned, |block, values| normals.fill(block, deviation, values))?;
+        let joined = if planned.row.role == Role::AlibiSlopes {
+            let slopes = self.architecture.alibi_slopes();
+            HostTensor::from_f64(self.options.dtype, vec![slopes.len()], &slopes)
+                .map_err(|source| ExportError::Tensor { name: planned.name.to_owned(), source })?
+        } else {
+            let normals = self.normals(planned, "");
+            let deviation = self.deviation(planned.row.role);
+            self.tensor(planned, |block, values| normals.fill(block, deviation, values))?
+        };
         split(partition, &joined, self.options.tp_size)
             .map_err(|source| ExportError::Partition { name: planned.name.to_owned(), source })
     }
