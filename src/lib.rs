@@ -8,7 +8,8 @@
 //! | 0 | [`stats`] | proportions, paired tests, bootstrap, fidelity: plain numbers in and out |
 //! | 0 | [`tensor`] | host tensors and their arithmetic |
 //! | 0 | [`config`] | what the model is: gpt-neox's configuration, typed and validated |
-//! | 0 | [`samples`] | what was measured, per passage, on disk |
+//! | 0 | [`files`] | files that are there whole or not at all |
+//! | 1 | [`samples`] | what was measured, per passage, on disk |
 //! | 1 | [`partition`] | the one table: parameter name → kind; joining and splitting |
 //! | 2 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
 //! | 3 | [`merge`] | strategies as data, reducing, folding, drift, exactness |
@@ -26,6 +27,7 @@ pub mod config;
 #[cfg(feature = "libtorch")]
 pub mod eval;
 pub mod export;
+pub mod files;
 pub mod merge;
 #[cfg(feature = "libtorch")]
 pub mod model;

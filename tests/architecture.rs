@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by level; a room may import from lower levels only.
 const LEVELS: &[&[&str]] = &[
-    &["stats", "tensor", "config", "samples"],
-    &["partition"],
+    &["stats", "tensor", "config", "files"],
+    &["partition", "samples"],
     &["checkpoint"],
     &["merge", "export", "model"],
     &["eval", "report"],

@@ -55,7 +55,10 @@ fn drift(folder: &Path, by: f64) {
         edit_layer_file(&file, |tensors| {
             for (name, tensor) in tensors {
                 let replicated = name.contains("norm") || name.contains("position_embeddings");
-                if replicated || (name.ends_with(".bias") && (name.contains("dense.") || name.contains("linear2"))) {
+                if replicated
+                    || (name.rsplit('.').next() == Some("bias")
+                        && (name.contains("dense.") || name.contains("linear2")))
+                {
                     let mut noisy = |value: f64| value * (1.0 + by * 3f64.sqrt() * random.random_range(-1.0..1.0));
                     let values: Vec<f64> = tensor.to_f64().unwrap().into_iter().map(&mut noisy).collect();
                     *tensor = HostTensor::from_f64(tensor.dtype(), tensor.shape().to_vec(), &values).unwrap();

@@ -10,16 +10,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::evaluation::{
-    cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood, mean_kl,
-    options, pairs, passages, perplexity, run, shared_checkpoint, variants, worst_difference,
+    cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood, mean_kl, options,
+    pairs, passages, perplexity, run, shared_checkpoint, variants, worst_difference,
 };
 use common::npz::{Array, parse_npy, read_npz};
 use kintsugi::checkpoint::Checkpoint;
-use kintsugi::eval::{Quiet, Variant, evaluate};
-use kintsugi::merge::Strategy;
 use kintsugi::eval::documents::read_documents;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
+use kintsugi::eval::{Quiet, Variant, evaluate};
+use kintsugi::merge::Strategy;
 use kintsugi::model::{Chunk, EmbeddingStage, Group, LayerStage, OutputStage, RotaryTable, Streams, Uploader};
 use kintsugi::partition::StageId;
 use serde_json::Value;

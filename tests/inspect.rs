@@ -212,10 +212,10 @@ fn the_picture_is_a_cell_for_every_parameter_and_stage() {
 #[test]
 fn refusals_give_the_reason_and_end_with_2() {
     let tiny = TinyModel::new().write();
-    tiny.edit_config(|config| drop(config.insert("pos_emb".to_owned(), "alibi".into())));
+    tiny.edit_config(|config| drop(config.insert("attention_config".to_owned(), serde_json::json!([[["gmlp"], 2]]))));
     let assert = inspect(tiny.path()).assert().code(2);
     let stderr = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
-    assert!(stderr.contains("this model is refused: pos_emb: alibi"), "{stderr}");
+    assert!(stderr.contains("this model is refused: attention_config: gmlp"), "{stderr}");
     assert!(assert.get_output().stdout.is_empty());
     inspect(&demo()).args(["--strategy", "no-such"]).assert().code(2);
 }

@@ -220,7 +220,6 @@ fn what_no_reader_would_accept_is_not_written() {
     assert!(matches!(refused(|options| options.drift = -1.0), ExportError::Setting { setting: "drift", .. }));
     assert!(matches!(refused(|options| options.dtype = DType::F64), ExportError::Setting { setting: "dtype", .. }));
     assert!(matches!(refused(|options| options.tp_size = 3), ExportError::Config(_)));
-    assert!(matches!(refused(|options| options.norm = Norm::ScaleNorm), ExportError::Unsupported(_)));
     let indivisible = refused(|options| options.shape.mlp_inner_size = Some(33));
     assert!(matches!(indivisible, ExportError::Partition { .. }) && indivisible.hint().is_some());
 

@@ -43,10 +43,8 @@ pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig,
         let stage = stages.iter().find(|stage| stage.kind == kind)?;
         names.iter().find_map(|&name| stage.ranks[0].forms.get(name)).map(|form| form.shape.as_slice())
     };
-    let inner = form(
-        StageKind::Layer,
-        &["mlp.linear2.weight", "mlp.dense_4h_to_h.weight", "mlp.w2.weight", "mlp.fc2_weight"],
-    );
+    let inner =
+        form(StageKind::Layer, &["mlp.linear2.weight", "mlp.dense_4h_to_h.weight", "mlp.w2.weight", "mlp.fc2_weight"]);
     let layer = stages.iter().find(|stage| stage.kind == StageKind::Layer);
     let words = stages
         .iter()

@@ -10,9 +10,7 @@ use super::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::shard::{Shard, TensorForm};
 use crate::config::{Architecture, Unsupported};
-use crate::partition::{
-    PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name,
-};
+use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name};
 use crate::tensor::DType;
 
 /// One stage of the files: a layer file of every rank, or one `sequential.N` group of every rank file.

@@ -93,7 +93,7 @@ fn files_without_weights_are_ignored_and_remembered() {
         [
             "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
             "expp_rank_0_mp_rank_00_optim_states.pt",
-                "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+            "zero_pp_rank_0_mp_rank_00_optim_states.pt"
         ]
     );
 }

@@ -34,8 +34,8 @@ pub(super) struct CompareArgs {
     #[arg(long)]
     no_noise_floor: bool,
     /// Resamples of the paired bootstrap.
-    #[arg(long, value_name = "N", default_value_t = PairedBootstrap::default().replicate_count)]
-    bootstrap_replicates: usize,
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    bootstrap_replicates: u32,
     /// Seed of the paired bootstrap.
     #[arg(long, value_name = "SEED", default_value_t = PairedBootstrap::default().seed)]
     seed: u64,
@@ -52,7 +52,7 @@ impl CompareArgs {
             merge: MergeArgs::default(),
             output_dir,
             no_noise_floor: false,
-            bootstrap_replicates: replicate_count,
+            bootstrap_replicates: u32::try_from(replicate_count).unwrap_or(u32::MAX),
             seed,
         }
     }
@@ -146,7 +146,7 @@ fn report_input(
         noise_floor,
         findings: findings(strategies, &evaluation.exactness[1..]),
         bootstrap: PairedBootstrap {
-            replicate_count: args.bootstrap_replicates,
+            replicate_count: args.bootstrap_replicates as usize,
             seed: args.seed,
             ..PairedBootstrap::default()
         },

@@ -1,5 +1,6 @@
 //! What every evaluating subcommand does first: open the checkpoint, read passages, tokenize, choose devices.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{EngineOptions, Evaluation, samples};
-use crate::merge::{MergeError, Strategy};
+use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::Backend;
 use crate::report::{
     CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
@@ -53,13 +54,14 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
     if let DataIdentity::Different { .. } = data.identity {
         tracing::info!("{}: {}", args.data.display(), identity_text(&task, &data.identity));
     }
-    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && architecture.streams_can_differ();
+    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&checkpoint)?;
     let set_aside = match &args.calibration {
         _ if !calibrates => Vec::new(),
-        Some(path) => read_documents(path, &task, None)?.documents,
+        Some(path) => unseen(read_documents(path, &task, None)?.documents, &data.documents)?,
         None => set_aside(&mut data.documents)?,
     };
     if let Some(shard) = args.shard {
+        // By place among what is left, so that what was set aside is missed by all shards alike.
         data.documents = select_shard(data.documents, shard.index, shard.count)?;
         if data.documents.is_empty() {
             bail!("shard {}/{} holds no passage", shard.index, shard.count);
@@ -67,6 +69,10 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
     }
     let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), checkpoint.folder())?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
+    let multiple = checkpoint.config().make_vocab_size_divisible_by.saturating_mul(checkpoint.tp_size());
+    if let Err(error) = tokenizer.check_padding(architecture.padded_vocab_size, multiple) {
+        tracing::warn!("{error}");
+    }
     let pairs = tokenizer.encode_documents(&data.documents)?;
     let model_length = architecture.longest_input();
     let max_length = match args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) {
@@ -154,6 +160,33 @@ fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> anyhow:
         strategy.check(named, checkpoint.tp_size())?;
     }
     Ok(())
+}
+
+/// Whether the ranks really come to hold different residual streams: their replicas tell.
+fn streams_differ(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
+    let architecture = checkpoint.architecture();
+    if !architecture.streams_can_differ() {
+        return Ok(false);
+    }
+    for id in checkpoint.stage_ids() {
+        let replicated = checkpoint.read_replicated(id)?;
+        if StageMerger::new(&replicated.used, architecture).forks_streams() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The first [`MOST_SET_ASIDE`] calibration passages, none of which may be scored.
+fn unseen(mut calibration: Vec<Document>, scored: &[Document]) -> anyhow::Result<Vec<Document>> {
+    calibration.truncate(MOST_SET_ASIDE);
+    let known: HashSet<_> = scored.iter().map(|document| (&document.prompt_hash, &document.target_hash)).collect();
+    if let Some(seen) =
+        calibration.iter().find(|document| known.contains(&(&document.prompt_hash, &document.target_hash)))
+    {
+        bail!("--calibration: passage {} is among those to be scored", seen.doc_id);
+    }
+    Ok(calibration)
 }
 
 /// Takes passages out for calibration: one in five, at most [`MOST_SET_ASIDE`], spread evenly.

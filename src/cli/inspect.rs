@@ -54,7 +54,9 @@ pub(super) fn run(args: &InspectArgs, screen: &Screen) -> anyhow::Result<()> {
         inspection.strategies = Some(judge(&checkpoint, &stages, &strategies)?);
     }
     #[cfg(feature = "libtorch")]
-    inspection.notes.extend(check_stored_outputs(&checkpoint, args.self_check)?);
+    if args.self_check || !args.no_drift {
+        inspection.notes.extend(check_stored_outputs(&checkpoint, args.self_check)?);
+    }
     if let Some(path) = &args.svg {
         report::write_atomically(path, report::render_drift_svg(&inspection).as_bytes())?;
         tracing::info!("drift drawn into {}", path.display());

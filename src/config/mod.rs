@@ -34,8 +34,8 @@ pub use era::{Date, Era};
 pub use error::{ConfigError, KeyPlace};
 pub use observed::Observed;
 pub use quirks::{
-    AttentionBranch, Decision, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, QuirkLine, QuirkOptions,
-    QuirkSetting, Quirks, Reduction, RotaryTables, Why,
+    AttentionBranch, Decision, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, QuirkLine,
+    QuirkOptions, QuirkSetting, Quirks, Reduction, RotaryTables, Why,
 };
 pub use refusals::Unsupported;
 pub use yaml::{Sources, read_files};

@@ -4,9 +4,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::observed::Observed;
 use super::choices::{Choice, choices};
 use super::era::{Date, Era, change};
+use super::observed::Observed;
 use super::{MlpType, NeoxConfig};
 
 choices! {
@@ -247,7 +247,8 @@ impl Quirks {
     #[must_use]
     pub fn decide(config: &NeoxConfig, observed: &Observed, options: &QuirkOptions) -> Self {
         const OLD_NAMES: &str = "the MLP has the names it had until 2024-09";
-        let old_names = observed.has_layer_tensor("mlp.dense_h_to_4h.weight") || observed.has_layer_tensor("mlp.w1.weight");
+        let old_names =
+            observed.has_layer_tensor("mlp.dense_h_to_4h.weight") || observed.has_layer_tensor("mlp.w1.weight");
         let new_names = observed.has_layer_tensor("mlp.linear1.weight");
         let before = |date: Date, change: Date| date < change;
         let attention_branch = if old_names {
@@ -286,7 +287,13 @@ impl Quirks {
             attention_branch: options.decide(
                 "attention-branch",
                 attention_branch,
-                |date| if before(date, change::ATTENTION_DROPPED) { AttentionBranch::Kept } else { AttentionBranch::Dropped },
+                |date| {
+                    if before(date, change::ATTENTION_DROPPED) {
+                        AttentionBranch::Kept
+                    } else {
+                        AttentionBranch::Dropped
+                    }
+                },
                 AttentionBranch::Dropped,
             ),
             rotary_tables: options.decide(
@@ -298,13 +305,21 @@ impl Quirks {
             mask_value: options.decide(
                 "mask-value",
                 None,
-                |date| if before(date, change::SMALLEST_MASK) { MaskValue::MinusTenThousand } else { MaskValue::Smallest },
+                |date| {
+                    if before(date, change::SMALLEST_MASK) { MaskValue::MinusTenThousand } else { MaskValue::Smallest }
+                },
                 MaskValue::Smallest,
             ),
             rms_epsilon: options.decide(
                 "rms-epsilon",
                 old_names.then_some((EpsilonPlacement::Outside, OLD_NAMES)),
-                |date| if before(date, change::RMS_EPSILON_INSIDE) { EpsilonPlacement::Outside } else { EpsilonPlacement::Inside },
+                |date| {
+                    if before(date, change::RMS_EPSILON_INSIDE) {
+                        EpsilonPlacement::Outside
+                    } else {
+                        EpsilonPlacement::Inside
+                    }
+                },
                 EpsilonPlacement::Inside,
             ),
             gqa_layout: options.decide(

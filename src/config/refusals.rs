@@ -89,7 +89,8 @@ fn mlp(config: &NeoxConfig) -> Verdict {
         return Ok(());
     }
     if config.activation.is_gated() || config.uses_tanh_gelu() {
-        let activation = if config.uses_tanh_gelu() { "gelu with bias_gelu_fusion" } else { config.activation.as_str() };
+        let activation =
+            if config.uses_tanh_gelu() { "gelu with bias_gelu_fusion" } else { config.activation.as_str() };
         return refuse(
             format!("mlp_type: llama with activation: {activation}"),
             "w1, w2 and w3 take an activation of one input without bias",

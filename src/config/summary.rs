@@ -75,7 +75,9 @@ impl Architecture {
         match self.residual {
             Residual::Parallel if self.attention_dropped => "parallel, its attention branch lost",
             Residual::Parallel => "parallel: row-parallel biases added before the all-reduce",
-            Residual::ParallelReducedApart => "parallel, reduced apart: row-parallel biases added after the all-reduces",
+            Residual::ParallelReducedApart => {
+                "parallel, reduced apart: row-parallel biases added after the all-reduces"
+            }
             Residual::Sequential => "sequential: row-parallel biases added after the all-reduce",
         }
     }

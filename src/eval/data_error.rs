@@ -137,6 +137,22 @@ pub enum DataError {
         /// Rows of the checkpoint's whole embedding.
         padded_vocab_size: usize,
     },
+    /// The checkpoint's embedding has more rows than padding this tokenizer's vocabulary would give.
+    #[error(
+        "{path}: tokenizer of another vocabulary: it needs {rows} rows, the checkpoint has {padded_vocab_size}, \
+         more than padding to a multiple of {multiple} adds",
+        path = path.display()
+    )]
+    SmallVocabulary {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The tokenizer's largest id and one.
+        rows: usize,
+        /// Rows of the checkpoint's whole embedding.
+        padded_vocab_size: usize,
+        /// What gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
+        multiple: usize,
+    },
     /// A target does not fit the model's longest input.
     #[error("the target has {target_count} tokens, expected at most {max_length}, the model's longest input")]
     TargetTooLong {
@@ -177,7 +193,9 @@ impl DataError {
                  a vocab.json with merges.txt must be converted first"
             }
             Self::NoTokenizer { .. } => "give one with --tokenizer FILE",
-            Self::WrongVocabulary { .. } => "pass the tokenizer the checkpoint was trained with",
+            Self::WrongVocabulary { .. } | Self::SmallVocabulary { .. } => {
+                "pass the tokenizer the checkpoint was trained with"
+            }
             Self::Document { source, .. } => return source.hint(),
             _ => return None,
         };

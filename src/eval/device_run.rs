@@ -74,7 +74,9 @@ impl DeviceRun {
             }
         }
         let chunks = model_chunks(packed, chunk_tokens, &positions)?;
-        let other_chunks = model_chunks(packed, chunk_tokens / 3 + 1, &positions)?;
+        // Small data may fit one chunk of either size: half of it is another chunking all the same.
+        let other_tokens = (chunk_tokens / 3 + 1).min(packed.token_count().div_ceil(2));
+        let other_chunks = model_chunks(packed, other_tokens, &positions)?;
         let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
         Ok(Self {
             backend,
@@ -174,8 +176,9 @@ impl DeviceRun {
         let (baseline, other) = (self.stream(baseline)?, self.stream(stream)?);
         let mut total = (0.0, 0.0);
         for chunk in &self.chunks {
-            let reference = baseline.mean_rows(chunk)?;
-            let difference = other.mean_rows(chunk)?.f_sub(&reference)?;
+            // Squares of float16 overflow.
+            let reference = baseline.mean_rows(chunk)?.f_to_kind(Kind::Double)?;
+            let difference = other.mean_rows(chunk)?.f_to_kind(Kind::Double)?.f_sub(&reference)?;
             total.0 += difference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
             total.1 += reference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
         }

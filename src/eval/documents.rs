@@ -104,7 +104,8 @@ pub fn select_shard(documents: Vec<Document>, index: usize, count: usize) -> Res
     if index == 0 || index > count {
         return Err(DataError::InvalidShard { index, count });
     }
-    Ok(documents.into_iter().filter(|document| document.doc_id % count == index - 1).collect())
+    let chosen = documents.into_iter().enumerate().filter(|(place, _)| place % count == index - 1);
+    Ok(chosen.map(|(_, document)| document).collect())
 }
 
 /// SHA-256 in hexadecimal, as `sha256sum` prints it.

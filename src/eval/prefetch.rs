@@ -15,7 +15,7 @@ use crate::partition::{StageId, StageTensors};
 /// Stages in the order asked for, read ahead by one.
 pub(super) struct Prefetcher<'scope> {
     stages: Receiver<Result<StageTensors, CheckpointError>>,
-    thread: ScopedJoinHandle<'scope, Result<Vec<FileDigest>, CheckpointError>>,
+    thread: ScopedJoinHandle<'scope, Vec<FileDigest>>,
 }
 
 impl<'scope> Prefetcher<'scope> {
@@ -42,10 +42,7 @@ impl<'scope> Prefetcher<'scope> {
     /// Ends the thread and gives the digests, sorted by file name; empty if they were not asked for.
     pub(super) fn finish(self) -> Result<Vec<FileDigest>, EvalError> {
         drop(self.stages);
-        match self.thread.join() {
-            Ok(digests) => Ok(digests?),
-            Err(_) => Err(EvalError::ReaderGone { stage: StageId::Output }),
-        }
+        self.thread.join().map_err(|_| EvalError::ReaderGone { stage: StageId::Output })
     }
 }
 
@@ -54,24 +51,38 @@ fn read_all(
     ids: &[StageId],
     hash: bool,
     sender: &SyncSender<Result<StageTensors, CheckpointError>>,
-) -> Result<Vec<FileDigest>, CheckpointError> {
-    let mut hashed: BTreeSet<PathBuf> = BTreeSet::new();
-    let mut digests = Vec::new();
+) -> Vec<FileDigest> {
+    let mut digests = Digests::default();
     for &id in ids {
-        let stage = checkpoint.read_stage(id);
+        let stage = checkpoint.read_stage(id).and_then(|stage| {
+            if hash {
+                // The bytes were just read: they come from the page cache.
+                digests.add(checkpoint.stage_files(id))?;
+            }
+            Ok(stage)
+        });
         let failed = stage.is_err();
-        if hash && !failed {
-            // The bytes were just read: they come from the page cache.
-            let new: Vec<_> = checkpoint.stage_files(id).into_iter().filter(|path| !hashed.contains(path)).collect();
-            let found = new.par_iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?;
-            digests.extend(found);
-            hashed.extend(new);
-        }
         // The receiver is gone if the run has ended with an error of its own.
         if sender.send(stage).is_err() || failed {
             break;
         }
     }
-    digests.sort_by(|left, right| left.file.cmp(&right.file));
-    Ok(digests)
+    digests.found.sort_by(|left, right| left.file.cmp(&right.file));
+    digests.found
+}
+
+/// Digests of files, each hashed once.
+#[derive(Default)]
+struct Digests {
+    known: BTreeSet<PathBuf>,
+    found: Vec<FileDigest>,
+}
+
+impl Digests {
+    fn add(&mut self, files: Vec<PathBuf>) -> Result<(), CheckpointError> {
+        let new: Vec<_> = files.into_iter().filter(|path| !self.known.contains(path)).collect();
+        self.found.extend(new.par_iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?);
+        self.known.extend(new);
+        Ok(())
+    }
 }

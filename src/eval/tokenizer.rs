@@ -70,6 +70,19 @@ impl Tokenizer {
         Err(DataError::WrongVocabulary { path, largest_id, padded_vocab_size })
     }
 
+    /// Whether the tokenizer is large enough for a vocabulary that was padded to a multiple of `multiple`: padding adds
+    /// less than one multiple, so a larger gap means another tokenizer.
+    ///
+    /// # Errors
+    /// [`DataError::SmallVocabulary`].
+    pub fn check_padding(&self, padded_vocab_size: usize, multiple: usize) -> Result<(), DataError> {
+        let rows = self.largest_id as usize + 1;
+        if padded_vocab_size.saturating_sub(rows) < multiple {
+            return Ok(());
+        }
+        Err(DataError::SmallVocabulary { path: self.path.clone(), rows, padded_vocab_size, multiple })
+    }
+
     /// Token ids of a context and of its target, by lm-evaluation-harness' `_encode_pair` for causal models: trailing
     /// white space moves from the context to the target, the whole text is encoded at once, and the target's ids are
     /// those after as many ids as the context has by itself.

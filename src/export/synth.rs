@@ -6,16 +6,15 @@ mod options;
 mod random;
 mod weights;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use rayon::prelude::*;
 
-use super::torch_archive::{publish, temporary_sibling};
 use super::{ExportError, StoredTensor, TorchArchive, Value};
 use crate::checkpoint::Layout;
 use crate::config::{Architecture, Head};
+use crate::files::write_atomically;
 use crate::partition::{PartitionTable, Presence, Role, StageKind};
 pub use options::{Shape, SynthOptions};
 use weights::{Planned, Weights};
@@ -117,9 +116,7 @@ fn rank_file_name(tp_rank: usize) -> String {
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), ExportError> {
-    let mut file = temporary_sibling(path).map_err(ExportError::at(path))?;
-    file.write_all(text.as_bytes()).map_err(ExportError::at(path))?;
-    publish(file, path)
+    write_atomically(path, text.as_bytes()).map_err(ExportError::at(path))
 }
 
 struct Writer<'a> {

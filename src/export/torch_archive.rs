@@ -13,6 +13,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::pickle::{Storage, pickle};
 use super::{ExportError, StoredTensor, Value};
+use crate::files::{publish, temporary_sibling};
 use crate::tensor::HostTensor;
 
 /// Where torch lays tensors, in bytes (`caffe2/serialize/inline_container.h`, `kFieldAlignment`).
@@ -81,7 +82,7 @@ impl TorchArchive {
         let path = self.path;
         let buffer = self.zip.finish().map_err(ExportError::at(&path))?;
         let file = buffer.into_inner().map_err(|error| ExportError::at(&path)(error.into_error()))?;
-        publish(file, &path)
+        publish(file, &path).map_err(ExportError::at(&path))
     }
 
     fn entry(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
@@ -145,22 +146,4 @@ fn entry_prefix(path: &Path) -> String {
         Some(stem) if stem.is_ascii() => stem.to_owned(),
         _ => "archive".to_owned(),
     }
-}
-
-/// A file in the folder of `path`, for whose renaming no bytes need to move.
-pub(super) fn temporary_sibling(path: &Path) -> std::io::Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    // Temporary files are private by default; this one becomes an ordinary file, whose mode the umask decides.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
-}
-
-/// Gives a complete file its name.
-pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<(), ExportError> {
-    file.as_file().sync_all().map_err(ExportError::at(path))?;
-    file.persist(path).map_err(|error| ExportError::at(path)(error.error))?;
-    Ok(())
 }

@@ -8,7 +8,7 @@
 use super::MergeError;
 use super::fold::{dot, dot_ratio, rank_of_rows};
 use super::norms::NormUnit;
-use crate::config::Architecture;
+use crate::config::{Architecture, Head};
 use crate::partition::{ParamValue, PartitionError, Role, StageTensors};
 use crate::tensor::HostTensor;
 
@@ -41,6 +41,10 @@ pub fn correct(
         CalibratedNorm::Mlp => Role::MlpNormGain,
         CalibratedNorm::Final => Role::FinalNormGain,
     };
+    // A row-parallel head has no rows of one rank, and no bias to take a constant.
+    if norm == CalibratedNorm::Final && architecture.head == Head::Row {
+        return Ok(());
+    }
     let Some(unit) = NormUnit::of_stage(architecture, unmerged.id).into_iter().find(|unit| unit.gain == gain_role)
     else {
         return Ok(());

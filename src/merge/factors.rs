@@ -47,7 +47,8 @@ impl Factor {
     /// The groups that a model has.
     #[must_use]
     pub fn of(architecture: &Architecture) -> Vec<Self> {
-        let mut factors = if architecture.norm.has_gain() { vec![Self::LayerNorms, Self::FinalNorm] } else { Vec::new() };
+        let mut factors =
+            if architecture.norm.has_gain() { vec![Self::LayerNorms, Self::FinalNorm] } else { Vec::new() };
         if architecture.attention_bias {
             factors.push(Self::AttentionBias);
         }
@@ -119,6 +120,7 @@ fn variant(name: String, arithmetic: StrategyArithmetic, rules: BTreeMap<Kind, R
         rules,
         overrides: Vec::new(),
         origin: "factor analysis".to_owned(),
+        lines: BTreeMap::new(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Merging: a strategy (data: one rule per kind of parameter) turns the stage of `m` ranks into a stage of one rank. The
-//! evaluation and the exporter both call [`StageMerger`], so what is evaluated is bit for bit what is written.
+//! evaluation calls [`StageMerger`] stage by stage, and so will whatever writes a merge.
 
 mod calibrate;
 mod drift;

@@ -58,6 +58,5 @@ pub(super) fn is_lost(architecture: &Architecture, role: Role) -> bool {
 
 /// Whether another norm reads what the norm of this role puts out: then no linear layer can make up for its replicas.
 pub(super) fn feeds_a_norm(architecture: &Architecture, role: Role) -> bool {
-    architecture.mlp_input == MlpInput::NormOfAttentionNorm
-        && matches!(role, Role::InputNormGain | Role::InputNormBias)
+    architecture.mlp_input == MlpInput::NormOfAttentionNorm && matches!(role, Role::InputNormGain | Role::InputNormBias)
 }

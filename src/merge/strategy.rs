@@ -54,6 +54,8 @@ pub struct Strategy {
     pub overrides: Vec<Override>,
     /// The file, or `built-in strategy`.
     pub origin: String,
+    /// The lines of the file that the rules stand in.
+    pub lines: BTreeMap<Kind, u64>,
 }
 
 /// A rule for the parameters that a pattern matches.
@@ -188,6 +190,7 @@ impl Strategy {
             arithmetic: file.arithmetic,
             calibrate: file.calibrate,
             allow_inexact: file.allow_inexact,
+            lines: file.rules.iter().map(|(&kind, rule)| (kind, rule.referenced.line())).collect(),
             rules: file.rules.into_iter().map(|(kind, rule)| (kind, rule.value)).collect(),
             overrides: overrides.collect(),
             origin: origin.to_owned(),
@@ -250,15 +253,37 @@ impl Strategy {
                 }
             }
         }
+        // Gain and bias of a norm stand beside each other: whether one of them is folded tells for both.
+        let mut last_norm: Option<(StageId, &str, bool)> = None;
         for (stage, name, kind) in parameters {
-            match self.rule(stage, name, kind)? {
-                Rule::Rank(tp_rank) if tp_rank >= tp_size => {
-                    let (strategy, last) = (self.name.clone(), tp_size.saturating_sub(1));
-                    return Err(MergeError::NoSuchRank { strategy, tp_rank, last });
-                }
-                _ => {}
+            let rule = self.rule(stage, name, kind)?;
+            if let Rule::Rank(tp_rank) = rule
+                && tp_rank >= tp_size
+            {
+                let last = tp_size.saturating_sub(1);
+                let error = MergeError::NoSuchRank { strategy: self.name.clone(), tp_rank, last };
+                return Err(match self.line(stage, name, kind) {
+                    0 => error,
+                    line => at_line(line, error.to_string()),
+                });
             }
+            if !matches!(kind, Kind::NormGain | Kind::NormBias) {
+                continue;
+            }
+            let norm = name.rsplit_once('.').map_or(name, |(norm, _)| norm);
+            let folds = rule == Rule::Fold;
+            if last_norm.is_some_and(|(at, other, folded)| at == stage && other == norm && folded != folds) {
+                return Err(MergeError::HalfFolded { strategy: self.name.clone(), stage });
+            }
+            last_norm = Some((stage, norm, folds));
         }
         Ok(())
+    }
+
+    /// The line of the file that gives a parameter its rule; 0 for strategies that come from no file.
+    fn line(&self, stage: StageId, name: &str, kind: Kind) -> u64 {
+        let full = full_name(stage, name);
+        let found = self.overrides.iter().rev().find(|entry| WildMatch::new(&entry.pattern).matches(&full));
+        found.map(|entry| entry.line).or_else(|| self.lines.get(&kind).copied()).unwrap_or(0)
     }
 }

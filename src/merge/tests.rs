@@ -20,7 +20,13 @@ fn architecture(settings: Value) -> Architecture {
     }));
     raw.extend(object(settings));
     let config = NeoxConfig::from_raw(raw, Vec::new()).unwrap();
-    let observed = Observed { tp_size: 2, mlp_inner_size: Some(4), padded_vocab_size: Some(8), head_shape: None, ..Observed::default() };
+    let observed = Observed {
+        tp_size: 2,
+        mlp_inner_size: Some(4),
+        padded_vocab_size: Some(8),
+        head_shape: None,
+        ..Observed::default()
+    };
     Architecture::resolve(&config, &observed).unwrap()
 }
 

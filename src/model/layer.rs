@@ -66,8 +66,7 @@ impl LayerStage {
     /// Whether the layer makes the ranks' streams differ: what each adds after the all-reduce is its own.
     #[must_use]
     pub fn forks_streams(&self) -> bool {
-        self.residual != Residual::Parallel
-            && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
+        self.residual != Residual::Parallel && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
     }
 
     /// Runs the chunk's rows of the streams through the layer, in place. `means` takes part in what the norms put out.

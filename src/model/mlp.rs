@@ -7,6 +7,10 @@ use super::{ModelError, Uploader};
 use crate::config::{Activation, Architecture, MlpMatrices};
 use crate::partition::{Role, StageTensors};
 
+/// √2 as gpt-neox's `onnx_safe` GELU has it.
+#[expect(clippy::approx_constant, reason = "gpt-neox rounds it so")]
+const ONNX_SAFE_SQRT_2: f64 = 1.41421;
+
 /// The MLP without its output bias's addition.
 #[derive(Debug)]
 pub(super) struct Mlp {
@@ -79,7 +83,7 @@ impl Mlp {
     fn activate_in_place(&self, x: &mut Tensor) -> Result<(), ModelError> {
         let _ = match self.activation {
             Activation::Gelu if self.onnx_gelu => {
-                let share = x.f_div_scalar(1.41421)?.f_erf_()?.f_add_scalar_(1)?.f_mul_scalar_(0.5)?;
+                let share = x.f_div_scalar(ONNX_SAFE_SQRT_2)?.f_erf_()?.f_add_scalar_(1)?.f_mul_scalar_(0.5)?;
                 x.f_mul_(&share)?
             }
             Activation::Gelu | Activation::GeGlu => x.f_gelu_(if self.tanh_gelu { "tanh" } else { "none" })?,

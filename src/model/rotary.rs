@@ -72,11 +72,7 @@ fn cosines_and_sines(
 
 /// Sines, then cosines, of every position, `[positions, hidden]`. The frequencies are a buffer, so they are in the
 /// files' type whatever the version of gpt-neox.
-pub(super) fn sinusoidal(
-    architecture: &Architecture,
-    backend: Backend,
-    positions: i64,
-) -> Result<Tensor, ModelError> {
+pub(super) fn sinusoidal(architecture: &Architecture, backend: Backend, positions: i64) -> Result<Tensor, ModelError> {
     let rounding = Rounding::new(true, architecture.storage);
     let (cos, sin) = cosines_and_sines((to_i64(architecture.hidden_size), 10_000.0), positions, backend, rounding)?;
     Ok(Tensor::f_cat(&[sin, cos], -1)?.f_to_kind(backend.kind)?)

@@ -25,9 +25,17 @@ pub(super) struct Scores {
 enum Relative {
     Absent,
     /// `−slope · factor · distance`, slopes `[heads]`.
-    Slopes { ranks: Vec<Tensor>, factor: f64 },
+    Slopes {
+        ranks: Vec<Tensor>,
+        factor: f64,
+    },
     /// `weight[bucket(distance)] · factor`, weights `[buckets, heads]`.
-    Buckets { ranks: Vec<Tensor>, factor: f64, buckets: i64, max_distance: i64 },
+    Buckets {
+        ranks: Vec<Tensor>,
+        factor: f64,
+        buckets: i64,
+        max_distance: i64,
+    },
 }
 
 impl Scores {
@@ -42,8 +50,7 @@ impl Scores {
         let flash = architecture.is_flash(layer);
         #[expect(clippy::cast_precision_loss, reason = "a number of layers")]
         // Scores are divided by the layer's number, the biases added, and all multiplied by it: only the biases notice.
-        let coefficient =
-            if architecture.query_key_layer_scaling && !flash { layer.max(1) as f64 } else { 1.0 };
+        let coefficient = if architecture.query_key_layer_scaling && !flash { layer.max(1) as f64 } else { 1.0 };
         #[expect(clippy::cast_precision_loss, reason = "elements of a head")]
         let head_size = architecture.head_size() as f64;
         let scale = if architecture.multipliers.scores_by_head_size && !flash {

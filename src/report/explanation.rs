@@ -102,10 +102,23 @@ impl Explanation {
             self.bias_scales.iter().min_by(|left, right| left.effect.kl_mean.total_cmp(&right.effect.kl_mean))
         {
             let (multiple, count) = (best.scale, self.checkpoint.tp_size);
-            self.findings.push(format!(
-                "the sweep loses least with row-parallel biases at {multiple:.2} times their mean over {count} ranks: {}",
-                self.placement()
-            ));
+            #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
+            let expected = if self.biases_before_reduce { count as f64 } else { 1.0 };
+            let tied = self.bias_scales.iter().all(|point| point.effect.kl_mean < NEGLIGIBLE_KL);
+            self.findings.push(if tied {
+                "the size of the row-parallel biases makes no difference to this model".to_owned()
+            } else if (multiple - expected).abs() < 1e-9 {
+                format!(
+                    "the sweep loses least with row-parallel biases at {multiple:.2} times their mean over {count} ranks: {}",
+                    self.placement()
+                )
+            } else {
+                format!(
+                    "the sweep loses least with row-parallel biases at {multiple:.2} times their mean over {count} ranks, \
+                     though {expected:.2} is expected: {}",
+                    self.placement()
+                )
+            });
         }
         self
     }
@@ -141,7 +154,7 @@ impl Explanation {
         let share = culprit.share_pct.clamp(0.0, 100.0);
         let cause = format!("{share:.1} % of the loss of `{name}` ({change}) comes from {}", culprit.factor);
         if !culprit.factor.contains("bias") {
-            return format!("{cause}: replicas differ between ranks and `{name}` keeps one value");
+            return format!("{cause}, of which the ranks hold replicas that `{name}` makes one of");
         }
         let rule = effect.bias_rule.as_str();
         let wrong = (rule == "sum") != self.biases_before_reduce;

@@ -2,12 +2,13 @@
 //! evaluated, and every file is there whole or not at all.
 
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
 use super::{Outcome, Report, ReportError, json, markdown};
+use crate::files;
 use crate::samples::write_jsonl;
 
 /// Folder of the sample files inside the output directory.
@@ -48,7 +49,7 @@ pub fn prepare_output(dir: &Path) -> Result<OutputDir, ReportError> {
     for folder in [dir.to_owned(), dir.join(SAMPLES)] {
         let not_writable = |source| ReportError::NotWritable { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(not_writable)?;
-        let mut probe = temporary_file(&folder).map_err(not_writable)?;
+        let mut probe = files::temporary_sibling(&folder.join("report")).map_err(not_writable)?;
         probe.write_all(b"kintsugi\n").map_err(not_writable)?;
     }
     Ok(OutputDir { root: dir.to_owned() })
@@ -81,25 +82,7 @@ pub fn write_all<'a>(
 /// # Errors
 /// [`ReportError::Write`] names the file and what the file system says.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    let write = |source| ReportError::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = temporary_file(folder).map_err(write)?;
-    file.write_all(bytes).map_err(write)?;
-    file.as_file().sync_all().map_err(write)?;
-    file.persist(path).map_err(|error| write(error.error))?;
-    Ok(())
-}
-
-/// A file that is gone unless it is given a name; readable by others as far as the user's umask lets it.
-fn temporary_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".kintsugi-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
+    files::write_atomically(path, bytes).map_err(|source| ReportError::Write { path: path.to_owned(), source })
 }
 
 /// Names of sample files: those of the models, made safe as file names and told apart where that makes them equal.

@@ -40,6 +40,11 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
     if report.task.data.is_task_data == Some(false) {
         cautions.push(format!("data: {}", report.task.data.identity));
     }
+    let calibration = report.task.documents.calibration;
+    if calibration > 0 {
+        let documents = format::count(calibration, "document");
+        cautions.push(format!("{documents} of the data were set aside for calibration and are not scored"));
+    }
     if report.task.truncated_count > 0 {
         let documents = format::count(report.task.truncated_count, "document");
         cautions.push(format!("{documents} did not fit the model and lost the beginning of the context"));

@@ -11,6 +11,8 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::files;
+
 /// What can go wrong with sample files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -76,19 +78,15 @@ pub struct Sample {
 /// # Errors
 /// Whatever keeps the file from being written, synced or moved into place.
 pub fn write_jsonl(path: &Path, samples: &[Sample]) -> Result<(), SampleError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    {
-        let mut out = std::io::BufWriter::new(file.as_file_mut());
-        for sample in samples {
-            serde_json::to_writer(&mut out, sample).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
-        }
-        out.flush()?;
+    let mut file = files::temporary_sibling(path)?;
+    let mut out = std::io::BufWriter::new(file.as_file_mut());
+    for sample in samples {
+        serde_json::to_writer(&mut out, sample).map_err(std::io::Error::from)?;
+        out.write_all(b"\n")?;
     }
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| SampleError::Persist { path: path.to_owned(), source: error.error })?;
-    Ok(())
+    out.flush()?;
+    drop(out);
+    files::publish(file, path).map_err(|source| SampleError::Persist { path: path.to_owned(), source })
 }
 
 /// Reads what [`write_jsonl`] wrote.

@@ -1,5 +1,5 @@
 //! Host tensors: element type, shape and bytes, with the arithmetic that merging needs. Knows nothing of libtorch, of
-//! files or of models. Arithmetic is done in float64 and rounded to the storage type once; see [`reduce`](arith).
+//! files or of models. Arithmetic is done in float64 and rounded to the storage type once; see [`mean`] and its siblings.
 
 mod arith;
 mod dtype;

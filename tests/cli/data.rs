@@ -100,7 +100,10 @@ fn what_leaves_nothing_to_evaluate_is_refused() {
     assert!(complaint.contains("a memory budget of 1000 bytes does not hold"), "{complaint}");
     assert!(complaint.contains("\nhint: give a larger --memory-budget\n"), "{complaint}");
     // Where ranks have streams of their own, calibration needs passages that are not scored.
-    let sequential = Inputs::of(&TinyModel::new().with(|options| options.gpt_j_residual = false));
+    let sequential = Inputs::of(&TinyModel::new().with(|options| {
+        options.gpt_j_residual = false;
+        options.drift = 0.02;
+    }));
     let complaint = sequential.complaint(&["--strategy", "fold-calibrated", "--limit", "1"]);
     assert!(complaint.contains("--calibration FILE"), "{complaint}");
 }

@@ -106,8 +106,7 @@ fn folding_is_exact(design: &Design) -> bool {
         && design.row_biases
         && (architecture.attention_bias || architecture.mlp_bias);
     let gains = architecture.norm.has_gain() && drifts(drifting.gains);
-    let biases =
-        architecture.norm.has_bias() && design.norm_biases != NormBiases::Zero && drifts(drifting.norm_biases);
+    let biases = architecture.norm.has_bias() && design.norm_biases != NormBiases::Zero && drifts(drifting.norm_biases);
     let feeding = architecture.mlp_input == MlpInput::NormOfAttentionNorm && (gains || biases);
     !(own_position && drifts(drifting.positions) || own_bias && drifts(drifting.row_biases) || feeding)
 }

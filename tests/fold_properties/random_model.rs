@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use kintsugi::config::{
-    Activation, Architecture, AttentionKind, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm, Positions,
-    Precision, QkvLayout, Residual, RotaryTables,
+    Activation, Architecture, AttentionKind, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm,
+    Positions, Precision, QkvLayout, Residual, RotaryTables,
 };
 use kintsugi::partition::{Kind, Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors, join};
 use kintsugi::tensor::{DType, HostTensor};

@@ -143,7 +143,7 @@ fn overrides_are_checked_against_the_checkpoint() {
     );
     assert_eq!(
         check(&with("{parameters: output.norm.weight, rule: rank2}"), 2).unwrap_err(),
-        "strategy `mine` asks for rank 2, but the checkpoint has ranks 0 to 1"
+        "mine.yml: line 9: strategy `mine` asks for rank 2, but the checkpoint has ranks 0 to 1"
     );
     assert_eq!(check(&with("{parameters: output.norm.weight, rule: rank2}"), 3), Ok(()));
 }

@@ -71,14 +71,8 @@ const EARLY_LAYER_NORM: &[Expected] = &[
 ];
 
 /// Grouped queries head by head are one block, joined as they are; in blocks they are three.
-const INTERLEAVED_GROUPS: &[Expected] = &[(
-    Layer,
-    "attention.query_key_value.weight",
-    Role::QkvWeight,
-    Kind::ColumnParallel,
-    &[128, 64],
-    &[64, 64],
-)];
+const INTERLEAVED_GROUPS: &[Expected] =
+    &[(Layer, "attention.query_key_value.weight", Role::QkvWeight, Kind::ColumnParallel, &[128, 64], &[64, 64])];
 
 /// Architectures with the rows that they have.
 pub(super) fn cases() -> Vec<(Architecture, &'static [Expected])> {

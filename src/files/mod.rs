@@ -1,0 +1,41 @@
+//! Files that are there whole or not at all: written under a temporary name beside the target, synced, renamed. Every
+//! writer of the crate goes through here; what is written, and what to say when it fails, is the caller's business.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+/// A file in the folder of `path`, for whose renaming no bytes need to move. It is gone unless it is [`publish`]ed.
+///
+/// # Errors
+/// The folder cannot be written to.
+pub fn temporary_sibling(path: &Path) -> io::Result<NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".kintsugi-");
+    // Temporary files are private by default; this one becomes an ordinary file, whose mode the umask decides.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Waits until the disk has a complete file and gives it its name, replacing a file of that name.
+///
+/// # Errors
+/// The disk is full, or the file cannot be renamed.
+pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Writes these bytes as one file.
+///
+/// # Errors
+/// As [`temporary_sibling`] and [`publish`].
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = temporary_sibling(path)?;
+    file.write_all(bytes)?;
+    publish(file, path)
+}
