@@ -71,7 +71,8 @@ fn rename(files: &TinyCheckpoint, stages: impl Iterator<Item = usize>, names: &[
                 *tensors = std::mem::take(tensors)
                     .into_iter()
                     .map(|(name, tensor)| {
-                        let renamed = names.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+                        let renamed =
+                            names.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
                         (renamed.unwrap_or(name), tensor)
                     })
                     .collect();
@@ -101,7 +102,10 @@ fn names_of_every_era_are_the_same_model() {
     assert_same(&scores(&files), &expected);
     // Transformer Engine's layer norm is one level deeper.
     let files = tiny(|_| {});
-    let deeper = [("input_layernorm.", "input_layernorm.norm."), ("post_attention_layernorm.", "post_attention_layernorm.norm.")];
+    let deeper = [
+        ("input_layernorm.", "input_layernorm.norm."),
+        ("post_attention_layernorm.", "post_attention_layernorm.norm."),
+    ];
     rename(&files, LAYERS, &deeper);
     rename(&files, 5..6, &[("norm.", "norm.norm.")]);
     set(&files, &[("norm", json!("te_layernorm"))]);
@@ -294,10 +298,16 @@ fn layer_scaling_is_felt_by_relative_biases_alone() {
                 options.shape.layer_count = 3;
             })
             .write();
-        set(&files, &[("apply_query_key_layer_scaling", json!(scaling)), ("attention_config", json!([[[kind], "all"]]))]);
+        set(
+            &files,
+            &[("apply_query_key_layer_scaling", json!(scaling)), ("attention_config", json!([[[kind], "all"]]))],
+        );
         scores(&files)
     };
-    assert_same(&scaled(PositionEmbedding::Rotary, true, "global"), &scaled(PositionEmbedding::Rotary, false, "global"));
+    assert_same(
+        &scaled(PositionEmbedding::Rotary, true, "global"),
+        &scaled(PositionEmbedding::Rotary, false, "global"),
+    );
     // Flash attention is not given it.
     assert_same(&scaled(PositionEmbedding::Alibi, true, "flash"), &scaled(PositionEmbedding::Alibi, false, "global"));
     let difference = worst_difference(
@@ -351,7 +361,12 @@ fn every_norm_and_position_merges_without_loss_where_replicas_agree_and_folds_wh
                 }
                 let evaluation = evaluate_variants(&files(0.05).open(), &variants(&["fold", "mean"]));
                 let exact = gpt_j_residual && positions != Learned;
-                assert_eq!(evaluation.exactness[1].is_exact(), exact, "{place}: {:?}", evaluation.exactness[1].because());
+                assert_eq!(
+                    evaluation.exactness[1].is_exact(),
+                    exact,
+                    "{place}: {:?}",
+                    evaluation.exactness[1].because()
+                );
                 if exact {
                     let worst = worst_difference(&evaluation.scores[0], &evaluation.scores[1]);
                     assert!(worst < 2e-5, "{place}: off by {worst:e}");

@@ -292,6 +292,19 @@ fn folding_loses_nothing_where_ranks_share_one_stream() {
     }
 }
 
+#[test]
+fn folding_and_summing_are_exact_where_replicas_never_drifted() {
+    for name in ["one-file-per-rank-tp2", "neox-v1.0-tp2-full-state", "validation-logits-tp2"] {
+        let Some(folder) = shared_checkpoint(name) else { continue };
+        let evaluation = run(&folder, &json(&folder.join("reference.json")), &variants(&["fold", "reduce-aware"]));
+        for (merged, exactness) in evaluation.scores[1..].iter().zip(&evaluation.exactness[1..]) {
+            let worst = worst_difference(&evaluation.scores[0], merged);
+            assert!(worst < 2e-5, "{name}: log-likelihoods differ by {worst:e}");
+            assert!(exactness.is_exact(), "{name}: {:?}", exactness.because());
+        }
+    }
+}
+
 /// Rounding folded weights to float16 must cost far less than averaging the norms.
 fn check_half_precision(name: &str, folder: &Path, reference: &Value) {
     let evaluation = run(folder, reference, &variants(&["fold", "reduce-aware", "mean"]));

@@ -179,6 +179,10 @@ impl SynthOptions {
             tp_size: self.tp_size,
             mlp_inner_size: Some(self.mlp_inner_size()),
             padded_vocab_size: Some(self.padded_vocab_size()),
+            // The names date the file: layouts are those of their time.
+            layer_tensors: vec![
+                if self.legacy_names { "mlp.dense_h_to_4h.weight" } else { "mlp.linear1.weight" }.into(),
+            ],
             ..Observed::default()
         };
         Ok(Architecture::resolve(&config, &observed)?)
