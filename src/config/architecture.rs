@@ -1,131 +1,13 @@
 //! What the model is, once configuration and tensors have been heard: the one description that the partition table, the
 //! merger, the forward pass and the exporters go by. [`Architecture::resolve`] refuses what cannot be evaluated.
 
+use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
 use super::observed::{Observed, resolve_head};
 use super::refusals::{self, Unsupported};
 use super::{
     Activation, AttentionBranch, AttentionKind, EpsilonPlacement, GqaLayout, MlpNormInput, MlpType, NeoxConfig, Norm,
     NormTying, PositionEmbedding, Precision, QuirkOptions, Quirks, Reduction, RotaryTables,
 };
-
-/// How positions enter the model.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Positions {
-    /// Rotation of the first `dims` elements of queries and keys (Su et al. 2021, in gpt-neox's half-rotation form).
-    Rotary {
-        /// Rotated elements of each head.
-        dims: usize,
-        /// Base of the frequencies.
-        base: f64,
-    },
-    /// A learned table, added to the embedding by each rank from its own replica.
-    Learned {
-        /// Added to the position before the table is read (`opt_pos_emb_offset`).
-        offset: usize,
-    },
-    /// Fixed sines, then cosines, added to the embedding.
-    Sinusoidal,
-    /// A slope for each head, times the distance, subtracted from the scores (Press et al. 2021).
-    Alibi,
-    /// A learned number for each head and bucket of distances, added to the scores (T5, Raffel et al. 2019).
-    RelativeBuckets {
-        /// Number of buckets.
-        buckets: usize,
-        /// The distance from which the last bucket holds.
-        max_distance: usize,
-    },
-    /// None.
-    Absent,
-}
-
-/// How attention and MLP are added to the residual stream, and with it where row-parallel biases are added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Residual {
-    /// `x + reduce(attention(x) + mlp(x))` (`gpt_j_residual: true`): each rank adds its row-parallel biases *before* the
-    /// all-reduce, so the model's bias is their sum.
-    Parallel,
-    /// `x + reduce(attention(x)) + bias + reduce(mlp(x)) + bias` (`gpt_j_residual: true` until 2021-09-29): each rank adds
-    /// its whole replicas *after* the all-reduces.
-    ParallelReducedApart,
-    /// `x + reduce(attention) + bias`, then the MLP likewise: each rank adds its whole replica *after* the all-reduce.
-    Sequential,
-}
-
-/// What the MLP's first layer is fed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MlpInput {
-    /// Its own norm of the residual stream.
-    OwnNorm,
-    /// The attention's norm (`gpt_j_tied`).
-    AttentionNorm,
-    /// Its own norm of what the attention's norm puts out (2021-09-29 to 2021-10-20).
-    NormOfAttentionNorm,
-}
-
-/// The matrices of the MLP's first layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MlpMatrices {
-    /// One; `[up | gate]` where it is gated.
-    UpGate,
-    /// One, with its norm in the same module; `[gate | up]` where it is gated, GELU always in its tanh form (Transformer
-    /// Engine, `te_layernorm_mlp`).
-    TransformerEngine,
-    /// `w1` (gate) and `w3` (up) (`mlp_type: llama`, 2023-05 to 2024-09).
-    Separate,
-}
-
-/// The output projection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// Its vocabulary is divided among the ranks.
-    Column,
-    /// Its inputs are divided among the ranks.
-    Row,
-    /// The word embedding, used again.
-    Tied,
-}
-
-/// How queries, keys and values lie in `attention.query_key_value`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkvLayout {
-    /// Head by head: `[heads, 3, head size]`.
-    Interleaved,
-    /// Per rank `[Q | K | V]` (grouped-query attention since gpt-neox 96c242eb, 2024-11-14).
-    Blocks,
-    /// Query head by query head, each followed by its share of K and of V: with k key heads to q query heads,
-    /// `[q, head size + 2 · head size · k/q]`. The shares of K, one behind another, are the key heads (grouped-query
-    /// attention from f36aed7f, 2024-02-22, to 96c242eb).
-    InterleavedGroups,
-}
-
-/// Factors of maximal update parametrisation; all 1 where it is not used.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Multipliers {
-    /// Of the embedding, positions included.
-    pub embedding: f64,
-    /// Of learned and sinusoidal positions.
-    pub positions: f64,
-    /// The final norm's output is divided by this.
-    pub logit_divisor: f64,
-    /// Whether scores are divided by the head size instead of its root.
-    pub scores_by_head_size: bool,
-}
-
-impl Multipliers {
-    /// Of a model that does not use it.
-    pub const NONE: Self = Self { embedding: 1.0, positions: 1.0, logit_divisor: 1.0, scores_by_head_size: false };
-}
-
-/// How a norm computes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NormForm {
-    /// The norm.
-    pub kind: Norm,
-    /// Its epsilon.
-    pub epsilon: f64,
-    /// Where rmsnorm adds it.
-    pub placement: EpsilonPlacement,
-}
 
 /// What the model is.
 #[derive(Debug, Clone, PartialEq)]

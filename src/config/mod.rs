@@ -2,7 +2,7 @@
 //!
 //! `yaml` reads and combines files, `parse` turns the raw map into [`NeoxConfig`], `choices` holds the words a setting
 //! may take, `client_args` compares with what a checkpoint says about itself, `architecture` adds what only tensors
-//! tell, `quirks` what only gpt-neox's version at the time tells, `refusals` what cannot be evaluated. Nothing here reads
+//! tell, `quirks` what only gpt-neox's version at the time tells, `refusals` what cannot be evaluated, `forms` names the parts. Nothing here reads
 //! weights: that is `checkpoint`, one level up.
 
 mod architecture;
@@ -10,6 +10,7 @@ mod choices;
 mod client_args;
 mod era;
 mod error;
+mod forms;
 mod observed;
 mod parse;
 mod quirks;
@@ -25,13 +26,12 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-pub use architecture::{
-    Architecture, Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual,
-};
+pub use architecture::Architecture;
 pub use choices::{Activation, AttentionKind, MlpType, Norm, OutputLayerParallelism, PositionEmbedding, Precision};
 pub use client_args::ClientArgs;
 pub use era::{Date, Era};
 pub use error::{ConfigError, KeyPlace};
+pub use forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
 pub use observed::Observed;
 pub use quirks::{
     AttentionBranch, Decision, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, QuirkLine,

@@ -1,7 +1,7 @@
 //! What only the tensors of a checkpoint tell about the model.
 
-use super::architecture::Head;
 use super::choices::OutputLayerParallelism;
+use super::forms::Head;
 use super::{NeoxConfig, Precision};
 
 /// Facts that only the tensors know.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::architecture::{Architecture, Head, MlpInput, MlpMatrices, Positions, QkvLayout, Residual};
-use super::{EpsilonPlacement, Multipliers, RotaryTables};
+use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, Positions, QkvLayout, Residual};
+use super::{Architecture, EpsilonPlacement, RotaryTables};
 
 impl Architecture {
     /// The settings by name, for reports. What most models do not have is named only where it is.

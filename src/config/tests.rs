@@ -1,8 +1,9 @@
 //! Whole configurations. `reading` tests files and syntax, `validation` single values and their messages,
-//! `quirks` eras and refusals.
+//! `quirks` eras, `refusals` what cannot be evaluated.
 
 mod quirks;
 mod reading;
+mod refusals;
 mod validation;
 
 use std::path::{Path, PathBuf};

@@ -187,7 +187,9 @@ fn project(architecture: &Architecture, ranks: &[Shards], streams: &[Rows]) -> R
         for (tp_rank, shards) in ranks.iter().enumerate() {
             let (gain, bias) = (shards.get(&Role::FinalNormGain), shards.get(&Role::FinalNormBias));
             let mut normed = norm(architecture, &streams[tp_rank][token], Role::FinalNormGain, gain, bias);
-            normed.iter_mut().for_each(|value| *value /= architecture.multipliers.logit_divisor);
+            for value in &mut normed {
+                *value /= architecture.multipliers.logit_divisor;
+            }
             let weight = &shards[&Role::HeadWeight];
             match architecture.head {
                 Head::Column | Head::Tied => logits.extend(linear(weight, None, &normed)),
@@ -242,10 +244,14 @@ fn normalise(row: &[f64], epsilon: f64) -> Vec<f64> {
     row.iter().map(|value| (value - centre) / (variance + epsilon).sqrt()).collect()
 }
 
+/// gpt-neox's √2 under `onnx_safe`.
+#[expect(clippy::approx_constant, reason = "gpt-neox rounds it so")]
+const ONNX_SAFE_ROOT: f64 = 1.41421;
+
 fn activate(architecture: &Architecture, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match architecture.activation {
-        Activation::Gelu if architecture.onnx_gelu => x * 0.5 * (erf(x / 1.41421) + 1.0),
+        Activation::Gelu if architecture.onnx_gelu => x * 0.5 * (erf(x / ONNX_SAFE_ROOT) + 1.0),
         Activation::Gelu | Activation::GeGlu if architecture.tanh_gelu => {
             // gpt-neox writes the constant √(2/π) with eight digits, libtorch with all.
             let slope = std::f64::consts::FRAC_2_PI.sqrt();

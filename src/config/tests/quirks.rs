@@ -1,9 +1,9 @@
-//! What is decided about gpt-neox's versions, by what, and what cannot be evaluated.
+//! What is decided about gpt-neox's versions, and by what.
 
 use super::*;
 
 /// The architecture and quirks of a checkpoint whose layers hold these tensors, on `tp_size` ranks.
-fn resolve_on(
+pub(super) fn resolve_on(
     tp_size: usize,
     settings: Value,
     names: &[&str],
@@ -31,7 +31,7 @@ fn quirk(settings: &[&str]) -> QuirkOptions {
     QuirkOptions { era: None, settings: settings.iter().map(|setting| setting.parse().unwrap()).collect() }
 }
 
-fn none() -> QuirkOptions {
+pub(super) fn none() -> QuirkOptions {
     QuirkOptions::default()
 }
 
@@ -41,8 +41,8 @@ fn mattering(quirks: &Quirks) -> Vec<String> {
     lines.map(|line| format!("{}={} ({})", line.name, line.value, line.why)).collect()
 }
 
-const OLD: &[&str] = &["mlp.dense_h_to_4h.weight"];
-const NEW: &[&str] = &["mlp.linear1.weight"];
+pub(super) const OLD: &[&str] = &["mlp.dense_h_to_4h.weight"];
+pub(super) const NEW: &[&str] = &["mlp.linear1.weight"];
 
 #[test]
 fn eras_are_dates_or_names() {
@@ -208,7 +208,7 @@ fn transformer_engines_modules_have_epsilons_biases_and_activations_of_their_own
     assert_eq!((architecture.norm_form().epsilon, architecture.mlp_norm_form().epsilon), (0.1, 1e-8));
     assert!(architecture.mlp_bias && architecture.tanh_gelu);
     let (architecture, _) = resolve(json!({ "layernorm_epsilon": 0.1 }), &["mlp.fc1_weight"], &none());
-    assert_eq!(architecture.mlp_norm_form().epsilon, 1e-5);
+    assert_eq!((architecture.norm_form().epsilon, architecture.mlp_norm_form().epsilon), (0.1, 1e-5));
     let settings = json!({ "pos_emb": "rotary", "use_bias_in_attn_linear": false });
     assert!(resolve(settings, &["attention.qkv.weight"], &none()).0.attention_bias);
 }
@@ -239,203 +239,4 @@ fn slopes_are_those_of_gpt_neox() {
         let worst = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f64::max);
         assert!(worst < 1e-15, "{heads} heads: off by {worst:e}");
     }
-}
-
-/// Settings, names of tensors, ranks, and the message.
-type Refusal = (Value, &'static [&'static str], usize, &'static str);
-
-#[test]
-fn what_cannot_be_evaluated_is_refused_with_the_reason() {
-    const DOUBLE: &str = "Transformer Engine reduces inside the module and gpt-neox once more after it, so that branch \
-                          counts once per rank; whether a checkpoint was trained so cannot be told";
-    const UNSETTLED: &str = "what Transformer Engine makes of it is not established";
-    let engine = &["attention.qkv.weight"];
-    let cases: Vec<Refusal> = vec![
-        (
-            json!({ "train_impl": "rm" }),
-            NEW,
-            2,
-            "train_impl: rm: a reward-model head puts out one score, not the probabilities of tokens",
-        ),
-        (
-            json!({ "soft_prompt_tuning": { "enabled": true } }),
-            NEW,
-            2,
-            "soft_prompt_tuning: a trained prompt stands before every input; evaluating without it would be another model",
-        ),
-        (json!({ "moe_num_experts": 8 }), NEW, 2, "moe_num_experts: 8: routing tokens to experts is not implemented"),
-        (
-            json!({ "attention_config": [[["gmlp"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: gmlp: the norm in its gate takes its statistics over one rank's channels, so no one-rank \
-             model equals it, and its forward pass is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["global", "amlp"], 2]] }),
-            NEW,
-            2,
-            "attention_config: amlp: the norm in its gate takes its statistics over one rank's channels, so no one-rank \
-             model equals it, and its forward pass is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["mamba"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: mamba: state-space blocks are not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["rwkv"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: rwkv: gpt-neox runs RWKV on one rank only: there is nothing to merge",
-        ),
-        (
-            json!({ "attention_config": [[["global", "local"], 2]] }),
-            NEW,
-            2,
-            "attention_config: local: block-sparse attention is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["sparse_fixed"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: sparse_fixed: block-sparse attention is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["sparse_variable"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: sparse_variable: block-sparse attention is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["bigbird"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: bigbird: block-sparse attention is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["bslongformer"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: bslongformer: block-sparse attention is not implemented",
-        ),
-        (
-            json!({ "attention_config": [[["hyena"], "all"]] }),
-            NEW,
-            2,
-            "attention_config: hyena: gpt-neox knows no such kind",
-        ),
-        (
-            json!({ "apply_residual_connection_post_layernorm": true }),
-            NEW,
-            2,
-            "apply_residual_connection_post_layernorm: true: a residual taken after the norm (until 2021-08) is not \
-             implemented",
-        ),
-        (
-            json!({ "mlp_type": "llama", "activation": "swiglu" }),
-            &["mlp.w1.weight"],
-            2,
-            "mlp_type: llama with activation: swiglu: w1, w2 and w3 take an activation of one input without bias",
-        ),
-        (
-            json!({ "mlp_type": "llama", "bias_gelu_fusion": true }),
-            &["mlp.w1.weight"],
-            2,
-            "mlp_type: llama with activation: gelu with bias_gelu_fusion: w1, w2 and w3 take an activation of one input \
-             without bias",
-        ),
-        (
-            json!({ "use_qk_layernorm": true, "norm": "rmsnorm" }),
-            NEW,
-            2,
-            "use_qk_layernorm: true with norm: rmsnorm: over heads and their elements together only layernorm is defined",
-        ),
-        (
-            json!({ "use_qk_layernorm": true, "num_kv_heads": 2, "attention_config": [[["flash"], "all"]] }),
-            NEW,
-            2,
-            "use_qk_layernorm: true with num_kv_heads and flash attention: gpt-neox itself fails: the norm is made for as \
-             many heads as queries have",
-        ),
-        (
-            json!({ "num_attention_heads": 32, "num_kv_heads": 8 }),
-            OLD,
-            2,
-            "num_kv_heads: 8 with gqa-layout interleaved: the heads of keys do not divide among the heads of queries, so \
-             gpt-neox could not have run it",
-        ),
-        (json!({ "te_fp8_mha": true }), engine, 2, "te_fp8_mha: true: attention in 8-bit floats is not implemented"),
-        (json!({ "te_mha": true }), engine, 2, "te_mha without rotary positions"),
-        (json!({ "te_mha": true, "pos_emb": "rotary", "num_kv_heads": 2 }), engine, 2, "te_mha with num_kv_heads"),
-        (
-            json!({ "te_mha": true, "pos_emb": "rotary", "sliding_window_width": 8 }),
-            engine,
-            2,
-            "te_mha with sliding_window_width",
-        ),
-        (
-            json!({ "te_mha": true, "pos_emb": "rotary", "use_qk_layernorm": true }),
-            engine,
-            2,
-            "te_mha with use_qk_layernorm",
-        ),
-        (json!({ "gpt_j_residual": true }), engine, 2, "te_mha with gpt_j_residual on 2 ranks"),
-        (json!({ "gpt_j_residual": true }), &["mlp.fc1_weight"], 4, "te_layernorm_mlp with gpt_j_residual on 4 ranks"),
-        (
-            json!({ "gpt_j_residual": true, "te_rowparallel": true }),
-            NEW,
-            2,
-            "te_rowparallel with gpt_j_residual on 2 ranks",
-        ),
-        (
-            json!({ "activation": "mish" }),
-            &["mlp.fc1_weight"],
-            2,
-            "te_layernorm_mlp with activation: mish: Transformer Engine has no such activation",
-        ),
-        (
-            json!({ "norm": "scalenorm" }),
-            &["mlp.fc1_weight"],
-            2,
-            "te_layernorm_mlp with norm: scalenorm: Transformer Engine has layernorm and rmsnorm only",
-        ),
-        (
-            json!({ "use_mup": true }),
-            NEW,
-            2,
-            "use_mup: true: the logits are divided by the model's width in units of the base shape, which is in the \
-             base-shapes file of the training run only: give it with --quirk mup-width=NUMBER",
-        ),
-        (
-            json!({ "use_mup": true, "mup_attn_temp": 2 }),
-            NEW,
-            2,
-            "use_mup: true with mup_attn_temp or mup_output_temp: whether the temperatures act depends on gpt-neox's \
-             version, and no file tells it",
-        ),
-    ];
-    for (settings, names, tp_size, expected) in cases {
-        let message = resolve_on(tp_size, settings.clone(), names, &none()).unwrap_err().to_string();
-        let expected = match expected {
-            head if head.contains("on 2 ranks") || head.contains("on 4 ranks") => format!("{head}: {DOUBLE}"),
-            head if head.starts_with("te_mha") => format!("{head}: {UNSETTLED}"),
-            whole => whole.to_owned(),
-        };
-        assert_eq!(message, expected, "{settings}");
-    }
-}
-
-#[test]
-fn on_one_rank_nothing_is_reduced_twice() {
-    let settings = json!({ "gpt_j_residual": true, "te_rowparallel": true, "pos_emb": "rotary" });
-    assert!(resolve_on(1, settings, &["attention.qkv.weight", "mlp.fc1_weight"], &none()).is_ok());
-}
-
-#[test]
-fn only_a_norm_over_the_heads_of_a_rank_has_no_exact_merge() {
-    let (architecture, _) = resolve(json!({ "use_qk_layernorm": true }), NEW, &none());
-    assert!(architecture.never_exact().unwrap().contains("over the heads of one rank"));
-    assert_eq!(resolve(json!({}), NEW, &none()).0.never_exact(), None);
 }
