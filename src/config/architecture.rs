@@ -362,7 +362,8 @@ impl Architecture {
         let of_power = |heads: usize| -> Vec<f64> {
             (1..=heads).map(|head| 2_f64.powf(-8.0 * head as f64 / heads as f64)).collect()
         };
-        let below = if self.head_count.is_power_of_two() { self.head_count } else { self.head_count.next_power_of_two() / 2 };
+        let below =
+            if self.head_count.is_power_of_two() { self.head_count } else { self.head_count.next_power_of_two() / 2 };
         let further = of_power(2 * below).into_iter().step_by(2).take(self.head_count - below);
         of_power(below).into_iter().chain(further).collect()
     }

@@ -119,9 +119,8 @@ fn the_residual_of_every_era() {
 #[test]
 fn the_attention_branch_is_lost_where_gpt_neox_loses_it() {
     let bias_free = || json!({ "gpt_j_residual": true, "use_bias_in_mlp": false });
-    let lost = |settings: Value, names: &[&str], options: &QuirkOptions| {
-        resolve(settings, names, options).0.attention_dropped
-    };
+    let lost =
+        |settings: Value, names: &[&str], options: &QuirkOptions| resolve(settings, names, options).0.attention_dropped;
     assert!(lost(bias_free(), NEW, &none()));
     assert!(!lost(bias_free(), OLD, &none()));
     assert!(!lost(bias_free(), NEW, &quirk(&["attention-branch=kept"])));
@@ -202,7 +201,8 @@ fn masks_differ_without_a_difference() {
 
 #[test]
 fn transformer_engines_modules_have_epsilons_biases_and_activations_of_their_own() {
-    let settings = json!({ "norm": "rmsnorm", "rms_norm_epsilon": 0.1, "activation": "geglu", "use_bias_in_mlp": false });
+    let settings =
+        json!({ "norm": "rmsnorm", "rms_norm_epsilon": 0.1, "activation": "geglu", "use_bias_in_mlp": false });
     let (architecture, _) = resolve(settings, &["mlp.fc1_weight"], &none());
     assert_eq!(architecture.mlp_matrices, MlpMatrices::TransformerEngine);
     assert_eq!((architecture.norm_form().epsilon, architecture.mlp_norm_form().epsilon), (0.1, 1e-8));
@@ -263,12 +263,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
             2,
             "soft_prompt_tuning: a trained prompt stands before every input; evaluating without it would be another model",
         ),
-        (
-            json!({ "moe_num_experts": 8 }),
-            NEW,
-            2,
-            "moe_num_experts: 8: routing tokens to experts is not implemented",
-        ),
+        (json!({ "moe_num_experts": 8 }), NEW, 2, "moe_num_experts: 8: routing tokens to experts is not implemented"),
         (
             json!({ "attention_config": [[["gmlp"], "all"]] }),
             NEW,
@@ -371,12 +366,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
             "num_kv_heads: 8 with gqa-layout interleaved: the heads of keys do not divide among the heads of queries, so \
              gpt-neox could not have run it",
         ),
-        (
-            json!({ "te_fp8_mha": true }),
-            engine,
-            2,
-            "te_fp8_mha: true: attention in 8-bit floats is not implemented",
-        ),
+        (json!({ "te_fp8_mha": true }), engine, 2, "te_fp8_mha: true: attention in 8-bit floats is not implemented"),
         (json!({ "te_mha": true }), engine, 2, "te_mha without rotary positions"),
         (json!({ "te_mha": true, "pos_emb": "rotary", "num_kv_heads": 2 }), engine, 2, "te_mha with num_kv_heads"),
         (
