@@ -224,7 +224,6 @@ fn units(design: &Design, stage: StageId) -> Vec<Unit> {
             (Role::InputNormGain, Role::InputNormBias, vec![attention]),
             (Role::MlpNormGain, Role::MlpNormBias, mlp),
         ],
-        (StageId::Layer(_), MlpInput::NormOfAttentionNorm) => unreachable!("no such model is drawn"),
         (StageId::Output, _) => vec![(Role::FinalNormGain, Role::FinalNormBias, vec![(Role::HeadWeight, None)])],
     }
 }

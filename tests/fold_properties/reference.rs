@@ -12,6 +12,10 @@ use kintsugi::config::{
 };
 use kintsugi::partition::Role;
 
+/// √2 as gpt-neox's `onnx_safe` GELU has it.
+#[allow(clippy::approx_constant, reason = "gpt-neox rounds it so")]
+const ONNX_SAFE_SQRT_2: f64 = 1.41421;
+
 /// What one rank holds of one stage: matrices row by row.
 pub(super) type Shards = BTreeMap<Role, Vec<f64>>;
 
@@ -187,7 +191,9 @@ fn project(architecture: &Architecture, ranks: &[Shards], streams: &[Rows]) -> R
         for (tp_rank, shards) in ranks.iter().enumerate() {
             let (gain, bias) = (shards.get(&Role::FinalNormGain), shards.get(&Role::FinalNormBias));
             let mut normed = norm(architecture, &streams[tp_rank][token], Role::FinalNormGain, gain, bias);
-            normed.iter_mut().for_each(|value| *value /= architecture.multipliers.logit_divisor);
+            for value in &mut normed {
+                *value /= architecture.multipliers.logit_divisor;
+            }
             let weight = &shards[&Role::HeadWeight];
             match architecture.head {
                 Head::Column | Head::Tied => logits.extend(linear(weight, None, &normed)),
@@ -245,7 +251,7 @@ fn normalise(row: &[f64], epsilon: f64) -> Vec<f64> {
 fn activate(architecture: &Architecture, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match architecture.activation {
-        Activation::Gelu if architecture.onnx_gelu => x * 0.5 * (erf(x / 1.41421) + 1.0),
+        Activation::Gelu if architecture.onnx_gelu => x * 0.5 * (erf(x / ONNX_SAFE_SQRT_2) + 1.0),
         Activation::Gelu | Activation::GeGlu if architecture.tanh_gelu => {
             // gpt-neox writes the constant √(2/π) with eight digits, libtorch with all.
             let slope = std::f64::consts::FRAC_2_PI.sqrt();

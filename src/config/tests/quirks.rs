@@ -1,5 +1,7 @@
 //! What is decided about gpt-neox's versions, by what, and what cannot be evaluated.
 
+#![allow(clippy::float_cmp, clippy::too_many_lines, reason = "exact settings; one table of refusals")]
+
 use super::*;
 
 /// The architecture and quirks of a checkpoint whose layers hold these tensors, on `tp_size` ranks.
