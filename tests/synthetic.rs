@@ -53,7 +53,8 @@ fn options() -> impl Strategy<Value = SynthOptions> {
             let mut options = TinyModel::new().options;
             options.tp_size = 1 << power;
             options.shape.mlp_inner_size = mlp_inner_size;
-            options.shape.kv_head_count = (few_heads && power < 3).then_some(4);
+            // With the old names grouped queries mean the layout of their time, which is another model.
+            options.shape.kv_head_count = (few_heads && power < 3 && !old).then_some(4);
             SynthOptions {
                 dtype,
                 seed,
