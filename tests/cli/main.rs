@@ -8,6 +8,7 @@ mod common;
 
 mod checkpoints;
 mod data;
+mod eras;
 mod flags;
 mod results;
 mod strategies;
