@@ -10,6 +10,7 @@ use std::path::Path;
 use common::evaluation::{demo_reference, json, mean_kl, options, pairs, passages, shared_checkpoint, variants};
 use common::{TinyModel, edit_layer_file};
 use kintsugi::checkpoint::Checkpoint;
+use kintsugi::config::OutputLayerParallelism;
 use kintsugi::eval::packing::Passage;
 use kintsugi::eval::{EngineOptions, Quiet, evaluate};
 use kintsugi::tensor::HostTensor;
@@ -111,4 +112,18 @@ fn calibration_removes_what_folding_leaves_on_a_synthetic_model() {
     let small = |ids: Vec<u32>| ids.into_iter().map(|id| id % 120).collect::<Vec<_>>();
     let pairs = pairs(&demo_reference()).into_iter().map(|(context, target)| (small(context), small(target)));
     assert_nine_tenths(divergences(checkpoint.path(), pairs.collect()));
+}
+
+#[test]
+fn a_row_parallel_head_is_left_as_it_is() {
+    let model = TinyModel::new().with(|options| {
+        options.gpt_j_residual = false;
+        options.head = OutputLayerParallelism::Row;
+        options.drift = 0.05;
+    });
+    let checkpoint = model.write();
+    let small = |ids: Vec<u32>| ids.into_iter().map(|id| id % 120).collect::<Vec<_>>();
+    let pairs = pairs(&demo_reference()).into_iter().map(|(context, target)| (small(context), small(target)));
+    let [mean, _, calibrated] = divergences(checkpoint.path(), pairs.collect());
+    assert!(calibrated < mean, "mean leaves {mean:e}, fold-calibrated {calibrated:e}");
 }

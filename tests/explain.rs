@@ -70,3 +70,29 @@ fn a_sequential_residual_shows_that_summing_is_wrong() {
 fn kl(effect: &Value) -> f64 {
     effect["kl_mean"].as_f64().unwrap()
 }
+
+#[test]
+fn what_calibrates_is_analysed_with_its_calibration() {
+    let Some(path) = shared_checkpoint("sequential-residual-tied-tp2-drift") else { return };
+    let explanation = explain(&path, &["--limit", "60", "--strategy", "fold-calibrated"]);
+    for factor in explanation["strategies"][0]["factors"].as_array().unwrap() {
+        // Every group is treated as the reference treats it already: nothing is gained by doing so.
+        assert!(factor["share_pct"].as_f64().unwrap().abs() < 1e-9, "{factor}");
+    }
+}
+
+#[test]
+fn a_multiple_of_a_norm_is_called_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tripled.yml");
+    let rules =
+        "name: tripled\nrules: {norm-gain: mean, norm-bias: mean, row-parallel-bias: sum, learned-positions: mean}\n";
+    let overrides = "overrides: [{parameters: output.norm.weight, rule: {scale: 3}}]\n";
+    fs_err::write(&file, format!("{rules}{overrides}")).unwrap();
+    let explanation = explain(&demo(), &["--limit", "20", "--strategy", file.to_str().unwrap()]);
+    let sentence = finding(&explanation, "tripled");
+    assert!(
+        sentence.contains("comes from final norm: `tripled` makes norm.weight 3 times what the model has"),
+        "{sentence}"
+    );
+}

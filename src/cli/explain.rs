@@ -57,7 +57,9 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let evaluation = evaluate(&prepared.checkpoint, &plan.variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
-    let samples = samples::samples(&evaluation, &plan.variants, &prepared.data.documents, &prepared.pairs)?;
+    let samples = samples::samples(&evaluation, &plan.variants, &prepared.data.documents, &prepared.pairs)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
     let effects =
         samples.iter().map(|of_variant| effect(&samples[0], of_variant)).collect::<anyhow::Result<Vec<_>>>()?;
     let explanation = plan.explain(args, &prepared, &evaluation, &effects, &samples[0], (started, clock));
@@ -132,11 +134,10 @@ impl Plan {
                 without: effects[without],
                 share_pct: share(&whole, &effects[without]),
             });
-            let rule = planned.strategy.rules.get(&Kind::RowParallelBias);
-            let rule = rule.map(|rule| rule.resolve(Kind::RowParallelBias, architecture.residual).to_string());
             StrategyEffect {
                 strategy: planned.strategy.name.clone(),
-                bias_rule: rule.unwrap_or_else(|| "none".to_owned()),
+                bias_rule: bias_rule(prepared, &planned.strategy),
+                miscounts: evaluation.exactness[planned.whole].miscounts(),
                 whole,
                 factors: factors.collect(),
             }
@@ -161,6 +162,28 @@ impl Plan {
             findings: Vec::new(),
         };
         explanation.with_findings()
+    }
+}
+
+/// The strategy's rule for row-parallel biases in a word or two.
+fn bias_rule(prepared: &Prepared, strategy: &Strategy) -> String {
+    let checkpoint = &prepared.checkpoint;
+    let mut rules: Vec<String> = Vec::new();
+    for id in checkpoint.stage_ids() {
+        for (_, entry) in checkpoint.stage_params(id) {
+            let kind = entry.row.kind;
+            if let (Kind::RowParallelBias, Ok(rule)) = (kind, strategy.rule(id, &entry.name, kind)) {
+                let rule = rule.resolve(kind, checkpoint.architecture().residual).to_string();
+                if !rules.contains(&rule) {
+                    rules.push(rule);
+                }
+            }
+        }
+    }
+    match rules.len() {
+        0 => "none".to_owned(),
+        1 => rules.remove(0),
+        _ => "several".to_owned(),
     }
 }
 

@@ -62,7 +62,7 @@ impl Calibrator {
                 for (&at, &stream) in &self.merged {
                     let Weights::Merged(strategy) = &variants[at].weights else { continue };
                     let mut weights = merger.merge(strategy, &mut exactness[at])?;
-                    self.correct_head(architecture, stage, &mut weights, stream)?;
+                    self.correct_head(architecture, stage, &mut weights, stream, &mut exactness[at])?;
                     corrected.insert(at, weights);
                 }
             }
@@ -76,7 +76,7 @@ impl Calibrator {
             let Weights::Merged(strategy) = &variants[at].weights else { continue };
             let mut weights = merger.merge(strategy, &mut exactness[at])?;
             if self.streams_differ && matches!(stage.id, StageId::Layer(_)) {
-                self.correct_layer(architecture, stage, &mut weights, stream, &rank_means)?;
+                self.correct_layer(architecture, stage, &mut weights, stream, &rank_means, &mut exactness[at])?;
                 corrected.insert(at, weights.clone());
             }
             let next = self.pass(architecture, &weights, stream, true, None).map_err(failed)?;
@@ -95,6 +95,7 @@ impl Calibrator {
         weights: &mut StageTensors,
         stream: Option<usize>,
         rank_means: &RankMeans,
+        exactness: &mut Exactness,
     ) -> Result<(), EvalError> {
         let failed = |source| EvalError::Model { stage: unmerged.id, source };
         for (norm, own) in [(CalibratedNorm::Input, &rank_means.input), (CalibratedNorm::Mlp, &rank_means.mlp)] {
@@ -103,7 +104,7 @@ impl Calibrator {
             let merged = RankMeans::read(&means, 1).map_err(failed)?;
             let merged = if norm == CalibratedNorm::Input { merged.input } else { merged.mlp };
             if let (Some(merged), false) = (merged.first(), own.is_empty()) {
-                correct(unmerged, weights, architecture, norm, own, merged)?;
+                exactness.add_fold(correct(unmerged, weights, architecture, norm, own, merged)?);
             }
         }
         Ok(())
@@ -115,13 +116,14 @@ impl Calibrator {
         unmerged: &StageTensors,
         weights: &mut StageTensors,
         stream: Option<usize>,
+        exactness: &mut Exactness,
     ) -> Result<(), EvalError> {
         let failed = |source| EvalError::Model { stage: unmerged.id, source };
         let (Some(baseline), Some(stream)) = (self.baseline, stream) else { return Ok(()) };
         let own = self.run.final_norm_means(architecture, unmerged, baseline).map_err(failed)?;
         let merged = self.run.final_norm_means(architecture, weights, stream).map_err(failed)?;
         if let Some(merged) = merged.first() {
-            correct(unmerged, weights, architecture, CalibratedNorm::Final, &own, merged)?;
+            exactness.add_fold(correct(unmerged, weights, architecture, CalibratedNorm::Final, &own, merged)?);
         }
         Ok(())
     }

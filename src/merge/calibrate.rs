@@ -5,9 +5,9 @@
 //! `W' n̄ + c'`. So `c'_r = c_r + W_r n̄_r − W' n̄`. A layer without bias after a LayerNorm takes the difference as a
 //! rank-one term, as in [`super::fold`].
 
-use super::MergeError;
 use super::fold::{dot, dot_ratio, rank_of_rows};
 use super::norms::NormUnit;
+use super::{FoldSummary, MergeError};
 use crate::config::{Architecture, Head};
 use crate::partition::{ParamValue, PartitionError, Role, StageTensors};
 use crate::tensor::HostTensor;
@@ -26,6 +26,8 @@ pub enum CalibratedNorm {
 /// Corrects, in `merged`, the layers that read a norm. `rank_means` are the norm's mean outputs in the unmerged model,
 /// one per rank; `merged_mean` is its mean output in the merged one.
 ///
+/// Returns what the correction did to weights; biases are not counted.
+///
 /// # Errors
 /// Tensors that do not fit together.
 pub fn correct(
@@ -35,7 +37,8 @@ pub fn correct(
     norm: CalibratedNorm,
     rank_means: &[Vec<f64>],
     merged_mean: &[f64],
-) -> Result<(), MergeError> {
+) -> Result<FoldSummary, MergeError> {
+    let mut summary = FoldSummary::default();
     let gain_role = match norm {
         CalibratedNorm::Input => Role::InputNormGain,
         CalibratedNorm::Mlp => Role::MlpNormGain,
@@ -43,19 +46,22 @@ pub fn correct(
     };
     // A row-parallel head has no rows of one rank, and no bias to take a constant.
     if norm == CalibratedNorm::Final && architecture.head == Head::Row {
-        return Ok(());
+        return Ok(summary);
     }
     let Some(unit) = NormUnit::of_stage(architecture, unmerged.id).into_iter().find(|unit| unit.gain == gain_role)
     else {
-        return Ok(());
+        return Ok(summary);
     };
     for &(weight, bias) in unit.readers {
-        correct_reader(unmerged, merged, architecture, unit, (weight, bias), rank_means, merged_mean)
+        let rank_one = correct_reader(unmerged, merged, architecture, unit, (weight, bias), rank_means, merged_mean)
             .map_err(|source| MergeError::Fold { stage: unmerged.id, source })?;
+        summary.max_rank_one = summary.max_rank_one.max(rank_one);
+        summary.unties_head |= rank_one > 0.0 && weight == Role::HeadWeight && architecture.head == Head::Tied;
     }
-    Ok(())
+    Ok(summary)
 }
 
+/// Corrects one reader of a norm; returns the largest element of the rank-one term, 0 where a bias took the difference.
 fn correct_reader(
     unmerged: &StageTensors,
     merged: &mut StageTensors,
@@ -64,11 +70,11 @@ fn correct_reader(
     (weight, bias): (Role, Option<Role>),
     rank_means: &[Vec<f64>],
     merged_mean: &[f64],
-) -> Result<(), PartitionError> {
+) -> Result<f64, PartitionError> {
     let (Some(own), Some(new)) = (joined(unmerged, weight).cloned(), joined(merged, weight).cloned()) else {
-        return Ok(());
+        return Ok(0.0);
     };
-    let Some(ranks) = rank_of_rows(architecture, weight, unmerged.tp_size) else { return Ok(()) };
+    let Some(ranks) = rank_of_rows(architecture, weight, unmerged.tp_size) else { return Ok(0.0) };
     let ranks = ranks?;
     let (_, own_means) = own.map_rows(|index, row| dot(row, &rank_means[ranks[index]]))?;
     let (_, new_means) = new.map_rows(|_, row| dot(row, merged_mean))?;
@@ -78,15 +84,15 @@ fn correct_reader(
             own_bias.to_f64()?.iter().zip(&differences).map(|(bias, change)| bias + change).collect();
         let corrected = HostTensor::from_f64(own_bias.dtype(), own_bias.shape().to_vec(), &values)?;
         replace(merged, role, corrected);
-        return Ok(());
+        return Ok(0.0);
     }
-    let Some(gain) = merged.replicas(unit.gain).first().map(HostTensor::to_f64).transpose()? else { return Ok(()) };
+    let Some(gain) = merged.replicas(unit.gain).first().map(HostTensor::to_f64).transpose()? else { return Ok(0.0) };
     let reach = dot_ratio(merged_mean, &gain);
     #[expect(clippy::cast_precision_loss, reason = "a width")]
     let usable = gain.iter().all(|&gain| gain != 0.0) && reach.abs() > 1e-3 * gain.len() as f64;
     // RMS norms and norms without a bias of note give a constant nowhere to go.
     if !usable || merged.replicas(unit.bias).is_empty() {
-        return Ok(());
+        return Ok(0.0);
     }
     let (corrected, _) = new.map_rows(|index, row| {
         for (value, gain) in row.iter_mut().zip(&gain) {
@@ -94,7 +100,7 @@ fn correct_reader(
         }
     })?;
     replace(merged, weight, corrected);
-    Ok(())
+    Ok(differences.iter().map(|difference| (difference / reach).abs()).fold(0.0, f64::max))
 }
 
 fn joined(stage: &StageTensors, role: Role) -> Option<&HostTensor> {

@@ -38,6 +38,14 @@ pub struct Miscount {
     pub parameters: Vec<String>,
 }
 
+impl std::fmt::Display for Miscount {
+    /// `attention.dense.bias and mlp.linear2.bias 0.5 times what the model has`.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let factor = (self.factor * 1000.0).round() / 1000.0;
+        write!(formatter, "{} {factor} times what the model has", self.parameters.join(" and "))
+    }
+}
+
 /// The judgement over all stages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exactness {
@@ -55,7 +63,8 @@ impl Exactness {
         }
     }
 
-    pub(super) fn add_fold(&mut self, summary: FoldSummary) {
+    /// Notes what folding or calibration did to weights.
+    pub fn add_fold(&mut self, summary: FoldSummary) {
         self.folds.push(summary);
     }
 
@@ -85,6 +94,7 @@ impl Exactness {
         for ((name, _), Found { factor, .. }) in &self.losses {
             match miscounts.iter_mut().find(|known| known.factor.total_cmp(factor).is_eq()) {
                 _ if (factor - 1.0).abs() < f64::EPSILON => {}
+                Some(known) if known.parameters.contains(name) => {}
                 Some(known) => known.parameters.push(name.clone()),
                 None => miscounts.push(Miscount { factor: *factor, parameters: vec![name.clone()] }),
             }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Override, Rule, Strategy, StrategyArithmetic};
+use super::{Rule, Strategy, StrategyArithmetic};
 use crate::config::{Architecture, Positions};
-use crate::partition::Kind;
+use crate::partition::{Kind, StageId};
 
 /// A group of replicated parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,25 +23,6 @@ pub enum Factor {
     /// Learned positions.
     Positions,
 }
-
-/// Names of every era.
-const LAYER_NORMS: &[(&str, Kind)] = &[
-    ("layer.*layernorm.*", Kind::NormGain),
-    ("layer.*layernorm*.bias", Kind::NormBias),
-    ("layer.*.ln?.*", Kind::NormGain),
-    ("layer.*.ln?.bias", Kind::NormBias),
-    ("layer.*.mlp.layer_norm_weight", Kind::NormGain),
-    ("layer.*.mlp.layer_norm_bias", Kind::NormBias),
-];
-
-/// The attention's, then the MLP's.
-const BIASES: &[(&str, Kind)] = &[
-    ("layer.*.attention.dense.bias", Kind::RowParallelBias),
-    ("layer.*.attention.proj.bias", Kind::RowParallelBias),
-    ("layer.*.mlp.linear2.bias", Kind::RowParallelBias),
-    ("layer.*.mlp.dense_4h_to_h.bias", Kind::RowParallelBias),
-    ("layer.*.mlp.fc2_bias", Kind::RowParallelBias),
-];
 
 impl Factor {
     /// The groups that a model has.
@@ -77,24 +58,20 @@ impl Factor {
         }
     }
 
-    /// Patterns of its parameters' names, with their kinds. The later patterns are the narrower ones.
-    fn patterns(self) -> &'static [(&'static str, Kind)] {
-        match self {
-            Self::LayerNorms => LAYER_NORMS,
-            Self::FinalNorm => &[("output.norm.*", Kind::NormGain), ("output.norm*.bias", Kind::NormBias)],
-            Self::AttentionBias => BIASES.split_at(2).0,
-            Self::MlpBias => BIASES.split_at(2).1,
-            Self::RowParallelBiases => BIASES,
-            Self::Positions => &[("embedding.position_embeddings.*", Kind::LearnedPositions)],
+    /// Whether a parameter belongs to it, under whatever name an era gives it.
+    #[must_use]
+    pub fn contains(self, stage: StageId, name: &str, kind: Kind) -> bool {
+        let in_layer = matches!(stage, StageId::Layer(_));
+        let of_attention = name.starts_with("attention.");
+        match kind {
+            Kind::NormGain | Kind::NormBias => self == if in_layer { Self::LayerNorms } else { Self::FinalNorm },
+            Kind::RowParallelBias => {
+                self == Self::RowParallelBiases
+                    || self == if of_attention { Self::AttentionBias } else { Self::MlpBias }
+            }
+            Kind::LearnedPositions => self == Self::Positions,
+            _ => false,
         }
-    }
-
-    fn overrides(self, rules: &BTreeMap<Kind, Rule>) -> Vec<Override> {
-        let with_rule = |&(pattern, kind): &(&str, Kind)| {
-            let rule = rules.get(&kind).copied().unwrap_or(Rule::Auto);
-            Override { pattern: pattern.to_owned(), rule, line: 0 }
-        };
-        self.patterns().iter().map(with_rule).collect()
     }
 }
 
@@ -108,19 +85,21 @@ fn reference_rules() -> BTreeMap<Kind, Rule> {
     ])
 }
 
-fn variant(name: String, arithmetic: StrategyArithmetic, rules: BTreeMap<Kind, Rule>) -> Strategy {
+/// A strategy of these rules that merges whatever can be merged: whether to merge at all was decided for the strategy
+/// that is analysed.
+fn by_rules(name: String, rules: BTreeMap<Kind, Rule>) -> Strategy {
     Strategy {
         name,
         description: String::new(),
         source: String::new(),
-        arithmetic,
+        arithmetic: StrategyArithmetic::Float64,
         calibrate: false,
-        // Whether to merge at all was decided for the strategy that is analysed.
         allow_inexact: true,
         rules,
         overrides: Vec::new(),
         origin: "factor analysis".to_owned(),
         lines: BTreeMap::new(),
+        elsewhere: None,
     }
 }
 
@@ -128,17 +107,19 @@ fn variant(name: String, arithmetic: StrategyArithmetic, rules: BTreeMap<Kind, R
 #[must_use]
 pub fn only(strategy: &Strategy, factor: Factor) -> Strategy {
     let name = format!("{}: only {}", strategy.name, factor.name());
-    let overrides = factor.overrides(&strategy.rules);
-    Strategy { overrides, ..variant(name, strategy.arithmetic, reference_rules()) }
+    let reference = by_rules("reference".to_owned(), reference_rules());
+    Strategy { name, allow_inexact: true, elsewhere: Some((factor, Box::new(reference))), ..strategy.clone() }
 }
 
 /// The reference for one group, the strategy for everything else.
 #[must_use]
 pub fn without(strategy: &Strategy, factor: Factor) -> Strategy {
-    let name = format!("{}: without {}", strategy.name, factor.name());
-    let mut overrides = strategy.overrides.clone();
-    overrides.extend(factor.overrides(&reference_rules()));
-    Strategy { overrides, ..variant(name, strategy.arithmetic, strategy.rules.clone()) }
+    Strategy {
+        arithmetic: strategy.arithmetic,
+        calibrate: strategy.calibrate,
+        elsewhere: Some((factor, Box::new(strategy.clone()))),
+        ..by_rules(format!("{}: without {}", strategy.name, factor.name()), reference_rules())
+    }
 }
 
 /// Row-parallel biases taken as these multiples of their mean over ranks, from 1/m to m; everything else as the reference.
@@ -153,7 +134,7 @@ pub fn bias_scales(tp_size: usize) -> Vec<(f64, Strategy)> {
             let scale = ranks.powf(exponent);
             let mut rules = reference_rules();
             rules.insert(Kind::RowParallelBias, Rule::Scale(scale));
-            (scale, variant(format!("bias × {scale:.3}"), StrategyArithmetic::Float64, rules))
+            (scale, by_rules(format!("bias × {scale:.3}"), rules))
         })
         .collect()
 }

@@ -14,7 +14,7 @@ use crate::partition::{Param, ParamValue, PartitionError, PartitionTable, Role, 
 use crate::tensor::{HostTensor, round};
 
 /// What folding one norm changed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct FoldSummary {
     /// Largest |W'−W| over all readers.
     pub max_weight_change: f64,

@@ -94,6 +94,16 @@ pub enum MergeError {
         /// Why.
         reason: &'static str,
     },
+    /// What a line of a strategy file causes.
+    #[error("{origin}: line {line}: {source}")]
+    AtLine {
+        /// The file.
+        origin: String,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong.
+        source: Box<Self>,
+    },
     /// A norm that cannot be folded.
     #[error("{stage}: folding failed: {source}")]
     Fold {
@@ -126,6 +136,7 @@ impl MergeError {
             ),
             Self::NoRule { kind, .. } => Some(format!("add `{kind}: mean` (or another rule) under `rules:`")),
             Self::SameName { .. } => Some("leave one out, or give it a `name:` of its own".to_owned()),
+            Self::AtLine { source, .. } => source.hint(),
             Self::NoSuchRank { .. } => Some("ranks are counted from 0".to_owned()),
             Self::HalfFolded { .. } => Some("give `norm-gain` and `norm-bias` the rule `fold`, or neither".to_owned()),
             Self::Syntax { .. } => Some("configs/strategies/ of the source holds the built-in strategies".to_owned()),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use wildmatch::WildMatch;
 
-use super::{MergeError, Rule};
+use super::{Factor, MergeError, Rule};
 use crate::config::Architecture;
 use crate::partition::{Kind, StageId};
 use crate::tensor::Arithmetic;
@@ -56,6 +56,8 @@ pub struct Strategy {
     pub origin: String,
     /// The lines of the file that the rules stand in.
     pub lines: BTreeMap<Kind, u64>,
+    /// Where the rules hold for one group of parameters only: the group, and the strategy for all others.
+    pub elsewhere: Option<(Factor, Box<Self>)>,
 }
 
 /// A rule for the parameters that a pattern matches.
@@ -194,6 +196,7 @@ impl Strategy {
             rules: file.rules.into_iter().map(|(kind, rule)| (kind, rule.value)).collect(),
             overrides: overrides.collect(),
             origin: origin.to_owned(),
+            elsewhere: None,
         })
     }
 
@@ -202,6 +205,11 @@ impl Strategy {
     /// # Errors
     /// The strategy has none for its kind.
     pub fn rule(&self, stage: StageId, name: &str, kind: Kind) -> Result<Rule, MergeError> {
+        if let Some((factor, other)) = &self.elsewhere
+            && !factor.contains(stage, name, kind)
+        {
+            return other.rule(stage, name, kind);
+        }
         if !self.overrides.is_empty() {
             let full = full_name(stage, name);
             let found = self.overrides.iter().rev().find(|entry| WildMatch::new(&entry.pattern).matches(&full));
@@ -262,10 +270,7 @@ impl Strategy {
             {
                 let last = tp_size.saturating_sub(1);
                 let error = MergeError::NoSuchRank { strategy: self.name.clone(), tp_rank, last };
-                return Err(match self.line(stage, name, kind) {
-                    0 => error,
-                    line => at_line(line, error.to_string()),
-                });
+                return Err(self.placed(self.line(stage, name, kind), error));
             }
             if !matches!(kind, Kind::NormGain | Kind::NormBias) {
                 continue;
@@ -273,11 +278,20 @@ impl Strategy {
             let norm = name.rsplit_once('.').map_or(name, |(norm, _)| norm);
             let folds = rule == Rule::Fold;
             if last_norm.is_some_and(|(at, other, folded)| at == stage && other == norm && folded != folds) {
-                return Err(MergeError::HalfFolded { strategy: self.name.clone(), stage });
+                let error = MergeError::HalfFolded { strategy: self.name.clone(), stage };
+                return Err(self.placed(self.line(stage, name, kind), error));
             }
             last_norm = Some((stage, norm, folds));
         }
         Ok(())
+    }
+
+    /// The error with the place in the file that caused it, where there is one.
+    fn placed(&self, line: u64, error: MergeError) -> MergeError {
+        match line {
+            0 => error,
+            line => MergeError::AtLine { origin: self.origin.clone(), line, source: Box::new(error) },
+        }
     }
 
     /// The line of the file that gives a parameter its rule; 0 for strategies that come from no file.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page::{Page, TerminalStyle, plain_table};
 use super::{CheckpointInfo, RunInfo, TaskInfo, format};
+use crate::merge::Miscount;
 
 /// How far a model is from the unmerged one on the same documents.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,8 +38,10 @@ pub struct FactorEffect {
 pub struct StrategyEffect {
     /// The strategy.
     pub strategy: String,
-    /// What it does to row-parallel biases, in words.
+    /// Its rule for row-parallel biases; `none` where the model has none, `several` where it depends on the layer.
     pub bias_rule: String,
+    /// Parameters that it makes another multiple of than the model has.
+    pub miscounts: Vec<Miscount>,
     /// All of it.
     pub whole: Effect,
     /// By group.
@@ -154,14 +157,20 @@ impl Explanation {
         let share = culprit.share_pct.clamp(0.0, 100.0);
         let cause = format!("{share:.1} % of the loss of `{name}` ({change}) comes from {}", culprit.factor);
         if !culprit.factor.contains("bias") {
-            return format!("{cause}, of which the ranks hold replicas that `{name}` makes one of");
+            let of_norm = |miscount: &&Miscount| miscount.parameters.iter().any(|name| name.contains("norm"));
+            return match effect.miscounts.iter().find(of_norm) {
+                Some(miscount) => format!("{cause}: `{name}` makes {miscount}"),
+                None => format!("{cause}, of which the ranks hold replicas that `{name}` makes one of"),
+            };
         }
         let rule = effect.bias_rule.as_str();
-        let wrong = (rule == "sum") != self.biases_before_reduce;
+        let wrong =
+            effect.miscounts.iter().any(|miscount| miscount.parameters.iter().any(|name| name.ends_with("bias")));
         let taken = match rule {
             "sum" => "adds them up".to_owned(),
             "mean" => "averages them".to_owned(),
             rule if rule.starts_with("rank ") => format!("keeps those of {rule} alone"),
+            "several" => "treats them differently from layer to layer".to_owned(),
             rule => format!("takes `{rule}`"),
         };
         let verdict = if wrong { format!("; `{name}` {taken}, which is wrong here") } else { String::new() };

@@ -90,11 +90,6 @@ pub(super) fn percent(fraction: f64) -> String {
     minus(&format!("{text} %"))
 }
 
-/// A multiple, without needless decimals.
-pub(super) fn factor(value: f64) -> String {
-    minus(&((1000.0 * value).round() / 1000.0).to_string())
-}
-
 /// A large count, its digits in groups of three.
 pub(super) fn grouped(count: u64) -> String {
     let digits = count.to_string();

@@ -31,7 +31,6 @@ fn signs_are_shown_except_on_zero() {
 fn shares_multiples_and_counts() {
     let shares = [0.0, 1e-6, 0.000_5, 0.014_8, 0.3, 1.5];
     assert_eq!(shares.map(format::percent), ["0 %", "1.0e−4 %", "0.0500 %", "1.48 %", "30.0 %", "150.0 %"]);
-    assert_eq!([0.5, 2.0, 1.0 / 3.0].map(format::factor), ["0.5", "2", "0.333"]);
     assert_eq!([7, 1234, 20_554_567_680].map(format::grouped), ["7", "1,234", "20,554,567,680"]);
 }
 

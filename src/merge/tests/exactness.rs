@@ -119,3 +119,11 @@ fn reasons_are_gathered_over_stages() {
     StageMerger::new(&output, &architecture).merge(&mean, &mut exactness).unwrap();
     assert_eq!(exactness.because()[1], "norm.weight: replicas differ between ranks: `mean` keeps one value");
 }
+
+#[test]
+fn a_miscount_is_said_without_needless_decimals() {
+    let parameters = vec!["attention.dense.bias".to_owned(), "mlp.linear2.bias".to_owned()];
+    let said = [0.5, 2.0, 1.0 / 3.0].map(|factor| Miscount { factor, parameters: parameters.clone() }.to_string());
+    assert_eq!(said[0], "attention.dense.bias and mlp.linear2.bias 0.5 times what the model has");
+    assert!(said[1].contains(" 2 times ") && said[2].contains(" 0.333 times "), "{said:?}");
+}

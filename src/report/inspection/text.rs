@@ -192,13 +192,5 @@ fn dtype(inspection: &Inspection) -> &str {
 
 /// A line for each multiple that a strategy makes of what the model has.
 fn warnings(judgement: &Judgement) -> impl Iterator<Item = String> {
-    judgement.miscounts.iter().map(|miscount| {
-        let parameters: Vec<_> = miscount.parameters.iter().map(String::as_str).collect();
-        format!(
-            "WARNING: {} makes {} {} times what the model has",
-            judgement.name,
-            format::list(&parameters),
-            format::factor(miscount.factor)
-        )
-    })
+    judgement.miscounts.iter().map(|miscount| format!("WARNING: {} makes {miscount}", judgement.name))
 }
