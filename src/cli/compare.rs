@@ -9,7 +9,7 @@ use clap::Args;
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
 use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
-use crate::eval::{Evaluation, Variant, evaluate, samples};
+use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
 use crate::report::{self, Exact, Outcome, Report, ReportInput, TerminalStyle};
 use crate::samples::Sample;
@@ -91,8 +91,8 @@ fn compare(args: &CompareArgs, strategies: &[Strategy], screen: &Screen) -> anyh
     let evaluation = evaluate(&prepared.checkpoint, &variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
-    let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs)?;
-    let input = report_input(args, &prepared, strategies, &evaluation, samples, (started, clock));
+    let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
+    let input = report_input(args, &prepared, strategies, &evaluation, samples, (started, clock))?;
     let report = Report::new(&input)?;
     if let Some(output) = &output {
         report::write_all(&report, input.outcomes(), output)?;
@@ -108,49 +108,57 @@ fn report_input(
     prepared: &Prepared,
     strategies: &[Strategy],
     evaluation: &Evaluation,
-    samples: Vec<Vec<Sample>>,
+    samples: Vec<Result<Vec<Sample>, EvalError>>,
     clocks: (jiff::Timestamp, Instant),
-) -> ReportInput {
+) -> anyhow::Result<ReportInput> {
     let mut samples = samples.into_iter();
     let tp_size = prepared.checkpoint.tp_size();
     let baseline = Outcome {
         name: "baseline".to_owned(),
         description: format!("The checkpoint as trained: {tp_size} ranks, each with its own replicas."),
         source: String::new(),
-        samples: samples.next().unwrap_or_default(),
+        samples: samples.next().transpose()?.unwrap_or_default(),
         exact: None,
     };
+    let mut findings = findings(strategies, &evaluation.exactness[1..]);
+    let mut variants = Vec::new();
     let merged = strategies.iter().zip(samples.by_ref()).zip(evaluation.exactness.iter().skip(1));
-    let variants = merged
-        .map(|((strategy, samples), exactness)| Outcome {
-            name: strategy.name.clone(),
-            description: strategy.description.clone(),
-            source: strategy.source.clone(),
-            samples,
-            exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
-        })
-        .collect();
-    let noise_floor = samples.next().map(|samples| Outcome {
+    for ((strategy, samples), exactness) in merged {
+        match samples {
+            Ok(samples) => variants.push(Outcome {
+                name: strategy.name.clone(),
+                description: strategy.description.clone(),
+                source: strategy.source.clone(),
+                samples,
+                exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
+            }),
+            Err(error) => {
+                tracing::warn!("left out of the report: {error}");
+                findings.insert(0, format!("WARNING: {} is left out: {error}", strategy.name));
+            }
+        }
+    }
+    let noise_floor = samples.next().transpose()?.map(|samples| Outcome {
         name: "noise floor".to_owned(),
         description: "the baseline again, in chunks of another size".to_owned(),
         source: String::new(),
         samples,
         exact: None,
     });
-    ReportInput {
+    Ok(ReportInput {
         run: evaluation::run_info(&args.evaluation, prepared, evaluation, clocks),
         checkpoint: prepared.checkpoint_info(&args.model, evaluation::digests(evaluation)),
         task: prepared.task_info(),
         baseline,
         variants,
         noise_floor,
-        findings: findings(strategies, &evaluation.exactness[1..]),
+        findings,
         bootstrap: PairedBootstrap {
             replicate_count: args.bootstrap_replicates as usize,
             seed: args.seed,
             ..PairedBootstrap::default()
         },
-    }
+    })
 }
 
 /// Wrong rules, loudly, and what folding did to the weights.
@@ -159,11 +167,7 @@ fn findings(strategies: &[Strategy], exactness: &[Exactness]) -> Vec<String> {
     let mut findings: Vec<(Vec<&str>, String)> = Vec::new();
     for (strategy, exactness) in strategies.iter().zip(exactness) {
         for miscount in exactness.miscounts() {
-            let parameters = miscount.parameters.join(" and ");
-            warnings.push(format!(
-                "WARNING: {} makes {parameters} {} times what the model has",
-                strategy.name, miscount.factor
-            ));
+            warnings.push(format!("WARNING: {} makes {miscount}", strategy.name));
         }
         let Some(folding) = exactness.folding() else { continue };
         let mut text = format!("largest change of a weight {:.2e}", folding.max_weight_change);

@@ -101,13 +101,6 @@ impl Screen {
             return EvaluationBar(ProgressBar::hidden());
         }
         let bar = ProgressBar::new(0);
-        let template = "{msg:28} {bar:30} {percent:>3}%  {per_sec} · {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            let per_second = |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-                let _ = write!(out, "{:.0} token-stages/s", state.per_sec());
-            };
-            bar.set_style(style.with_key("per_sec", per_second));
-        }
         let bar = self.bars.add(bar);
         bar.enable_steady_tick(Duration::from_millis(200));
         EvaluationBar(bar)
@@ -151,8 +144,20 @@ impl EvaluationBar {
 
 #[cfg(feature = "libtorch")]
 impl crate::eval::Observer for EvaluationBar {
-    fn start(&self, total: u64) {
-        self.0.set_length(total);
+    fn start(&self, work: crate::eval::Work) {
+        self.0.set_length(work.total);
+        let template = "{msg:24} {bar:24} {percent:>3}% of {passages} · {speed} · {eta} left";
+        let Ok(style) = ProgressStyle::with_template(template) else { return };
+        let passages = move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{} passages", work.passages);
+        };
+        // Tokens that have gone through the whole of every variant.
+        #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
+        let share = work.tokens as f64 / work.total.max(1) as f64;
+        let speed = move |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{:.0} tokens/s", state.per_sec() * share);
+        };
+        self.0.set_style(style.with_key("passages", passages).with_key("speed", speed));
     }
 
     fn stage(&self, id: crate::partition::StageId, slice: usize, slice_count: usize) {

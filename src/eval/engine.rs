@@ -78,10 +78,21 @@ impl EngineOptions {
     }
 }
 
+/// What lies ahead of an evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Passages.
+    pub passages: usize,
+    /// Their input tokens.
+    pub tokens: u64,
+    /// Tokens × stages × variants: what [`Observer::advance`] counts.
+    pub total: u64,
+}
+
 /// Hears of progress.
 pub trait Observer: Sync {
-    /// The work ahead, in tokens × stages × variants.
-    fn start(&self, _total: u64) {}
+    /// What lies ahead.
+    fn start(&self, _work: Work) {}
     /// A stage begins; slices are counted from 1.
     fn stage(&self, _id: StageId, _slice: usize, _slice_count: usize) {}
     /// Work done.
@@ -173,7 +184,9 @@ pub fn evaluate(
         .saturating_mul(options.backends.len());
     let slices = packed.slices(slice_tokens);
     let ids = checkpoint.stage_ids();
-    observer.start(((ids.len() - 1) * packed.token_count() * variants.len()) as u64);
+    let tokens = packed.token_count() as u64;
+    let total = tokens.saturating_mul(((ids.len() - 1) * variants.len()) as u64);
+    observer.start(Work { passages: passage_count, tokens, total });
 
     let mut evaluation = Evaluation {
         scores: vec![vec![Vec::new(); passage_count]; variants.len()],

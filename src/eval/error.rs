@@ -37,7 +37,7 @@ pub enum EvalError {
         stage: StageId,
     },
     /// Log-probabilities that are not numbers.
-    #[error("document {doc_id}: `{variant}` gives a log-probability of {value}")]
+    #[error("document {doc_id}: `{variant}` gives {value} where a number should be")]
     NotFinite {
         /// The document.
         doc_id: usize,

@@ -17,5 +17,5 @@ mod slice_run;
 pub mod task;
 pub mod tokenizer;
 
-pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, evaluate};
+pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, Work, evaluate};
 pub use error::EvalError;

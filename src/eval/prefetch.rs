@@ -15,7 +15,7 @@ use crate::partition::{StageId, StageTensors};
 /// Stages in the order asked for, read ahead by one.
 pub(super) struct Prefetcher<'scope> {
     stages: Receiver<Result<StageTensors, CheckpointError>>,
-    thread: ScopedJoinHandle<'scope, Vec<FileDigest>>,
+    thread: Option<ScopedJoinHandle<'scope, Vec<FileDigest>>>,
 }
 
 impl<'scope> Prefetcher<'scope> {
@@ -28,21 +28,24 @@ impl<'scope> Prefetcher<'scope> {
     ) -> Self {
         let (sender, stages) = sync_channel(0);
         let thread = scope.spawn(move || read_all(checkpoint, &ids, hash, &sender));
-        Self { stages, thread }
+        Self { stages, thread: Some(thread) }
     }
 
     /// Waits for the next stage.
-    pub(super) fn next(&self, expected: StageId) -> Result<StageTensors, EvalError> {
-        match self.stages.recv() {
-            Ok(stage) => Ok(stage?),
-            Err(_) => Err(EvalError::ReaderGone { stage: expected }),
+    pub(super) fn next(&mut self, expected: StageId) -> Result<StageTensors, EvalError> {
+        if let Ok(stage) = self.stages.recv() {
+            return Ok(stage?);
         }
+        // Joined here, a thread that died is an error; left to the scope, it would take the process along.
+        let _ = self.thread.take().map(ScopedJoinHandle::join);
+        Err(EvalError::ReaderGone { stage: expected })
     }
 
     /// Ends the thread and gives the digests, sorted by file name; empty if they were not asked for.
     pub(super) fn finish(self) -> Result<Vec<FileDigest>, EvalError> {
         drop(self.stages);
-        self.thread.join().map_err(|_| EvalError::ReaderGone { stage: StageId::Output })
+        let digests = self.thread.and_then(|thread| thread.join().ok());
+        digests.ok_or(EvalError::ReaderGone { stage: StageId::Output })
     }
 }
 

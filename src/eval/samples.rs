@@ -26,16 +26,15 @@ pub fn passages(pairs: &[TokenPair], max_length: usize) -> Result<(Vec<Passage>,
     Ok((passages, truncated))
 }
 
-/// The samples of every variant, in the order of the documents.
-///
-/// # Errors
-/// A log-probability that is not finite: nothing sensible can be said of such a model.
+/// The samples of every variant, in the order of the documents. A variant whose numbers overflow is an error of its own
+/// ([`EvalError::NotFinite`]); the others are none the worse for it.
+#[must_use]
 pub fn samples(
     evaluation: &Evaluation,
     variants: &[Variant],
     documents: &[Document],
     pairs: &[TokenPair],
-) -> Result<Vec<Vec<Sample>>, EvalError> {
+) -> Vec<Result<Vec<Sample>, EvalError>> {
     let of_variant = |(variant, scores): (&Variant, &Vec<Vec<TokenScore>>)| {
         documents
             .iter()
@@ -50,8 +49,11 @@ pub fn samples(
 fn sample(variant: &Variant, document: &Document, target: &[u32], scores: &[TokenScore]) -> Result<Sample, EvalError> {
     let tokens = scores.to_vec();
     let loglikelihood: f64 = tokens.iter().map(|token| token.logprob).sum();
-    if !loglikelihood.is_finite() || tokens.len() != target.len() {
-        let (doc_id, variant, value) = (document.doc_id, variant.name.clone(), loglikelihood);
+    let mut numbers = std::iter::once(loglikelihood).chain(tokens.iter().filter_map(|token| token.kl));
+    if let Some(value) =
+        numbers.find(|number| !number.is_finite()).or((tokens.len() != target.len()).then_some(f64::NAN))
+    {
+        let (doc_id, variant) = (document.doc_id, variant.name.clone());
         return Err(EvalError::NotFinite { doc_id, variant, value });
     }
     Ok(Sample {

@@ -16,7 +16,7 @@ use super::packing::{Packed, Passage};
 use crate::checkpoint::Checkpoint;
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 
 /// What the stored values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,16 +52,24 @@ pub struct SelfCheck {
     pub positions: usize,
     /// Largest absolute difference of a probability (of a logit, where logits are stored).
     pub max_abs_difference: f64,
+    /// What rounding in the type that gpt-neox computed in can explain.
+    pub tolerance: f64,
 }
 
-/// Agreement that float32 arithmetic can reach.
-pub const SELF_CHECK_TOLERANCE: f64 = 1e-5;
-
 impl SelfCheck {
-    /// Whether the forward pass does what gpt-neox did.
+    /// Whether the forward pass does what gpt-neox did: to 1e-5, or to a step of the type that gpt-neox computed in.
     #[must_use]
     pub fn agrees(&self) -> bool {
-        self.max_abs_difference <= SELF_CHECK_TOLERANCE
+        self.max_abs_difference <= self.tolerance
+    }
+}
+
+/// A step of the type at 1, at least 1e-5.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 1.0 / 1024.0,
+        DType::BF16 => 1.0 / 128.0,
+        _ => 1e-5,
     }
 }
 
@@ -97,7 +105,8 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
     }
     let Some(logits) = logits else { return Ok(None) };
     let max_abs_difference = difference(&logits, &stored, form).map_err(failed)?;
-    Ok(Some(SelfCheck { form, positions, max_abs_difference }))
+    let tolerance = tolerance(checkpoint.dtype());
+    Ok(Some(SelfCheck { form, positions, max_abs_difference, tolerance }))
 }
 
 fn form_of(stored: &[HostTensor], width: usize, vocabulary: usize) -> Result<StoredForm, ModelError> {

@@ -64,7 +64,7 @@ impl<'a> SliceRun<'a> {
     pub(super) fn run(mut self, ids: &[StageId], number: usize, hash: bool) -> Result<(), EvalError> {
         let checkpoint = self.checkpoint;
         std::thread::scope(|scope| {
-            let reader = Prefetcher::start(scope, checkpoint, ids.to_vec(), hash);
+            let mut reader = Prefetcher::start(scope, checkpoint, ids.to_vec(), hash);
             for (place, &id) in ids.iter().enumerate() {
                 self.observer.stage(id, number + 1, self.evaluation.slice_count);
                 let waiting = Instant::now();

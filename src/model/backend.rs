@@ -172,7 +172,7 @@ fn nvidia_device_present() -> bool {
 ///
 /// # Errors
 /// The dynamic loader's message.
-pub fn load_cuda() -> Result<(), String> {
+fn load_cuda() -> Result<(), String> {
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
     LOADED.get_or_init(open_cuda_library).clone()
 }

@@ -19,7 +19,7 @@ mod weights;
 
 use tch::{TchError, Tensor};
 
-pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, load_cuda, set_threads};
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, set_threads};
 pub use embedding::EmbeddingStage;
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;

@@ -95,7 +95,9 @@ impl Report {
 
     /// `Greater` where accuracy is lost.
     fn accuracy_change(&self, loss: &Loss) -> Ordering {
-        if loss.mcnemar_p_holm < 1.0 - self.statistics.confidence {
+        let flips = |loss: &Loss| loss.baseline_only + loss.variant_only;
+        let noise = self.noise_floor.as_ref().map_or(0, |floor| flips(&floor.loss));
+        if loss.mcnemar_p_holm < 1.0 - self.statistics.confidence && flips(loss) > noise {
             loss.baseline_only.cmp(&loss.variant_only)
         } else {
             Ordering::Equal

@@ -158,14 +158,6 @@ impl HostTensor {
         })
     }
 
-    /// The same values in another element type, each rounded once; a clone if it is the same type.
-    ///
-    /// # Errors
-    /// Either type is an integer type.
-    pub fn to_dtype(&self, dtype: DType) -> Result<Self, TensorError> {
-        if dtype == self.dtype { Ok(self.clone()) } else { Self::from_f64(dtype, self.shape.clone(), &self.to_f64()?) }
-    }
-
     /// Row-major index of the first NaN or infinity, if there is one. Integers have none.
     #[must_use]
     pub fn first_non_finite(&self) -> Option<usize> {

@@ -107,3 +107,18 @@ fn what_leaves_nothing_to_evaluate_is_refused() {
     let complaint = sequential.complaint(&["--strategy", "fold-calibrated", "--limit", "1"]);
     assert!(complaint.contains("--calibration FILE"), "{complaint}");
 }
+
+#[test]
+fn passages_that_calibrate_are_never_scored() {
+    let sequential = Inputs::of(&TinyModel::new().with(|options| {
+        options.gpt_j_residual = false;
+        options.drift = 0.02;
+    }));
+    let data = sequential.path("passages.jsonl");
+    let arguments = ["--strategy", "fold-calibrated", "--calibration", data.to_str().unwrap()];
+    let complaint = sequential.complaint(&arguments);
+    assert!(complaint.contains("--calibration: passage 0 is among those to be scored"), "{complaint}");
+    let other = sequential.write("other.jsonl", "{\"text\": \"w9 w8 w7\"}\n");
+    let output = run(sequential.compare(&["--strategy", "fold-calibrated", "--calibration"]).arg(other));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}

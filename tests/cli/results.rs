@@ -295,3 +295,17 @@ fn a_synthetic_checkpoint_can_be_compared() {
     let again = failure(kintsugi().args(arguments).arg(&out));
     assert!(again.contains("exists already\nhint: "), "{again}");
 }
+
+#[test]
+fn a_merge_that_overflows_is_left_out_and_the_others_are_reported() {
+    let inputs = Inputs::new();
+    let rules = "norm-gain: {scale: 1.0e38}, norm-bias: mean, row-parallel-bias: sum, learned-positions: mean";
+    let wild = inputs.write("wild.yml", format!("name: wild\nrules: {{{rules}}}\n"));
+    let out = inputs.path("out");
+    let arguments = ["--strategy", wild.to_str().unwrap(), "--strategy", "mean", "--output-dir"];
+    let output = run(inputs.compare(&arguments).arg(&out));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report = read_json(&out.join("report.json")).unwrap();
+    assert_eq!(report.variants.iter().map(|row| row.model.name.as_str()).collect::<Vec<_>>(), ["mean"]);
+    assert!(report.findings[0].starts_with("WARNING: wild is left out: document 0:"), "{:?}", report.findings);
+}
