@@ -99,7 +99,7 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
             logits = Some(run.all_logits(architecture, &stage, stream).map_err(failed)?);
         } else {
             let mut uploader = run.uploader();
-            let input = StageInput { stream, last_use: true, rechunked: false };
+            let input = StageInput { stream, last_use: true, rechunked: false, targets_only: false };
             stream = Some(run.run(architecture, &stage, &mut uploader, input, None, &|_| {}).map_err(failed)?);
         }
     }

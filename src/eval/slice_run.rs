@@ -105,7 +105,12 @@ impl<'a> SliceRun<'a> {
                 }
             } else {
                 let last_use = groups[at + 1..].iter().all(|(later, _)| later.input != key.input);
-                let input = StageInput { stream: key.input, last_use, rechunked: key.rechunked };
+                let input = StageInput {
+                    stream: key.input,
+                    last_use,
+                    rechunked: key.rechunked,
+                    targets_only: self.targets_only(stage.id),
+                };
                 let share = members.len() as u64;
                 let observer = self.observer;
                 let tick = |tokens: u64| observer.advance(tokens * share);
@@ -127,6 +132,12 @@ impl<'a> SliceRun<'a> {
         self.devices.iter().for_each(DeviceRun::synchronize);
         self.evaluation.timings.compute += computing.elapsed();
         Ok(())
+    }
+
+    /// Whether the stage's results are looked at in the rows of the targets only.
+    fn targets_only(&self, id: StageId) -> bool {
+        let last = self.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
+        last == Some(id) && self.evaluation.divergence.is_empty()
     }
 
     /// Variants that go through the stage together. The baseline's group comes first.

@@ -40,11 +40,6 @@ impl Backend {
     }
 }
 
-/// Threads that libtorch's CPU kernels use.
-pub fn set_threads(threads: usize) {
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-}
-
 /// The compute type asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {

@@ -52,6 +52,12 @@ impl EmbeddingStage {
         Ok(Self { words, positions, position_offset, multipliers, backend, _owners: uploader.owners() })
     }
 
+    /// How many streams come out.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.positions.len().max(1)
+    }
+
     /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows.
     ///
     /// The ranks' vocabularies do not overlap, so the all-reduce adds one row and zeros: looking the row up in the

@@ -5,6 +5,7 @@
 mod attention;
 mod backend;
 mod embedding;
+mod kernels;
 mod layer;
 mod mlp;
 mod norm;
@@ -15,17 +16,19 @@ mod scores;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod weights;
 
 use tch::{TchError, Tensor};
 
-pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, set_threads};
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count};
 pub use embedding::EmbeddingStage;
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
-pub use output::{OutputStage, TargetScores};
+pub use output::{DeviceScores, OutputStage, Reference, TargetScores};
 pub use rotary::RotaryTable;
 pub use streams::Streams;
+pub use threads::{each, set_threads};
 pub use weights::Uploader;
 
 use crate::partition::{PartitionError, Role, StageId};
@@ -94,6 +97,15 @@ pub struct Chunk {
     pub groups: Vec<Group>,
     /// Each row's position in its passage, `[tokens]`, int64, on the device.
     pub positions: Tensor,
+}
+
+impl Chunk {
+    /// The same chunk for another thread.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let (groups, positions) = (self.groups.clone(), self.positions.shallow_clone());
+        Self { start: self.start, tokens: self.tokens, groups, positions }
+    }
 }
 
 /// Consecutive passages of one length.

@@ -19,16 +19,21 @@ pub struct NormMeans {
 impl NormMeans {
     /// Takes in a norm's output, `[rows, hidden]`, one for all ranks or one per rank.
     pub(super) fn add(&mut self, normed: &[Tensor]) -> Result<(), ModelError> {
-        let sums =
-            normed.iter().map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double)).collect::<Result<Vec<_>, _>>()?;
+        let sums = normed.iter().map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double));
+        let rows = normed.first().map_or(0, |rows| rows.size()[0]);
+        self.merge(Self { sums: sums.collect::<Result<_, _>>()?, rows })
+    }
+
+    /// Takes in what another has taken in.
+    pub(super) fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         if self.sums.is_empty() {
-            self.sums = sums;
+            self.sums = other.sums;
         } else {
-            for (total, sum) in self.sums.iter_mut().zip(&sums) {
+            for (total, sum) in self.sums.iter_mut().zip(&other.sums) {
                 let _ = total.f_add_(sum)?;
             }
         }
-        self.rows += normed.first().map_or(0, |rows| rows.size()[0]);
+        self.rows += other.rows;
         Ok(())
     }
 

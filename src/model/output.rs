@@ -57,7 +57,15 @@ impl OutputStage {
     /// # Errors
     /// libtorch fails.
     pub fn log_probabilities(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let logits = self.logits(streams, rows)?;
+        self.log_probabilities_of(&streams.select(rows)?)
+    }
+
+    /// As [`OutputStage::log_probabilities`], at all rows of the streams.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn log_probabilities_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+        let logits = self.logits_of(rows)?;
         let wide = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         Ok(logits.f_log_softmax(-1, wide)?)
     }
@@ -68,15 +76,8 @@ impl OutputStage {
     /// libtorch fails.
     pub fn norm_means(&self, streams: &Streams, rows: &Tensor) -> Result<NormMeans, ModelError> {
         let mut means = NormMeans::default();
-        means.add(&self.normed(streams, rows)?)?;
+        means.add(&self.norm.forward(streams.select(rows)?.tensors())?)?;
         Ok(means)
-    }
-
-    fn normed(&self, streams: &Streams, rows: &Tensor) -> Result<Vec<Tensor>, ModelError> {
-        let picked = (0..streams.count())
-            .map(|tp_rank| Ok(streams.of_rank(tp_rank).f_index_select(0, rows)?))
-            .collect::<Result<Vec<_>, ModelError>>()?;
-        self.norm.forward(&picked)
     }
 
     /// The logits `[rows, vocabulary]` at the given packed rows, in the compute type.
@@ -84,7 +85,12 @@ impl OutputStage {
     /// # Errors
     /// libtorch fails.
     pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let mut normed = self.normed(streams, rows)?;
+        self.logits_of(&streams.select(rows)?)
+    }
+
+    /// The logits at all rows of the streams, `[rows, vocabulary]`, in the compute type.
+    fn logits_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+        let mut normed = self.norm.forward(rows.tensors())?;
         if self.divisor.total_cmp(&1.0).is_ne() {
             normed = normed.iter().map(|rows| rows.f_div_scalar(self.divisor)).collect::<Result<_, _>>()?;
         }
@@ -112,30 +118,70 @@ impl OutputStage {
     }
 }
 
-impl TargetScores {
-    /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`; `baseline` are the unmerged model's.
+/// The unmerged model's distributions, which those of others are compared with; `[rows, vocabulary]` both.
+#[derive(Debug)]
+pub struct Reference {
+    log_probabilities: Tensor,
+    probabilities: Tensor,
+}
+
+impl Reference {
+    /// From log-probabilities `[rows, vocabulary]`.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn new(log_probabilities: &Tensor, targets: &Tensor, baseline: Option<&Tensor>) -> Result<Self, ModelError> {
+    pub fn new(log_probabilities: Tensor) -> Result<Self, ModelError> {
+        Ok(Self { probabilities: log_probabilities.f_exp()?, log_probabilities })
+    }
+}
+
+/// Scores of some targets where they were computed: reading them would make a GPU wait.
+#[derive(Debug)]
+pub struct DeviceScores {
+    logprob: Tensor,
+    greedy_id: Tensor,
+    kl: Option<Tensor>,
+}
+
+impl DeviceScores {
+    /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn new(
+        log_probabilities: &Tensor,
+        targets: &Tensor,
+        reference: Option<&Reference>,
+    ) -> Result<Self, ModelError> {
         let logprob = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
-        let greedy = log_probabilities.f_argmax(-1, false)?;
-        let kl = match baseline {
-            None => Vec::new(),
-            Some(baseline) => {
-                let difference = baseline.f_sub(log_probabilities)?;
-                let kl = baseline.f_exp()?.f_mul_(&difference)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
-                to_vec_f64(&kl)?
+        let greedy_id = log_probabilities.f_argmax(-1, false)?;
+        let kl = match reference {
+            None => None,
+            Some(Reference { log_probabilities: baseline, probabilities }) => {
+                let divergence = baseline.f_sub(log_probabilities)?.f_mul_(probabilities)?;
+                Some(divergence.f_sum_dim_intlist(-1, false, Kind::Double)?)
             }
         };
-        Ok(Self { logprob: to_vec_f64(&logprob)?, greedy_id: Vec::<i64>::try_from(&greedy)?, kl })
+        Ok(Self { logprob, greedy_id, kl })
     }
+}
 
-    /// Adds the scores of further targets.
-    pub fn extend(&mut self, other: Self) {
-        self.logprob.extend(other.logprob);
-        self.greedy_id.extend(other.greedy_id);
-        self.kl.extend(other.kl);
+impl TargetScores {
+    /// The scores of all parts, in order.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn read(parts: &[DeviceScores]) -> Result<Self, ModelError> {
+        if parts.is_empty() {
+            return Ok(Self::default());
+        }
+        let joined = |tensors: Vec<&Tensor>| Tensor::f_cat(&tensors, 0);
+        let kl: Vec<_> = parts.iter().filter_map(|part| part.kl.as_ref()).collect();
+        Ok(Self {
+            logprob: to_vec_f64(&joined(parts.iter().map(|part| &part.logprob).collect())?)?,
+            greedy_id: Vec::<i64>::try_from(&joined(parts.iter().map(|part| &part.greedy_id).collect())?)?,
+            kl: if kl.is_empty() { Vec::new() } else { to_vec_f64(&joined(kl)?)? },
+        })
     }
 }
 
