@@ -10,6 +10,7 @@
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
 pub mod npz;
+pub mod reports;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
