@@ -143,10 +143,11 @@ prop_compose! {
         ]),
         mlp_input in select(vec![MlpInput::OwnNorm, MlpInput::AttentionNorm, MlpInput::NormOfAttentionNorm]),
         (grouped, interleaved_groups) in any::<(bool, bool)>(),
-        head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied]),
+        head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied, Head::Reward]),
         (attention_bias, mlp_bias, attention_lost) in any::<(bool, bool, bool)>(),
         (query_key_layer_scaling, attention, sliding_window) in scores(),
         multipliers in multipliers(),
+        (query_key_norm, soft_prompt_length) in (any::<bool>(), select(vec![0, 0, 0, 2])),
     ) -> (usize, Architecture) {
         let head_count = tp_size * heads_per_rank;
         let kv_head_count = if grouped { tp_size } else { head_count };
@@ -168,7 +169,8 @@ prop_compose! {
             norm,
             norm_epsilon,
             rms_epsilon,
-            query_key_norm: false,
+            // Over the elements of each head: the one form of which exact merges exist.
+            query_key_norm: query_key_norm && norm == Norm::RmsNorm,
             positions,
             rotary_tables: RotaryTables::Float32,
             storage: Precision::Fp32,
@@ -198,6 +200,9 @@ prop_compose! {
             },
             attention_bias,
             mlp_bias,
+            soft_prompt_length,
+            sequence_parallel: false,
+            not_evaluated: None,
         })
     }
 }
@@ -235,7 +240,7 @@ impl Design {
     /// The same design always draws the same model.
     pub(super) fn draw(&self) -> RandomModel {
         let mut draw = Draw { design: self, random: ChaCha12Rng::seed_from_u64(self.seed) };
-        let mut stages = vec![draw.stage(StageId::Embedding, &[StageKind::Embedding])];
+        let mut stages = vec![draw.stage(StageId::Embedding, &[StageKind::Embedding, StageKind::SoftPrompt])];
         let layers = (0..self.architecture.layer_count).map(|at| draw.stage(StageId::Layer(at), &[StageKind::Layer]));
         stages.extend(layers.collect::<Vec<_>>());
         let mut output = draw.stage(StageId::Output, &[StageKind::FinalNorm, StageKind::Head]);

@@ -29,8 +29,11 @@ pub(super) fn of_files(checkpoint: &Checkpoint) -> Vec<String> {
             "post_attention_layernorm is saved but unused: with gpt_j_tied the MLP reads input_layernorm".to_owned(),
         );
     }
-    if architecture.head == Head::Row {
+    if architecture.head.is_row_parallel() {
         notes.push("the output head is row-parallel: each rank reads its own slice of the final norm".to_owned());
+    }
+    if let Some(refusal) = &architecture.not_evaluated {
+        notes.push(format!("it can be merged but not evaluated: {refusal}; {}", refusal.needed));
     }
     notes.extend(quirks(checkpoint));
     notes.extend(checkpoint.warnings());
@@ -85,6 +88,7 @@ fn numbering(checkpoint: &Checkpoint) -> String {
     let mut parts = Vec::new();
     for (kind, what) in [
         (StageKind::Embedding, "the embedding"),
+        (StageKind::SoftPrompt, "the trained prompt"),
         (StageKind::Layer, "the layers"),
         (StageKind::FinalNorm, "the final norm"),
         (StageKind::Head, "the output head"),
