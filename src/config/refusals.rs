@@ -83,7 +83,7 @@ pub(crate) const SPARSE: (&str, &str) = (
 /// Why Mamba is refused, and what would be needed.
 pub(crate) const STATE_SPACE: (&str, &str) = (
     "state-space blocks are not implemented",
-    "gpt-neox's tools/ckpts/convert_neox_to_mamba_ssm.py converts a checkpoint of one rank; evaluate others with gpt-neox itself",
+    "gpt-neox's tools/ckpts/convert_neox_to_mamba_ssm.py joins the ranks of Mamba models into mamba_ssm's format",
 );
 
 fn attention_kinds(config: &NeoxConfig) -> Verdict {
