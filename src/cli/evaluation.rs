@@ -46,6 +46,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[Strategy]) -> anyhow::Result<Prepared> {
     let threads = set_threads(args.threads)?;
     let checkpoint = model.open()?;
+    checkpoint.check_evaluation()?;
     let architecture = checkpoint.architecture();
     check_strategies(&checkpoint, strategies)?;
     let task = Task::resolve(&args.task)?;

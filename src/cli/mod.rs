@@ -14,6 +14,7 @@ mod evaluation;
 #[cfg(feature = "libtorch")]
 mod explain;
 mod failure;
+mod gate;
 mod inspect;
 mod output;
 mod provenance;
@@ -51,6 +52,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     Inspect(inspect::InspectArgs),
+    /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
+    Gate(gate::GateArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -68,6 +71,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let screen = output::Screen::new(cli.verbosity);
     let outcome = match cli.command {
+        Command::Gate(args) => match gate::run(&args, &screen) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(1),
+            Err(error) => Err(error),
+        },
         #[cfg(feature = "libtorch")]
         Command::Compare(args) => compare::run(&args, &screen),
         #[cfg(feature = "libtorch")]

@@ -7,6 +7,7 @@ use super::packing::{Packed, Passage};
 use super::slice_run::SliceRun;
 use super::{EvalError, budget};
 use crate::checkpoint::{Checkpoint, FileDigest};
+use crate::config::Architecture;
 use crate::merge::{Exactness, Strategy};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
@@ -166,6 +167,7 @@ pub fn evaluate(
     options: &EngineOptions,
     observer: &dyn Observer,
 ) -> Result<Evaluation, EvalError> {
+    checkpoint.check_evaluation()?;
     let architecture = checkpoint.architecture();
     let Some(&backend) = options.backends.first() else {
         let reason = "no device was given".to_owned();
@@ -177,7 +179,7 @@ pub fn evaluate(
     let chunk_tokens = options.chunk_tokens.unwrap_or_else(|| budget::default_chunk_tokens(backend)).max(1);
     let memory_budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
     let passage_count = passages.len();
-    let packed = Packed::new(passages);
+    let packed = Packed::new(after_prompt(architecture, passages));
     let longest = packed.passages().first().map_or(0, Passage::length);
     let tp_size = checkpoint.tp_size();
     let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, variants.len(), longest, memory_budget)?
@@ -213,6 +215,12 @@ pub fn evaluate(
             .run(&ids, number, options.digests && number == 0)?;
     }
     Ok(evaluation)
+}
+
+/// The passages with the model's trained prompt, if it has one, before each.
+pub(super) fn after_prompt(architecture: &Architecture, passages: Vec<Passage>) -> Vec<Passage> {
+    let (length, vocabulary) = (architecture.soft_prompt_length, architecture.padded_vocab_size);
+    passages.into_iter().map(|passage| passage.after_prompt(length, vocabulary)).collect()
 }
 
 /// Divides passages among devices, every share with long and short ones.

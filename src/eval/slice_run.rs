@@ -29,6 +29,13 @@ struct Key {
 
 type Groups = Vec<(Key, Vec<usize>)>;
 
+/// Variants that go through a stage as one, with their weights.
+struct Group {
+    key: Key,
+    members: Vec<usize>,
+    weights: StageTensors,
+}
+
 pub(super) struct SliceRun<'a> {
     checkpoint: &'a Checkpoint,
     variants: &'a [Variant],
@@ -91,20 +98,20 @@ impl<'a> SliceRun<'a> {
             }
             None => BTreeMap::new(),
         };
+        let merging = Instant::now();
         let groups = self.group(&merger, stage, &corrected)?;
+        let groups = self.with_weights(groups, &mut merger, stage, &corrected)?;
+        self.evaluation.timings.merge += merging.elapsed();
         let mut uploaders: Vec<_> = self.devices.iter().map(DeviceRun::uploader).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
-        for (at, (key, members)) in groups.iter().enumerate() {
-            let merging = Instant::now();
-            let weights = self.weights(&mut merger, stage, members, &corrected)?;
-            self.evaluation.timings.merge += merging.elapsed();
+        for (at, Group { key, members, weights }) in groups.iter().enumerate() {
             let computing = Instant::now();
             if let (StageId::Output, Some(input)) = (stage.id, key.input) {
                 for (uploader, outputs) in uploaders.iter_mut().zip(&mut outputs) {
-                    outputs.push((OutputStage::new(&weights, architecture, uploader).map_err(failed)?, input));
+                    outputs.push((OutputStage::new(weights, architecture, uploader).map_err(failed)?, input));
                 }
             } else {
-                let last_use = groups[at + 1..].iter().all(|(later, _)| later.input != key.input);
+                let last_use = groups[at + 1..].iter().all(|later| later.key.input != key.input);
                 let input = StageInput {
                     stream: key.input,
                     last_use,
@@ -115,7 +122,7 @@ impl<'a> SliceRun<'a> {
                 let observer = self.observer;
                 let tick = |tokens: u64| observer.advance(tokens * share);
                 let made = on_each(&mut self.devices, &mut uploaders, |device, uploader| {
-                    device.run(architecture, &weights, uploader, input, None, &tick)
+                    device.run(architecture, weights, uploader, input, None, &tick)
                 })
                 .map_err(failed)?;
                 for &variant in members {
@@ -149,7 +156,8 @@ impl<'a> SliceRun<'a> {
     ) -> Result<Groups, EvalError> {
         // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
-        let shared_start = start && stage.get(Role::PositionEmbedding).is_none();
+        let shared_start =
+            start && [Role::PositionEmbedding, Role::SoftPrompt].iter().all(|&role| stage.get(role).is_none());
         let mut groups: Groups = Vec::new();
         for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
             let signature = match &variant.weights {
@@ -166,6 +174,30 @@ impl<'a> SliceRun<'a> {
             }
         }
         Ok(groups)
+    }
+
+    /// Merges every group's weights, and makes one of groups whose rules differ and come to the same bits all the same:
+    /// of two ranks' float16 replicas, for example, the sum is the same in float16 and in float32.
+    fn with_weights(
+        &mut self,
+        groups: Groups,
+        merger: &mut StageMerger<'_>,
+        stage: &StageTensors,
+        corrected: &BTreeMap<usize, StageTensors>,
+    ) -> Result<Vec<Group>, EvalError> {
+        let mut distinct: Vec<Group> = Vec::new();
+        for (key, members) in groups {
+            let weights = self.weights(merger, stage, &members, corrected)?;
+            let same = |other: &&mut Group| {
+                (other.key.input, other.key.rechunked) == (key.input, key.rechunked)
+                    && other.weights.same_bits(&weights)
+            };
+            match distinct.iter_mut().find(same) {
+                Some(same) => same.members.extend(members),
+                None => distinct.push(Group { key, members, weights }),
+            }
+        }
+        Ok(distinct)
     }
 
     /// The group's weights; every merged member's exactness is judged on the way.
@@ -193,9 +225,9 @@ impl<'a> SliceRun<'a> {
     }
 
     /// Puts scores where they belong.
-    fn keep(&mut self, groups: &Groups, scores: &[Vec<TargetScores>]) {
+    fn keep(&mut self, groups: &[Group], scores: &[Vec<TargetScores>]) {
         for (device, scores) in self.devices.iter().zip(scores) {
-            for ((_, members), scores) in groups.iter().zip(scores) {
+            for (Group { members, .. }, scores) in groups.iter().zip(scores) {
                 for (at, place) in device.places.iter().enumerate() {
                     let score = TokenScore {
                         id: place.id,

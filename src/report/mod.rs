@@ -41,7 +41,7 @@ pub use inspection::{
 pub use json::{read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically};
-pub use page::TerminalStyle;
+pub use page::{TerminalStyle, render_table};
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
 pub use terminal::render_terminal;
 
