@@ -3,7 +3,7 @@
 LIBTORCH_KIND ?= cpu
 CARGO ?= cargo
 
-.PHONY: help setup build demo test bench lint clean
+.PHONY: help setup build demo test bench bench-peers lint clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -23,6 +23,14 @@ test: setup ## Run all tests, with libtorch and without
 
 bench: setup ## Run the criterion benches
 	$(CARGO) bench --locked
+
+# A Python with torch, transformers, lm-eval and datasets; by default one is set up in .bench-venv from PyPI.
+KINTSUGI_PEERS_PYTHON ?= .bench-venv/bin/python
+
+bench-peers: build ## Beside transformers + lm-evaluation-harness: make bench-peers DATA=lambada_test.jsonl TOKENIZER=20B_tokenizer.json [ARGS=…]
+	@test -n "$(DATA)" -a -n "$(TOKENIZER)" || { echo "give DATA=lambada_test.jsonl TOKENIZER=20B_tokenizer.json" >&2; exit 2; }
+	@test -x "$(KINTSUGI_PEERS_PYTHON)" || evals/peers/setup.sh
+	$(KINTSUGI_PEERS_PYTHON) evals/peers/bench.py --data $(DATA) --tokenizer $(TOKENIZER) $(ARGS)
 
 lint: setup ## Formatting and clippy, warnings denied
 	$(CARGO) fmt --check

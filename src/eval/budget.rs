@@ -4,7 +4,7 @@ use tch::{Device, Kind};
 
 use super::EvalError;
 use crate::config::Architecture;
-use crate::model::Backend;
+use crate::model::{Backend, free_device_memory};
 
 /// Tokens that go through a stage together: enough rows to keep matrix products efficient, few enough that a chunk's
 /// activations stay in the last-level cache.
@@ -13,11 +13,17 @@ pub fn default_chunk_tokens(backend: Backend) -> usize {
     if backend.device == Device::Cpu { 1024 } else { 16_384 }
 }
 
-/// Bytes to spend on residual streams where none are given: half of what is available, 4 GiB on a GPU.
+/// Bytes to spend on residual streams where none are given: half of what is available, on a GPU half of what is free
+/// there. The other half is for weights and activations.
 #[must_use]
 pub fn default_memory_budget(backend: Backend) -> u64 {
-    const GPU_DEFAULT: u64 = 4 << 30;
-    if backend.device == Device::Cpu { available_memory().map_or(GPU_DEFAULT, |bytes| bytes / 2) } else { GPU_DEFAULT }
+    /// Where the system does not tell.
+    const UNKNOWN: u64 = 8 << 30;
+    let available = match backend.device {
+        Device::Cuda(index) => free_device_memory(index),
+        _ => available_memory(),
+    };
+    available.unwrap_or(UNKNOWN) / 2
 }
 
 /// Tokens of a slice whose residual streams fit the budget.

@@ -21,7 +21,7 @@ mod weights;
 
 use tch::{TchError, Tensor};
 
-pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count};
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, free_device_memory};
 pub use embedding::EmbeddingStage;
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
