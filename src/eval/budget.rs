@@ -6,11 +6,11 @@ use super::EvalError;
 use crate::config::Architecture;
 use crate::model::{Backend, free_device_memory};
 
-/// Tokens that go through a stage together: enough rows to keep matrix products efficient, few enough that a chunk's
-/// activations stay in the last-level cache.
+/// Tokens that go through a stage together: enough rows to keep matrix products efficient; on a CPU, where each thread has
+/// a chunk of its own, few enough that activations stay in a core's cache and that threads end at about the same time.
 #[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
-    if backend.device == Device::Cpu { 1024 } else { 16_384 }
+    if backend.device == Device::Cpu { 512 } else { 16_384 }
 }
 
 /// Bytes to spend on residual streams where none are given: half of what is available, on a GPU half of what is free

@@ -138,14 +138,22 @@ impl DeviceRun {
             }
             (_, Some(stream)) => {
                 let layer = LayerStage::new(stage, architecture, uploader)?;
-                if input.targets_only {
-                    let streams = self.last_layer(&layer, stream, input.rechunked, tick)?;
-                    if input.last_use {
-                        self.discard(stream);
+                let at_targets =
+                    match input.targets_only.then(|| self.last_layer(&layer, stream, input.rechunked, tick)) {
+                        Some(Ok(streams)) => Some(streams),
+                        // All rows can be computed in smaller parts.
+                        Some(Err(error)) if error.is_out_of_memory() => None,
+                        Some(Err(error)) => return Err(error),
+                        None => None,
+                    };
+                match at_targets {
+                    Some(streams) => {
+                        if input.last_use {
+                            self.discard(stream);
+                        }
+                        Held { streams, at_targets: true }
                     }
-                    Held { streams, at_targets: true }
-                } else {
-                    Held { streams: self.layer(&layer, stream, input, means, tick)?, at_targets: false }
+                    None => Held { streams: self.layer(&layer, stream, input, means, tick)?, at_targets: false },
                 }
             }
         };
@@ -191,12 +199,11 @@ impl DeviceRun {
         let before = self.stream(stream)?.count();
         let count = layer.streams_after(before);
         let in_place = if input.last_use && count == before { self.streams[stream].take() } else { None };
-        let (streams, source) = match in_place {
-            Some(held) => (held.streams, None),
-            None => {
-                let source = self.stream(stream)?;
-                (source.blank(count)?, Some(source))
-            }
+        let (streams, source) = if let Some(held) = in_place {
+            (held.streams, None)
+        } else {
+            let source = self.stream(stream)?;
+            (source.blank(count)?, Some(source))
         };
         let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
         let rotary = self.rotary.as_ref();
@@ -210,14 +217,17 @@ impl DeviceRun {
             if let Some(source) = source {
                 rows.copy_from(&source)?;
             }
-            let mut means = wants_means.then(LayerMeans::default);
-            layer.forward_rows(&mut rows, &chunk, rotary, means.as_mut())?;
+            let means = in_parts(&mut rows, &chunk, &|rows, chunk| {
+                let mut means = wants_means.then(LayerMeans::default);
+                layer.forward_rows(rows, chunk, rotary, means.as_mut())?;
+                Ok(means)
+            })?;
             tick(chunk.tokens.unsigned_abs());
             Ok(means)
         })?;
         if let Some(means) = means {
             // In the chunks' order, so that sums do not depend on which thread was first.
-            parts.into_iter().flatten().try_for_each(|part| means.merge(part))?;
+            parts.into_iter().flatten().flatten().try_for_each(|part| means.merge(part))?;
         }
         if source.is_some() && input.last_use {
             self.discard(stream);
@@ -338,6 +348,31 @@ impl DeviceRun {
     }
 }
 
+/// Runs a chunk, changing its rows; where a GPU's memory does not suffice, in halves, and these in halves if need be.
+/// Gives what `work` gave for every part.
+fn in_parts<T>(
+    rows: &mut Streams,
+    chunk: &Chunk,
+    work: &dyn Fn(&mut Streams, &Chunk) -> Result<T, ModelError>,
+) -> Result<Vec<T>, ModelError> {
+    // A CPU's allocator does not refuse what the system will kill for later: nothing to go back to is kept there.
+    let before = if rows.of_rank(0).device() == Device::Cpu { None } else { Some(rows.deep_copy()?) };
+    let error = match work(rows, chunk) {
+        Ok(done) => return Ok(vec![done]),
+        Err(error) => error,
+    };
+    let (true, Some(before), Some(halves)) = (error.is_out_of_memory(), before, chunk.halves()?) else {
+        return Err(error);
+    };
+    rows.copy_from(&before)?;
+    let mut done = Vec::new();
+    for half in halves {
+        let mut rows = rows.narrow(half.start - chunk.start, half.tokens)?;
+        done.extend(in_parts(&mut rows, &half, work)?);
+    }
+    Ok(done)
+}
+
 /// The packing's chunks as the model takes them.
 fn pieces(packed: &Packed, chunk_tokens: usize, positions: &Tensor) -> Result<Vec<Piece>, ModelError> {
     packed
@@ -365,4 +400,42 @@ pub(super) fn is_emulated(backend: Backend) -> bool {
 
 fn to_i64(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::eval::packing::Passage;
+
+    fn chunk() -> Chunk {
+        let passage =
+            |index: usize, length: u32| Passage::new(index, &(0..length).collect::<Vec<_>>(), &[7], 64).unwrap();
+        let packed = Packed::new([5, 3, 3, 3, 2].iter().enumerate().map(|(at, &length)| passage(at, length)).collect());
+        let positions = Tensor::from_slice(packed.positions());
+        pieces(&packed, 100, &positions).unwrap().remove(0).chunk
+    }
+
+    #[test]
+    fn halves_hold_half_of_the_passages_each() {
+        let [first, second] = chunk().halves().unwrap().unwrap();
+        let group = |start, passages, length| Group { start, passages, length };
+        assert_eq!((first.start, first.tokens, second.start, second.tokens), (0, 8, 8, 8));
+        assert_eq!(first.groups, [group(0, 1, 5), group(5, 1, 3)]);
+        assert_eq!(second.groups, [group(0, 2, 3), group(6, 1, 2)]);
+        assert_eq!(Vec::<i64>::try_from(&second.positions).unwrap(), [0, 1, 2, 0, 1, 2, 0, 1]);
+        let [alone, _] = first.halves().unwrap().unwrap();
+        assert!(alone.halves().unwrap().is_none());
+    }
+
+    #[test]
+    fn errors_come_through_and_a_cpu_does_not_try_again() {
+        let mut rows = Streams::new(vec![Tensor::zeros([16, 2], (Kind::Float, Device::Cpu))]);
+        let done = in_parts(&mut rows, &chunk(), &|_, chunk| Ok(chunk.tokens)).unwrap();
+        assert_eq!(done, [16]);
+        let full = in_parts(&mut rows, &chunk(), &|_, _| -> Result<(), ModelError> {
+            Err(tch::TchError::Torch("CUDA out of memory".to_owned()).into())
+        });
+        assert!(full.unwrap_err().is_out_of_memory());
+    }
 }

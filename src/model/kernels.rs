@@ -3,6 +3,8 @@
 //! passes over short strided rows; layer norms, whose statistics serve all ranks' gains. Statistics and arithmetic are
 //! float32. Every function tells whether the tensors are ones it can do; if not, nothing is done.
 
+#![expect(clippy::inline_always, reason = "what stays a call inside a loop keeps it from becoming vector instructions")]
+
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
@@ -42,7 +44,6 @@ impl Element for bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         // Rounding must not carry a NaN over into infinity.
         let kept = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
         Self::from_bits((kept >> 16) as u16)
     }
 }
@@ -144,11 +145,16 @@ fn layer_norms_as<T: Element>(
 }
 
 fn sizes(tensor: &Tensor) -> Vec<usize> {
-    tensor.size().iter().map(|extent| extent.unsigned_abs() as usize).collect()
+    tensor.size().into_iter().map(to_usize).collect()
 }
 
 fn strides(tensor: &Tensor) -> Vec<usize> {
-    tensor.stride().iter().map(|stride| stride.unsigned_abs() as usize).collect()
+    tensor.stride().into_iter().map(to_usize).collect()
+}
+
+/// Extents and strides of tensors in memory are neither negative nor larger than it.
+fn to_usize(extent: i64) -> usize {
+    usize::try_from(extent).unwrap_or(0)
 }
 
 /// The first `length` elements of a CPU tensor's memory, counted from its own first.
@@ -265,7 +271,7 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 #[inline(always)]
 fn gelu<const FMA: bool>(x: f32) -> f32 {
     /// −2 √(2/π)
-    const LINEAR: f32 = -1.595_769_1;
+    const LINEAR: f32 = -1.595_769;
     const CUBIC: f32 = LINEAR * 0.044_715;
     x / (1.0 + exp::<FMA>(x * multiply_add::<FMA>(CUBIC, x * x, LINEAR)))
 }

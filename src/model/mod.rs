@@ -100,6 +100,36 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// Two chunks with half of the passages each, first and second; `None` where there is but one passage.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn halves(&self) -> Result<Option<[Self; 2]>, ModelError> {
+        let passages: i64 = self.groups.iter().map(|group| group.passages).sum();
+        if passages < 2 {
+            return Ok(None);
+        }
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let (mut wanted, mut rows) = (passages / 2, 0);
+        for group in &self.groups {
+            let taken = group.passages.min(wanted);
+            wanted -= taken;
+            if taken > 0 {
+                first.push(Group { passages: taken, ..*group });
+                rows += taken * group.length;
+            }
+            if taken < group.passages {
+                let start = group.start + taken * group.length - rows;
+                second.push(Group { start, passages: group.passages - taken, ..*group });
+            }
+        }
+        let part = |start: i64, tokens: i64, groups| -> Result<Self, ModelError> {
+            let positions = self.positions.f_narrow(0, start, tokens)?;
+            Ok(Self { start: self.start + start, tokens, groups, positions })
+        };
+        Ok(Some([part(0, rows, first)?, part(rows, self.tokens - rows, second)?]))
+    }
+
     /// The same chunk for another thread.
     #[must_use]
     pub fn share(&self) -> Self {

@@ -47,6 +47,14 @@ impl Streams {
         Ok(Self((0..count).map(|_| self.0[0].f_empty_like()).collect::<Result<_, _>>()?))
     }
 
+    /// A copy that shares no memory.
+    ///
+    /// # Errors
+    /// No memory for it.
+    pub fn deep_copy(&self) -> Result<Self, ModelError> {
+        Ok(Self(self.0.iter().map(copy_of).collect::<Result<_, ModelError>>()?))
+    }
+
     /// The given packed rows of every stream.
     ///
     /// # Errors
