@@ -8,6 +8,7 @@ mod facts;
 mod inventory;
 mod layout;
 mod shard;
+mod source;
 #[cfg(test)]
 mod tests;
 mod warnings;
@@ -24,6 +25,7 @@ pub use error::CheckpointError;
 pub use inventory::ParamEntry;
 pub use layout::Layout;
 pub use shard::{Shard, TensorForm};
+pub use source::ModelSource;
 
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
@@ -228,8 +230,7 @@ impl Checkpoint {
     /// The stages in the order in which they run.
     #[must_use]
     pub fn stage_ids(&self) -> Vec<StageId> {
-        let layers = (0..self.architecture.layer_count).map(StageId::Layer);
-        std::iter::once(StageId::Embedding).chain(layers).chain(std::iter::once(StageId::Output)).collect()
+        ModelSource::stage_ids(self)
     }
 
     /// The used parameters of a stage.

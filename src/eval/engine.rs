@@ -1,12 +1,14 @@
 //! The layer-major evaluation: what to evaluate, how, and what comes out. The loop itself is in `slice_run`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::device_run::{DeviceRun, is_emulated};
 use super::packing::{Packed, Passage};
 use super::slice_run::SliceRun;
-use super::{EvalError, budget};
-use crate::checkpoint::{Checkpoint, FileDigest};
+use super::{EvalError, budget, candidates};
+use crate::checkpoint::{FileDigest, ModelSource};
 use crate::merge::{Exactness, Strategy};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
@@ -31,6 +33,8 @@ pub enum Weights {
     Unmerged,
     /// A merge of it.
     Merged(Strategy),
+    /// A model of its own, such as a merge that another tool made; it has the checkpoint's depth and width.
+    Candidate(Arc<dyn ModelSource>),
 }
 
 impl Variant {
@@ -50,6 +54,12 @@ impl Variant {
     #[must_use]
     pub fn merged(strategy: Strategy) -> Self {
         Self { name: strategy.name.clone(), weights: Weights::Merged(strategy), rechunked: false }
+    }
+
+    /// A model made elsewhere.
+    #[must_use]
+    pub fn candidate(name: String, model: Arc<dyn ModelSource>) -> Self {
+        Self { name, weights: Weights::Candidate(model), rechunked: false }
     }
 }
 
@@ -145,6 +155,8 @@ pub struct Evaluation {
     pub divergence: Vec<Vec<Divergence>>,
     /// Digests of the files read; empty unless asked for.
     pub digests: Vec<FileDigest>,
+    /// The same for every candidate, by variant.
+    pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
     /// Where the time went.
     pub timings: Timings,
     /// Passes over the checkpoint.
@@ -160,7 +172,7 @@ pub struct Evaluation {
 /// # Errors
 /// Whatever keeps the run from finishing; nothing is returned in part.
 pub fn evaluate(
-    checkpoint: &Checkpoint,
+    checkpoint: &dyn ModelSource,
     variants: &[Variant],
     passages: Vec<Passage>,
     options: &EngineOptions,
@@ -179,8 +191,9 @@ pub fn evaluate(
     let passage_count = passages.len();
     let packed = Packed::new(passages);
     let longest = packed.passages().first().map_or(0, Passage::length);
-    let tp_size = checkpoint.tp_size();
-    let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, variants.len(), longest, memory_budget)?
+    candidates::check(checkpoint, variants, &packed)?;
+    let (tp_size, streams) = (checkpoint.tp_size(), candidates::stream_count(variants));
+    let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, streams, longest, memory_budget)?
         .saturating_mul(options.backends.len());
     let slices = packed.slices(slice_tokens);
     let ids = checkpoint.stage_ids();
@@ -196,6 +209,7 @@ pub fn evaluate(
             if options.divergence { variants.len() } else { 0 }
         ],
         digests: Vec::new(),
+        candidate_digests: BTreeMap::new(),
         timings: Timings::default(),
         slice_count: slices.len(),
         chunk_tokens,
