@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pytorch_reader::PytorchError;
 
+use super::HuggingFaceError;
 use crate::config::{ConfigError, Unsupported};
 use crate::partition::{PartitionError, StageKind};
 use crate::tensor::{DType, TensorError};
@@ -97,6 +98,12 @@ pub enum CheckpointError {
     /// Bytes that do not fit the shape.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
+    /// A Hugging Face directory.
+    #[error(transparent)]
+    HuggingFace(#[from] HuggingFaceError),
+    /// Settings of gpt-neox for a model that is not gpt-neox's.
+    #[error("{path}: is a Hugging Face directory, which --neox-config, --era and --quirk do not speak of", path = path.display())]
+    OptionsOfNeox { path: PathBuf },
     /// The operating system's word.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -152,6 +159,7 @@ impl CheckpointError {
                     .to_owned()
             }
             Self::Unsupported(_) => "gpt-neox itself can still evaluate it, with one process per rank".to_owned(),
+            Self::HuggingFace(error) => return error.hint(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("--neox-config FILE gives another configuration".to_owned()));
             }

@@ -1,10 +1,12 @@
-//! Checkpoints as gpt-neox writes them: finding the files, accounting for every tensor, reading a stage at a time.
+//! Checkpoints as gpt-neox writes them, and models as transformers does ([`HuggingFaceModel`]): finding the files,
+//! accounting for every tensor, reading a stage at a time ([`ModelSource`]).
 //! What a name means is decided in `partition`; how stages are merged, in `merge`.
 
 mod client;
 mod digest;
 mod error;
 mod facts;
+mod huggingface;
 mod inventory;
 mod layout;
 mod shard;
@@ -22,10 +24,11 @@ use rayon::prelude::*;
 pub use client::ClientState;
 pub use digest::{FileDigest, sha256_file};
 pub use error::CheckpointError;
+pub use huggingface::{HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layout::Layout;
 pub use shard::{Shard, TensorForm};
-pub use source::ModelSource;
+pub use source::{ModelSource, open_model};
 
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
@@ -49,7 +52,7 @@ pub struct Checkpoint {
 }
 
 /// How to read a checkpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Used instead of the configuration that lies beside the shards, unless empty.
     pub config_files: Vec<PathBuf>,

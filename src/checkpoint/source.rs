@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, CheckpointError, Layout};
+use super::{Checkpoint, CheckpointError, HuggingFaceModel, Layout, OpenOptions, huggingface};
 use crate::config::Architecture;
 use crate::partition::{StageId, StageTensors};
 use crate::tensor::DType;
@@ -26,6 +26,9 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
 
     /// How its files are laid out: `layer-files`, `rank-files` or `hugging-face`.
     fn layout_name(&self) -> &'static str;
+
+    /// What it is, in a word or two: `gpt-neox, 2 ranks` or `Hugging Face LlamaForCausalLM`.
+    fn describe(&self) -> String;
 
     /// The training iteration, where the files tell it.
     fn iteration(&self) -> Option<u64>;
@@ -55,6 +58,20 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     }
 }
 
+/// Opens whatever is there: a Hugging Face directory, or a checkpoint of gpt-neox, which alone the options speak of.
+///
+/// # Errors
+/// As [`Checkpoint::open_with`] and [`HuggingFaceModel::open`].
+pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSource>, CheckpointError> {
+    if huggingface::is_hugging_face(path) {
+        if *options != OpenOptions::default() {
+            return Err(CheckpointError::OptionsOfNeox { path: path.to_owned() });
+        }
+        return Ok(Box::new(HuggingFaceModel::open(path)?));
+    }
+    Ok(Box::new(Checkpoint::open_with(path, options)?))
+}
+
 impl ModelSource for Checkpoint {
     fn folder(&self) -> &Path {
         self.folder()
@@ -81,6 +98,11 @@ impl ModelSource for Checkpoint {
             Layout::LayerFiles => "layer-files",
             Layout::RankFiles => "rank-files",
         }
+    }
+
+    fn describe(&self) -> String {
+        let ranks = self.tp_size();
+        format!("gpt-neox, {ranks} rank{}", if ranks == 1 { "" } else { "s" })
     }
 
     fn iteration(&self) -> Option<u64> {

@@ -105,9 +105,9 @@ impl EvalError {
             Self::CandidateLength { found, .. } => {
                 Some(format!("--max-length {found} cuts longer passages on the left, for every model alike"))
             }
-            Self::CandidateVocabulary { .. } => {
-                Some("rows that the tokenizer uses were cut off: trim the vocabulary to the tokenizer's size".to_owned())
-            }
+            Self::CandidateVocabulary { .. } => Some(
+                "rows that the tokenizer uses were cut off: trim the vocabulary to the tokenizer's size".to_owned(),
+            ),
             Self::ReaderGone { .. } => None,
         }
     }
