@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pytorch_reader::PytorchError;
 
-use super::HuggingFaceError;
+use super::{Checkpoint, HuggingFaceError};
 use crate::config::{ConfigError, Unsupported};
 use crate::partition::{PartitionError, StageKind};
 use crate::tensor::{DType, TensorError};
@@ -118,6 +118,9 @@ impl CheckpointError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::NotACheckpoint { path } if !Checkpoint::is_at(path) => {
+                "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it".to_owned()
+            }
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
             }

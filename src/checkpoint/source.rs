@@ -63,13 +63,21 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
 /// # Errors
 /// As [`Checkpoint::open_with`] and [`HuggingFaceModel::open`].
 pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSource>, CheckpointError> {
-    if huggingface::is_hugging_face(path) {
+    if !Checkpoint::is_at(path) {
         if *options != OpenOptions::default() {
             return Err(CheckpointError::OptionsOfNeox { path: path.to_owned() });
         }
         return Ok(Box::new(HuggingFaceModel::open(path)?));
     }
     Ok(Box::new(Checkpoint::open_with(path, options)?))
+}
+
+impl Checkpoint {
+    /// Whether a checkpoint of gpt-neox is what the folder is taken for: anything but a Hugging Face directory.
+    #[must_use]
+    pub fn is_at(path: &Path) -> bool {
+        !huggingface::is_hugging_face(path)
+    }
 }
 
 impl ModelSource for Checkpoint {

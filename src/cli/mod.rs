@@ -3,6 +3,8 @@
 
 mod args;
 #[cfg(feature = "libtorch")]
+mod candidates;
+#[cfg(feature = "libtorch")]
 mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use args::ModelArgs;
+pub use args::{ModelArgs, ReadingArgs};
 
 /// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
@@ -40,7 +42,7 @@ enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
     #[cfg(feature = "libtorch")]
     Compare(Box<compare::CompareArgs>),
-    /// Evaluate the unmerged model alone.
+    /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory.
     #[cfg(feature = "libtorch")]
     Eval(Box<eval::EvalArgs>),
     /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.

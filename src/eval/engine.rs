@@ -9,7 +9,7 @@ use super::packing::{Packed, Passage};
 use super::slice_run::SliceRun;
 use super::{EvalError, budget, candidates};
 use crate::checkpoint::{FileDigest, ModelSource};
-use crate::merge::{Exactness, Strategy};
+use crate::merge::{Elsewhere, Exactness, Strategy};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
 use crate::samples::TokenScore;
@@ -157,6 +157,8 @@ pub struct Evaluation {
     pub digests: Vec<FileDigest>,
     /// The same for every candidate, by variant.
     pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
+    /// For every candidate, by variant, what was done to the checkpoint's parameters.
+    pub elsewhere: BTreeMap<usize, Elsewhere>,
     /// Where the time went.
     pub timings: Timings,
     /// Passes over the checkpoint.
@@ -210,6 +212,7 @@ pub fn evaluate(
         ],
         digests: Vec::new(),
         candidate_digests: BTreeMap::new(),
+        elsewhere: BTreeMap::new(),
         timings: Timings::default(),
         slice_count: slices.len(),
         chunk_tokens,
@@ -224,7 +227,7 @@ pub fn evaluate(
             .map_err(EvalError::Device)?;
         SliceRun::new(checkpoint, variants, observer, &mut evaluation, devices)
             .with_calibration(backend, &options.calibration)?
-            .run(&ids, number, options.digests && number == 0)?;
+            .run(&ids, number, options.digests)?;
     }
     Ok(evaluation)
 }

@@ -62,8 +62,10 @@ impl<'a> SliceRun<'a> {
         Ok(self)
     }
 
-    /// Runs all stages; `hash` also keeps the digests of the files.
+    /// Runs all stages. The first pass also looks at what candidates are made of, and keeps the digests of the files if
+    /// `hash` asks for them.
     pub(super) fn run(mut self, ids: &[StageId], number: usize, hash: bool) -> Result<(), EvalError> {
+        let hash = hash && number == 0;
         let candidates: Vec<_> = candidates::of(self.variants).collect();
         let models = std::iter::once(self.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
@@ -74,7 +76,12 @@ impl<'a> SliceRun<'a> {
                 let mut stages = reader.next(id)?.into_iter();
                 self.evaluation.timings.read += waiting.elapsed();
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
-                self.stage(&stage, candidates.iter().map(|&(at, _)| at).zip(stages).collect())?;
+                let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
+                for (&at, other) in own.iter().filter(|_| number == 0) {
+                    let (ours, theirs) = (self.checkpoint.architecture(), self.architecture_of(&[at]));
+                    self.evaluation.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
+                }
+                self.stage(&stage, own)?;
                 self.measure_divergence(place, id)?;
             }
             let mut digests = reader.finish()?.into_iter();

@@ -3,6 +3,7 @@
 
 mod calibrate;
 mod drift;
+mod elsewhere;
 mod exactness;
 mod factors;
 mod fold;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use calibrate::{CalibratedNorm, correct};
 pub use drift::{Drift, ParamDrift};
+pub use elsewhere::{Elsewhere, Joining, Treatment};
 pub use exactness::{Exactness, Loss, Miscount, inexact_because};
 pub use factors::{Factor, bias_scales, only, without};
 pub use fold::FoldSummary;

@@ -3,6 +3,7 @@
 //! from `samples`. `rows.rs` computes, `json.rs` is the format other programs read, `terminal.rs` and `markdown.rs`
 //! are for people, `output.rs` fills an output directory. `inspection.rs` is what a look into a checkpoint found.
 
+mod candidate;
 mod error;
 mod explanation;
 mod format;
@@ -26,6 +27,7 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use candidate::{CandidateInfo, JoinedKind, ReplicatedKind, SettingDifference};
 pub use error::ReportError;
 pub use explanation::{
     DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, render_explanation,
@@ -64,6 +66,8 @@ pub struct Outcome {
     pub samples: Vec<Sample>,
     /// Whether it is the baseline by construction; `None` where nobody can tell.
     pub exact: Option<Exact>,
+    /// Where it was made elsewhere, what it is.
+    pub candidate: Option<CandidateInfo>,
 }
 
 /// What a report is built from.
