@@ -8,6 +8,7 @@ mod candidates;
 mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
+mod diff;
 mod doctor;
 #[cfg(feature = "libtorch")]
 mod eval;
@@ -53,6 +54,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     Inspect(inspect::InspectArgs),
+    /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
+    Diff(diff::DiffArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
+        Command::Diff(args) => diff::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {

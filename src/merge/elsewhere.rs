@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::stage::reduce;
 use super::{MergeError, Rule};
 use crate::config::{Architecture, Residual};
-use crate::partition::{Kind, Param, ParamValue, Role, StageTensors, canonical};
+use crate::partition::{Kind, Param, ParamValue, PartitionError, Role, StageTensors, canonical};
 use crate::tensor::{Arithmetic, DType, Difference, HostTensor, Piece, TensorError, concatenate, difference};
 
 /// What was done to the replicated parameters of one kind.
@@ -135,7 +135,7 @@ impl Elsewhere {
         if let Some(replica) = replicas.first() {
             self.note_types(replica, other);
         }
-        let rules = self.rules(kind);
+        let rules = rules_of(kind, self.residual(), self.tp_size);
         let known = self.replicated.entry(kind).or_insert_with(|| Replicated {
             parameters: Vec::new(),
             rules: rules.iter().map(|&rule| (rule, Difference::default(), true)).collect(),
@@ -149,18 +149,6 @@ impl Elsewhere {
             *all_same &= expected.same_bits(other);
         }
         Ok(())
-    }
-
-    /// What a converter may have done; first what the forward pass asks for.
-    fn rules(&self, kind: Kind) -> Vec<Rule> {
-        let mut rules = vec![Rule::Auto.resolve(kind, self.residual())];
-        let ranks = (0..self.tp_size).map(Rule::Rank);
-        for rule in [Rule::Mean, Rule::Sum].into_iter().chain(ranks) {
-            if !rules.contains(&rule) {
-                rules.push(rule);
-            }
-        }
-        rules
     }
 
     /// Values that differ by less than a few roundings to the coarser type are taken for equal.
@@ -267,8 +255,31 @@ impl Elsewhere {
     }
 }
 
+/// Both stages with their matrices laid out alike.
+pub(super) fn in_one_layout(
+    (architecture, stage): (&Architecture, &StageTensors),
+    (other_architecture, other): (&Architecture, &StageTensors),
+) -> Result<(StageTensors, StageTensors), PartitionError> {
+    if architecture.qkv == other_architecture.qkv && architecture.mlp_matrices == other_architecture.mlp_matrices {
+        return Ok((stage.clone(), other.clone()));
+    }
+    Ok((canonical(architecture, stage)?, canonical(other_architecture, other)?))
+}
+
+/// What a converter may have done with the copies of `tp_size` ranks; first what the forward pass asks for.
+pub(super) fn rules_of(kind: Kind, residual: Residual, tp_size: usize) -> Vec<Rule> {
+    let mut rules = vec![Rule::Auto.resolve(kind, residual)];
+    let ranks = (0..tp_size).map(Rule::Rank);
+    for rule in [Rule::Mean, Rule::Sum].into_iter().chain(ranks) {
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    rules
+}
+
 /// The rows that both have.
-fn common_rows(left: &HostTensor, right: &HostTensor) -> Result<(HostTensor, HostTensor), TensorError> {
+pub(super) fn common_rows(left: &HostTensor, right: &HostTensor) -> Result<(HostTensor, HostTensor), TensorError> {
     let rows = |tensor: &HostTensor| tensor.shape().first().copied().unwrap_or(0);
     let common = rows(left).min(rows(right));
     let first = |tensor| concatenate(0, &[Piece { tensor, range: 0..common }]);

@@ -11,6 +11,7 @@ mod info;
 mod inspection;
 mod json;
 mod markdown;
+mod model_diff;
 mod output;
 mod page;
 mod rows;
@@ -42,6 +43,7 @@ pub use inspection::{
 };
 pub use json::{read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;
+pub use model_diff::render_model_diff;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically};
 pub use page::TerminalStyle;
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
