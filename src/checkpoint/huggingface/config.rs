@@ -100,7 +100,11 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
     // Its class first: the keys of another class may be missing altogether.
     let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
     let family = family(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
-    let raw: Raw = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+    let raw: Raw =
+        serde_path_to_error::deserialize(Value::Object(keys)).map_err(|error| match error.path().iter().next() {
+            None => broken(error.inner().to_string()),
+            Some(_) => broken(format!("`{}`: {}", error.path(), error.inner())),
+        })?;
     let settings =
         settings(family, &raw).map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
     let settings = NeoxConfig::from_raw(settings, vec![path.to_owned()]).map_err(spelled)?;
