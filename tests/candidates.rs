@@ -1,7 +1,7 @@
 //! Models made elsewhere, judged beside the checkpoint: they score what transformers computes, what was done to their
 //! parameters is recognised, and vocabularies of another size are handled.
 #![cfg(feature = "libtorch")]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 
 mod common;
 
@@ -81,9 +81,9 @@ fn a_merge_written_elsewhere_scores_what_the_strategy_scores() {
             let path = folder.path().join(strategy);
             let written = HuggingFace::merged(&checkpoint, strategy);
             if at == 0 {
-                written.write_sharded(&path)
+                written.write_sharded(&path);
             } else {
-                written.write(&path)
+                written.write(&path);
             }
             all.push(candidate(&path));
         }

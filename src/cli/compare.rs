@@ -79,7 +79,8 @@ pub(super) fn run_alone(
     let args = CompareArgs { no_noise_floor: true, ..CompareArgs::new(ModelArgs::at(path), evaluation, output_dir) };
     let output = args.prepare_output()?;
     let (model, setting) = open_any(&args.model.checkpoint, reading, &args.evaluation)?;
-    compare(&args, &Job { model: &*model, strategies: &[], candidates: &[] }, setting, output, screen)
+    let job = Job { model: &*model, strategies: &[], candidates: &[] };
+    compare(&args, &job, setting, output.as_ref(), screen)
 }
 
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
@@ -89,7 +90,7 @@ pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
     let candidates = args.candidates.open(&args.model.reading, &strategies)?;
     let job = Job { model: &checkpoint, strategies: &strategies, candidates: &candidates };
-    compare(args, &job, setting, output, screen)
+    compare(args, &job, setting, output.as_ref(), screen)
 }
 
 impl CompareArgs {
@@ -102,7 +103,7 @@ fn compare(
     args: &CompareArgs,
     job: &Job<'_>,
     setting: Setting,
-    output: Option<OutputDir>,
+    output: Option<&OutputDir>,
     screen: &Screen,
 ) -> anyhow::Result<()> {
     let mut prepared = prepare(job.model, &args.evaluation, setting)?;
@@ -120,7 +121,7 @@ fn compare(
     let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
     let input = report_input(args, job, &prepared, &evaluation, samples)?;
     let report = Report::new(&input)?;
-    if let Some(output) = &output {
+    if let Some(output) = output {
         report::write_all(&report, input.outcomes(), output)?;
         tracing::info!("report in {}", output.path().display());
     }

@@ -29,6 +29,7 @@ const MOST_SET_ASIDE: usize = 256;
 pub(super) type Clocks = (jiff::Timestamp, Instant);
 
 /// What is settled once the model is open.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
     clocks: Clocks,
     threads: usize,

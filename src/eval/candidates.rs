@@ -15,10 +15,12 @@ pub(super) fn of(variants: &[Variant]) -> impl Iterator<Item = (usize, &dyn Mode
 
 /// Residual streams that all variants together hold: one each, but one per rank for a candidate whose ranks can differ.
 pub(super) fn stream_count(variants: &[Variant]) -> usize {
-    let further = of(variants).map(|(_, model)| match model.architecture().streams_can_differ() {
-        true => model.tp_size().saturating_sub(1),
-        false => 0,
-    });
+    let further =
+        of(variants).map(
+            |(_, model)| {
+                if model.architecture().streams_can_differ() { model.tp_size().saturating_sub(1) } else { 0 }
+            },
+        );
     variants.len() + further.sum::<usize>()
 }
 

@@ -15,14 +15,13 @@ pub fn canonical(architecture: &Architecture, stage: &StageTensors) -> Result<St
         reorder(&mut canonical, role, &qkv_ranges(architecture))?;
     }
     match architecture.mlp_matrices {
-        MlpMatrices::UpGate => {}
         MlpMatrices::TransformerEngine if architecture.gated => {
             let inner = architecture.mlp_inner_size;
             for role in [Role::MlpInputWeight, Role::MlpInputBias] {
                 reorder(&mut canonical, role, &[inner..2 * inner, 0..inner])?;
             }
         }
-        MlpMatrices::TransformerEngine => {}
+        MlpMatrices::UpGate | MlpMatrices::TransformerEngine => {}
         MlpMatrices::Separate => {
             let parts = (canonical.params.remove(&Role::MlpUpWeight), canonical.params.remove(&Role::MlpGateWeight));
             if let (Some(up), Some(gate)) = parts {

@@ -62,14 +62,14 @@ struct Raw {
     partial_rotary_factor: Option<f64>,
     rotary_emb_base: Option<f64>,
     rope_theta: Option<f64>,
-    rope_parameters: Option<Rope>,
-    rope_scaling: Option<Rope>,
+    rope_parameters: Option<RotaryKeys>,
+    rope_scaling: Option<RotaryKeys>,
     quantization_config: Option<Value>,
 }
 
 /// transformers' description of rotary embedding.
 #[derive(Debug, Default, Deserialize)]
-struct Rope {
+struct RotaryKeys {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     #[serde(alias = "type")]

@@ -162,12 +162,12 @@ impl WeightFile {
             Self::Safetensors { path, metadata, .. } => metadata
                 .tensors()
                 .into_iter()
-                .map(|(name, info)| match host_dtype(info.dtype) {
-                    Some(dtype) => Ok((name, TensorForm { dtype, shape: info.shape.clone() })),
-                    None => {
+                .map(|(name, info)| {
+                    let Some(dtype) = host_dtype(info.dtype) else {
                         let (path, found) = (path.clone(), format!("{:?}", info.dtype));
-                        Err(HuggingFaceError::NotFloat { path, name, found }.into())
-                    }
+                        return Err(HuggingFaceError::NotFloat { path, name, found }.into());
+                    };
+                    Ok((name, TensorForm { dtype, shape: info.shape.clone() }))
                 })
                 .collect(),
         }

@@ -117,7 +117,8 @@ impl HuggingFaceModel {
         let head = names::name(self.family, StageId::Output, Role::HeadWeight).unwrap_or_default();
         let tied = self.architecture.head == Head::Tied;
         for (name, form) in self.files.forms() {
-            if !known.contains(name.as_str()) && !names::is_ignored(name) && !(tied && *name == head) {
+            let passed_over = names::is_ignored(name) || (tied && *name == head);
+            if !known.contains(name.as_str()) && !passed_over {
                 let (path, name, found) = (self.files.path(name), name.clone(), form.shape.clone());
                 return Err(HuggingFaceError::Unexpected { path, name, found });
             }
