@@ -48,7 +48,14 @@ fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: bool) -> Vec<S
 }
 
 fn outcome(name: &str, description: &str, samples: Vec<Sample>, exact: Option<Exact>) -> Outcome {
-    Outcome { name: name.into(), description: description.into(), source: "built in".into(), samples, exact }
+    Outcome {
+        name: name.into(),
+        description: description.into(),
+        source: "built in".into(),
+        samples,
+        exact,
+        candidate: None,
+    }
 }
 
 fn inexact(because: &[&str]) -> Exact {

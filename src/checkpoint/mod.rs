@@ -1,13 +1,16 @@
-//! Checkpoints as gpt-neox writes them: finding the files, accounting for every tensor, reading a stage at a time.
+//! Checkpoints as gpt-neox writes them, and models as transformers does ([`HuggingFaceModel`]): finding the files,
+//! accounting for every tensor, reading a stage at a time ([`ModelSource`]).
 //! What a name means is decided in `partition`; how stages are merged, in `merge`.
 
 mod client;
 mod digest;
 mod error;
 mod facts;
+mod huggingface;
 mod inventory;
 mod layout;
 mod shard;
+mod source;
 #[cfg(test)]
 mod tests;
 mod warnings;
@@ -21,9 +24,11 @@ use rayon::prelude::*;
 pub use client::ClientState;
 pub use digest::{FileDigest, sha256_file};
 pub use error::CheckpointError;
+pub use huggingface::{HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layout::Layout;
 pub use shard::{Shard, TensorForm};
+pub use source::{ModelSource, open_model};
 
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
@@ -47,7 +52,7 @@ pub struct Checkpoint {
 }
 
 /// How to read a checkpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Used instead of the configuration that lies beside the shards, unless empty.
     pub config_files: Vec<PathBuf>,
@@ -155,17 +160,6 @@ impl Checkpoint {
         &self.architecture
     }
 
-    /// Refuses a model whose parameters are understood, so that it can be inspected and merged, but not evaluated.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Unsupported`], with the reason and what would be needed.
-    pub fn check_evaluation(&self) -> Result<(), CheckpointError> {
-        match &self.architecture.not_evaluated {
-            Some(refusal) => Err(refusal.clone().into()),
-            None => Ok(()),
-        }
-    }
-
     /// What was decided about the quirks of gpt-neox's versions, and why.
     #[must_use]
     pub fn quirks(&self) -> &Quirks {
@@ -239,8 +233,7 @@ impl Checkpoint {
     /// The stages in the order in which they run.
     #[must_use]
     pub fn stage_ids(&self) -> Vec<StageId> {
-        let layers = (0..self.architecture.layer_count).map(StageId::Layer);
-        std::iter::once(StageId::Embedding).chain(layers).chain(std::iter::once(StageId::Output)).collect()
+        ModelSource::stage_ids(self)
     }
 
     /// The used parameters of a stage.

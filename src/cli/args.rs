@@ -12,6 +12,14 @@ use crate::config::{Era, QuirkOptions, QuirkSetting};
 pub struct ModelArgs {
     /// Save directory (its `latest` is followed) or `global_stepN` directory.
     pub checkpoint: PathBuf,
+    /// How to read it.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How to read what gpt-neox wrote.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ReadingArgs {
     /// Use this configuration instead of the one saved with the checkpoint (repeatable: files are combined).
     #[arg(long, value_name = "FILE")]
     pub neox_config: Vec<PathBuf>,
@@ -28,7 +36,7 @@ impl ModelArgs {
     /// The checkpoint in this place, nothing else given.
     #[must_use]
     pub fn at(checkpoint: PathBuf) -> Self {
-        Self { checkpoint, neox_config: Vec::new(), era: None, quirks: Vec::new() }
+        Self { checkpoint, reading: ReadingArgs::default() }
     }
 
     /// Opens the checkpoint.
@@ -36,8 +44,15 @@ impl ModelArgs {
     /// # Errors
     /// As [`Checkpoint::open_with`].
     pub fn open(&self) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::open_with(&self.checkpoint, &self.reading.options())
+    }
+}
+
+impl ReadingArgs {
+    /// The same as the reader takes it.
+    pub(super) fn options(&self) -> OpenOptions {
         let quirks = QuirkOptions { era: self.era.clone(), settings: self.quirks.clone() };
-        Checkpoint::open_with(&self.checkpoint, &OpenOptions { config_files: self.neox_config.clone(), quirks })
+        OpenOptions { config_files: self.neox_config.clone(), quirks }
     }
 }
 

@@ -113,7 +113,7 @@ fn describe(checkpoint: &Checkpoint, model: &ModelArgs) -> Inspection {
     Inspection {
         schema_version: INSPECTION_VERSION.to_owned(),
         tool: Tool { name: "kintsugi".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        checkpoint: checkpoint_info(checkpoint, model, None),
+        checkpoint: checkpoint_info(checkpoint, &model.checkpoint, None),
         dtypes: dtypes(checkpoint),
         vocabulary: Vocabulary::new(
             checkpoint.architecture().padded_vocab_size,

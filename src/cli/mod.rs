@@ -3,9 +3,12 @@
 
 mod args;
 #[cfg(feature = "libtorch")]
+mod candidates;
+#[cfg(feature = "libtorch")]
 mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
+mod diff;
 mod doctor;
 #[cfg(feature = "libtorch")]
 mod eval;
@@ -24,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use args::ModelArgs;
+pub use args::{ModelArgs, ReadingArgs};
 
 /// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
@@ -41,7 +44,7 @@ enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
     #[cfg(feature = "libtorch")]
     Compare(Box<compare::CompareArgs>),
-    /// Evaluate the unmerged model alone.
+    /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory.
     #[cfg(feature = "libtorch")]
     Eval(Box<eval::EvalArgs>),
     /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.
@@ -54,6 +57,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
     Gate(gate::GateArgs),
+    /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
+    Diff(diff::DiffArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -85,6 +90,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
+        Command::Diff(args) => diff::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::packing::Packed;
-use crate::config::Architecture;
+use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
     Backend, Chunk, EmbeddingStage, Group, LayerMeans, LayerStage, ModelError, OutputStage, RotaryTable, Streams,
     TargetScores, Uploader,
@@ -35,6 +35,9 @@ pub(super) struct StageInput {
     pub rechunked: bool,
 }
 
+/// What a rotary table depends on.
+type RotaryKey = (Positions, RotaryTables, Precision);
+
 /// Passages on one device.
 pub(super) struct DeviceRun {
     backend: Backend,
@@ -44,7 +47,10 @@ pub(super) struct DeviceRun {
     chunks: Vec<Chunk>,
     /// The same rows in chunks of another size.
     other_chunks: Vec<Chunk>,
-    rotary: Option<RotaryTable>,
+    /// Longest passage, in tokens.
+    longest: usize,
+    /// Rotary tables, by what they depend on.
+    rotary: Vec<(RotaryKey, Option<RotaryTable>)>,
     /// Packed rows of the target positions, the target ids, and where the scores belong.
     target_rows: Tensor,
     target_ids: Tensor,
@@ -78,18 +84,21 @@ impl DeviceRun {
         let other_tokens = (chunk_tokens / 3 + 1).min(packed.token_count().div_ceil(2));
         let other_chunks = model_chunks(packed, other_tokens, &positions)?;
         let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
-        Ok(Self {
+        let mut run = Self {
             backend,
             input_ids: on_device(packed.input_ids())?,
             whole: Chunk { start: 0, tokens: to_i64(packed.token_count()), groups: Vec::new(), positions },
             chunks,
             other_chunks,
-            rotary: RotaryTable::new(architecture, backend, longest)?,
+            longest,
+            rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
             places,
             streams: Vec::new(),
-        })
+        };
+        run.rotary_of(architecture)?;
+        Ok(run)
     }
 
     pub(super) fn uploader(&self) -> Uploader {
@@ -123,9 +132,10 @@ impl DeviceRun {
             }
             (_, Some(stream)) => {
                 let layer = LayerStage::new(stage, architecture, uploader)?;
+                let rotary = self.rotary_of(architecture)?;
                 let mut streams = self.take(stream, input.last_use)?;
                 for chunk in if input.rechunked { &self.other_chunks } else { &self.chunks } {
-                    layer.forward(&mut streams, chunk, self.rotary.as_ref(), means.as_deref_mut())?;
+                    layer.forward(&mut streams, chunk, self.rotary[rotary].1.as_ref(), means.as_deref_mut())?;
                     tick(chunk.tokens.unsigned_abs());
                 }
                 streams
@@ -133,6 +143,16 @@ impl DeviceRun {
         };
         self.streams.push(Some(output));
         Ok(self.streams.len() - 1)
+    }
+
+    /// Where the rotary table of such a model is; it is made if it is not there.
+    fn rotary_of(&mut self, architecture: &Architecture) -> Result<usize, ModelError> {
+        let key = (architecture.positions, architecture.rotary_tables, architecture.storage);
+        if let Some(at) = self.rotary.iter().position(|(known, _)| *known == key) {
+            return Ok(at);
+        }
+        self.rotary.push((key, RotaryTable::new(architecture, self.backend, self.longest)?));
+        Ok(self.rotary.len() - 1)
     }
 
     /// Frees a stream.

@@ -4,6 +4,7 @@
 
 pub mod budget;
 mod calibration;
+mod candidates;
 pub mod data_error;
 mod device_run;
 pub mod documents;

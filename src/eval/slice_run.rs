@@ -1,17 +1,19 @@
 //! The layer-major loop over one slice of passages. For every stage: read its shards once, merge them once per distinct
 //! rule, push all passages of all variants through it, drop it. Variants whose weights have been equal so far share one
-//! residual stream.
+//! residual stream; models made elsewhere go through the same loop with stages of their own.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::EvalError;
 use super::calibration::Calibrator;
+use super::candidates;
 use super::device_run::{DeviceRun, StageInput};
 use super::engine::{Evaluation, Observer, Variant, Weights};
 use super::packing::Passage;
 use super::prefetch::Prefetcher;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ModelSource;
+use crate::config::Architecture;
 use crate::merge::{Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
@@ -22,15 +24,15 @@ use crate::samples::TokenScore;
 struct Key {
     input: Option<usize>,
     signature: Option<Signature>,
-    /// The variant whose weights were corrected for it alone.
-    corrected: Option<usize>,
+    /// The variant whose weights are its own: corrected for it alone, or made elsewhere.
+    own: Option<usize>,
     rechunked: bool,
 }
 
 type Groups = Vec<(Key, Vec<usize>)>;
 
 pub(super) struct SliceRun<'a> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a dyn ModelSource,
     variants: &'a [Variant],
     observer: &'a dyn Observer,
     evaluation: &'a mut Evaluation,
@@ -42,7 +44,7 @@ pub(super) struct SliceRun<'a> {
 
 impl<'a> SliceRun<'a> {
     pub(super) fn new(
-        checkpoint: &'a Checkpoint,
+        checkpoint: &'a dyn ModelSource,
         variants: &'a [Variant],
         observer: &'a dyn Observer,
         evaluation: &'a mut Evaluation,
@@ -60,45 +62,58 @@ impl<'a> SliceRun<'a> {
         Ok(self)
     }
 
-    /// Runs all stages; `hash` also keeps the digests of the files.
+    /// Runs all stages. The first pass also looks at what candidates are made of, and keeps the digests of the files if
+    /// `hash` asks for them.
     pub(super) fn run(mut self, ids: &[StageId], number: usize, hash: bool) -> Result<(), EvalError> {
-        let checkpoint = self.checkpoint;
+        let hash = hash && number == 0;
+        let candidates: Vec<_> = candidates::of(self.variants).collect();
+        let models = std::iter::once(self.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
-            let mut reader = Prefetcher::start(scope, checkpoint, ids.to_vec(), hash);
+            let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash);
             for (place, &id) in ids.iter().enumerate() {
                 self.observer.stage(id, number + 1, self.evaluation.slice_count);
                 let waiting = Instant::now();
-                let stage = reader.next(id)?;
+                let mut stages = reader.next(id)?.into_iter();
                 self.evaluation.timings.read += waiting.elapsed();
-                self.stage(&stage)?;
+                let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
+                let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
+                for (&at, other) in own.iter().filter(|_| number == 0) {
+                    let (ours, theirs) = (self.checkpoint.architecture(), self.architecture_of(&[at]));
+                    self.evaluation.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
+                }
+                self.stage(&stage, own)?;
                 self.measure_divergence(place, id)?;
             }
-            let digests = reader.finish()?;
+            let mut digests = reader.finish()?.into_iter();
             if hash {
-                self.evaluation.digests = digests;
+                self.evaluation.digests = digests.next().unwrap_or_default();
+                self.evaluation.candidate_digests = candidates.iter().map(|&(at, _)| at).zip(digests).collect();
             }
             Ok(())
         })
     }
 
-    fn stage(&mut self, stage: &StageTensors) -> Result<(), EvalError> {
+    /// Runs all variants through a stage; candidates bring their own.
+    fn stage(&mut self, stage: &StageTensors, candidates: BTreeMap<usize, StageTensors>) -> Result<(), EvalError> {
         let architecture = self.checkpoint.architecture();
         let failed = |source| EvalError::Model { stage: stage.id, source };
         let mut merger = StageMerger::new(stage, architecture);
-        let corrected = match &mut self.calibrator {
+        let mut own = match &mut self.calibrator {
             Some(calibrator) => {
                 calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.evaluation.exactness)?
             }
             None => BTreeMap::new(),
         };
-        let groups = self.group(&merger, stage, &corrected)?;
+        own.extend(candidates);
+        let groups = self.group(&merger, stage, &own)?;
         let mut uploaders: Vec<_> = self.devices.iter().map(DeviceRun::uploader).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
         for (at, (key, members)) in groups.iter().enumerate() {
             let merging = Instant::now();
-            let weights = self.weights(&mut merger, stage, members, &corrected)?;
+            let weights = self.weights(&mut merger, stage, members, &own)?;
             self.evaluation.timings.merge += merging.elapsed();
             let computing = Instant::now();
+            let architecture = self.architecture_of(members);
             if let (StageId::Output, Some(input)) = (stage.id, key.input) {
                 for (uploader, outputs) in uploaders.iter_mut().zip(&mut outputs) {
                     outputs.push((OutputStage::new(&weights, architecture, uploader).map_err(failed)?, input));
@@ -134,7 +149,7 @@ impl<'a> SliceRun<'a> {
         &self,
         merger: &StageMerger<'_>,
         stage: &StageTensors,
-        corrected: &BTreeMap<usize, StageTensors>,
+        own: &BTreeMap<usize, StageTensors>,
     ) -> Result<Groups, EvalError> {
         // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
@@ -143,13 +158,13 @@ impl<'a> SliceRun<'a> {
         let mut groups: Groups = Vec::new();
         for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
             let signature = match &variant.weights {
-                Weights::Unmerged => None,
+                Weights::Unmerged | Weights::Candidate(_) => None,
                 Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
             };
-            let corrected = corrected.contains_key(&at).then_some(at);
+            let own = own.contains_key(&at).then_some(at);
             // Chunks play no part where every row goes its own way.
             let rechunked = variant.rechunked && matches!(stage.id, StageId::Layer(_));
-            let key = Key { input, signature, corrected, rechunked };
+            let key = Key { input, signature, own, rechunked };
             match groups.iter_mut().find(|(other, _)| *other == key) {
                 Some((_, members)) => members.push(at),
                 None => groups.push((key, vec![at])),
@@ -158,21 +173,29 @@ impl<'a> SliceRun<'a> {
         Ok(groups)
     }
 
+    /// What the models of a group are.
+    fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
+        match members.first().map(|&at| &self.variants[at].weights) {
+            Some(Weights::Candidate(model)) => model.architecture(),
+            _ => self.checkpoint.architecture(),
+        }
+    }
+
     /// The group's weights; every merged member's exactness is judged on the way.
     fn weights(
         &mut self,
         merger: &mut StageMerger<'_>,
         stage: &StageTensors,
         members: &[usize],
-        corrected: &BTreeMap<usize, StageTensors>,
+        own: &BTreeMap<usize, StageTensors>,
     ) -> Result<StageTensors, EvalError> {
         let mut weights = None;
         for at in members {
-            if let Some(corrected) = corrected.get(at) {
-                return Ok(corrected.clone());
+            if let Some(own) = own.get(at) {
+                return Ok(own.clone());
             }
             match &self.variants[*at].weights {
-                Weights::Unmerged => weights = Some(stage.clone()),
+                Weights::Unmerged | Weights::Candidate(_) => weights = Some(stage.clone()),
                 Weights::Merged(strategy) => {
                     let merged = merger.merge(strategy, &mut self.evaluation.exactness[*at])?;
                     weights = Some(weights.unwrap_or(merged));

@@ -253,7 +253,7 @@ impl<'a> StageMerger<'a> {
 }
 
 /// Applies a rule to replicas.
-fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result<HostTensor, TensorError> {
+pub(super) fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result<HostTensor, TensorError> {
     let first = replicas.first().ok_or(TensorError::Empty)?;
     // The same tensor, not a copy of it: variants that agree so far are recognised and computed once.
     if rule.keeps_equal_replicas() && replicas.iter().all(|replica| replica.same_bits(first)) {

@@ -28,7 +28,7 @@ pub struct TargetScores {
     pub logprob: Vec<f64>,
     /// The token of largest logit.
     pub greedy_id: Vec<i64>,
-    /// KL(baseline ‖ this model) in nats, where there is a baseline.
+    /// KL(baseline ‖ this model) in nats, where there is a baseline; over the tokens that both know.
     pub kl: Vec<f64>,
 }
 
@@ -115,6 +115,9 @@ impl OutputStage {
 impl TargetScores {
     /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`; `baseline` are the unmerged model's.
     ///
+    /// A model made elsewhere may have fewer or more padding rows than the baseline. Its probabilities are over its own
+    /// vocabulary; the divergence is that of both distributions given one of the tokens that both know.
+    ///
     /// # Errors
     /// libtorch fails.
     pub fn new(log_probabilities: &Tensor, targets: &Tensor, baseline: Option<&Tensor>) -> Result<Self, ModelError> {
@@ -123,7 +126,9 @@ impl TargetScores {
         let kl = match baseline {
             None => Vec::new(),
             Some(baseline) => {
-                let difference = baseline.f_sub(log_probabilities)?;
+                let common = baseline.size()[1].min(log_probabilities.size()[1]);
+                let (baseline, own) = (given_first(baseline, common)?, given_first(log_probabilities, common)?);
+                let difference = baseline.f_sub(&own)?;
                 let kl = baseline.f_exp()?.f_mul_(&difference)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
                 to_vec_f64(&kl)?
             }
@@ -137,6 +142,14 @@ impl TargetScores {
         self.greedy_id.extend(other.greedy_id);
         self.kl.extend(other.kl);
     }
+}
+
+/// Log-probabilities `[rows, vocabulary]` given that it is one of the first `count` tokens, `[rows, count]`.
+fn given_first(log_probabilities: &Tensor, count: i64) -> Result<Tensor, ModelError> {
+    if log_probabilities.size()[1] == count {
+        return Ok(log_probabilities.shallow_clone());
+    }
+    Ok(log_probabilities.f_narrow(-1, 0, count)?.f_log_softmax(-1, log_probabilities.kind())?)
 }
 
 fn to_vec_f64(tensor: &Tensor) -> Result<Vec<f64>, ModelError> {

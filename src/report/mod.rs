@@ -3,6 +3,7 @@
 //! from `samples`. `rows.rs` computes, `json.rs` is the format other programs read, `terminal.rs` and `markdown.rs`
 //! are for people, `output.rs` fills an output directory. `inspection.rs` is what a look into a checkpoint found.
 
+mod candidate;
 mod error;
 mod explanation;
 mod format;
@@ -10,6 +11,7 @@ mod info;
 mod inspection;
 mod json;
 mod markdown;
+mod model_diff;
 mod output;
 mod page;
 mod rows;
@@ -26,6 +28,7 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use candidate::{CandidateInfo, JoinedKind, ReplicatedKind, SettingDifference};
 pub use error::ReportError;
 pub use explanation::{
     DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, render_explanation,
@@ -40,6 +43,7 @@ pub use inspection::{
 };
 pub use json::{read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;
+pub use model_diff::render_model_diff;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically};
 pub use page::{TerminalStyle, render_table};
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
@@ -64,6 +68,8 @@ pub struct Outcome {
     pub samples: Vec<Sample>,
     /// Whether it is the baseline by construction; `None` where nobody can tell.
     pub exact: Option<Exact>,
+    /// Where it was made elsewhere, what it is.
+    pub candidate: Option<CandidateInfo>,
 }
 
 /// What a report is built from.

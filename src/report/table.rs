@@ -84,8 +84,12 @@ impl Column {
             Self::SameTop1 => fidelity.map(|fidelity| format!("{} %", format::points(fidelity.same_top1_pct / 100.0))),
             Self::LargestChange => loss(|loss| format::scientific(loss.max_abs_delta_loglikelihood)),
             Self::Exact => {
-                let exact = line.variant.and_then(|variant| variant.exact.as_ref());
-                exact.map(|exact| if exact.exact { "yes" } else { "no" }.to_owned())
+                let word = |variant: &VariantRow| match (&variant.exact, &variant.candidate) {
+                    (Some(exact), _) => Some(if exact.exact { "yes" } else { "no" }),
+                    (None, Some(_)) => Some("unknown"),
+                    (None, None) => None,
+                };
+                line.variant.and_then(word).map(str::to_owned)
             }
         };
         cell.unwrap_or_else(|| format::NOTHING.to_owned())

@@ -49,6 +49,14 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
         let documents = format::count(report.task.truncated_count, "document");
         cautions.push(format!("{documents} did not fit the model and lost the beginning of the context"));
     }
+    let made_elsewhere = report.variants.iter().filter(|row| row.candidate.is_some() && row.exact.is_none());
+    let names: Vec<&str> = made_elsewhere.map(|row| row.model.name.as_str()).collect();
+    if !names.is_empty() {
+        cautions.push(format!(
+            "{}: made elsewhere, so whether it is exact is unknown; the numbers and the findings speak",
+            format::list(&names)
+        ));
+    }
     if let Some(floor) = &report.noise_floor {
         cautions.push(format!("{}: {}; smaller differences are noise", floor.model.name, floor.model.description));
     }

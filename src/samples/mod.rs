@@ -45,11 +45,13 @@ pub enum SampleError {
 pub struct TokenScore {
     /// The target token.
     pub id: u32,
-    /// The token of largest logit, over the padded vocabulary.
+    /// The token of largest logit, over the model's padded vocabulary.
     pub greedy_id: u32,
     /// Natural logarithm of the probability given to the target token.
     pub logprob: f64,
     /// KL(baseline ‖ this model) in nats over the padded vocabulary at this position; absent in the baseline's samples.
+    /// Where a model made elsewhere has another number of rows, both distributions are first renormalised over the tokens
+    /// that both have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
 }

@@ -2,6 +2,7 @@
 //! files or of models. Arithmetic is done in float64 and rounded to the storage type once; see [`mean`] and its siblings.
 
 mod arith;
+mod difference;
 mod dtype;
 mod join;
 mod rows;
@@ -12,6 +13,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
+pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
 pub use join::{Piece, concatenate};
 

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod candidates;
 mod checkpoints;
 mod data;
 mod eras;

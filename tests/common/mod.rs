@@ -9,6 +9,7 @@
 
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
+pub mod hugging_face;
 pub mod npz;
 pub mod reports;
 

@@ -30,6 +30,7 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
         source: String::new(),
         samples,
         exact: None,
+        candidate: None,
     };
     let run = json!({
         "argv": [], "started": "2026-11-23T08:30:00Z", "seconds": 1.0, "device": "cpu", "dtype": "f32", "threads": 1,

@@ -1,0 +1,52 @@
+//! Models made elsewhere among the variants: which they are, and whether they can be judged beside the checkpoint.
+
+use super::EvalError;
+use super::engine::{Variant, Weights};
+use super::packing::Packed;
+use crate::checkpoint::ModelSource;
+
+/// The candidates with their places among the variants.
+pub(super) fn of(variants: &[Variant]) -> impl Iterator<Item = (usize, &dyn ModelSource)> {
+    variants.iter().enumerate().filter_map(|(at, variant)| match &variant.weights {
+        Weights::Candidate(model) => Some((at, model.as_ref())),
+        Weights::Unmerged | Weights::Merged(_) => None,
+    })
+}
+
+/// Residual streams that all variants together hold: one each, but one per rank for a candidate whose ranks can differ.
+pub(super) fn stream_count(variants: &[Variant]) -> usize {
+    let further =
+        of(variants).map(
+            |(_, model)| {
+                if model.architecture().streams_can_differ() { model.tp_size().saturating_sub(1) } else { 0 }
+            },
+        );
+    variants.len() + further.sum::<usize>()
+}
+
+/// Whether every candidate goes through the same stages, with residual streams of the same width, and takes the passages.
+pub(super) fn check(checkpoint: &dyn ModelSource, variants: &[Variant], packed: &Packed) -> Result<(), EvalError> {
+    let expected = checkpoint.architecture();
+    let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
+    let targets = packed.passages().iter().flat_map(|passage| &passage.target_ids);
+    let largest_id = packed.input_ids().iter().chain(targets).copied().max().unwrap_or(0);
+    for (at, model) in of(variants) {
+        let (name, found) = (|| variants[at].name.clone(), model.architecture());
+        let sizes = [
+            ("num_layers", expected.layer_count, found.layer_count),
+            ("hidden_size", expected.hidden_size, found.hidden_size),
+        ];
+        if let Some((what, expected, found)) = sizes.into_iter().find(|(_, expected, found)| expected != found) {
+            return Err(EvalError::Candidate { name: name(), what, expected, found });
+        }
+        if longest > found.longest_input() {
+            let found = found.longest_input();
+            return Err(EvalError::CandidateLength { name: name(), expected: longest, found });
+        }
+        let vocabulary = found.padded_vocab_size;
+        if usize::try_from(largest_id).is_ok_and(|id| id >= vocabulary) {
+            return Err(EvalError::CandidateVocabulary { name: name(), vocabulary, id: largest_id });
+        }
+    }
+    Ok(())
+}
