@@ -32,7 +32,7 @@ fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: bool) -> Vec<S
             let tokens = logprobs.into_iter().enumerate().map(|(index, logprob)| {
                 let id = 100 + u32::try_from(2 * doc_id + index).unwrap();
                 let greedy_id = if is_greedy { id } else { 7 };
-                TokenScore { id, greedy_id, logprob, kl: has_kl.then_some(0.1 * loss * loss) }
+                TokenScore { id, greedy_id, logprob, kl: has_kl.then_some(0.1 * loss * loss), top: Vec::new() }
             });
             Sample {
                 doc_id,
@@ -142,6 +142,8 @@ fn input() -> ReportInput {
             samples(n, 2e-6, None, true),
             None,
         )),
+        divergence: Vec::new(),
+        drift: Vec::new(),
         findings: vec!["row-parallel biases are summed by the unmerged model: 44 layers, 88 parameters".into()],
         bootstrap: PairedBootstrap { replicate_count: 500, ..PairedBootstrap::default() },
     }
@@ -271,7 +273,7 @@ fn output_directory_holds_everything_and_reads_back() {
     report::write_all(&report, input.outcomes(), &output).unwrap();
     assert_eq!(report::read_json(&output.report_json()).unwrap(), report);
     assert_eq!(std::fs::read_to_string(output.report_markdown()).unwrap(), report::render_markdown(&report));
-    assert_eq!(read_jsonl(&output.path().join(&report.baseline.samples)).unwrap(), input.baseline.samples);
+    assert_eq!(read_jsonl::<Sample>(&output.path().join(&report.baseline.samples)).unwrap(), input.baseline.samples);
     assert_eq!(report.variants[3].model.samples, "samples/another-tool.jsonl");
     let mut files: Vec<_> =
         output.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
+use super::drift;
 use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
 use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
@@ -91,11 +92,13 @@ fn compare(args: &CompareArgs, strategies: &[Strategy], screen: &Screen) -> anyh
     let evaluation = evaluate(&prepared.checkpoint, &variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
-    let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
+    let mut samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
+    samples.iter_mut().flatten().for_each(|samples| prepared.tokenizer.name_candidates(samples));
     let input = report_input(args, &prepared, strategies, &evaluation, samples, (started, clock))?;
     let report = Report::new(&input)?;
     if let Some(output) = &output {
-        report::write_all(&report, input.outcomes(), output)?;
+        let documents = evaluation::document_texts(&prepared.data.documents);
+        report::write_all(&report, input.outcomes().collect::<Vec<_>>(), &documents, output)?;
         tracing::info!("report in {}", output.path().display());
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
@@ -145,6 +148,11 @@ fn report_input(
         samples,
         exact: None,
     });
+    let named = strategies.iter().map(|strategy| strategy.name.as_str()).zip(evaluation.divergence.iter().skip(1));
+    let divergence = named
+        .filter(|(name, _)| variants.iter().any(|outcome| outcome.name == *name))
+        .map(|(name, steps)| evaluation::divergence_curve(name, steps))
+        .collect();
     Ok(ReportInput {
         run: evaluation::run_info(&args.evaluation, prepared, evaluation, clocks),
         checkpoint: prepared.checkpoint_info(&args.model, evaluation::digests(evaluation)),
@@ -152,6 +160,8 @@ fn report_input(
         baseline,
         variants,
         noise_floor,
+        divergence,
+        drift: drift::drift(&drift::read_replicated(&prepared.checkpoint)?)?,
         findings,
         bootstrap: PairedBootstrap {
             replicate_count: args.bootstrap_replicates as usize,

@@ -14,13 +14,14 @@ use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
-use crate::eval::{EngineOptions, Evaluation, samples};
+use crate::eval::{Divergence, EngineOptions, Evaluation, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::Backend;
 use crate::report::{
-    CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
+    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
     Versions,
 };
+use crate::samples::DocumentText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
 const MOST_SET_ASIDE: usize = 256;
@@ -104,7 +105,7 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
         memory_budget: args.memory_budget,
         digests: true,
         calibration,
-        divergence: false,
+        divergence: true,
     };
     Ok(Prepared { checkpoint, task, data, tokenizer, pairs, passages, truncated, calibration_count, options, threads })
 }
@@ -271,6 +272,21 @@ pub(super) fn digests(evaluation: &Evaluation) -> Vec<FileDigest> {
         bytes: digest.bytes,
     };
     evaluation.digests.iter().map(convert).collect()
+}
+
+/// The texts of the passages, for whoever reads the samples.
+pub(super) fn document_texts(documents: &[Document]) -> Vec<DocumentText> {
+    let text = |document: &Document| DocumentText {
+        doc_id: document.doc_id,
+        context: document.context.clone(),
+        target: document.target.clone(),
+    };
+    documents.iter().map(text).collect()
+}
+
+/// One variant's distance from the baseline through the layers.
+pub(super) fn divergence_curve(name: &str, steps: &[Divergence]) -> DivergenceCurve {
+    DivergenceCurve { strategy: name.to_owned(), relative: steps.iter().map(|step| step.relative()).collect() }
 }
 
 /// How it was run, for the report.

@@ -10,11 +10,11 @@ use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
 use super::evaluation::{self, Prepared, prepare};
 use super::output::Screen;
 use crate::config::Residual;
-use crate::eval::{Divergence, Evaluation, Variant, evaluate, samples};
+use crate::eval::{Evaluation, Variant, evaluate, samples};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
 use crate::partition::Kind;
 use crate::report::{
-    self, DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle,
+    self, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle,
 };
 use crate::samples::Sample;
 use crate::stats;
@@ -34,7 +34,8 @@ pub(super) struct ExplainArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Write explanation.json and explanation.txt into this folder.
+    /// Write explanation.json, explanation.txt and report.html into this folder; together with `compare`'s report where that
+    /// is there.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }
@@ -51,7 +52,6 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
     let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
     let plan = Plan::new(&prepared, strategies);
-    prepared.options.divergence = true;
     let bar = screen.evaluation_bar();
     let passages = std::mem::take(&mut prepared.passages);
     let evaluation = evaluate(&prepared.checkpoint, &plan.variants, passages, &prepared.options, &bar);
@@ -66,7 +66,7 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let json = format!("{}\n", serde_json::to_string_pretty(&explanation)?);
     let text = report::render_explanation(&explanation, TerminalStyle { width: Screen::width(), styled: false });
     if let Some(output) = &output {
-        report::write_atomically(&output.path().join("explanation.json"), json.as_bytes())?;
+        report::write_explanation(&explanation, output)?;
         report::write_atomically(&output.path().join("explanation.txt"), text.as_bytes())?;
         tracing::info!("explanation in {}", output.path().display());
     }
@@ -142,9 +142,8 @@ impl Plan {
                 factors: factors.collect(),
             }
         });
-        let curve = |planned: &Planned| DivergenceCurve {
-            strategy: planned.strategy.name.clone(),
-            relative: evaluation.divergence[planned.whole].iter().map(|step: &Divergence| step.relative()).collect(),
+        let curve = |planned: &Planned| {
+            evaluation::divergence_curve(&planned.strategy.name, &evaluation.divergence[planned.whole])
         };
         #[expect(clippy::cast_precision_loss, reason = "a count of documents")]
         let accuracy = baseline.iter().filter(|sample| sample.is_greedy).count() as f64 / baseline.len().max(1) as f64;

@@ -7,6 +7,7 @@ mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
 mod doctor;
+mod drift;
 #[cfg(feature = "libtorch")]
 mod eval;
 #[cfg(feature = "libtorch")]
@@ -17,6 +18,7 @@ mod failure;
 mod inspect;
 mod output;
 mod provenance;
+mod report;
 mod synth;
 
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     Inspect(inspect::InspectArgs),
+    /// Show a finished run again, from its files: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema.
+    Report(report::ReportArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
+        Command::Report(args) => report::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {
