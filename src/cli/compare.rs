@@ -98,7 +98,7 @@ fn compare(args: &CompareArgs, strategies: &[Strategy], screen: &Screen) -> anyh
     let report = Report::new(&input)?;
     if let Some(output) = &output {
         let documents = evaluation::document_texts(&prepared.data.documents);
-        report::write_all(&report, input.outcomes().collect::<Vec<_>>(), &documents, output)?;
+        report::write_all(&report, input.outcomes(), &documents, output)?;
         tracing::info!("report in {}", output.path().display());
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };

@@ -101,7 +101,7 @@ pub struct ReportInput {
 
 impl ReportInput {
     /// Every model: the baseline, the variants, the noise floor.
-    pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+    pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> + Clone {
         std::iter::once(&self.baseline).chain(&self.variants).chain(&self.noise_floor)
     }
 }
