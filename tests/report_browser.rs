@@ -15,11 +15,13 @@ use report_input::{documents, input};
 /// The browser of this machine, if any.
 fn chromium() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+    names
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
 }
 
 /// What uses the page as a reader does, and writes what it saw into the page's title.
-const VISITOR: &str = r##"<script>
+const VISITOR: &str = r#"<script>
 const seen = {};
 const table = document.getElementById("flip-table");
 const form = document.getElementById("filter");
@@ -52,7 +54,7 @@ choose("direction", "");
 seen.restored = shown().length === all;
 seen.fits = document.documentElement.scrollWidth <= window.innerWidth;
 document.title = JSON.stringify(seen);
-</script>"##;
+</script>"#;
 
 /// The page's title and the browser's console after a visit.
 fn visit(browser: &str, page: &Path, window: &str) -> (String, String) {

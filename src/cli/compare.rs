@@ -28,7 +28,7 @@ pub(super) struct CompareArgs {
     strategy: Vec<String>,
     #[command(flatten)]
     merge: MergeArgs,
-    /// Write report.json, report.md and samples/NAME.jsonl into this folder.
+    /// Write report.html, report.md, report.json, plots, samples and lm-eval files into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Leave out the baseline's second run in chunks of another size, below whose differences all is noise.

@@ -18,8 +18,8 @@ use crate::eval::{Divergence, EngineOptions, Evaluation, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::Backend;
 use crate::report::{
-    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
-    Versions,
+    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo,
+    TokenizerInfo, Versions,
 };
 use crate::samples::DocumentText;
 

@@ -13,9 +13,7 @@ use crate::config::Residual;
 use crate::eval::{Evaluation, Variant, evaluate, samples};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
 use crate::partition::Kind;
-use crate::report::{
-    self, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle,
-};
+use crate::report::{self, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle};
 use crate::samples::Sample;
 use crate::stats;
 

@@ -115,7 +115,10 @@ pub fn write_explanation(explanation: &Explanation, output: &OutputDir) -> Resul
     if results.explanation.is_some() {
         return write_page(&results.material(), output);
     }
-    tracing::warn!("report.json in {} is of another run: report.html shows the explanation alone", output.root.display());
+    tracing::warn!(
+        "report.json in {} is of another run: report.html shows the explanation alone",
+        output.root.display()
+    );
     write_page(&Material { explanation: Some(explanation), ..Material::default() }, output)
 }
 

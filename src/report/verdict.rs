@@ -30,8 +30,7 @@ impl Report {
 
     /// The verdict's first sentences, and one clause for each merge that can be told from the baseline.
     pub(super) fn verdict_parts(&self) -> (String, Vec<String>) {
-        let (lead, differences) =
-            if self.variants.is_empty() { (self.alone(), Vec::new()) } else { self.compare() };
+        let (lead, differences) = if self.variants.is_empty() { (self.alone(), Vec::new()) } else { self.compare() };
         let documents = self.task.documents;
         let lead = if self.partial {
             format!("Of {} documents {} were evaluated. {lead}", documents.original, documents.effective)

@@ -49,7 +49,7 @@ fn writing_replaces_the_file_whole() {
     write_jsonl(&path, &[sample(0), sample(1), sample(2)]).unwrap();
     write_jsonl(&path, &[sample(5)]).unwrap();
     assert_eq!(read_jsonl::<Sample>(&path).unwrap(), [sample(5)]);
-    write_jsonl(&path, &[]).unwrap();
+    write_jsonl::<Sample>(&path, &[]).unwrap();
     assert_eq!(read_jsonl::<Sample>(&path).unwrap(), []);
 }
 
@@ -67,7 +67,7 @@ fn a_line_that_is_no_sample_is_named_by_its_number() {
     }
     let missing = read_jsonl::<Sample>(&folder.path().join("no.jsonl")).unwrap_err().to_string();
     assert!(missing.contains("no.jsonl"), "{missing}");
-    let nowhere = write_jsonl(&folder.path().join("no/mean.jsonl"), &[]).unwrap_err();
+    let nowhere = write_jsonl::<Sample>(&folder.path().join("no/mean.jsonl"), &[]).unwrap_err();
     assert!(matches!(nowhere, SampleError::Io(_)), "{nowhere}");
 }
 

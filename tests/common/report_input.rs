@@ -1,5 +1,11 @@
 //! A report from fixed synthetic samples, for the tests of every rendering.
-#![allow(dead_code, clippy::unwrap_used, clippy::cast_precision_loss, clippy::float_cmp, reason = "tests; each uses some of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
+    reason = "tests; each uses some of it"
+)]
 
 use kintsugi::merge::{Drift, ParamDrift};
 use kintsugi::partition::{Kind, StageId};
@@ -19,7 +25,10 @@ pub(crate) fn documents() -> Vec<DocumentText> {
     let text = |doc_id: usize| DocumentText {
         doc_id,
         context: match doc_id % 10 {
-            0 => format!("She wrote <script>alert({doc_id})</script> & \"{}\" on the board, and he read", "so on ".repeat(30)),
+            0 => format!(
+                "She wrote <script>alert({doc_id})</script> & \"{}\" on the board, and he read",
+                "so on ".repeat(30)
+            ),
             _ => format!("Passage {doc_id} speaks of many things, and in the end of"),
         },
         target: format!(" word{doc_id}"),
@@ -30,10 +39,10 @@ pub(crate) fn documents() -> Vec<DocumentText> {
 /// Two likely tokens; the first is the model's answer.
 fn top(id: u32, greedy_id: u32, logprob: f64) -> Vec<Candidate> {
     let candidate = |id: u32, text: &str, logprob| Candidate { id, text: text.to_owned(), logprob };
-    match id == greedy_id {
-        true => vec![candidate(id, " right", logprob), candidate(7, "\n", logprob - 1.0)],
-        false => vec![candidate(7, "<b>", logprob + 0.1), candidate(id, " right", logprob), candidate(50_400, "", -9.0)],
+    if id == greedy_id {
+        return vec![candidate(id, " right", logprob), candidate(7, "\n", logprob - 1.0)];
     }
+    vec![candidate(7, "<b>", logprob + 0.1), candidate(id, " right", logprob), candidate(50_400, "", -9.0)]
 }
 
 /// A fixed scatter of numbers in `[0, 1)`: the fractional parts of multiples of the golden ratio.
@@ -52,7 +61,13 @@ fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: bool) -> Vec<S
             let tokens = logprobs.into_iter().enumerate().map(|(index, logprob)| {
                 let id = 100 + u32::try_from(2 * doc_id + index).unwrap();
                 let greedy_id = if is_greedy { id } else { 7 };
-                TokenScore { id, greedy_id, logprob, kl: has_kl.then_some(0.1 * loss * loss), top: top(id, greedy_id, logprob) }
+                TokenScore {
+                    id,
+                    greedy_id,
+                    logprob,
+                    kl: has_kl.then_some(0.1 * loss * loss),
+                    top: top(id, greedy_id, logprob),
+                }
             });
             Sample {
                 doc_id,

@@ -5,11 +5,11 @@ mod flips;
 
 use askama::Template;
 
+use super::explanation::{FACTOR_HEADINGS, FactorRow, factor_rows};
 use super::material::Material;
 use super::plots::Plots;
 use super::table::{Column, lines};
 use super::{Explanation, Report, ReportError, format, markdown, why};
-use super::explanation::{FACTOR_HEADINGS, FactorRow, factor_rows};
 use flips::Flips;
 
 /// The columns of the comparison. The rise of perplexity says no more than its ratio, and a screen is only so wide.

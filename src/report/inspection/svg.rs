@@ -114,7 +114,16 @@ fn cell_title(entry: &ParamDrift) -> String {
 fn cell(x: usize, y: usize, shade: Shade) -> Primitive {
     let size = pixels(CELL - 1);
     let fill = Color::from(shade.colour());
-    Primitive::Rect { x: pixels(x), y: pixels(y), width: size, height: size, fill, stroke: None, stroke_width: None, opacity: None }
+    Primitive::Rect {
+        x: pixels(x),
+        y: pixels(y),
+        width: size,
+        height: size,
+        fill,
+        stroke: None,
+        stroke_width: None,
+        opacity: None,
+    }
 }
 
 fn legend_step(shade: Shade) -> usize {

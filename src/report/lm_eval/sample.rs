@@ -1,5 +1,7 @@
 //! One line of `samples_*.jsonl`, with the harness's hashes.
 
+use std::fmt::Write;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -27,7 +29,8 @@ pub(super) struct LmEvalSample<'a> {
 impl<'a> LmEvalSample<'a> {
     pub(super) fn new(sample: &'a Sample, text: &'a DocumentText) -> Self {
         // Strings in Python's spelling: the harness writes them so.
-        let answer = || [python_float(sample.loglikelihood), if sample.is_greedy { "True" } else { "False" }.to_owned()];
+        let answer =
+            || [python_float(sample.loglikelihood), if sample.is_greedy { "True" } else { "False" }.to_owned()];
         let passage = format!("{}{}", text.context, text.target);
         Self {
             doc_id: sample.doc_id,
@@ -63,8 +66,8 @@ fn doc_hash(text: &str) -> String {
     hexadecimal(&Sha256::digest(format!("{{\n  \"text\": {}\n}}", python_string(text))))
 }
 
-/// A string as Python's `json.dumps(…, ensure_ascii=False)` writes it: `serde_json` but for the delete character's like,
-/// which both leave alone, and the two short escapes that both know.
+/// A string as Python's `json.dumps(…, ensure_ascii=False)` writes it; `serde_json` escapes the same characters the same
+/// way.
 fn python_string(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -83,7 +86,11 @@ fn python_float(value: f64) -> String {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

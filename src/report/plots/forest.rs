@@ -59,7 +59,13 @@ fn forest(
         let colour = if is_noise { Ink::NOISE } else { Ink::GOLD };
         plot = plot.with_colored_row(row.model.name.clone(), value, interval.lower, interval.upper, colour);
         extent = (extent.0.min(interval.lower), extent.1.max(interval.upper));
-        lines.push(format!("{}: {} [{}, {}]", row.model.name, short(value), short(interval.lower), short(interval.upper)));
+        lines.push(format!(
+            "{}: {} [{}, {}]",
+            row.model.name,
+            short(value),
+            short(interval.lower),
+            short(interval.upper)
+        ));
     }
     let count = lines.len();
     let plots = vec![Plot::Forest(plot)];
@@ -75,7 +81,8 @@ fn forest(
         .with_x_axis_max(extent.1 + margin);
     if let Some(floor) = &report.noise_floor {
         let Interval { lower, upper } = estimate(floor).interval;
-        layout = layout.with_shaded_region(ShadedRegion::vertical(lower, upper).with_color(Ink::NOISE).with_opacity(0.15));
+        layout =
+            layout.with_shaded_region(ShadedRegion::vertical(lower, upper).with_color(Ink::NOISE).with_opacity(0.15));
     }
     Picture::of_plots(file, title, format!("{}.", lines.join("; ")), plots, layout)
 }

@@ -47,7 +47,11 @@
     button.type = "button";
     button.textContent = heading.textContent;
     button.addEventListener("click", () => sort(heading));
-    heading.replaceChildren(button);
+    // Browsers leave buttons out of headings that are repeated on every sheet of paper.
+    const printed = document.createElement("span");
+    printed.className = "printed";
+    printed.textContent = heading.textContent;
+    heading.replaceChildren(button, printed);
   }
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
