@@ -22,7 +22,7 @@ pub enum SampleError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A line is not a sample, or not a passage.
-    #[error("{path}: line {line} is not what it should be: {source}", path = path.display())]
+    #[error("{path}: line {line} is not a sample or passage: {source}", path = path.display())]
     Line {
         /// The sample file.
         path: PathBuf,

@@ -62,7 +62,7 @@ fn a_line_that_is_no_sample_is_named_by_its_number() {
     for (bad, expected) in [("{\"doc_id\": 1}", "missing field"), ("{", "EOF"), ("[]", "")] {
         fs::write(&path, format!("{good}\n\n{bad}\n{good}\n")).unwrap();
         let message = read_jsonl::<Sample>(&path).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("{}: line 3 is not a sample: ", path.display())), "{message}");
+        assert!(message.starts_with(&format!("{}: line 3 is not a sample or passage: ", path.display())), "{message}");
         assert!(message.contains(expected), "{message}");
     }
     let missing = read_jsonl::<Sample>(&folder.path().join("no.jsonl")).unwrap_err().to_string();
