@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
 use super::candidates::{Candidate, CandidateArgs};
+use super::drift;
 use super::evaluation::{self, Prepared, Setting, open_any, open_checkpoint, prepare};
 use super::output::Screen;
 use crate::checkpoint::ModelSource;
@@ -30,7 +31,7 @@ pub(super) struct CompareArgs {
     merge: MergeArgs,
     #[command(flatten)]
     candidates: CandidateArgs,
-    /// Write report.json, report.md and samples/NAME.jsonl into this folder.
+    /// Write report.html, report.md, report.json, plots, samples and lm-eval files into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Leave out the baseline's second run in chunks of another size, below whose differences all is noise.
@@ -118,11 +119,13 @@ fn compare(
     let evaluation = evaluate(job.model, &variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
-    let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
+    let mut samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
+    samples.iter_mut().flatten().for_each(|samples| prepared.tokenizer.name_candidates(samples));
     let input = report_input(args, job, &prepared, &evaluation, samples)?;
     let report = Report::new(&input)?;
     if let Some(output) = output {
-        report::write_all(&report, input.outcomes(), output)?;
+        let documents = evaluation::document_texts(&prepared.data.documents);
+        report::write_all(&report, input.outcomes(), &documents, output)?;
         tracing::info!("report in {}", output.path().display());
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
@@ -177,6 +180,7 @@ fn report_input(
     }
     // What is wrong comes first, whoever made it.
     findings.sort_by_key(|finding| !finding.starts_with("WARNING"));
+    let names: Vec<String> = described.iter().map(|outcome| outcome.name.clone()).collect();
     let mut variants = Vec::new();
     for (outcome, samples) in described.into_iter().zip(samples.by_ref()) {
         match samples {
@@ -195,6 +199,12 @@ fn report_input(
         exact: None,
         candidate: None,
     });
+    let divergence = names
+        .iter()
+        .zip(evaluation.divergence.iter().skip(1))
+        .filter(|(name, _)| variants.iter().any(|outcome| outcome.name == **name))
+        .map(|(name, steps)| evaluation::divergence_curve(name, steps))
+        .collect();
     Ok(ReportInput {
         run: evaluation::run_info(&args.evaluation, prepared, evaluation),
         checkpoint: evaluation::checkpoint_info(model, &args.model.checkpoint, evaluation),
@@ -202,6 +212,8 @@ fn report_input(
         baseline,
         variants,
         noise_floor,
+        divergence,
+        drift: drift::of_model(model)?,
         findings,
         bootstrap: PairedBootstrap {
             replicate_count: args.bootstrap_replicates as usize,

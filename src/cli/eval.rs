@@ -19,7 +19,7 @@ pub(super) struct EvalArgs {
     reading: ReadingArgs,
     #[command(flatten)]
     evaluation: EvaluationArgs,
-    /// Write report.json, report.md and samples/baseline.jsonl into this folder.
+    /// Write report.html, report.md, report.json, samples and lm-eval files into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }

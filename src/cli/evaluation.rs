@@ -14,13 +14,14 @@ use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
-use crate::eval::{EngineOptions, Evaluation, samples};
+use crate::eval::{Divergence, EngineOptions, Evaluation, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::Backend;
 use crate::report::{
-    CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
-    Versions,
+    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo,
+    TokenizerInfo, Versions,
 };
+use crate::samples::DocumentText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
 const MOST_SET_ASIDE: usize = 256;
@@ -140,7 +141,7 @@ pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: S
         memory_budget: args.memory_budget,
         digests: true,
         calibration,
-        divergence: false,
+        divergence: true,
     };
     Ok(Prepared { task, data, tokenizer, pairs, passages, truncated, calibration_count, options, threads, clocks })
 }
@@ -307,6 +308,21 @@ pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDige
 /// Provenance of the model in `given`, for the report.
 pub(super) fn checkpoint_info(model: &dyn ModelSource, given: &Path, evaluation: &Evaluation) -> CheckpointInfo {
     provenance::checkpoint_info(model, given, Some(digests(&evaluation.digests)))
+}
+
+/// The texts of the passages, for whoever reads the samples.
+pub(super) fn document_texts(documents: &[Document]) -> Vec<DocumentText> {
+    let text = |document: &Document| DocumentText {
+        doc_id: document.doc_id,
+        context: document.context.clone(),
+        target: document.target.clone(),
+    };
+    documents.iter().map(text).collect()
+}
+
+/// One variant's distance from the baseline through the layers.
+pub(super) fn divergence_curve(name: &str, steps: &[Divergence]) -> DivergenceCurve {
+    DivergenceCurve { strategy: name.to_owned(), relative: steps.iter().map(|step| step.relative()).collect() }
 }
 
 /// How it was run, for the report.

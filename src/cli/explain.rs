@@ -10,12 +10,10 @@ use super::evaluation::{self, Prepared, open_checkpoint, prepare};
 use super::output::Screen;
 use crate::checkpoint::Checkpoint;
 use crate::config::Residual;
-use crate::eval::{Divergence, Evaluation, Variant, evaluate, samples};
+use crate::eval::{Evaluation, Variant, evaluate, samples};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
 use crate::partition::Kind;
-use crate::report::{
-    self, DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle,
-};
+use crate::report::{self, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle};
 use crate::samples::Sample;
 use crate::stats;
 
@@ -34,7 +32,8 @@ pub(super) struct ExplainArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Write explanation.json and explanation.txt into this folder.
+    /// Write explanation.json, explanation.txt and report.html into this folder; together with `compare`'s report where that
+    /// is there.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }
@@ -50,7 +49,6 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
     let mut prepared = prepare(&checkpoint, &args.evaluation, setting)?;
     let plan = Plan::new(&checkpoint, strategies);
-    prepared.options.divergence = true;
     let bar = screen.evaluation_bar();
     let passages = std::mem::take(&mut prepared.passages);
     let evaluation = evaluate(&checkpoint, &plan.variants, passages, &prepared.options, &bar);
@@ -65,7 +63,7 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let json = format!("{}\n", serde_json::to_string_pretty(&explanation)?);
     let text = report::render_explanation(&explanation, TerminalStyle { width: Screen::width(), styled: false });
     if let Some(output) = &output {
-        report::write_atomically(&output.path().join("explanation.json"), json.as_bytes())?;
+        report::write_explanation(&explanation, output)?;
         report::write_atomically(&output.path().join("explanation.txt"), text.as_bytes())?;
         tracing::info!("explanation in {}", output.path().display());
     }
@@ -137,9 +135,8 @@ impl Plan {
                 factors: factors.collect(),
             }
         });
-        let curve = |planned: &Planned| DivergenceCurve {
-            strategy: planned.strategy.name.clone(),
-            relative: evaluation.divergence[planned.whole].iter().map(|step: &Divergence| step.relative()).collect(),
+        let curve = |planned: &Planned| {
+            evaluation::divergence_curve(&planned.strategy.name, &evaluation.divergence[planned.whole])
         };
         #[expect(clippy::cast_precision_loss, reason = "a count of documents")]
         let accuracy = baseline.iter().filter(|sample| sample.is_greedy).count() as f64 / baseline.len().max(1) as f64;

@@ -10,6 +10,7 @@ mod compare;
 mod demo;
 mod diff;
 mod doctor;
+mod drift;
 #[cfg(feature = "libtorch")]
 mod eval;
 #[cfg(feature = "libtorch")]
@@ -21,6 +22,7 @@ mod gate;
 mod inspect;
 mod output;
 mod provenance;
+mod report;
 mod synth;
 
 use std::process::ExitCode;
@@ -59,6 +61,8 @@ enum Command {
     Gate(gate::GateArgs),
     /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
     Diff(diff::DiffArgs),
+    /// Show a finished run again, from its files: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema.
+    Report(report::ReportArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -91,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Diff(args) => diff::run(&args, &screen),
+        Command::Report(args) => report::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {

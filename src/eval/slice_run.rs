@@ -9,7 +9,7 @@ use super::EvalError;
 use super::calibration::Calibrator;
 use super::candidates;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Evaluation, Observer, Variant, Weights};
+use super::engine::{Divergence, Evaluation, Observer, Variant, Weights};
 use super::packing::Passage;
 use super::prefetch::Prefetcher;
 use crate::checkpoint::ModelSource;
@@ -17,7 +17,7 @@ use crate::config::Architecture;
 use crate::merge::{Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
-use crate::samples::TokenScore;
+use crate::samples::{Candidate, TokenScore};
 
 /// Variants with the same input stream and the same weights in a stage, which go through it as one.
 #[derive(Debug, PartialEq)]
@@ -215,6 +215,7 @@ impl<'a> SliceRun<'a> {
                         greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
                         logprob: scores.logprob[at],
                         kl: scores.kl.get(at).copied(),
+                        top: candidates(&scores.top[at]),
                     };
                     for &variant in members {
                         let tokens = &mut self.evaluation.scores[variant][place.passage];
@@ -232,18 +233,38 @@ impl<'a> SliceRun<'a> {
             return Ok(());
         }
         let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
-        for (variant, stream) in self.streams.iter().enumerate() {
-            let Some(stream) = *stream else { continue };
+        let mut of_stream: BTreeMap<usize, Divergence> = BTreeMap::new();
+        for stream in self.streams.iter().flatten() {
+            if of_stream.contains_key(stream) {
+                continue;
+            }
+            let mut total = Divergence::default();
             for device in &self.devices {
                 let (squared_distance, squared_norm) =
-                    device.distance(baseline, stream).map_err(|source| EvalError::Model { stage: id, source })?;
-                let total = &mut self.evaluation.divergence[variant][place];
+                    device.distance(baseline, *stream).map_err(|source| EvalError::Model { stage: id, source })?;
                 total.squared_distance += squared_distance;
                 total.squared_norm += squared_norm;
             }
+            of_stream.insert(*stream, total);
+        }
+        for (variant, stream) in self.streams.iter().enumerate() {
+            let Some(measured) = stream.and_then(|stream| of_stream.get(&stream)) else { continue };
+            let total = &mut self.evaluation.divergence[variant][place];
+            total.squared_distance += measured.squared_distance;
+            total.squared_norm += measured.squared_norm;
         }
         Ok(())
     }
+}
+
+/// Likely tokens, whose texts the tokenizer knows.
+fn candidates(top: &[(i64, f64)]) -> Vec<Candidate> {
+    let candidate = |&(id, logprob): &(i64, f64)| Candidate {
+        id: u32::try_from(id).unwrap_or(u32::MAX),
+        text: String::new(),
+        logprob,
+    };
+    top.iter().map(candidate).collect()
 }
 
 /// Runs `work` on every device, at once where there are several.

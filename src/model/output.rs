@@ -30,7 +30,12 @@ pub struct TargetScores {
     pub greedy_id: Vec<i64>,
     /// KL(baseline ‖ this model) in nats, where there is a baseline; over the tokens that both know.
     pub kl: Vec<f64>,
+    /// The most probable tokens with their log-probabilities, best first; of equal ones the smaller id comes first.
+    pub top: Vec<Vec<(i64, f64)>>,
 }
+
+/// How many of the most probable tokens are kept.
+const TOP_COUNT: i64 = 5;
 
 impl OutputStage {
     /// From the tensors of the output stage.
@@ -122,7 +127,7 @@ impl TargetScores {
     /// libtorch fails.
     pub fn new(log_probabilities: &Tensor, targets: &Tensor, baseline: Option<&Tensor>) -> Result<Self, ModelError> {
         let logprob = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
-        let greedy = log_probabilities.f_argmax(-1, false)?;
+        let top = top_tokens(log_probabilities)?;
         let kl = match baseline {
             None => Vec::new(),
             Some(baseline) => {
@@ -133,7 +138,7 @@ impl TargetScores {
                 to_vec_f64(&kl)?
             }
         };
-        Ok(Self { logprob: to_vec_f64(&logprob)?, greedy_id: Vec::<i64>::try_from(&greedy)?, kl })
+        Ok(Self { logprob: to_vec_f64(&logprob)?, greedy_id: greedy_ids(log_probabilities, &top)?, kl, top })
     }
 
     /// Adds the scores of further targets.
@@ -141,6 +146,7 @@ impl TargetScores {
         self.logprob.extend(other.logprob);
         self.greedy_id.extend(other.greedy_id);
         self.kl.extend(other.kl);
+        self.top.extend(other.top);
     }
 }
 
@@ -150,6 +156,33 @@ fn given_first(log_probabilities: &Tensor, count: i64) -> Result<Tensor, ModelEr
         return Ok(log_probabilities.shallow_clone());
     }
     Ok(log_probabilities.f_narrow(-1, 0, count)?.f_log_softmax(-1, log_probabilities.kind())?)
+}
+
+/// The [`TOP_COUNT`] most probable tokens of every row.
+fn top_tokens(log_probabilities: &Tensor) -> Result<Vec<Vec<(i64, f64)>>, ModelError> {
+    let count = TOP_COUNT.min(log_probabilities.size().last().copied().unwrap_or(0));
+    let (values, ids) = log_probabilities.f_topk(count, -1, true, true)?;
+    let (values, ids) = (to_vec_f64(&values.f_flatten(0, -1)?)?, Vec::<i64>::try_from(&ids.f_flatten(0, -1)?)?);
+    let width = usize::try_from(count).unwrap_or(1).max(1);
+    let rows = ids.chunks(width).zip(values.chunks(width)).map(|(ids, values)| {
+        let mut row: Vec<_> = ids.iter().copied().zip(values.iter().copied()).collect();
+        row.sort_by(|(one, first), (other, second)| second.total_cmp(first).then(one.cmp(other)));
+        row
+    });
+    Ok(rows.collect())
+}
+
+/// The first token of largest log-probability of every row: what `argmax` gives, without another pass over the
+/// vocabulary unless so many are equally likely that the first may not be among those kept.
+fn greedy_ids(log_probabilities: &Tensor, top: &[Vec<(i64, f64)>]) -> Result<Vec<i64>, ModelError> {
+    let is_settled = |row: &Vec<(i64, f64)>| match (row.first(), row.last()) {
+        (Some(first), Some(last)) => first.1 > last.1,
+        _ => false,
+    };
+    if top.iter().all(is_settled) {
+        return Ok(top.iter().filter_map(|row| row.first()).map(|&(id, _)| id).collect());
+    }
+    Ok(Vec::<i64>::try_from(&log_probabilities.f_argmax(-1, false)?)?)
 }
 
 fn to_vec_f64(tensor: &Tensor) -> Result<Vec<f64>, ModelError> {

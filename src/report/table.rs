@@ -11,6 +11,18 @@ pub(super) struct Line<'a> {
     variant: Option<&'a VariantRow>,
 }
 
+impl<'a> Line<'a> {
+    /// The model of the row.
+    pub(super) fn model(self) -> &'a ModelRow {
+        self.model
+    }
+
+    /// What it is compared by; `None` for the baseline.
+    pub(super) fn variant(self) -> Option<&'a VariantRow> {
+        self.variant
+    }
+}
+
 /// Every row of the report: the baseline, the variants, the noise floor.
 pub(super) fn lines(report: &Report) -> Vec<Line<'_>> {
     let baseline = Line { model: &report.baseline, variant: None };

@@ -11,6 +11,7 @@ mod checkpoints;
 mod data;
 mod eras;
 mod flags;
+mod rendering;
 mod results;
 mod strategies;
 
