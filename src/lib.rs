@@ -17,7 +17,8 @@
 //! | 3 | `model` | the forward pass on libtorch |
 //! | 4 | `eval` | tasks, tokens, the layer-major engine |
 //! | 4 | [`report`] | reports and their renderings; runs nothing |
-//! | 5 | [`cli`] | one file per subcommand |
+//! | 5 | [`gate`] | reports held against limits and against earlier reports |
+//! | 6 | [`cli`] | one file per subcommand |
 //!
 //! `model` and `eval` need the feature `libtorch` (on by default); everything else builds and works without.
 
@@ -28,6 +29,7 @@ pub mod config;
 pub mod eval;
 pub mod export;
 pub mod files;
+pub mod gate;
 pub mod merge;
 #[cfg(feature = "libtorch")]
 pub mod model;

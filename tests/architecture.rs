@@ -10,6 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["checkpoint"],
     &["merge", "export", "model"],
     &["eval", "report"],
+    &["gate"],
     &["cli"],
 ];
 

@@ -318,12 +318,10 @@ fn layer_scaling_is_felt_by_relative_biases_alone() {
 }
 
 #[test]
-fn multipliers_of_mup_need_the_width() {
+fn multipliers_of_mup() {
     let files = tiny(|options| options.positions = PositionEmbedding::Learned);
     let plain = scores(&files);
     set(&files, &[("use_mup", json!(true))]);
-    let error = Checkpoint::open(files.path(), &[]).unwrap_err();
-    assert!(error.to_string().contains("--quirk mup-width=NUMBER"), "{error}");
     let one = scores_with(&files, &["mup-width=1"]);
     assert_other(&scores_with(&files, &["mup-width=4"]), &one);
     // Scores divided by the head size are all that is left at width 1.
@@ -428,7 +426,7 @@ fn sequence_parallel_is_evaluated_without_and_says_so() {
 
 #[test]
 fn what_stands_in_the_files_is_refused_by_name() {
-    let refused = |stage: usize, name: &str, reason: &str| {
+    let refused = |stage: usize, name: &str, reason: &str, needed: &str| {
         let files = tiny(|_| {});
         for tp_rank in RANKS {
             edit_layer_file(&files.layer_file(stage, tp_rank), |tensors| {
@@ -436,22 +434,25 @@ fn what_stands_in_the_files_is_refused_by_name() {
                 *tensors = [(name.to_owned(), tensor)].into();
             });
         }
-        let error = Checkpoint::open(files.path(), &[]).unwrap_err().to_string();
+        let error = Checkpoint::open(files.path(), &[]).unwrap_err();
+        assert!(error.hint().unwrap().starts_with(needed), "{:?}", error.hint());
+        let error = error.to_string();
         assert!(error.starts_with("this model is refused: "), "{error}");
         assert!(error.ends_with(&format!(": tensor `{name}`: {reason}")), "{error}");
     };
-    refused(6, "rm_linear.weight", "a reward-model head puts out one score, not the probabilities of tokens");
+    let gpt_neox = "evaluate it with gpt-neox itself";
+    refused(2, "mlp.experts.mlp.w1", "routing tokens to experts is not implemented", gpt_neox);
+    refused(2, "mlp.router.layer.weight", "routing tokens to experts is not implemented", gpt_neox);
+    refused(2, "sgu.norm.weight", "gMLP and aMLP blocks are not implemented", gpt_neox);
     refused(
         2,
-        "soft_embedding_weight",
-        "a trained prompt stands before every input; evaluating without it would be another model",
+        "mixer.in_proj.weight",
+        "state-space blocks are not implemented",
+        "gpt-neox's tools/ckpts/convert_neox_to_mamba_ssm.py",
     );
-    refused(2, "mlp.experts.mlp.w1", "routing tokens to experts is not implemented");
-    refused(2, "mlp.router.layer.weight", "routing tokens to experts is not implemented");
-    refused(2, "sgu.norm.weight", "gMLP and aMLP blocks are not implemented");
-    refused(2, "mixer.in_proj.weight", "state-space blocks are not implemented");
-    refused(2, "attention.sparse_attn.master_layout", "block-sparse attention is not implemented");
-    refused(0, "tokentype_embeddings.weight", "gpt-neox's GPT has no token types: this is another model");
+    refused(2, "attention.sparse_attn.master_layout", "block-sparse attention is not implemented", gpt_neox);
+    let another = "gpt-neox's GPT has no token types: this is another model";
+    refused(0, "tokentype_embeddings.weight", another, "evaluate it with the program that wrote it");
 }
 
 #[test]

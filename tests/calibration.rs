@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 
 use common::evaluation::{demo_reference, json, mean_kl, options, pairs, passages, shared_checkpoint, variants};
-use common::{TinyModel, edit_layer_file};
+use common::{TinyModel, copy_folder, edit_layer_file, layer_files};
 use kintsugi::checkpoint::Checkpoint;
 use kintsugi::config::OutputLayerParallelism;
 use kintsugi::eval::packing::Passage;
@@ -49,10 +49,7 @@ fn assert_nine_tenths([mean, _, calibrated]: [f64; 3]) {
 /// Lets every replicated parameter of every rank drift by this much, relative to its value.
 fn drift(folder: &Path, by: f64) {
     let mut random = ChaCha12Rng::seed_from_u64(5);
-    let mut files: Vec<_> = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("layer_"));
-    files.sort();
-    for file in files {
+    for file in layer_files(folder) {
         edit_layer_file(&file, |tensors| {
             for (name, tensor) in tensors {
                 let replicated = name.contains("norm") || name.contains("position_embeddings");
@@ -69,19 +66,6 @@ fn drift(folder: &Path, by: f64) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs_err::create_dir_all(to).unwrap();
-    for entry in fs_err::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs_err::write(&target, fs_err::read(&path).unwrap()).unwrap();
-        }
-    }
-}
-
 #[test]
 fn calibration_removes_what_folding_leaves_on_checkpoints_of_gpt_neox() {
     let folders = [
@@ -94,7 +78,7 @@ fn calibration_removes_what_folding_leaves_on_checkpoints_of_gpt_neox() {
         let pairs = pairs(&json(&path.join("reference.json")));
         assert_nine_tenths(divergences(&path, pairs.clone()));
         let folder = tempfile::tempdir().unwrap();
-        copy(&path.join(step), folder.path());
+        copy_folder(&path.join(step), folder.path());
         drift(folder.path(), 0.05);
         assert_nine_tenths(divergences(folder.path(), pairs));
     }

@@ -14,6 +14,7 @@ use common::evaluation::{
     pairs, passages, perplexity, run, shared_checkpoint, variants, worst_difference,
 };
 use common::npz::{Array, parse_npy, read_npz};
+use common::{copy_folder, edit_layer_file, layer_files};
 use kintsugi::checkpoint::Checkpoint;
 use kintsugi::eval::documents::read_documents;
 use kintsugi::eval::task::Task;
@@ -22,6 +23,7 @@ use kintsugi::eval::{Quiet, Variant, evaluate};
 use kintsugi::merge::Strategy;
 use kintsugi::model::{Chunk, EmbeddingStage, Group, LayerStage, OutputStage, RotaryTable, Streams, Uploader};
 use kintsugi::partition::StageId;
+use kintsugi::tensor::{DType, HostTensor};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -321,6 +323,35 @@ fn folding_a_half_precision_model_costs_a_rounding() {
     check_half_precision("demo", &demo(), &demo_reference());
     if let Some(folder) = shared_checkpoint("parallel-residual-tp2-fp16-drift") {
         check_half_precision("parallel-residual-tp2-fp16-drift", &folder, &json(&folder.join("reference.json")));
+    }
+}
+
+#[test]
+fn folding_in_sixteen_bits_leaves_no_more_than_averaging_in_either_format() {
+    for (name, step) in [
+        ("parallel-residual-tp2-drift", "global_step1600"),
+        ("llama-gqa-swiglu-tp2-drift", "global_step1600"),
+        ("parallel-residual-tied-norm-alibi-tp2-drift", "global_step400"),
+        ("validation-logits-tp2-drift", "global_step400"),
+    ] {
+        let Some(folder) = shared_checkpoint(name) else { continue };
+        for dtype in [DType::F16, DType::BF16] {
+            let copy = tempfile::tempdir().unwrap();
+            copy_folder(&folder.join(step), copy.path());
+            for file in layer_files(copy.path()) {
+                edit_layer_file(&file, |tensors| {
+                    for tensor in tensors.values_mut() {
+                        let values = tensor.to_f64().unwrap();
+                        *tensor = HostTensor::from_f64(dtype, tensor.shape().to_vec(), &values).unwrap();
+                    }
+                });
+            }
+            let reference = json(&folder.join("reference.json"));
+            let evaluation = run(copy.path(), &reference, &variants(&["fold", "reduce-aware"]));
+            let [_, folded, averaged] = &evaluation.scores[..] else { unreachable!() };
+            let (folded, averaged) = (mean_kl(folded), mean_kl(averaged));
+            assert!(folded <= averaged, "{name} in {dtype}: {folded:e} against {averaged:e}");
+        }
     }
 }
 

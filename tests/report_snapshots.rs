@@ -208,6 +208,21 @@ fn terminal_of_one_model_alone() {
 }
 
 #[test]
+fn a_loss_that_the_shown_ratio_hides_is_none_however_regular() {
+    let verdict_at = |shift: f64| {
+        let mut input = input();
+        input.variants.truncate(1);
+        input.variants[0].samples = samples(DOCUMENT_COUNT, shift, None, true);
+        let report = Report::new(&input).unwrap();
+        // Every document loses: the interval leaves out zero.
+        assert!(report.variants[0].loss.delta_loglikelihood_interval.unwrap().upper < 0.0);
+        report.verdict()
+    };
+    assert!(verdict_at(2e-5).starts_with("zeroth loses nothing measurable"), "{}", verdict_at(2e-5));
+    assert!(verdict_at(2e-4).contains("zeroth raises perplexity by"), "{}", verdict_at(2e-4));
+}
+
+#[test]
 fn style_adds_nothing_but_bold() {
     let report = Report::new(&input()).unwrap();
     let styled = report::render_terminal(&report, TerminalStyle { width: 80, styled: true });

@@ -154,14 +154,36 @@ fn quirks_take_the_words_that_the_page_says() {
     }
 }
 
+/// `key: value, key: value` as settings; a kind of attention stands for all layers.
+fn settings_of(cell: &str) -> Value {
+    let entry = |part: &str| {
+        let (key, value) = part.split_once(": ").unwrap();
+        let value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
+        let value = if key == "attention_config" { json!([[[value], "all"]]) } else { value };
+        (key.to_owned(), value)
+    };
+    Value::Object(cell.split(", ").map(entry).collect())
+}
+
 #[test]
-fn refusals_have_the_reasons_that_the_page_gives() {
-    for row in rows("Refused") {
-        let settings = match row[0].split_once(": ") {
-            Some((key, value)) => json!({ key: serde_json::from_str(value).unwrap_or_else(|_| json!(value)) }),
-            None => json!({ row[0].as_str(): { "enabled": true } }),
-        };
-        let refusal = resolve(settings).unwrap_err();
-        assert_eq!((&refusal.setting, &refusal.reason), (&row[0], &row[1]));
+fn refusals_have_the_reasons_and_needs_that_the_page_gives() {
+    let rows = rows("Refused");
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter_map(|row| {
+            let outcome = resolve(settings_of(&row[0]));
+            let (refusal, merged) = match outcome {
+                Err(refusal) => (refusal, "no"),
+                Ok(architecture) => (architecture.not_evaluated.unwrap(), "yes"),
+            };
+            let expected = [&row[0], &refusal.reason, &refusal.needed, merged].map(|cell| cell.replace('`', ""));
+            (expected[..] != row[..]).then(|| format!("| `{}` | {} |", expected[0], expected[1..].join(" | ")))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "rows should be:\n{}", wrong.join("\n"));
+    let kinds: BTreeSet<_> = self::rows("Attention").into_iter().filter(|row| row[1] == "refused").collect();
+    for kind in kinds {
+        let row = format!("attention_config: {}", kind[0]);
+        assert!(rows.iter().any(|known| known[0] == row), "{row} has no row");
     }
 }

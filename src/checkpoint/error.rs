@@ -53,7 +53,7 @@ pub enum CheckpointError {
     /// A configuration that cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A model that cannot be evaluated.
+    /// A model that is refused.
     #[error("this model is refused: {0}")]
     Unsupported(#[from] Unsupported),
     /// A file that `torch.save` did not write or that was damaged since.
@@ -161,8 +161,9 @@ impl CheckpointError {
                 "nothing is skipped, since any tensor may matter; was the file edited or written by another program?"
                     .to_owned()
             }
-            Self::Unsupported(_) => "gpt-neox itself can still evaluate it, with one process per rank".to_owned(),
             Self::HuggingFace(error) => return error.hint(),
+            Self::Unsupported(refusal) => refusal.needed.clone(),
+            Self::Name { source: PartitionError::Refused { needed, .. }, .. } => (*needed).to_owned(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("--neox-config FILE gives another configuration".to_owned()));
             }

@@ -28,6 +28,9 @@ pub(super) fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileSta
     if config.norm.has_gain() {
         required.push(StageKind::FinalNorm);
     }
+    if config.soft_prompt_tuning {
+        required.push(StageKind::SoftPrompt);
+    }
     if !config.tied_embeddings() {
         required.push(StageKind::Head);
     }
@@ -58,6 +61,8 @@ pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig,
             .and_then(|shape| shape.first()?.checked_mul(tp_size))
             .or_else(|| config.padded_vocab_size(Some(&client.args))),
         head_shape: form(StageKind::Head, &["final_linear.weight"]).map(<[usize]>::to_vec),
+        soft_prompt_length: form(StageKind::SoftPrompt, &["soft_embedding_weight"])
+            .and_then(|shape| shape.first().copied()),
         layer_tensors: layer.map_or_else(Vec::new, |stage| stage.ranks[0].forms.keys().cloned().collect()),
         precision: words.map(|form| match form.dtype {
             DType::F16 => Precision::Fp16,

@@ -122,9 +122,9 @@ fn classify(files: &StepFiles, index: usize, ranks: Vec<RankStage>) -> Result<Fi
         return Err(CheckpointError::MissingParameter { path, tp_rank, name: format!("sequential.{index}.*") });
     }
     for rank in &ranks {
-        if let Some((name, reason)) = rank.forms.keys().find_map(|name| Some((name, refused_name(name)?))) {
+        if let Some((name, (reason, needed))) = rank.forms.keys().find_map(|name| Some((name, refused_name(name)?))) {
             let setting = format!("{}: tensor `{name}`", rank.path.display());
-            return Err(Unsupported { setting, reason: reason.to_owned() }.into());
+            return Err(Unsupported::new(setting, reason, needed).into());
         }
     }
     let first = &ranks[0];

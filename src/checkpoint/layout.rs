@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CheckpointError;
 use crate::config::Unsupported;
+use crate::config::refusals::EXPERTS;
 
 /// How the shards are spread over files. Detected from the files, never from `pipe_parallel_size`, whose meaning changed
 /// six times between 2021 and 2024.
@@ -104,8 +105,8 @@ pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
         } else if name.starts_with("zero_pp_rank_") && name.ends_with("_model_states.pt") {
             return Err(CheckpointError::ZeroThree { path });
         } else if name.contains("expert_") && name.ends_with("_model_states.pt") {
-            let reason = "routing tokens to experts is not implemented".to_owned();
-            return Err(Unsupported { setting: path.display().to_string(), reason }.into());
+            let (reason, needed) = EXPERTS;
+            return Err(Unsupported::new(path.display().to_string(), reason, needed).into());
         } else if path.extension().is_some_and(|extension| extension == "pt") {
             files.ignored.push(name.to_owned());
         }

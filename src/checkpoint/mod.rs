@@ -160,6 +160,14 @@ impl Checkpoint {
         &self.architecture
     }
 
+    /// Refuses a model whose parameters are understood, so that it can be inspected and merged, but not evaluated.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Unsupported`], with the reason and what would be needed.
+    pub fn check_evaluation(&self) -> Result<(), CheckpointError> {
+        ModelSource::check_evaluation(self)
+    }
+
     /// What was decided about the quirks of gpt-neox's versions, and why.
     #[must_use]
     pub fn quirks(&self) -> &Quirks {
@@ -342,7 +350,7 @@ impl Checkpoint {
                 .map(|(at, entry)| (entry.row.role, at, entry.row.role))
         };
         match id {
-            StageId::Embedding => of_kind(StageKind::Embedding, 0).collect(),
+            StageId::Embedding => of_kind(StageKind::Embedding, 0).chain(of_kind(StageKind::SoftPrompt, 0)).collect(),
             StageId::Layer(number) => of_kind(StageKind::Layer, number).collect(),
             StageId::Output => {
                 let norm = of_kind(StageKind::FinalNorm, 0);

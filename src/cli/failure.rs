@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::export::ExportError;
+use crate::gate::GateError;
 use crate::merge::MergeError;
 use crate::report::ReportError;
 
@@ -34,6 +35,9 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<MergeError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<GateError>() {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<ReportError>() {

@@ -83,6 +83,9 @@ fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> anyhow::Result<
         let none = || "self-check: the checkpoint stores no checkpoint_validation_logits".to_owned();
         return Ok(asked.then(none));
     }
+    if !asked && checkpoint.architecture().not_evaluated.is_some() {
+        return Ok(None);
+    }
     let cost = checkpoint.size().0.saturating_mul(checkpoint.config().seq_length as u64);
     if !asked && cost > SELF_CHECK_UNASKED {
         return Ok(Some(

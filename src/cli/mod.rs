@@ -17,6 +17,7 @@ mod evaluation;
 #[cfg(feature = "libtorch")]
 mod explain;
 mod failure;
+mod gate;
 mod inspect;
 mod output;
 mod provenance;
@@ -56,6 +57,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
     Diff(diff::DiffArgs),
+    /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
+    Gate(gate::GateArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -73,6 +76,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let screen = output::Screen::new(cli.verbosity);
     let outcome = match cli.command {
+        Command::Gate(args) => match gate::run(&args, &screen) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(1),
+            Err(error) => Err(error),
+        },
         #[cfg(feature = "libtorch")]
         Command::Compare(args) => compare::run(&args, &screen),
         #[cfg(feature = "libtorch")]

@@ -1,5 +1,6 @@
 //! What the model is, once configuration and tensors have been heard: the one description that the partition table, the
-//! merger, the forward pass and the exporters go by. [`Architecture::resolve`] refuses what cannot be evaluated.
+//! merger, the forward pass and the exporters go by. [`Architecture::resolve`] refuses what is not understood; [`Architecture::not_evaluated`] says what is
+//! understood but cannot be evaluated.
 
 use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
 use super::observed::{Observed, resolve_head};
@@ -8,6 +9,9 @@ use super::{
     Activation, AttentionBranch, AttentionKind, EpsilonPlacement, GqaLayout, MlpNormInput, MlpType, NeoxConfig, Norm,
     NormTying, PositionEmbedding, Precision, QuirkOptions, Quirks, Reduction, RotaryTables,
 };
+
+/// Rows of a trained prompt where nothing else tells: gpt-neox's default of `soft_prompt_tuning.num_tokens`.
+const SOFT_PROMPT_DEFAULT: usize = 10;
 
 /// What the model is.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,13 +78,20 @@ pub struct Architecture {
     pub attention_bias: bool,
     /// Whether the MLP's linear layers have biases.
     pub mlp_bias: bool,
+    /// Rows of the trained prompt that stands before every input (`soft_prompt_tuning`); 0 without one.
+    pub soft_prompt_length: usize,
+    /// Whether in training each rank's norms, and biases added after the all-reduce, acted on its own stretch of the
+    /// sequence (`sequence_parallel`).
+    pub sequence_parallel: bool,
+    /// Why it can be read and merged but not evaluated; `None` where it can.
+    pub not_evaluated: Option<Unsupported>,
 }
 
 impl Architecture {
     /// Combines configuration and tensors, with today's meaning of whatever they leave open.
     ///
     /// # Errors
-    /// The first setting that this version cannot evaluate, with the reason.
+    /// The first setting that this version does not understand, with the reason.
     pub fn resolve(config: &NeoxConfig, observed: &Observed) -> Result<Self, Unsupported> {
         Ok(Self::resolve_with(config, observed, &QuirkOptions::default())?.0)
     }
@@ -88,7 +99,7 @@ impl Architecture {
     /// Refuses what the configuration alone shows to be impossible, before any tensor has been looked at.
     ///
     /// # Errors
-    /// The first setting that this version cannot evaluate, with the reason.
+    /// The first setting that this version does not understand, with the reason.
     pub fn check_settings(config: &NeoxConfig, tp_size: usize, options: &QuirkOptions) -> Result<(), Unsupported> {
         let observed = Observed { tp_size, ..Observed::default() };
         refusals::check(config, &observed, &Quirks::decide(config, &observed, options))
@@ -97,7 +108,7 @@ impl Architecture {
     /// Combines configuration and tensors; also says what was decided about the quirks of gpt-neox's versions.
     ///
     /// # Errors
-    /// The first setting that this version cannot evaluate, with the reason.
+    /// The first setting that this version does not understand, with the reason.
     pub fn resolve_with(
         config: &NeoxConfig,
         observed: &Observed,
@@ -106,9 +117,12 @@ impl Architecture {
         let quirks = Quirks::decide(config, observed, options);
         refusals::check(config, observed, &quirks)?;
         let hidden_size = config.hidden_size;
-        let missing = |what: &str| Unsupported {
-            setting: what.to_owned(),
-            reason: "neither the configuration nor the tensors tell it".to_owned(),
+        let missing = |what: &str| {
+            let (reason, needed) = (
+                "neither the configuration nor the tensors tell it",
+                "--neox-config FILE gives a configuration that does",
+            );
+            Unsupported::new(what, reason, needed)
         };
         let padded_vocab_size = observed.padded_vocab_size.ok_or_else(|| missing("padded_vocab_size"))?;
         let kv_head_count = config.kv_heads();
@@ -167,6 +181,13 @@ impl Architecture {
             },
             attention_bias: config.use_bias_in_attn_linear || engine_attention,
             mlp_bias,
+            soft_prompt_length: if config.soft_prompt_tuning {
+                observed.soft_prompt_length.unwrap_or(SOFT_PROMPT_DEFAULT)
+            } else {
+                0
+            },
+            sequence_parallel: config.sequence_parallel && observed.tp_size > 1,
+            not_evaluated: refusals::check_evaluation(config, observed, &quirks).err(),
         };
         Ok((architecture, quirks))
     }
@@ -189,13 +210,14 @@ impl Architecture {
         if self.gated { 2 * self.mlp_inner_size } else { self.mlp_inner_size }
     }
 
-    /// Longest input, in tokens.
+    /// Longest input, in tokens, a trained prompt not counted.
     #[must_use]
     pub fn longest_input(&self) -> usize {
-        match self.positions {
+        let positions = match self.positions {
             Positions::Learned { offset } => self.max_position_embeddings.saturating_sub(offset),
             _ => self.max_position_embeddings,
-        }
+        };
+        positions.saturating_sub(self.soft_prompt_length)
     }
 
     /// Whether a layer runs through the `FlashAttention` kernels, which ignore `rpe`, layer scaling and
@@ -232,7 +254,7 @@ impl Architecture {
     #[must_use]
     pub fn streams_can_differ(&self) -> bool {
         let row_bias = self.biases_after_reduction() && (self.attention_bias || self.mlp_bias);
-        row_bias || matches!(self.positions, Positions::Learned { .. })
+        row_bias || self.soft_prompt_length > 0 || matches!(self.positions, Positions::Learned { .. })
     }
 
     /// The slope of each head's `alibi`, as gpt-neox computes them (`megatron/model/positional_embeddings.py`, `AliBi`):
@@ -253,7 +275,8 @@ impl Architecture {
     /// Why no one-rank model equals the trained one whatever the replicas hold; `None` where one does.
     #[must_use]
     pub fn never_exact(&self) -> Option<&'static str> {
-        self.query_key_norm.then_some(
+        // An rmsnorm takes them over the elements of each head, which its rank holds whole.
+        (self.query_key_norm && !self.norm.is_rms()).then_some(
             "qk_layernorm takes its statistics over the heads of one rank, so no one-rank model equals this one",
         )
     }

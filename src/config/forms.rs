@@ -77,6 +77,16 @@ pub enum Head {
     Row,
     /// The word embedding, used again.
     Tied,
+    /// One score instead of a vocabulary, its inputs divided among the ranks (`train_impl: rm`).
+    Reward,
+}
+
+impl Head {
+    /// Whether its inputs are divided among the ranks, so that each reads its own slice of the final norm.
+    #[must_use]
+    pub const fn is_row_parallel(self) -> bool {
+        matches!(self, Self::Row | Self::Reward)
+    }
 }
 
 /// How queries, keys and values lie in `attention.query_key_value`.

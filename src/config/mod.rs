@@ -2,8 +2,8 @@
 //!
 //! `yaml` reads and combines files, `parse` turns the raw map into [`NeoxConfig`], `choices` holds the words a setting
 //! may take, `client_args` compares with what a checkpoint says about itself, `architecture` adds what only tensors
-//! tell (in the terms of `forms`), `quirks` what only gpt-neox's version at the time tells, `refusals` what cannot be
-//! evaluated. Nothing here reads weights: that is `checkpoint`, one level up.
+//! tell (in the terms of `forms`), `quirks` what only gpt-neox's version at the time tells, `refusals` what is
+//! refused. Nothing here reads weights: that is `checkpoint`, one level up.
 
 mod architecture;
 mod choices;
@@ -14,7 +14,7 @@ mod forms;
 mod observed;
 mod parse;
 mod quirks;
-mod refusals;
+pub(crate) mod refusals;
 mod summary;
 mod values;
 mod yaml;

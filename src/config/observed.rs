@@ -17,6 +17,8 @@ pub struct Observed {
     pub head_shape: Option<Vec<usize>>,
     /// Names of the tensors of one transformer layer; empty where nothing was observed.
     pub layer_tensors: Vec<String>,
+    /// Rows of the trained prompt.
+    pub soft_prompt_length: Option<usize>,
     /// Number format of the word embedding.
     pub precision: Option<Precision>,
 }
@@ -46,6 +48,9 @@ impl Observed {
 pub(super) fn resolve_head(config: &NeoxConfig, observed: &Observed, padded_vocab_size: usize) -> Head {
     if config.tied_embeddings() {
         return Head::Tied;
+    }
+    if config.is_reward_model() {
+        return Head::Reward;
     }
     let by_config = match config.output_layer_parallelism {
         OutputLayerParallelism::Column => Head::Column,

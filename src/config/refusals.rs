@@ -1,75 +1,115 @@
-//! What cannot be evaluated, and why. Whatever is not refused here and passes the partition table is evaluated in full.
+//! What is refused, why, and what would be needed. Some models are refused altogether: what their parameters mean is not
+//! known here. Others are read, inspected and merged, and only not evaluated. Whatever is not refused here and passes the
+//! partition table is evaluated in full.
 
 use super::observed::Observed;
-use super::{
-    Activation, AttentionKind, GqaLayout, MlpType, NeoxConfig, Norm, PositionEmbedding, Quirks, TransformerEngine,
-};
+use super::{Activation, AttentionKind, GqaLayout, MlpType, NeoxConfig, Norm, PositionEmbedding, Quirks};
 
-/// A setting that this version cannot evaluate.
-#[derive(Debug, thiserror::Error)]
+/// A setting that this version refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {reason}")]
 pub struct Unsupported {
     /// The configuration key and its value.
     pub setting: String,
     /// Why it is refused.
     pub reason: String,
+    /// What would be needed: how to get at the numbers all the same.
+    pub needed: String,
 }
 
 type Verdict = Result<(), Unsupported>;
 
-fn refuse(setting: impl Into<String>, reason: &str) -> Verdict {
-    Err(Unsupported { setting: setting.into(), reason: reason.to_owned() })
+/// What always helps: gpt-neox runs whatever it has written.
+pub(crate) const RUN_GPT_NEOX: &str = "evaluate it with gpt-neox itself, one process per rank";
+
+impl Unsupported {
+    pub(crate) fn new(setting: impl Into<String>, reason: &str, needed: &str) -> Self {
+        Self { setting: setting.into(), reason: reason.to_owned(), needed: needed.to_owned() }
+    }
 }
 
-/// The first thing that cannot be evaluated.
+fn refuse(setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
+    Err(Unsupported::new(setting, reason, needed))
+}
+
+/// The first thing that keeps the parameters from being understood, so that not even a merge would be right.
 pub(super) fn check(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -> Verdict {
-    objective(config)?;
+    experts(config)?;
     attention_kinds(config)?;
     residual(config)?;
     mlp(config)?;
     query_key_norm(config)?;
     grouped_queries(config, quirks)?;
-    transformer_engine(config, observed)?;
+    transformer_engine(config, observed)
+}
+
+/// The first thing that keeps a model from being evaluated whose parameters are understood.
+pub(super) fn check_evaluation(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -> Verdict {
+    objective(config)?;
+    engine_attention(config, observed)?;
     mup(config, quirks)
 }
 
 fn objective(config: &NeoxConfig) -> Verdict {
     if config.is_reward_model() {
-        return refuse("train_impl: rm", "a reward-model head puts out one score, not the probabilities of tokens");
-    }
-    if config.soft_prompt_tuning {
         return refuse(
-            "soft_prompt_tuning",
-            "a trained prompt stands before every input; evaluating without it would be another model",
-        );
-    }
-    if config.moe_num_experts > 1 {
-        return refuse(
-            format!("moe_num_experts: {}", config.moe_num_experts),
-            "routing tokens to experts is not implemented",
+            "train_impl: rm",
+            "a reward-model head puts out one score, not the probabilities of tokens",
+            "`kintsugi inspect` and merging read it; score passages with gpt-neox, one process per rank",
         );
     }
     Ok(())
 }
 
+fn experts(config: &NeoxConfig) -> Verdict {
+    if config.moe_num_experts > 1 {
+        return refuse(format!("moe_num_experts: {}", config.moe_num_experts), EXPERTS.0, EXPERTS.1);
+    }
+    Ok(())
+}
+
+/// Why experts are refused, and what would be needed.
+pub(crate) const EXPERTS: (&str, &str) = (
+    "routing tokens to experts is not implemented",
+    "evaluate it with gpt-neox itself, one process per rank; dense models (moe_num_experts: 1) are read here",
+);
+
+/// Why block-sparse attention is refused, and what would be needed.
+pub(crate) const SPARSE: (&str, &str) = (
+    "block-sparse attention is not implemented",
+    "evaluate it with gpt-neox itself and DeepSpeed's sparse attention, one process per rank",
+);
+
+/// Why Mamba is refused, and what would be needed.
+pub(crate) const STATE_SPACE: (&str, &str) = (
+    "state-space blocks are not implemented",
+    "gpt-neox's tools/ckpts/convert_neox_to_mamba_ssm.py joins the ranks of Mamba models into mamba_ssm's format",
+);
+
 fn attention_kinds(config: &NeoxConfig) -> Verdict {
-    let reason = |kind: &AttentionKind| match kind {
+    let why = |kind: &AttentionKind| match kind {
         AttentionKind::Global | AttentionKind::Flash => None,
-        AttentionKind::Gmlp | AttentionKind::Amlp => Some(
+        AttentionKind::Gmlp | AttentionKind::Amlp => Some((
             "the norm in its gate takes its statistics over one rank's channels, so no one-rank model equals it, and its \
              forward pass is not implemented",
-        ),
-        AttentionKind::Mamba => Some("state-space blocks are not implemented"),
-        AttentionKind::Rwkv => Some("gpt-neox runs RWKV on one rank only: there is nothing to merge"),
+            RUN_GPT_NEOX,
+        )),
+        AttentionKind::Mamba => Some(STATE_SPACE),
+        AttentionKind::Rwkv => Some((
+            "gpt-neox runs RWKV on one rank only: there is nothing to merge",
+            "the one rank is the whole model already: evaluate it with gpt-neox",
+        )),
         AttentionKind::Local
         | AttentionKind::SparseFixed
         | AttentionKind::SparseVariable
         | AttentionKind::BigBird
-        | AttentionKind::BsLongformer => Some("block-sparse attention is not implemented"),
-        AttentionKind::Other(_) => Some("gpt-neox knows no such kind"),
+        | AttentionKind::BsLongformer => Some(SPARSE),
+        AttentionKind::Other(_) => {
+            Some(("gpt-neox knows no such kind", "--neox-config FILE gives a configuration with the word mended"))
+        }
     };
-    match config.attention.iter().find_map(|kind| Some((kind, reason(kind)?))) {
-        Some((kind, reason)) => refuse(format!("attention_config: {kind}"), reason),
+    match config.attention.iter().find_map(|kind| Some((kind, why(kind)?))) {
+        Some((kind, (reason, needed))) => refuse(format!("attention_config: {kind}"), reason, needed),
         None => Ok(()),
     }
 }
@@ -79,6 +119,7 @@ fn residual(config: &NeoxConfig) -> Verdict {
         return refuse(
             "apply_residual_connection_post_layernorm: true",
             "a residual taken after the norm (until 2021-08) is not implemented",
+            "evaluate it with gpt-neox from before 2021-08-25 (157051ed), one process per rank",
         );
     }
     Ok(())
@@ -94,6 +135,7 @@ fn mlp(config: &NeoxConfig) -> Verdict {
         return refuse(
             format!("mlp_type: llama with activation: {activation}"),
             "w1, w2 and w3 take an activation of one input without bias",
+            "--neox-config FILE gives the configuration it was trained with: llama models have activation silu",
         );
     }
     Ok(())
@@ -103,10 +145,11 @@ fn query_key_norm(config: &NeoxConfig) -> Verdict {
     if !config.use_qk_layernorm {
         return Ok(());
     }
-    if config.norm != Norm::LayerNorm {
+    if !matches!(config.norm, Norm::LayerNorm | Norm::RmsNorm | Norm::NonParametricLayerNorm) {
         return refuse(
             format!("use_qk_layernorm: true with norm: {}", config.norm),
-            "over heads and their elements together only layernorm is defined",
+            "what this norm does over heads and their elements is not established",
+            RUN_GPT_NEOX,
         );
     }
     let grouped = config.kv_heads() != config.num_attention_heads;
@@ -114,6 +157,7 @@ fn query_key_norm(config: &NeoxConfig) -> Verdict {
         return refuse(
             "use_qk_layernorm: true with num_kv_heads and flash attention",
             "gpt-neox itself fails: the norm is made for as many heads as queries have",
+            "--neox-config FILE gives the configuration it was trained with, attention_config global perhaps",
         );
     }
     Ok(())
@@ -126,17 +170,15 @@ fn grouped_queries(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
         return refuse(
             format!("num_kv_heads: {kv_heads} with gqa-layout interleaved"),
             "the heads of keys do not divide among the heads of queries, so gpt-neox could not have run it",
+            "--quirk gqa-layout=blocks if it was written since 2024-11-14",
         );
     }
     Ok(())
 }
 
 fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
-    let TransformerEngine { row_parallel, fp8_attention, .. } = config.transformer_engine;
+    let row_parallel = config.transformer_engine.row_parallel;
     let (attention, mlp) = (observed.engine_attention(config), observed.engine_mlp(config));
-    if fp8_attention {
-        return refuse("te_fp8_mha: true", "attention in 8-bit floats is not implemented");
-    }
     if config.gpt_j_residual && observed.tp_size > 1 {
         let reducing = [(attention, "te_mha"), (mlp, "te_layernorm_mlp"), (row_parallel, "te_rowparallel")];
         if let Some((_, module)) = reducing.into_iter().find(|(used, _)| *used) {
@@ -144,18 +186,17 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
                 format!("{module} with gpt_j_residual on {} ranks", observed.tp_size),
                 "Transformer Engine reduces inside the module and gpt-neox once more after it, so that branch counts \
                  once per rank; whether a checkpoint was trained so cannot be told",
+                "evaluate it with gpt-neox and the Transformer Engine that trained it, one process per rank",
             );
         }
     }
     if attention {
         let unsettled = [
-            (config.position_embedding != PositionEmbedding::Rotary, "without rotary positions"),
             (config.kv_heads() != config.num_attention_heads, "with num_kv_heads"),
-            (config.sliding_window_width.is_some(), "with sliding_window_width"),
             (config.use_qk_layernorm, "with use_qk_layernorm"),
         ];
         if let Some((_, what)) = unsettled.into_iter().find(|(found, _)| *found) {
-            return refuse(format!("te_mha {what}"), "what Transformer Engine makes of it is not established");
+            return refuse(format!("te_mha {what}"), UNSETTLED, RUN_GPT_NEOX);
         }
     }
     if mlp {
@@ -167,16 +208,38 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
             return refuse(
                 format!("te_layernorm_mlp with activation: {}", config.activation),
                 "Transformer Engine has no such activation",
+                "--neox-config FILE gives the configuration it was trained with",
             );
         }
         if !(config.norm.is_rms() || config.norm.has_bias()) {
             return refuse(
                 format!("te_layernorm_mlp with norm: {}", config.norm),
                 "Transformer Engine has layernorm and rmsnorm only",
+                "--neox-config FILE gives the configuration it was trained with",
             );
         }
     }
     Ok(())
+}
+
+const UNSETTLED: &str = "what Transformer Engine makes of it is not established";
+
+/// Attention of Transformer Engine whose parameters are the usual ones and whose forward pass is not known here.
+fn engine_attention(config: &NeoxConfig, observed: &Observed) -> Verdict {
+    if config.transformer_engine.fp8_attention {
+        return refuse("te_fp8_mha: true", "attention in 8-bit floats is not implemented", RUN_GPT_NEOX);
+    }
+    if !observed.engine_attention(config) {
+        return Ok(());
+    }
+    let unsettled = [
+        (config.position_embedding != PositionEmbedding::Rotary, "without rotary positions"),
+        (config.sliding_window_width.is_some(), "with sliding_window_width"),
+    ];
+    match unsettled.into_iter().find(|(found, _)| *found) {
+        Some((_, what)) => refuse(format!("te_mha {what}"), UNSETTLED, RUN_GPT_NEOX),
+        None => Ok(()),
+    }
 }
 
 fn mup(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
@@ -186,13 +249,15 @@ fn mup(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
         return refuse(
             "use_mup: true with mup_attn_temp or mup_output_temp",
             "whether the temperatures act depends on gpt-neox's version, and no file tells it",
+            "evaluate it with the gpt-neox that trained it, one process per rank",
         );
     }
     if quirks.mup_width.is_none() {
         return refuse(
             "use_mup: true",
             "the logits are divided by the model's width in units of the base shape, which is in the base-shapes file of \
-             the training run only: give it with --quirk mup-width=NUMBER",
+             the training run only",
+            "give it with --quirk mup-width=NUMBER: hidden_size over the base model's hidden_size",
         );
     }
     Ok(())

@@ -18,6 +18,7 @@ impl Architecture {
             Head::Column => "column-parallel",
             Head::Row => "row-parallel",
             Head::Tied => "tied to the word embedding",
+            Head::Reward => "one score, row-parallel",
         };
         let mlp_norm = match self.mlp_input {
             MlpInput::OwnNorm => "own",
@@ -105,7 +106,8 @@ impl Architecture {
     fn unusual(&self) -> Vec<(&'static str, Value)> {
         let mut found: Vec<(&'static str, Value)> = Vec::new();
         if self.query_key_norm {
-            found.push(("qk_layernorm", "over the heads of each rank".into()));
+            let over = if self.norm.is_rms() { "over each head" } else { "over the heads of each rank" };
+            found.push(("qk_layernorm", over.into()));
         }
         if self.query_key_layer_scaling {
             found.push(("query_key_layer_scaling", true.into()));
@@ -119,6 +121,9 @@ impl Architecture {
             MlpMatrices::UpGate => {}
             MlpMatrices::TransformerEngine => found.push(("mlp", "Transformer Engine, [gate | up]".into())),
             MlpMatrices::Separate => found.push(("mlp", "w1, w2, w3".into())),
+        }
+        if self.soft_prompt_length > 0 {
+            found.push(("soft_prompt_rows", self.soft_prompt_length.into()));
         }
         if let Some(width) = self.sliding_window.filter(|_| (0..self.layer_count).any(|layer| self.is_flash(layer))) {
             found.push(("sliding_window", width.into()));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::EvalError;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Variant, Weights};
+use super::engine::{Variant, Weights, after_prompt};
 use super::packing::{Packed, Passage};
 use crate::config::Architecture;
 use crate::merge::{CalibratedNorm, Exactness, StageMerger, correct};
@@ -38,7 +38,7 @@ impl Calibrator {
         if merged.is_empty() || passages.is_empty() || !architecture.streams_can_differ() {
             return Ok(None);
         }
-        let packed = Packed::new(passages.to_vec());
+        let packed = Packed::new(after_prompt(architecture, passages.to_vec()));
         let run = DeviceRun::new(architecture, backend, &packed, chunk_tokens).map_err(EvalError::Device)?;
         Ok(Some(Self { run, baseline: None, merged, streams_differ: false }))
     }

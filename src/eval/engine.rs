@@ -9,6 +9,7 @@ use super::packing::{Packed, Passage};
 use super::slice_run::SliceRun;
 use super::{EvalError, budget, candidates};
 use crate::checkpoint::{FileDigest, ModelSource};
+use crate::config::Architecture;
 use crate::merge::{Elsewhere, Exactness, Strategy};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
@@ -180,6 +181,7 @@ pub fn evaluate(
     options: &EngineOptions,
     observer: &dyn Observer,
 ) -> Result<Evaluation, EvalError> {
+    checkpoint.check_evaluation()?;
     let architecture = checkpoint.architecture();
     let Some(&backend) = options.backends.first() else {
         let reason = "no device was given".to_owned();
@@ -191,9 +193,9 @@ pub fn evaluate(
     let chunk_tokens = options.chunk_tokens.unwrap_or_else(|| budget::default_chunk_tokens(backend)).max(1);
     let memory_budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
     let passage_count = passages.len();
-    let packed = Packed::new(passages);
+    candidates::check(checkpoint, variants, &passages)?;
+    let packed = Packed::new(after_prompt(architecture, passages));
     let longest = packed.passages().first().map_or(0, Passage::length);
-    candidates::check(checkpoint, variants, &packed)?;
     let (tp_size, streams) = (checkpoint.tp_size(), candidates::stream_count(variants));
     let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, streams, longest, memory_budget)?
         .saturating_mul(options.backends.len());
@@ -230,6 +232,12 @@ pub fn evaluate(
             .run(&ids, number, options.digests)?;
     }
     Ok(evaluation)
+}
+
+/// The passages with the model's trained prompt, if it has one, before each.
+pub(super) fn after_prompt(architecture: &Architecture, passages: Vec<Passage>) -> Vec<Passage> {
+    let (length, vocabulary) = (architecture.soft_prompt_length, architecture.padded_vocab_size);
+    passages.into_iter().map(|passage| passage.after_prompt(length, vocabulary)).collect()
 }
 
 /// Divides passages among devices, every share with long and short ones.

@@ -98,6 +98,17 @@ impl Passage {
         Ok(Self { index, input_ids, target_ids: target.iter().map(|&id| i64::from(id)).collect() })
     }
 
+    /// The passage with a trained prompt of this many rows before it. A row's id is its number behind the vocabulary.
+    #[must_use]
+    pub fn after_prompt(mut self, prompt_length: usize, vocabulary: usize) -> Self {
+        if prompt_length > 0 {
+            let first = i64::try_from(vocabulary).unwrap_or(i64::MAX);
+            let prompt = (0_i64..).take(prompt_length).map(|row| first.saturating_add(row));
+            self.input_ids = prompt.chain(self.input_ids).collect();
+        }
+        self
+    }
+
     /// How many tokens go into the model.
     #[must_use]
     pub fn length(&self) -> usize {

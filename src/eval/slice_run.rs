@@ -153,7 +153,8 @@ impl<'a> SliceRun<'a> {
     ) -> Result<Groups, EvalError> {
         // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
-        let shared_start = start && stage.get(Role::PositionEmbedding).is_none();
+        let shared_start =
+            start && [Role::PositionEmbedding, Role::SoftPrompt].iter().all(|&role| stage.get(role).is_none());
         let mut groups: Groups = Vec::new();
         for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
             let signature = match &variant.weights {

@@ -45,7 +45,7 @@ pub fn correct(
         CalibratedNorm::Final => Role::FinalNormGain,
     };
     // A row-parallel head has no rows of one rank, and no bias to take a constant.
-    if norm == CalibratedNorm::Final && architecture.head == Head::Row {
+    if norm == CalibratedNorm::Final && architecture.head.is_row_parallel() {
         return Ok(summary);
     }
     let Some(unit) = NormUnit::of_stage(architecture, unmerged.id).into_iter().find(|unit| unit.gain == gain_role)

@@ -72,7 +72,7 @@ pub(super) fn fold(
     architecture: &Architecture,
     unit: NormUnit,
 ) -> Result<Folded, PartitionError> {
-    if unit.gain == Role::FinalNormGain && architecture.head == Head::Row {
+    if unit.gain == Role::FinalNormGain && architecture.head.is_row_parallel() {
         return split_by_slices(stage, unit);
     }
     let replicas = Replicas::read(stage, unit, architecture.hidden_size)?;

@@ -24,11 +24,10 @@ pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64>
     let typical = if needs_rank_one { mean_magnitude(&largest) } else { 0.0 };
     let mut best: Option<(f64, Vec<f64>)> = None;
     for candidate in candidates {
-        // A gain far below its replicas, as where their signs differ, would blow the weights up.
         let usable = candidate
             .iter()
             .zip(&largest)
-            .map(|(&gain, &largest)| if gain.abs() < largest.abs() / 2.0 { largest } else { gain })
+            .map(|(&gain, &largest)| not_far_below(gain, largest))
             .map(|gain| if gain.abs() < typical * SMALLEST_GAIN { typical.copysign(gain) } else { gain });
         let candidate: Vec<f64> = usable.collect();
         let cost: f64 = readers.iter().map(|reader| rounding_cost(reader, replicas, &candidate)).sum();
@@ -39,8 +38,13 @@ pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64>
     best.map(|(_, gain)| gain).unwrap_or_default()
 }
 
+/// A gain far below its replicas, as where their signs differ, would blow the weights up: then the largest of them.
+pub(super) fn not_far_below(gain: f64, largest: f64) -> f64 {
+    if gain.abs() < largest.abs() / 2.0 { largest } else { gain }
+}
+
 /// Of each element, the rank's value that is largest in magnitude.
-fn largest(gains: &[Vec<f64>]) -> Vec<f64> {
+pub(super) fn largest(gains: &[Vec<f64>]) -> Vec<f64> {
     let length = gains.first().map_or(0, Vec::len);
     let larger = |one: f64, other: f64| if other.abs() > one.abs() { other } else { one };
     (0..length).map(|at| gains.iter().map(|gain| gain[at]).fold(0.0, larger)).collect()

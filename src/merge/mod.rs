@@ -99,6 +99,19 @@ pub enum MergeError {
         /// Why.
         reason: &'static str,
     },
+    /// A model trained with `sequence_parallel` whose replicas differ.
+    #[error(
+        "strategy `{strategy}`, {stage}: no exact merge exists: with sequence_parallel each replica of `{parameter}` was \
+         trained on its own stretch of the sequence, and they differ: which one acts depends on the position"
+    )]
+    PositionDependent {
+        /// The strategy.
+        strategy: String,
+        /// The stage.
+        stage: StageId,
+        /// Its parameter.
+        parameter: String,
+    },
     /// What a line of a strategy file causes.
     #[error("{origin}: line {line}: {source}")]
     AtLine {
@@ -146,7 +159,7 @@ impl MergeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownStrategy { known, .. } => Some(format!("give one of {known}, or the path of a strategy file")),
-            Self::NoExactMerge { .. } => Some(
+            Self::NoExactMerge { .. } | Self::PositionDependent { .. } => Some(
                 "`kintsugi eval` evaluates the unmerged model; --allow-inexact merges all the same, and says what it loses"
                     .to_owned(),
             ),

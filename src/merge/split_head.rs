@@ -2,6 +2,7 @@
 //! and no weight changes. The one gain of a scalenorm has no slices: there the head's columns take up the difference.
 
 use super::fold::{FoldSummary, Folded, mean_of, nonzero};
+use super::fold_choice::{largest, not_far_below};
 use super::norms::NormUnit;
 use crate::partition::{ParamValue, PartitionError, Role, StageTensors};
 use crate::tensor::{HostTensor, Piece, concatenate, round};
@@ -30,7 +31,8 @@ pub(super) fn split_by_slices(stage: &StageTensors, unit: NormUnit) -> Result<Fo
 
 fn scale_columns(stage: &StageTensors, unit: NormUnit, first: &HostTensor) -> Result<Folded, PartitionError> {
     let gains = stage.replicas(unit.gain).iter().map(HostTensor::to_f64).collect::<Result<Vec<_>, _>>()?;
-    let common = nonzero(round(mean_of(&gains)[0], first.dtype()));
+    let common = not_far_below(mean_of(&gains)[0], largest(&gains)[0]);
+    let common = nonzero(round(common, first.dtype()));
     let mut params = vec![(unit.gain, HostTensor::from_f64(first.dtype(), first.shape().to_vec(), &[common])?)];
     let mut summary = FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false };
     if let Some(ParamValue::Joined(head)) = stage.get(Role::HeadWeight).map(|param| &param.value) {

@@ -9,7 +9,7 @@ use super::fold::{Folded, fold};
 use super::norms::{NormUnit, feeds_a_norm, is_lost};
 use super::{Exactness, Loss, MergeError, Rule, Strategy, inexact_because};
 use crate::config::Architecture;
-use crate::partition::{Param, ParamValue, Role, StageId, StageTensors};
+use crate::partition::{Kind, Param, ParamValue, Role, StageId, StageTensors};
 use crate::tensor::{self, Arithmetic, HostTensor, TensorError};
 
 /// The rule and arithmetic for each replicated parameter; `None` where the rules that keep equal replicas all agree.
@@ -25,6 +25,9 @@ pub struct StageMerger<'a> {
     made: Vec<(Role, Rule, Arithmetic, HostTensor)>,
     folded: Vec<(Role, Folded)>,
 }
+
+const POSITION_DEPENDENT: &str = "replicas differ, and with sequence_parallel each was trained on its own stretch of the \
+                                  sequence: which one acts depends on the position, and one rank has one";
 
 /// What a strategy does to a stage.
 struct Plan<'a> {
@@ -46,7 +49,7 @@ impl<'a> StageMerger<'a> {
     /// # Errors
     /// As [`StageMerger::merge`].
     pub fn signature(&self, strategy: &Strategy) -> Result<Signature, MergeError> {
-        strategy.check_exists(self.architecture, self.stage.tp_size)?;
+        self.check_exists(strategy)?;
         let rules = self.rules(strategy)?.into_iter().map(|(role, param, rule)| {
             // Equal replicas stay what they are under most rules, so these rules need not be told apart.
             let indifferent = rule.keeps_equal_replicas() && param.value.ranks_agree();
@@ -71,7 +74,7 @@ impl<'a> StageMerger<'a> {
     /// # Errors
     /// A kind without a rule, a rule that names a missing rank, or replicas that do not fit together.
     pub fn merge(&mut self, strategy: &Strategy, exactness: &mut Exactness) -> Result<StageTensors, MergeError> {
-        strategy.check_exists(self.architecture, self.stage.tp_size)?;
+        self.check_exists(strategy)?;
         let stage = self.stage;
         let arithmetic = strategy.arithmetic.into();
         let Plan { rules, folding } = self.plan(strategy, exactness)?;
@@ -121,8 +124,41 @@ impl<'a> StageMerger<'a> {
             let name = "attention.qk_layernorm".to_owned();
             exactness.add(self.stage.id, Loss { name, reason: reason.to_owned(), factor: 1.0 });
         }
+        if let Some(name) = self.position_dependent() {
+            let (name, reason) = (name.to_owned(), POSITION_DEPENDENT.to_owned());
+            exactness.add(self.stage.id, Loss { name, reason, factor: 1.0 });
+        }
         let folding = self.units_to_fold(strategy, &rules)?;
         Ok(Plan { rules, folding })
+    }
+
+    /// Refuses a stage of which no merge is what was trained, unless that was asked for.
+    fn check_exists(&self, strategy: &Strategy) -> Result<(), MergeError> {
+        strategy.check_exists(self.architecture, self.stage.tp_size)?;
+        match self.position_dependent() {
+            Some(parameter) if !strategy.allow_inexact => Err(MergeError::PositionDependent {
+                strategy: strategy.name.clone(),
+                stage: self.stage.id,
+                parameter: parameter.to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A parameter of which, in training with `sequence_parallel`, each rank's replica acted on a stretch of the sequence
+    /// of its own, and whose replicas differ. A bias before the all-reduce acts everywhere.
+    fn position_dependent(&self) -> Option<&'a str> {
+        if !self.architecture.sequence_parallel {
+            return None;
+        }
+        let acts_on_a_stretch = |kind: Kind| match kind {
+            Kind::NormGain | Kind::NormBias => true,
+            Kind::RowParallelBias => self.architecture.biases_after_reduction(),
+            _ => false,
+        };
+        let stage = self.stage;
+        let found = stage.params.values().find(|param| acts_on_a_stretch(param.kind) && !param.value.ranks_agree())?;
+        Some(&found.name)
     }
 
     /// Why folding this norm changes the model; `None` if it does not.
@@ -208,9 +244,9 @@ impl<'a> StageMerger<'a> {
     #[must_use]
     pub fn forks_streams(&self) -> bool {
         let own: &[Role] = if self.architecture.biases_after_reduction() {
-            &[Role::PositionEmbedding, Role::AttentionOutputBias, Role::MlpOutputBias]
+            &[Role::PositionEmbedding, Role::SoftPrompt, Role::AttentionOutputBias, Role::MlpOutputBias]
         } else {
-            &[Role::PositionEmbedding]
+            &[Role::PositionEmbedding, Role::SoftPrompt]
         };
         own.iter().any(|&role| !self.stage.ranks_agree(role))
     }

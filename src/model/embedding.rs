@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::rotary::sinusoidal;
+use super::streams::of_rank;
 use super::weights::to_i64;
 use super::{Chunk, ModelError, Streams, Uploader};
 use crate::config::{Architecture, Multipliers, Positions};
@@ -16,6 +17,9 @@ pub struct EmbeddingStage {
     // One replica a rank; one for all where they agree; empty without positions that are added.
     positions: Vec<Tensor>,
     position_offset: i64,
+    // Likewise the trained prompt, which stands before every passage.
+    prompts: Vec<Tensor>,
+    prompt_length: i64,
     multipliers: Multipliers,
     backend: super::Backend,
     // On the CPU weights may be views of these.
@@ -47,12 +51,29 @@ impl EmbeddingStage {
             }
             _ => (Vec::new(), 0),
         };
-        let (words, multipliers, backend) =
-            (uploader.upload_stored(words)?, architecture.multipliers, uploader.backend());
-        Ok(Self { words, positions, position_offset, multipliers, backend, _owners: uploader.owners() })
+        let prompt_length = to_i64(architecture.soft_prompt_length);
+        let mut prompts = Vec::new();
+        if prompt_length > 0 {
+            prompts.extend(uploader.per_rank(stage, architecture, Role::SoftPrompt)?.into_iter().flatten());
+            if stage.ranks_agree(Role::SoftPrompt) {
+                prompts.truncate(1);
+            }
+        }
+        Ok(Self {
+            words: uploader.upload_stored(words)?,
+            positions,
+            position_offset,
+            prompts,
+            prompt_length,
+            multipliers: architecture.multipliers,
+            backend: uploader.backend(),
+            _owners: uploader.owners(),
+        })
     }
 
-    /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows.
+    /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows. Ids behind the
+    /// vocabulary are the rows of the trained prompt, which have no positions added and no multiplier (gpt-neox's
+    /// `SoftEmbedding` puts them before what the embedding gives).
     ///
     /// The ranks' vocabularies do not overlap, so the all-reduce adds one row and zeros: looking the row up in the
     /// joined table is the same to the last bit.
@@ -60,20 +81,31 @@ impl EmbeddingStage {
     /// # Errors
     /// libtorch fails.
     pub fn forward(&self, input_ids: &Tensor, chunk: &Chunk) -> Result<Streams, ModelError> {
-        let words = self.words.f_index_select(0, input_ids)?.f_to_kind(self.backend.kind)?;
-        if self.positions.is_empty() {
-            return Ok(Streams::new(vec![times(words, self.multipliers.embedding)?]));
-        }
-        let rows = chunk.positions.f_add_scalar(self.position_offset)?;
-        let streams = self
-            .positions
-            .iter()
-            .map(|table| {
+        let vocabulary = self.words.size()[0];
+        let word_ids =
+            if self.prompts.is_empty() { input_ids.shallow_clone() } else { input_ids.f_clamp_max(vocabulary - 1)? };
+        let words = self.words.f_index_select(0, &word_ids)?.f_to_kind(self.backend.kind)?;
+        let embedded = if self.positions.is_empty() {
+            vec![times(words, self.multipliers.embedding)?]
+        } else {
+            let rows = chunk.positions.f_sub_scalar(self.prompt_length)?.f_clamp_min(0)?;
+            let rows = rows.f_add_scalar(self.position_offset)?;
+            let with_positions = self.positions.iter().map(|table| {
                 let positions = times(table.f_index_select(0, &rows)?, self.multipliers.positions)?;
                 times(words.f_add(&positions)?, self.multipliers.embedding)
-            })
-            .collect::<Result<_, ModelError>>()?;
-        Ok(Streams::new(streams))
+            });
+            with_positions.collect::<Result<_, ModelError>>()?
+        };
+        if self.prompts.is_empty() {
+            return Ok(Streams::new(embedded));
+        }
+        let is_prompt = input_ids.f_ge(vocabulary)?.f_unsqueeze(1)?;
+        let prompt_rows = input_ids.f_sub_scalar(vocabulary)?.f_clamp_min(0)?;
+        let streams = (0..self.prompts.len().max(embedded.len())).map(|tp_rank| {
+            let prompt = of_rank(&self.prompts, tp_rank).f_index_select(0, &prompt_rows)?;
+            Ok(prompt.f_where_self(&is_prompt, of_rank(&embedded, tp_rank))?)
+        });
+        Ok(Streams::new(streams.collect::<Result<_, ModelError>>()?))
     }
 }
 

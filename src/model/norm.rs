@@ -53,7 +53,7 @@ impl NormMeans {
 #[derive(Debug)]
 pub(super) struct Norm {
     form: NormForm,
-    hidden: i64,
+    over: [i64; 1],
     replicas: Vec<(Option<Tensor>, Option<Tensor>)>,
 }
 
@@ -76,7 +76,7 @@ impl Norm {
         if stage.ranks_agree(gain) && stage.ranks_agree(bias) {
             replicas.truncate(1);
         }
-        Ok(Self { form, hidden: to_i64(architecture.hidden_size), replicas })
+        Ok(Self { form, over: [to_i64(architecture.hidden_size)], replicas })
     }
 
     /// Normalises the streams, each rank's with its own replica: `[rows, hidden]` each, one for all ranks if neither
@@ -87,9 +87,22 @@ impl Norm {
     }
 
     fn one(&self, rows: &Tensor, (gain, bias): &(Option<Tensor>, Option<Tensor>)) -> Result<Tensor, ModelError> {
-        let NormForm { kind, epsilon, placement } = self.form;
+        self.form.apply(rows, &self.over, gain.as_ref(), bias.as_ref())
+    }
+}
+
+impl NormForm {
+    /// Normalises: layer norms over the last dimensions, of these extents, together; the others over the very last.
+    fn apply(
+        self,
+        rows: &Tensor,
+        over: &[i64],
+        gain: Option<&Tensor>,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        let Self { kind, epsilon, placement } = self;
         if kind.centres() {
-            return Ok(rows.f_layer_norm([self.hidden], gain.as_ref(), bias.as_ref(), epsilon, true)?);
+            return Ok(rows.f_layer_norm(over, gain, bias, epsilon, true)?);
         }
         // In float32 at least, rounded at the end (norms.py, since 4c9f1081).
         let wide = if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float };
@@ -112,11 +125,12 @@ impl Norm {
     }
 }
 
-/// The norm of queries and keys over all heads of a rank (`qk_layernorm`).
+/// The norm of queries and keys (`qk_layernorm`): a layer norm over all heads of a rank and their elements together, an
+/// rmsnorm over the elements of each head.
 #[derive(Debug)]
 pub(super) struct HeadsNorm {
-    epsilon: f64,
-    ranks: Vec<(Tensor, Tensor)>,
+    form: NormForm,
+    ranks: Vec<(Option<Tensor>, Option<Tensor>)>,
 }
 
 impl HeadsNorm {
@@ -129,15 +143,20 @@ impl HeadsNorm {
         if !architecture.query_key_norm {
             return Ok(None);
         }
-        let gains = uploader.per_rank(stage, architecture, Role::QueryKeyNormGain)?;
-        let biases = uploader.per_rank(stage, architecture, Role::QueryKeyNormBias)?;
-        let ranks = gains.into_iter().flatten().zip(biases.into_iter().flatten()).collect();
-        Ok(Some(Self { epsilon: architecture.norm_epsilon, ranks }))
+        let form = architecture.norm_form();
+        if form.kind.has_gain() && stage.get(Role::QueryKeyNormGain).is_none() {
+            return Err(ModelError::MissingParameter { stage: stage.id, role: Role::QueryKeyNormGain });
+        }
+        let gains = uploader.per_rank_optional(stage, architecture, Role::QueryKeyNormGain)?;
+        let biases = uploader.per_rank_optional(stage, architecture, Role::QueryKeyNormBias)?;
+        let only = |parts: Option<Vec<Tensor>>| parts.and_then(|parts| parts.into_iter().next());
+        Ok(Some(Self { form, ranks: gains.into_iter().map(only).zip(biases.into_iter().map(only)).collect() }))
     }
 
-    /// Normalises `[tokens, heads, head size]` over heads and elements together.
+    /// Normalises `[tokens, heads, head size]`.
     pub(super) fn forward(&self, tp_rank: usize, heads: &Tensor) -> Result<Tensor, ModelError> {
         let (gain, bias) = &self.ranks[tp_rank];
-        Ok(heads.f_contiguous()?.f_layer_norm(gain.size(), Some(gain), Some(bias), self.epsilon, true)?)
+        let over: Vec<i64> = heads.size()[1..].to_vec();
+        self.form.apply(&heads.f_contiguous()?, &over, gain.as_ref(), bias.as_ref())
     }
 }

@@ -98,7 +98,7 @@ impl OutputStage {
                     .collect::<Result<Vec<_>, ModelError>>()?;
                 Ok(Tensor::f_cat(&shares, -1)?)
             }
-            Head::Row => {
+            Head::Row | Head::Reward => {
                 let (mut total, mut start) = (None, 0);
                 for (tp_rank, weight) in self.weights.iter().enumerate() {
                     let width = weight.size()[1];

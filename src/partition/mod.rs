@@ -38,6 +38,8 @@ pub enum PartitionError {
         stage: StageKind,
         /// Why.
         reason: &'static str,
+        /// What would be needed.
+        needed: &'static str,
     },
     /// The configuration says that the model has no such parameter.
     #[error("tensor `{name}` in the {stage}: the configuration says the model has none ({reason})")]
@@ -64,12 +66,14 @@ pub enum PartitionError {
     Tensor(#[from] crate::tensor::TensorError),
 }
 
-/// The three kinds of stage that a model is a sequence of.
+/// The kinds of stage that the files of a model are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StageKind {
     /// Word (and position) embedding.
     Embedding,
+    /// A trained prompt. It runs with the embedding.
+    SoftPrompt,
     /// One transformer layer.
     Layer,
     /// Final norm.
@@ -82,6 +86,7 @@ impl std::fmt::Display for StageKind {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::Embedding => "embedding",
+            Self::SoftPrompt => "soft prompt",
             Self::Layer => "transformer layer",
             Self::FinalNorm => "final norm",
             Self::Head => "output head",
@@ -119,6 +124,7 @@ pub enum Role {
     AlibiSlopes,
     RelativeBias,
     PositionFrequencies,
+    SoftPrompt,
 }
 
 /// How a parameter relates to the tensor-parallel ranks. Strategies give one rule per kind.
@@ -137,7 +143,7 @@ pub enum Kind {
     NormGain,
     /// Bias of a norm, one replica a rank.
     NormBias,
-    /// Learned positions, one replica a rank, added after the embedding's all-reduce.
+    /// Learned positions, and trained prompts: one replica a rank, put into its stream after the embedding's all-reduce.
     LearnedPositions,
     /// A table the model recomputes; never merged by a rule.
     Buffer,
@@ -279,8 +285,8 @@ impl<'a> PartitionTable<'a> {
     /// # Errors
     /// No row knows the name, the row refuses it, or the architecture excludes it.
     pub fn lookup(&self, stage: StageKind, name: &str) -> Result<&'static Row, PartitionError> {
-        if let Some(reason) = rules::refusal(name) {
-            return Err(PartitionError::Refused { name: name.to_owned(), stage, reason });
+        if let Some((reason, needed)) = rules::refusal(name) {
+            return Err(PartitionError::Refused { name: name.to_owned(), stage, reason, needed });
         }
         let mut excluded = None;
         for row in rules::TABLE.iter().filter(|row| row.stage == stage && row.names.contains(&name)) {
@@ -321,9 +327,10 @@ impl<'a> PartitionTable<'a> {
     }
 }
 
-/// Why a tensor of this name makes a checkpoint impossible to evaluate, wherever it stands; `None` if it does not.
+/// Why a tensor of this name makes a checkpoint impossible to understand, wherever it stands, and what would be needed;
+/// `None` if it does not.
 #[must_use]
-pub fn refused_name(name: &str) -> Option<&'static str> {
+pub fn refused_name(name: &str) -> Option<(&'static str, &'static str)> {
     rules::refusal(name)
 }
 
@@ -341,7 +348,9 @@ pub fn classify_stage<'a>(mut names: impl Iterator<Item = &'a str> + Clone) -> O
         Some(StageKind::Embedding)
     } else if any(&["attention.", "mlp.", "input_layernorm.", "ln1."]) {
         Some(StageKind::Layer)
-    } else if any(&["final_linear."]) {
+    } else if any(&["soft_embedding_weight"]) {
+        Some(StageKind::SoftPrompt)
+    } else if any(&["final_linear.", "rm_linear."]) {
         Some(StageKind::Head)
     } else if names.any(|name| name.starts_with("norm.")) {
         Some(StageKind::FinalNorm)

@@ -2,6 +2,7 @@
 //! `word_embeddings.py`, `norms.py`, `positional_embeddings.py` and `transformer_engine.py`, from v1.0 to `ea7aefd8`.
 
 use super::{Kind, Presence, Role, Row, StageKind};
+use crate::config::refusals::{EXPERTS, RUN_GPT_NEOX, SPARSE, STATE_SPACE};
 use crate::config::{Architecture, Head, MlpInput, MlpMatrices, Norm, Positions, QkvLayout};
 
 use Kind::{Buffer, ColumnParallel, HeadNorm, HeadParallel, LearnedPositions, NormBias, NormGain, RowParallel};
@@ -26,6 +27,15 @@ pub(super) static TABLE: &[Row] = &[
         Buffer,
         |a| unused_if(a.positions == Positions::Sinusoidal, "pos_emb is not sinusoidal"),
         |a| vec![a.hidden_size / 2],
+    ),
+    // Not positions, but like learned ones: each rank puts its own replica into its stream, after the all-reduce.
+    row(
+        Role::SoftPrompt,
+        &["soft_embedding_weight"],
+        StageKind::SoftPrompt,
+        LearnedPositions,
+        |a| only_if(a.soft_prompt_length > 0, "soft_prompt_tuning is not enabled"),
+        |a| vec![a.soft_prompt_length, a.hidden_size],
     ),
     norm(Role::InputNormGain, &["input_layernorm.weight", "ln1.weight"], Layer, NormGain, with_layer_norm),
     norm(Role::InputNormBias, &["input_layernorm.bias", "ln1.bias"], Layer, NormBias, with_layer_norm),
@@ -82,7 +92,7 @@ pub(super) static TABLE: &[Row] = &[
         &["attention.qk_layernorm.weight"],
         Layer,
         HeadNorm,
-        with_query_key_norm,
+        |a| with_query_key_norm(a, with_layer_norm(a)),
         heads_by_head_size,
     ),
     row(
@@ -90,7 +100,16 @@ pub(super) static TABLE: &[Row] = &[
         &["attention.qk_layernorm.bias"],
         Layer,
         HeadNorm,
-        with_query_key_norm,
+        |a| with_query_key_norm(a, with_layer_norm(a)),
+        heads_by_head_size,
+    ),
+    // Over the elements of each head, so that joining is exact.
+    row(
+        Role::QueryKeyNormGain,
+        &["attention.qk_layernorm.scale"],
+        Layer,
+        HeadNorm,
+        |a| with_query_key_norm(a, with_rms_norm(a)),
         heads_by_head_size,
     ),
     row(
@@ -203,30 +222,33 @@ pub(super) static TABLE: &[Row] = &[
         |a| only_if(a.head == Head::Row, "output_layer_parallelism is not row, or embeddings are tied"),
         vocabulary_by_hidden,
     ),
+    row(
+        Role::HeadWeight,
+        &["rm_linear.weight"],
+        StageKind::Head,
+        RowParallel,
+        |a| only_if(a.head == Head::Reward, "train_impl is not rm, or embeddings are tied"),
+        |a| vec![1, a.hidden_size],
+    ),
 ];
 
-/// Why a tensor of this name cannot be handled, if it cannot.
-pub(super) fn refusal(name: &str) -> Option<&'static str> {
-    const EXPERTS: &str = "routing tokens to experts is not implemented";
-    const GATED: &str = "gMLP and aMLP blocks are not implemented";
-    const STATE_SPACE: &str = "state-space blocks are not implemented";
-    const REFUSED: &[(&str, &str)] = &[
+/// Why a tensor of this name cannot be handled and what would be needed, if it cannot.
+pub(super) fn refusal(name: &str) -> Option<(&'static str, &'static str)> {
+    const GATED: (&str, &str) = ("gMLP and aMLP blocks are not implemented", RUN_GPT_NEOX);
+    const TOKEN_TYPES: (&str, &str) =
+        ("gpt-neox's GPT has no token types: this is another model", "evaluate it with the program that wrote it");
+    const REFUSED: &[(&str, (&str, &str))] = &[
         ("mlp.experts.", EXPERTS),
         ("mlp.router.", EXPERTS),
         ("mlp.deepspeed_moe.", EXPERTS),
-        ("rm_linear.", "a reward-model head puts out one score, not the probabilities of tokens"),
-        (
-            "soft_embedding_weight",
-            "a trained prompt stands before every input; evaluating without it would be another model",
-        ),
-        ("attention.sparse_attn.", "block-sparse attention is not implemented"),
+        ("attention.sparse_attn.", SPARSE),
         ("sgu.", GATED),
         ("input_linear.", GATED),
         ("mixer.", STATE_SPACE),
         ("mamba.", STATE_SPACE),
-        ("tokentype_embeddings.", "gpt-neox's GPT has no token types: this is another model"),
+        ("tokentype_embeddings.", TOKEN_TYPES),
     ];
-    REFUSED.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|&(_, reason)| reason)
+    REFUSED.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|&(_, why)| why)
 }
 
 /// Whether a tensor of this name is no parameter: Transformer Engine's bookkeeping, and masks that only transformers'
@@ -328,8 +350,8 @@ fn with_mlp_bias(architecture: &Architecture) -> Presence {
     only_if(architecture.mlp_bias, "use_bias_in_mlp is false")
 }
 
-fn with_query_key_norm(architecture: &Architecture) -> Presence {
-    only_if(architecture.query_key_norm, "use_qk_layernorm is false")
+fn with_query_key_norm(architecture: &Architecture, presence: Presence) -> Presence {
+    if architecture.query_key_norm { presence } else { Presence::Absent("use_qk_layernorm is false") }
 }
 
 fn hidden(architecture: &Architecture) -> Vec<usize> {

@@ -165,10 +165,6 @@ fn names_that_cannot_be_handled_are_refused_with_the_reason() {
             "mlp.router.layer.weight",
             "tensor `mlp.router.layer.weight` in the transformer layer: routing tokens to experts is not implemented",
         ),
-        (
-            "rm_linear.weight",
-            "tensor `rm_linear.weight` in the transformer layer: a reward-model head puts out one score, not the probabilities of tokens",
-        ),
         ("mlp.linear3.weight", "unexpected tensor `mlp.linear3.weight` in the transformer layer"),
         // A name of another stage, and a name that only looks like a known one.
         ("word_embeddings.weight", "unexpected tensor `word_embeddings.weight` in the transformer layer"),
@@ -241,7 +237,9 @@ fn stages_are_told_apart_by_their_names() {
     assert_eq!(kind(&["attention.dense.weight", "mlp.linear1.weight"]), Some(StageKind::Layer));
     assert_eq!(kind(&["norm.weight", "norm.bias"]), Some(StageKind::FinalNorm));
     assert_eq!(kind(&["final_linear.weight"]), Some(StageKind::Head));
-    assert_eq!(kind(&["soft_embedding_weight"]), None);
+    assert_eq!(kind(&["rm_linear.weight"]), Some(StageKind::Head));
+    assert_eq!(kind(&["soft_embedding_weight"]), Some(StageKind::SoftPrompt));
+    assert_eq!(kind(&["adapter.weight"]), None);
     assert_eq!(kind(&[]), None);
 }
 

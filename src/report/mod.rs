@@ -45,7 +45,7 @@ pub use json::{read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;
 pub use model_diff::render_model_diff;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically};
-pub use page::TerminalStyle;
+pub use page::{TerminalStyle, render_table};
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
 pub use terminal::render_terminal;
 

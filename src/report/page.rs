@@ -32,6 +32,25 @@ pub(super) fn plain_table(header: Vec<String>, rows: impl IntoIterator<Item = Ve
     table
 }
 
+/// A table with notes and a closing sentence under it, as text with a final line break.
+#[must_use]
+pub fn render_table(
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+    notes: &[String],
+    closing: &str,
+    style: TerminalStyle,
+) -> String {
+    let mut page = Page::new(style);
+    page.table(plain_table(header, rows));
+    page.blank();
+    for note in notes {
+        page.paragraph(note, 0);
+    }
+    page.heading(closing);
+    page.into_text()
+}
+
 /// Natural width of every column, its gap included.
 pub(super) fn column_widths(table: &Table) -> Vec<usize> {
     let contents = table.column_max_content_widths();

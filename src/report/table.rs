@@ -50,7 +50,7 @@ impl Column {
             Self::PerplexityRatio => format!("perplexity ratio\n[{level}]"),
             Self::KlMean => "KL mean,\nnats".to_owned(),
             Self::SameTop1 => "same\ntop token".to_owned(),
-            Self::LargestChange => "largest change of a document, nats".to_owned(),
+            Self::LargestChange => "largest change of\na document, nats".to_owned(),
             Self::Exact => "exact".to_owned(),
         }
     }

@@ -22,6 +22,8 @@ const NARROW: [&[Column]; 2] = [
     &[Column::Name, Column::Accuracy, Column::AccuracyLoss, Column::Discordant, Column::PValue, Column::Exact],
     &[Column::Name, Column::Perplexity, Column::PerplexityLoss, Column::PerplexityRatio],
 ];
+/// Distances that show a change long before an answer flips.
+const FIDELITY: [Column; 4] = [Column::Name, Column::KlMean, Column::SameTop1, Column::LargestChange];
 /// One model alone loses nothing.
 const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
 
@@ -71,7 +73,11 @@ fn layout(report: &Report, width: usize) -> Vec<&'static [Column]> {
     }
     let widths = column_widths(&table(report, &WIDE));
     let (name, others) = widths.split_first().map_or((0, 0), |(name, others)| (*name, others.iter().sum::<usize>()));
-    if name.min(NAME_WIDTH) + others <= width { vec![&WIDE] } else { NARROW.to_vec() }
+    let mut tables = if name.min(NAME_WIDTH) + others <= width { vec![&WIDE[..]] } else { NARROW.to_vec() };
+    if report.compared().any(|row| row.fidelity.is_some()) {
+        tables.push(&FIDELITY);
+    }
+    tables
 }
 
 /// The table without any limit to its width.

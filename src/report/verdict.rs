@@ -4,6 +4,10 @@ use std::cmp::Ordering;
 
 use super::{Loss, Report, VariantRow, format};
 
+/// A mean log-likelihood difference, in nats, that leaves the perplexity ratio at 1.0000 as it is shown: what rounding
+/// folded weights to a 16-bit type makes is systematic, so no interval calls it noise, and yet it is nothing.
+const ROUNDING: f64 = 5e-5;
+
 /// What can be said about one variant.
 enum Finding<'a> {
     /// Neither accuracy nor perplexity can be told from the baseline's.
@@ -17,7 +21,7 @@ impl Report {
     ///
     /// Accuracy counts as changed where the corrected `McNemar` p-value is below one minus the confidence level;
     /// perplexity where the interval of the mean log-likelihood difference leaves out zero and the difference is larger
-    /// than anything the noise floor's interval holds.
+    /// than anything the noise floor's interval holds, and large enough to be seen in the ratio as it is shown.
     #[must_use]
     pub fn verdict(&self) -> String {
         let sentences = if self.variants.is_empty() { self.alone() } else { self.compare() };
@@ -106,7 +110,8 @@ impl Report {
 
     /// `Greater` where perplexity rises.
     fn perplexity_change(&self, loss: &Loss) -> Ordering {
-        let noise = self.noise_floor.as_ref().map_or(0.0, |floor| largest_mean_difference(&floor.loss));
+        let floor = self.noise_floor.as_ref().map_or(0.0, |floor| largest_mean_difference(&floor.loss));
+        let noise = floor.max(ROUNDING);
         match loss.delta_loglikelihood_interval {
             Some(interval) if interval.upper < 0.0 && -loss.delta_loglikelihood > noise => Ordering::Greater,
             Some(interval) if interval.lower > 0.0 && loss.delta_loglikelihood > noise => Ordering::Less,

@@ -43,7 +43,7 @@ pub(super) fn check(
         }
         let summary =
             found.summary.get_or_insert(FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false });
-        if gain == Role::FinalNormGain && design.architecture.head == Head::Row {
+        if gain == Role::FinalNormGain && design.architecture.head.is_row_parallel() {
             if design.architecture.norm == Norm::ScaleNorm {
                 check_columns(design, ranks, merged, summary);
                 found.largest_weight = ranks

@@ -14,8 +14,9 @@ pub(super) fn logits(
     ids: &[usize],
 ) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
     let to_i64 = |value: usize| i64::try_from(value).unwrap();
+    let prompt = architecture.padded_vocab_size..architecture.padded_vocab_size + architecture.soft_prompt_length;
+    let ids: Vec<i64> = prompt.chain(ids.iter().copied()).map(to_i64).collect();
     let count = to_i64(ids.len());
-    let ids: Vec<i64> = ids.iter().map(|&id| to_i64(id)).collect();
     let rows = Tensor::arange(count, (Kind::Int64, Device::Cpu));
     let group = Group { start: 0, passages: 1, length: count };
     let chunk = Chunk { start: 0, tokens: count, groups: vec![group], positions: rows.shallow_clone() };

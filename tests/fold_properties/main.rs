@@ -101,7 +101,8 @@ fn fold_and_check(design: &Design) -> Found {
 fn folding_is_exact(design: &Design) -> bool {
     let Design { architecture, drifting, .. } = design;
     let drifts = |of: bool| of && design.drift > 0.0 && design.tp_size > 1;
-    let own_position = matches!(architecture.positions, Positions::Learned { .. });
+    let own_position =
+        matches!(architecture.positions, Positions::Learned { .. }) || architecture.soft_prompt_length > 0;
     let own_bias = architecture.residual != Residual::Parallel
         && design.row_biases
         && (architecture.attention_bias || architecture.mlp_bias);
@@ -138,7 +139,9 @@ proptest! {
     #[cfg(feature = "libtorch")]
     #[test]
     fn a_norm_over_a_ranks_heads_is_the_references(design in designs()) {
-        let architecture = Architecture { query_key_norm: true, ..design.architecture };
+        // Norms that take their statistics over all heads of a rank, with parameters and without.
+        let norm = if design.architecture.norm.has_gain() { Norm::LayerNorm } else { Norm::NonParametricLayerNorm };
+        let architecture = Architecture { query_key_norm: true, norm, ..design.architecture };
         let design = Design { architecture, ..design };
         let model = design.draw();
         let ids = design.ids();
@@ -222,6 +225,7 @@ proptest! {
         let architecture = Architecture {
             norm: Norm::LayerNorm, residual: Residual::Parallel, positions: Positions::Absent, head: Head::Tied,
             attention_bias: false, mlp_bias: false, mlp_input: MlpInput::OwnNorm, attention_dropped: false,
+            query_key_norm: false, soft_prompt_length: 0,
             ..design.architecture
         };
         let drifting = Drifting { gains: true, norm_biases: true, ..design.drifting };

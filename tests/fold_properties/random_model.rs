@@ -73,8 +73,8 @@ pub(super) struct Design {
 
 prop_compose! {
     fn sizes()(
-        tp_size in select(vec![1_usize, 2, 3, 4, 8]),
-        heads_per_rank in 1..=2_usize,
+        tp_size in 1..=8_usize,
+        heads_per_rank in 1..=4_usize,
         head_size in select(vec![4_usize, 6]),
         layer_count in 1..=3_usize,
         inner_per_rank in 1..=5_usize,
@@ -130,7 +130,8 @@ prop_compose! {
         ]),
         (activation, tanh_gelu, onnx_gelu) in select(vec![
             (Activation::Gelu, true, false), (Activation::Gelu, false, false), (Activation::Gelu, false, true),
-            (Activation::Relu, false, false), (Activation::Silu, false, false), (Activation::Mish, false, false),
+            (Activation::Relu, false, false), (Activation::Silu, false, false), (Activation::Swish, false, false),
+            (Activation::Mish, false, false),
             (Activation::Softsign, false, false), (Activation::GeGlu, false, false), (Activation::GeGlu, true, false),
             (Activation::ReGlu, false, false), (Activation::SwiGlu, false, false), (Activation::Glu, false, false),
             (Activation::Bilinear, false, false),
@@ -142,14 +143,18 @@ prop_compose! {
             Residual::Parallel, Residual::Parallel, Residual::Sequential, Residual::ParallelReducedApart,
         ]),
         mlp_input in select(vec![MlpInput::OwnNorm, MlpInput::AttentionNorm, MlpInput::NormOfAttentionNorm]),
-        (grouped, interleaved_groups) in any::<(bool, bool)>(),
-        head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied]),
+        (kv_heads_per_rank, interleaved_groups) in (1..=4_usize, any::<bool>()),
+        head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied, Head::Reward]),
         (attention_bias, mlp_bias, attention_lost) in any::<(bool, bool, bool)>(),
         (query_key_layer_scaling, attention, sliding_window) in scores(),
         multipliers in multipliers(),
+        (query_key_norm, soft_prompt_length) in (any::<bool>(), select(vec![0, 0, 0, 2])),
     ) -> (usize, Architecture) {
         let head_count = tp_size * heads_per_rank;
-        let kv_head_count = if grouped { tp_size } else { head_count };
+        let kv_heads_per_rank = if heads_per_rank.is_multiple_of(kv_heads_per_rank) { kv_heads_per_rank } else { 1 };
+        let kv_head_count = tp_size * kv_heads_per_rank;
+        // gpt-neox could run that layout only where the heads of keys divide among those of queries.
+        let interleaved_groups = interleaved_groups && (head_size * kv_heads_per_rank).is_multiple_of(heads_per_rank);
         // Transformer Engine's MLP has these norms only.
         let mlp_matrices = match mlp_matrices {
             MlpMatrices::TransformerEngine if !(norm.is_rms() || norm.has_bias()) => MlpMatrices::UpGate,
@@ -168,7 +173,8 @@ prop_compose! {
             norm,
             norm_epsilon,
             rms_epsilon,
-            query_key_norm: false,
+            // Over the elements of each head: the one form of which exact merges exist.
+            query_key_norm: query_key_norm && norm == Norm::RmsNorm,
             positions,
             rotary_tables: RotaryTables::Float32,
             storage: Precision::Fp32,
@@ -198,6 +204,9 @@ prop_compose! {
             },
             attention_bias,
             mlp_bias,
+            soft_prompt_length,
+            sequence_parallel: false,
+            not_evaluated: None,
         })
     }
 }
@@ -235,7 +244,7 @@ impl Design {
     /// The same design always draws the same model.
     pub(super) fn draw(&self) -> RandomModel {
         let mut draw = Draw { design: self, random: ChaCha12Rng::seed_from_u64(self.seed) };
-        let mut stages = vec![draw.stage(StageId::Embedding, &[StageKind::Embedding])];
+        let mut stages = vec![draw.stage(StageId::Embedding, &[StageKind::Embedding, StageKind::SoftPrompt])];
         let layers = (0..self.architecture.layer_count).map(|at| draw.stage(StageId::Layer(at), &[StageKind::Layer]));
         stages.extend(layers.collect::<Vec<_>>());
         let mut output = draw.stage(StageId::Output, &[StageKind::FinalNorm, StageKind::Head]);

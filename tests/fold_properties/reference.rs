@@ -49,7 +49,8 @@ pub(super) fn log_probabilities(logits: &[Vec<f64>]) -> Rows {
     logits.iter().map(of_token).collect()
 }
 
-/// One stream per rank: the vocabulary shards are reduced, then each rank adds positions from its own replica.
+/// One stream per rank: the vocabulary shards are reduced, then each rank adds positions from its own replica and puts its
+/// own prompt before them.
 fn embed(architecture: &Architecture, ranks: &[Shards], ids: &[usize]) -> Vec<Rows> {
     let hidden = architecture.hidden_size;
     let rows_per_rank = architecture.padded_vocab_size / ranks.len();
@@ -75,7 +76,9 @@ fn embed(architecture: &Architecture, ranks: &[Shards], ids: &[usize]) -> Vec<Ro
                 *value = (*value + own * architecture.multipliers.positions) * architecture.multipliers.embedding;
             }
         }
-        stream
+        // The trained prompt stands before what the embedding gives, as it is.
+        let prompt = shards.get(&Role::SoftPrompt).map_or(&[][..], Vec::as_slice);
+        prompt.chunks_exact(hidden).map(<[f64]>::to_vec).chain(stream).collect()
     };
     ranks.iter().map(own_stream).collect()
 }
@@ -193,8 +196,9 @@ fn project(architecture: &Architecture, ranks: &[Shards], streams: &[Rows]) -> R
             let weight = &shards[&Role::HeadWeight];
             match architecture.head {
                 Head::Column | Head::Tied => logits.extend(linear(weight, None, &normed)),
-                Head::Row => {
-                    logits.resize(architecture.padded_vocab_size, 0.0);
+                Head::Row | Head::Reward => {
+                    let outputs = if architecture.head == Head::Row { architecture.padded_vocab_size } else { 1 };
+                    logits.resize(outputs, 0.0);
                     add(&mut logits, &linear(weight, None, &normed[tp_rank * width..(tp_rank + 1) * width]));
                 }
             }

@@ -96,7 +96,8 @@ impl HuggingFaceError {
             Self::NotFloat { .. } => "quantised weights are another model: give the unquantised one".to_owned(),
             Self::NonFinite { .. } => "the conversion overflowed, training diverged or the file is damaged".to_owned(),
             Self::Value(error) => return error.hint(),
-            Self::Unsupported { .. } | Self::Siblings { .. } | Self::Tensor { .. } | Self::Io(_) => return None,
+            Self::Unsupported { source, .. } => source.needed.clone(),
+            Self::Siblings { .. } | Self::Tensor { .. } | Self::Io(_) => return None,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, Layout};
-use crate::config::{Head, QkvLayout};
+use crate::config::{Head, QkvLayout, QuirkLine};
 use crate::merge::ParamDrift;
 use crate::partition::{Kind, Role, StageKind};
 
@@ -29,10 +29,13 @@ pub(super) fn of_files(checkpoint: &Checkpoint) -> Vec<String> {
             "post_attention_layernorm is saved but unused: with gpt_j_tied the MLP reads input_layernorm".to_owned(),
         );
     }
-    if architecture.head == Head::Row {
+    if architecture.head.is_row_parallel() {
         notes.push("the output head is row-parallel: each rank reads its own slice of the final norm".to_owned());
     }
-    notes.extend(quirks(checkpoint));
+    if let Some(refusal) = &architecture.not_evaluated {
+        notes.push(format!("it can be merged but not evaluated: {refusal}; {}", refusal.needed));
+    }
+    notes.push(quirks(checkpoint));
     notes.extend(checkpoint.warnings());
     match checkpoint.ignored() {
         [] => {}
@@ -62,16 +65,22 @@ pub(super) fn of_unused_replicas(drift: &[ParamDrift]) -> Option<String> {
     ))
 }
 
-/// What depends on gpt-neox's version at the time, as far as it matters to this model.
-fn quirks(checkpoint: &Checkpoint) -> Option<String> {
+/// What depends on gpt-neox's version at the time: first what matters to this model, then what does not.
+fn quirks(checkpoint: &Checkpoint) -> String {
     let lines = checkpoint.quirks().list();
-    let words: Vec<_> = lines
-        .iter()
-        .filter(|line| line.matters)
-        .map(|line| format!("{}={} ({})", line.name, line.value, line.why))
-        .collect();
-    let some = !words.is_empty();
-    some.then(|| format!("depends on gpt-neox's version: {}; --era and --quirk change it", words.join(", ")))
+    let (matter, others): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.matters);
+    let words = |lines: &[&QuirkLine]| {
+        let words: Vec<_> = lines.iter().map(|line| format!("{}={} ({})", line.name, line.value, line.why)).collect();
+        words.join(", ")
+    };
+    let mut parts = Vec::new();
+    if !matter.is_empty() {
+        parts.push(format!("depends on gpt-neox's version: {}; --era and --quirk change it", words(&matter)));
+    }
+    if !others.is_empty() {
+        parts.push(format!("of gpt-neox's other quirks, none matters here: {}", words(&others)));
+    }
+    parts.join("; ")
 }
 
 /// Which numbers the stages have, and why some are missing.
@@ -85,6 +94,7 @@ fn numbering(checkpoint: &Checkpoint) -> String {
     let mut parts = Vec::new();
     for (kind, what) in [
         (StageKind::Embedding, "the embedding"),
+        (StageKind::SoftPrompt, "the trained prompt"),
         (StageKind::Layer, "the layers"),
         (StageKind::FinalNorm, "the final norm"),
         (StageKind::Head, "the output head"),

@@ -240,3 +240,14 @@ fn slopes_are_those_of_gpt_neox() {
         assert!(worst < 1e-15, "{heads} heads: off by {worst:e}");
     }
 }
+
+#[test]
+fn either_mask_leaves_a_later_token_no_probability() {
+    // exp(−10000 − largest) is 0 in float32 and float64 for any score that a model has, as exp(smallest − largest) is.
+    for largest in [-500.0_f64, 0.0, 500.0] {
+        assert_eq!((-10_000.0 - largest).exp().to_bits(), 0.0_f64.to_bits());
+        assert_eq!((f64::from(f32::MIN) - largest).exp().to_bits(), 0.0_f64.to_bits());
+    }
+    let decided = |date: &str| resolve(json!({}), NEW, &era(date)).1.mask_value.value;
+    assert_eq!([decided("2023-06-04"), decided("2023-06-05")], [MaskValue::MinusTenThousand, MaskValue::Smallest]);
+}

@@ -1,4 +1,4 @@
-//! What cannot be evaluated, and the reason given.
+//! What is refused, altogether or for evaluation alone, and the reason given.
 
 use super::quirks::{NEW, OLD, none, resolve_on};
 use super::*;
@@ -8,7 +8,17 @@ const ENGINE_MLP: &[&str] = &["mlp.fc1_weight"];
 
 #[track_caller]
 fn refused_on(tp_size: usize, settings: Value, names: &[&str], expected: &str) {
-    assert_eq!(resolve_on(tp_size, settings, names, &none()).unwrap_err().to_string(), expected);
+    let refusal = resolve_on(tp_size, settings, names, &none()).unwrap_err();
+    assert_eq!(refusal.to_string(), expected);
+    assert!(!refusal.needed.is_empty());
+}
+
+/// Read and merged, but not evaluated.
+#[track_caller]
+fn not_evaluated(settings: Value, names: &[&str], expected: &str) {
+    let refusal = resolve_on(2, settings, names, &none()).unwrap().0.not_evaluated.unwrap();
+    assert_eq!(refusal.to_string(), expected);
+    assert!(!refusal.needed.is_empty());
 }
 
 #[track_caller]
@@ -18,16 +28,12 @@ fn refused(settings: Value, names: &[&str], expected: &str) {
 
 #[test]
 fn models_that_are_no_plain_language_model() {
-    refused(
+    not_evaluated(
         json!({ "train_impl": "rm" }),
         NEW,
         "train_impl: rm: a reward-model head puts out one score, not the probabilities of tokens",
     );
-    refused(
-        json!({ "soft_prompt_tuning": { "enabled": true } }),
-        NEW,
-        "soft_prompt_tuning: a trained prompt stands before every input; evaluating without it would be another model",
-    );
+    assert_eq!(resolve_on(2, json!({}), NEW, &none()).unwrap().0.not_evaluated, None);
     refused(json!({ "moe_num_experts": 8 }), NEW, "moe_num_experts: 8: routing tokens to experts is not implemented");
     refused(
         json!({ "apply_residual_connection_post_layernorm": true }),
@@ -74,11 +80,16 @@ fn settings_that_gpt_neox_cannot_run_itself() {
         "mlp_type: llama with activation: gelu with bias_gelu_fusion: w1, w2 and w3 take an activation of one input \
          without bias",
     );
-    refused(
-        json!({ "use_qk_layernorm": true, "norm": "rmsnorm" }),
-        NEW,
-        "use_qk_layernorm: true with norm: rmsnorm: over heads and their elements together only layernorm is defined",
-    );
+    for norm in ["scalenorm", "te_layernorm", "te_rmsnorm"] {
+        refused(
+            json!({ "use_qk_layernorm": true, "norm": norm }),
+            NEW,
+            &format!(
+                "use_qk_layernorm: true with norm: {norm}: what this norm does over heads and their elements is not \
+                 established"
+            ),
+        );
+    }
     refused(
         json!({ "use_qk_layernorm": true, "num_kv_heads": 2, "attention_config": [[["flash"], "all"]] }),
         NEW,
@@ -96,18 +107,22 @@ fn settings_that_gpt_neox_cannot_run_itself() {
 #[test]
 fn transformer_engine_where_it_is_not_settled() {
     const UNSETTLED: &str = "what Transformer Engine makes of it is not established";
-    refused(
-        json!({ "te_fp8_mha": true }),
+    not_evaluated(
+        json!({ "te_fp8_mha": true, "pos_emb": "rotary" }),
         ENGINE_ATTENTION,
         "te_fp8_mha: true: attention in 8-bit floats is not implemented",
     );
     for (settings, what) in [
-        (json!({ "te_mha": true }), "without rotary positions"),
         (json!({ "te_mha": true, "pos_emb": "rotary", "num_kv_heads": 2 }), "with num_kv_heads"),
-        (json!({ "te_mha": true, "pos_emb": "rotary", "sliding_window_width": 8 }), "with sliding_window_width"),
         (json!({ "te_mha": true, "pos_emb": "rotary", "use_qk_layernorm": true }), "with use_qk_layernorm"),
     ] {
         refused(settings, ENGINE_ATTENTION, &format!("te_mha {what}: {UNSETTLED}"));
+    }
+    for (settings, what) in [
+        (json!({ "te_mha": true }), "without rotary positions"),
+        (json!({ "te_mha": true, "pos_emb": "rotary", "sliding_window_width": 8 }), "with sliding_window_width"),
+    ] {
+        not_evaluated(settings, ENGINE_ATTENTION, &format!("te_mha {what}: {UNSETTLED}"));
     }
     refused(
         json!({ "activation": "mish" }),
@@ -137,14 +152,14 @@ fn what_transformer_engine_reduces_twice() {
 
 #[test]
 fn maximal_update_parametrisation_of_unknown_width() {
-    refused(
+    not_evaluated(
         json!({ "use_mup": true }),
         NEW,
         "use_mup: true: the logits are divided by the model's width in units of the base shape, which is in the \
-         base-shapes file of the training run only: give it with --quirk mup-width=NUMBER",
+         base-shapes file of the training run only",
     );
     for temperature in ["mup_attn_temp", "mup_output_temp"] {
-        refused(
+        not_evaluated(
             json!({ "use_mup": true, temperature: 2 }),
             NEW,
             "use_mup: true with mup_attn_temp or mup_output_temp: whether the temperatures act depends on gpt-neox's \
@@ -157,5 +172,8 @@ fn maximal_update_parametrisation_of_unknown_width() {
 fn only_a_norm_over_the_heads_of_a_rank_has_no_exact_merge() {
     let (architecture, _) = resolve_on(2, json!({ "use_qk_layernorm": true }), NEW, &none()).unwrap();
     assert!(architecture.never_exact().unwrap().contains("over the heads of one rank"));
+    // An rmsnorm takes them over the elements of each head.
+    let by_head = json!({ "use_qk_layernorm": true, "norm": "rmsnorm" });
+    assert_eq!(resolve_on(2, by_head, NEW, &none()).unwrap().0.never_exact(), None);
     assert_eq!(resolve_on(2, json!({}), NEW, &none()).unwrap().0.never_exact(), None);
 }

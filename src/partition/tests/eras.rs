@@ -63,6 +63,15 @@ const QUERY_KEY_NORM: &[Expected] = &[
     (Layer, "attention.qk_layernorm.bias", Role::QueryKeyNormBias, Kind::HeadNorm, &[8, 8], &[4, 8]),
 ];
 
+const QUERY_KEY_RMS_NORM: &[Expected] =
+    &[(Layer, "attention.qk_layernorm.scale", Role::QueryKeyNormGain, Kind::HeadNorm, &[8, 8], &[4, 8])];
+
+const PROMPT: &[Expected] =
+    &[(StageKind::SoftPrompt, "soft_embedding_weight", Role::SoftPrompt, Kind::LearnedPositions, &[10, 64], &[10, 64])];
+
+const REWARD: &[Expected] =
+    &[(StageKind::Head, "rm_linear.weight", Role::HeadWeight, Kind::RowParallel, &[1, 64], &[1, 32])];
+
 const EARLY_LAYER_NORM: &[Expected] = &[
     (Layer, "ln1.weight", Role::InputNormGain, Kind::NormGain, &[64], &[64]),
     (Layer, "ln1.bias", Role::InputNormBias, Kind::NormBias, &[64], &[64]),
@@ -76,7 +85,7 @@ const INTERLEAVED_GROUPS: &[Expected] =
 
 /// Architectures with the rows that they have.
 pub(super) fn cases() -> Vec<(Architecture, &'static [Expected])> {
-    let cases: [(Value, &[&str], &[Expected]); 11] = [
+    let cases: [(Value, &[&str], &[Expected]); 14] = [
         (json!({ "norm": "scalenorm" }), &[], SCALE_NORM),
         (json!({ "norm": "te_layernorm" }), &[], ENGINE_LAYER_NORM),
         (json!({ "norm": "te_rmsnorm" }), &[], ENGINE_RMS_NORM),
@@ -90,6 +99,9 @@ pub(super) fn cases() -> Vec<(Architecture, &'static [Expected])> {
         (json!({ "pos_emb": "rpe", "rpe_num_buckets": 16 }), &[], BUCKETS),
         (json!({ "pos_emb": "sinusoidal" }), &[], SINUSOIDAL),
         (json!({ "use_qk_layernorm": true }), &[], QUERY_KEY_NORM),
+        (json!({ "use_qk_layernorm": true, "norm": "rmsnorm" }), &[], QUERY_KEY_RMS_NORM),
+        (json!({ "soft_prompt_tuning": { "enabled": true } }), &[], PROMPT),
+        (json!({ "train_impl": "rm" }), &[], REWARD),
         (json!({}), &[], EARLY_LAYER_NORM),
         (json!({ "num_kv_heads": 4 }), &["mlp.dense_h_to_4h.weight"], INTERLEAVED_GROUPS),
     ];

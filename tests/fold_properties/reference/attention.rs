@@ -1,9 +1,9 @@
 //! Attention of one rank's heads, score by score.
 
-use kintsugi::config::{Architecture, Positions, QkvLayout};
+use kintsugi::config::{Architecture, Norm, Positions, QkvLayout};
 use kintsugi::partition::Role;
 
-use super::{Rows, Shards, dot, linear, normalise, to_f64};
+use super::{Rows, Shards, dot, linear, norm, normalise, to_f64};
 
 /// The rank's partial sum of the attention's output projection, without bias.
 pub(super) fn attend(
@@ -81,11 +81,20 @@ fn heads_of(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_
     found
 }
 
-/// Layer norm over all heads of the rank and their elements together.
+/// Layer norm over all heads of the rank and their elements together; rmsnorm over the elements of each head.
 fn normalise_heads(architecture: &Architecture, shards: &Shards, heads: &[Vec<f64>]) -> Rows {
+    let (gain, bias) = (shards.get(&Role::QueryKeyNormGain), shards.get(&Role::QueryKeyNormBias));
+    if architecture.norm == Norm::RmsNorm {
+        let of_head = |(at, head): (usize, &Vec<f64>)| {
+            let own = gain.map(|gain| gain[at * head.len()..][..head.len()].to_vec());
+            norm(architecture, head, Role::QueryKeyNormGain, own.as_ref(), None)
+        };
+        return heads.iter().enumerate().map(of_head).collect();
+    }
     let normed = normalise(&heads.concat(), architecture.norm_epsilon);
-    let affine = normed.iter().zip(&shards[&Role::QueryKeyNormGain]).zip(&shards[&Role::QueryKeyNormBias]);
-    let scaled: Vec<f64> = affine.map(|((value, gain), bias)| value * gain + bias).collect();
+    let gain_at = |at: usize| gain.map_or(1.0, |gain| gain[at]);
+    let affine = |(at, value): (usize, &f64)| value * gain_at(at) + bias.map_or(0.0, |bias| bias[at]);
+    let scaled: Vec<f64> = normed.iter().enumerate().map(affine).collect();
     scaled.chunks_exact(heads[0].len()).map(<[f64]>::to_vec).collect()
 }
 

@@ -1,0 +1,73 @@
+//! A report with the samples that it was made of.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use super::GateError;
+use crate::report::{ModelRow, Report, read_json};
+use crate::samples::{Sample, read_jsonl};
+
+/// A report and its folder.
+#[derive(Debug)]
+pub struct Evidence {
+    path: PathBuf,
+    report: Report,
+}
+
+impl Evidence {
+    /// Reads `report.json`, or the one in an output directory.
+    ///
+    /// # Errors
+    /// It cannot be read or is no report.
+    pub fn open(path: &Path) -> Result<Self, GateError> {
+        let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
+        let report = read_json(&path)?;
+        Ok(Self { path, report })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The row of a model, the baseline included.
+    #[must_use]
+    pub fn row(&self, name: &str) -> Option<&ModelRow> {
+        std::iter::once(&self.report.baseline)
+            .chain(self.report.variants.iter().map(|row| &row.model))
+            .find(|row| row.name == name)
+    }
+
+    /// The names of all variants.
+    pub(super) fn variants(&self) -> impl Iterator<Item = &str> {
+        self.report.variants.iter().map(|row| row.model.name.as_str())
+    }
+
+    /// The samples of a model by document.
+    ///
+    /// # Errors
+    /// They cannot be read, lie outside the report's folder, or are not as many as the report says.
+    pub(super) fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
+        let relative = Path::new(&row.samples);
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            let (path, name, found) = (self.path.clone(), row.name.clone(), row.samples.clone());
+            return Err(GateError::Outside { path, name, found });
+        }
+        let file = self.path.parent().unwrap_or(Path::new("")).join(relative);
+        let samples: BTreeMap<usize, Sample> =
+            read_jsonl(&file)?.into_iter().map(|sample| (sample.doc_id, sample)).collect();
+        if samples.len() != row.n {
+            let what = format!("passages of `{}`", row.name);
+            let (expected, found) = (row.n.to_string(), samples.len().to_string());
+            return Err(GateError::OtherPassages { path: file, what, expected, found });
+        }
+        Ok(samples)
+    }
+}

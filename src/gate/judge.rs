@@ -1,0 +1,333 @@
+//! The judgement: every model that is judged, against the unmerged baseline and against its own earlier self.
+
+use std::collections::BTreeMap;
+
+use super::GateError;
+use super::evidence::Evidence;
+use super::limits::{Gates, Limits};
+use crate::samples::Sample;
+use crate::stats::{Confidence, Estimate, PairedBootstrap, PairedCounts, PairedScores, holm};
+
+/// Passages named where outcomes changed.
+const NAMED_PASSAGES: usize = 5;
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Criterion {
+    /// Accuracy that is lost.
+    AccuracyLoss,
+    /// Perplexity that rises.
+    PerplexityIncrease,
+    /// Passages whose outcome changes.
+    Exact,
+}
+
+impl Criterion {
+    /// Its name in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AccuracyLoss => "accuracy loss",
+            Self::PerplexityIncrease => "perplexity increase",
+            Self::Exact => "changed passages",
+        }
+    }
+}
+
+/// What a model is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// The unmerged model of the same report.
+    Baseline,
+    /// The model of the same name in the earlier report.
+    Earlier,
+}
+
+impl Reference {
+    /// Its name in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "the unmerged model",
+            Self::Earlier => "the earlier report",
+        }
+    }
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Within the limit.
+    Passed,
+    /// Beyond the limit, but so little or on so few passages that it may be chance.
+    WithinNoise,
+    /// Beyond the limit, and no chance.
+    Failed,
+}
+
+impl Verdict {
+    /// A word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "pass",
+            Self::WithinNoise => "pass (noise)",
+            Self::Failed => "FAIL",
+        }
+    }
+}
+
+/// One limit held against one model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// The model.
+    pub model: String,
+    /// What it is compared with.
+    pub reference: Reference,
+    /// What is looked at.
+    pub criterion: Criterion,
+    /// What was found, in words.
+    pub found: String,
+    /// What is allowed, in words.
+    pub limit: String,
+    /// How certain it is, in words.
+    pub certainty: String,
+    /// How it came out.
+    pub verdict: Verdict,
+}
+
+/// All checks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Judgement {
+    /// In the order of the report's rows.
+    pub checks: Vec<Check>,
+    /// What was not judged, and why.
+    pub remarks: Vec<String>,
+}
+
+impl Judgement {
+    /// Whether no check failed.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.verdict != Verdict::Failed)
+    }
+}
+
+/// One model and what it is compared with, passage by passage.
+struct Pair {
+    model: String,
+    reference: Reference,
+    limits: Limits,
+    counts: PairedCounts,
+    changed: Vec<usize>,
+    /// Perplexity over the reference's, and the interval for it; `None` where no limit asks for it.
+    ratio: Option<Estimate>,
+    p_value: f64,
+}
+
+/// Judges the models of a report. `only` names those to judge; where it is empty, all that no gate skips.
+///
+/// Accuracy: lost where baseline minus model exceeds the limit and McNemar's exact test, by Holm over all models,
+/// rejects equality. Perplexity: risen where the ratio exceeds the limit and its paired bootstrap interval, at the
+/// significance divided by the number of models, is above 1.
+///
+/// # Errors
+/// Models or samples that are not there, or reports of different passages.
+pub fn judge(
+    report: &Evidence,
+    earlier: Option<&Evidence>,
+    gates: &Gates,
+    only: &[String],
+) -> Result<Judgement, GateError> {
+    let names = chosen(report, earlier.is_some(), gates, only)?;
+    let baseline = report.samples(&report.report().baseline)?;
+    let mut judgement = Judgement::default();
+    let mut wanted = Vec::new();
+    for name in &names {
+        let Some(row) = report.row(name) else { continue };
+        let samples = report.samples(row)?;
+        let limits = gates.of(name);
+        if *name != report.report().baseline.name {
+            wanted.push((name.clone(), Reference::Baseline, limits, paired(report, &baseline, &samples)?));
+        }
+        let Some(earlier) = earlier else { continue };
+        match earlier.row(name) {
+            Some(row) => {
+                let before = earlier.samples(row)?;
+                wanted.push((name.clone(), Reference::Earlier, limits, paired(earlier, &before, &samples)?));
+            }
+            None => judgement.remarks.push(format!("`{name}` is not in {}: new", earlier.path().display())),
+        }
+    }
+    let bootstrap = bootstrap(report, gates.significance, wanted.len())?;
+    let mut pairs = wanted
+        .into_iter()
+        .map(|(model, reference, limits, scores)| compare(model, reference, limits, &scores, &bootstrap))
+        .collect::<Result<Vec<_>, _>>()?;
+    correct_for_multiplicity(&mut pairs)?;
+    judgement.checks = pairs.iter().flat_map(|pair| checks(pair, gates.significance)).collect();
+    if report.report().partial {
+        judgement.remarks.push("the report is of a part of the passages only".to_owned());
+    }
+    if judgement.checks.is_empty() {
+        let reason = "no limit holds for any of its models".to_owned();
+        return Err(GateError::NothingToJudge { path: report.path().to_owned(), reason });
+    }
+    Ok(judgement)
+}
+
+fn chosen(report: &Evidence, has_earlier: bool, gates: &Gates, only: &[String]) -> Result<Vec<String>, GateError> {
+    let path = || report.path().to_owned();
+    if let Some(name) = only.iter().find(|name| report.row(name).is_none()) {
+        let known = report.variants().collect::<Vec<_>>().join(", ");
+        return Err(GateError::NoSuchModel { path: path(), name: name.clone(), known });
+    }
+    let mut names: Vec<String> = if only.is_empty() {
+        report.variants().filter(|name| !gates.of(name).skip).map(str::to_owned).collect()
+    } else {
+        only.to_vec()
+    };
+    let baseline = &report.report().baseline.name;
+    // A changed baseline means that the evaluation has changed.
+    if has_earlier && !names.contains(baseline) {
+        names.insert(0, baseline.clone());
+    }
+    if names.is_empty() {
+        let reason = "it has no merges, or all of them are skipped".to_owned();
+        return Err(GateError::NothingToJudge { path: path(), reason });
+    }
+    Ok(names)
+}
+
+/// What two models scored on the same passages.
+#[derive(Default)]
+struct Scores {
+    documents: Vec<usize>,
+    reference: (Vec<f64>, Vec<bool>),
+    model: (Vec<f64>, Vec<bool>),
+}
+
+/// Pairs samples by document; `source` is the report that the reference is from.
+fn paired(
+    source: &Evidence,
+    reference: &BTreeMap<usize, Sample>,
+    model: &BTreeMap<usize, Sample>,
+) -> Result<Scores, GateError> {
+    let other = |what: String, expected: String, found: String| GateError::OtherPassages {
+        path: source.path().to_owned(),
+        what,
+        expected,
+        found,
+    };
+    if reference.len() != model.len() {
+        return Err(other("number of passages".to_owned(), model.len().to_string(), reference.len().to_string()));
+    }
+    let mut scores = Scores::default();
+    for (doc_id, sample) in model {
+        let Some(before) = reference.get(doc_id) else {
+            return Err(other(format!("passage {doc_id}"), "there".to_owned(), "missing".to_owned()));
+        };
+        for (what, expected, found) in
+            [("prompt", &sample.prompt_hash, &before.prompt_hash), ("target", &sample.target_hash, &before.target_hash)]
+        {
+            if expected != found {
+                return Err(other(format!("{what} of passage {doc_id}"), expected.clone(), found.clone()));
+            }
+        }
+        scores.documents.push(*doc_id);
+        scores.reference.0.push(before.loglikelihood);
+        scores.reference.1.push(before.is_greedy);
+        scores.model.0.push(sample.loglikelihood);
+        scores.model.1.push(sample.is_greedy);
+    }
+    Ok(scores)
+}
+
+/// As the report's own, at the significance that remains for each of `count` models.
+fn bootstrap(report: &Evidence, significance: f64, count: usize) -> Result<PairedBootstrap, GateError> {
+    let statistics = report.report().statistics;
+    #[expect(clippy::cast_precision_loss, reason = "a number of models")]
+    let level = 1.0 - significance / count.max(1) as f64;
+    let confidence = Confidence::new(level).map_err(|source| GateError::Stats { name: "gate".to_owned(), source })?;
+    // A tail needs some replicates in it.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
+    let needed = (200.0 / (1.0 - level)).ceil().min(50_000.0) as usize;
+    let replicate_count = statistics.bootstrap_replicates.max(needed);
+    Ok(PairedBootstrap { replicate_count, seed: statistics.bootstrap_seed, confidence })
+}
+
+fn compare(
+    model: String,
+    reference: Reference,
+    limits: Limits,
+    scores: &Scores,
+    bootstrap: &PairedBootstrap,
+) -> Result<Pair, GateError> {
+    let stats = |source| GateError::Stats { name: model.clone(), source };
+    let counts = PairedCounts::from_outcomes(&scores.reference.1, &scores.model.1).map_err(stats)?;
+    let ratio = || {
+        bootstrap.losses(&PairedScores {
+            baseline_loglikelihood: &scores.reference.0,
+            variant_loglikelihood: &scores.model.0,
+            baseline_correct: &scores.reference.1,
+            variant_correct: &scores.model.1,
+        })
+    };
+    let ratio = limits.max_ppl_increase.map(|_| ratio()).transpose().map_err(stats)?;
+    let ratio = ratio.map(|losses| losses.perplexity_ratio);
+    let outcomes = scores.documents.iter().zip(scores.reference.1.iter().zip(&scores.model.1));
+    let changed = outcomes.filter(|(_, (before, after))| before != after).map(|(doc_id, _)| *doc_id).collect();
+    Ok(Pair { model, reference, limits, counts, changed, ratio, p_value: counts.mcnemar_p() })
+}
+
+fn correct_for_multiplicity(pairs: &mut [Pair]) -> Result<(), GateError> {
+    let p_values: Vec<f64> = pairs.iter().map(|pair| pair.p_value).collect();
+    let corrected = holm(&p_values).map_err(|source| GateError::Stats { name: "gate".to_owned(), source })?;
+    for (pair, p_value) in pairs.iter_mut().zip(corrected) {
+        pair.p_value = p_value;
+    }
+    Ok(())
+}
+
+fn checks(pair: &Pair, significance: f64) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut add = |criterion, found: String, limit: String, certainty: String, verdict| {
+        let (model, reference) = (pair.model.clone(), pair.reference);
+        checks.push(Check { model, reference, criterion, found, limit, certainty, verdict });
+    };
+    if let Some(limit) = pair.limits.max_acc_loss {
+        let loss = pair.counts.accuracy_loss();
+        let verdict = verdict(loss > limit.fraction(), loss > 0.0 && pair.p_value < significance);
+        let (lost, gained) = (pair.counts.baseline_only(), pair.counts.variant_only());
+        let certainty = format!("{lost} lost, {gained} gained, p = {:.3}", pair.p_value);
+        add(Criterion::AccuracyLoss, format!("{:+.2} points", 100.0 * loss), limit.to_string(), certainty, verdict);
+    }
+    if let (Some(limit), Some(ratio)) = (pair.limits.max_ppl_increase, pair.ratio) {
+        let increase = ratio.value - 1.0;
+        let certain = ratio.interval.is_some_and(|interval| interval.lower > 1.0);
+        let certainty = ratio.interval.map_or_else(
+            || "one passage".to_owned(),
+            |interval| format!("ratio {:.4} to {:.4}", interval.lower, interval.upper),
+        );
+        let verdict = verdict(increase > limit.fraction(), certain);
+        let found = format!("{:+.3} %", 100.0 * increase);
+        add(Criterion::PerplexityIncrease, found, limit.to_string(), certainty, verdict);
+    }
+    if pair.limits.expect_exact {
+        let named: Vec<_> = pair.changed.iter().take(NAMED_PASSAGES).map(usize::to_string).collect();
+        let more = if pair.changed.len() > NAMED_PASSAGES { ", …" } else { "" };
+        let certainty =
+            if named.is_empty() { "every passage".to_owned() } else { format!("passages {}{more}", named.join(", ")) };
+        let verdict = if pair.changed.is_empty() { Verdict::Passed } else { Verdict::Failed };
+        add(Criterion::Exact, pair.changed.len().to_string(), "0".to_owned(), certainty, verdict);
+    }
+    checks
+}
+
+fn verdict(beyond: bool, certain: bool) -> Verdict {
+    match (beyond, certain) {
+        (false, _) => Verdict::Passed,
+        (true, false) => Verdict::WithinNoise,
+        (true, true) => Verdict::Failed,
+    }
+}

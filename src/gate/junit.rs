@@ -1,0 +1,37 @@
+//! JUnit's XML, which CI systems show as tests.
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use super::GateError;
+use super::judge::{Judgement, Verdict};
+
+/// One suite a model, one test case a check.
+///
+/// # Errors
+/// The XML writer's.
+pub fn to_junit(judgement: &Judgement) -> Result<String, GateError> {
+    let mut report = Report::new("kintsugi gate");
+    let mut names: Vec<&str> = Vec::new();
+    for check in &judgement.checks {
+        if !names.contains(&check.model.as_str()) {
+            names.push(&check.model);
+        }
+    }
+    for name in names {
+        let mut suite = TestSuite::new(name);
+        for check in judgement.checks.iter().filter(|check| check.model == name) {
+            let said = format!("found {} (limit {}; {})", check.found, check.limit, check.certainty);
+            let mut status = TestCaseStatus::success();
+            if check.verdict == Verdict::Failed {
+                status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                status.set_type(check.criterion.name()).set_message(said.clone());
+            }
+            let mut case =
+                TestCase::new(format!("{} against {}", check.criterion.name(), check.reference.name()), status);
+            case.set_classname(format!("kintsugi.{name}")).set_system_out(said);
+            suite.add_test_case(case);
+        }
+        report.add_test_suite(suite);
+    }
+    report.to_string().map_err(|error| GateError::Io(std::io::Error::other(error)))
+}

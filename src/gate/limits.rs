@@ -1,0 +1,197 @@
+//! What a gate allows, from the command line or from a file like `evals/gates.yml`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use fs_err as fs;
+use serde::Deserialize;
+
+use super::GateError;
+
+/// The limits that hold where none are given.
+const BUILT_IN: &str = include_str!("../../evals/gates.yml");
+
+/// Percentage points, written `0.5pp`.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Points(f64);
+
+/// Per cent, written `1%`.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Percent(f64);
+
+impl Points {
+    /// As a fraction: 0.005 for `0.5pp`.
+    #[must_use]
+    pub fn fraction(self) -> f64 {
+        self.0 / 100.0
+    }
+}
+
+impl Percent {
+    /// As a fraction: 0.01 for `1%`.
+    #[must_use]
+    pub fn fraction(self) -> f64 {
+        self.0 / 100.0
+    }
+}
+
+/// A number that is at least 0 before this unit.
+fn amount(text: &str, unit: &str, example: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix(unit).and_then(|number| number.trim_end().parse::<f64>().ok());
+    number
+        .filter(|number| number.is_finite() && *number >= 0.0)
+        .ok_or_else(|| format!("`{text}`: expected a number of at least 0 and its unit, such as {example}"))
+}
+
+impl FromStr for Points {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        amount(text, "pp", "0.5pp (percentage points)").map(Self)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        amount(text, "%", "1%").map(Self)
+    }
+}
+
+impl TryFrom<String> for Points {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Percent {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl std::fmt::Display for Points {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} points", self.0)
+    }
+}
+
+impl std::fmt::Display for Percent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} %", self.0)
+    }
+}
+
+/// What one model may lose. What is absent is not looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limits {
+    /// The most accuracy that may be lost.
+    pub max_acc_loss: Option<Points>,
+    /// The most that perplexity may rise.
+    pub max_ppl_increase: Option<Percent>,
+    /// Whether a single passage that changes its outcome is too many.
+    #[serde(default)]
+    pub expect_exact: bool,
+    /// Whether the model is not judged at all.
+    #[serde(default)]
+    pub skip: bool,
+}
+
+impl Limits {
+    /// These limits where they say something, else the other's.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            max_acc_loss: self.max_acc_loss.or(other.max_acc_loss),
+            max_ppl_increase: self.max_ppl_increase.or(other.max_ppl_increase),
+            expect_exact: self.expect_exact || other.expect_exact,
+            skip: self.skip || other.skip,
+        }
+    }
+}
+
+/// Limits for every model of a report.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Gates {
+    /// Chance of calling noise a loss, over all models together.
+    #[serde(default = "default_significance")]
+    pub significance: f64,
+    /// What holds for models that are not named.
+    #[serde(default)]
+    pub default: Limits,
+    /// What holds for single models; what is absent there is as in `default`.
+    #[serde(default)]
+    pub models: BTreeMap<String, Limits>,
+}
+
+fn default_significance() -> f64 {
+    0.05
+}
+
+impl Gates {
+    /// Reads a file of limits.
+    ///
+    /// # Errors
+    /// The file cannot be read or says something else.
+    pub fn read(path: &Path) -> Result<Self, GateError> {
+        Self::parse(&fs::read_to_string(path)?, &path.display().to_string())
+    }
+
+    /// The limits of `evals/gates.yml`.
+    ///
+    /// # Errors
+    /// Never in a released program: a test reads the file.
+    pub fn built_in() -> Result<Self, GateError> {
+        Self::parse(BUILT_IN, "built-in gates")
+    }
+
+    fn parse(text: &str, origin: &str) -> Result<Self, GateError> {
+        let syntax = |message: String| GateError::Syntax { origin: origin.to_owned(), message };
+        let gates: Self = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        let significance = gates.significance;
+        gates.with_significance(significance, origin)
+    }
+
+    /// Limits that allow everything.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { significance: default_significance(), default: Limits::default(), models: BTreeMap::new() }
+    }
+
+    /// The same at another significance.
+    ///
+    /// # Errors
+    /// It is no number between 0 and 1; `origin` says where it comes from.
+    pub fn with_significance(mut self, significance: f64, origin: &str) -> Result<Self, GateError> {
+        if significance > 0.0 && significance < 1.0 {
+            self.significance = significance;
+            return Ok(self);
+        }
+        let message = format!("significance: expected a number between 0 and 1, found {significance}");
+        Err(GateError::Syntax { origin: origin.to_owned(), message })
+    }
+
+    /// Lets these limits win over those for every model.
+    pub fn override_with(&mut self, limits: Limits) {
+        self.default = limits.or(self.default);
+        for of_model in self.models.values_mut() {
+            *of_model = limits.or(*of_model);
+        }
+    }
+
+    /// What holds for a model.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Limits {
+        self.models.get(name).copied().unwrap_or_default().or(self.default)
+    }
+}

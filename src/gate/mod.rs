@@ -1,0 +1,19 @@
+//! Pass or fail: a report held against limits, passage by passage, and against an earlier report. A limit is overstepped
+//! where the loss is larger than it *and* can be told from noise, so that a real loss is caught and chance is not.
+//! `limits.rs` reads limits, `judge.rs` decides, `render.rs` and `junit.rs` show.
+
+mod error;
+mod evidence;
+mod judge;
+mod junit;
+mod limits;
+mod render;
+#[cfg(test)]
+mod tests;
+
+pub use error::GateError;
+pub use evidence::Evidence;
+pub use judge::{Check, Criterion, Judgement, Reference, Verdict, judge};
+pub use junit::to_junit;
+pub use limits::{Gates, Limits, Percent, Points};
+pub use render::render;

@@ -1,0 +1,64 @@
+//! Reports of made-up samples, on disk as `--output-dir` leaves them.
+
+use std::path::Path;
+
+use kintsugi::report::{self, Outcome, Report, ReportInput};
+use kintsugi::samples::{Sample, TokenScore};
+use kintsugi::stats::PairedBootstrap;
+use serde_json::json;
+
+/// One sample a document: its log-likelihood and whether it is greedy.
+pub fn samples(documents: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> {
+    let sample = |(doc_id, (loglikelihood, is_greedy)): (usize, (f64, bool))| Sample {
+        doc_id,
+        target: format!(" word{doc_id}"),
+        loglikelihood,
+        is_greedy,
+        tokens: vec![TokenScore { id: 5, greedy_id: if is_greedy { 5 } else { 6 }, logprob: loglikelihood, kl: None }],
+        prompt_hash: format!("{doc_id:064x}"),
+        target_hash: format!("{:064x}", doc_id + 1000),
+    };
+    documents.into_iter().enumerate().map(sample).collect()
+}
+
+/// Writes an output directory with a baseline and variants; returns the directory's path as text.
+pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str, Vec<Sample>)>) -> String {
+    let count = baseline.len();
+    let outcome = |name: &str, samples: Vec<Sample>| Outcome {
+        name: name.to_owned(),
+        description: String::new(),
+        source: String::new(),
+        samples,
+        exact: None,
+        candidate: None,
+    };
+    let run = json!({
+        "argv": [], "started": "2026-11-23T08:30:00Z", "seconds": 1.0, "device": "cpu", "dtype": "f32", "threads": 1,
+        "versions": {"kintsugi": "0.1.0", "libtorch": "2.11.0"}, "chunk_tokens": 1024, "slices": 1, "tokens": 1,
+        "tokens_per_second": 1.0,
+    });
+    let checkpoint = json!({
+        "path": "c", "name": "c", "iteration": 1, "tp_size": 2, "layout": "layer files", "dtype": "f32",
+        "parameter_count": 1, "bytes": 4, "architecture": {},
+    });
+    let task = json!({
+        "name": "t", "version": 1.0,
+        "data": {"file": "d", "sha256": "0", "identity": "d"},
+        "documents": {"original": count, "effective": count, "calibration": 0},
+        "tokenizer": {"file": "t", "sha256": "0"}, "splitting": "s", "truncated_count": 0,
+    });
+    let input = ReportInput {
+        run: serde_json::from_value(run).unwrap(),
+        checkpoint: serde_json::from_value(checkpoint).unwrap(),
+        task: serde_json::from_value(task).unwrap(),
+        baseline: outcome("baseline", baseline),
+        variants: variants.into_iter().map(|(name, samples)| outcome(name, samples)).collect(),
+        noise_floor: None,
+        findings: Vec::new(),
+        bootstrap: PairedBootstrap { replicate_count: 1000, ..PairedBootstrap::default() },
+    };
+    let report = Report::new(&input).unwrap();
+    let output = report::prepare_output(directory).unwrap();
+    report::write_all(&report, input.outcomes(), &output).unwrap();
+    directory.display().to_string()
+}
