@@ -51,6 +51,17 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// As [`ModelSource::read_stage`].
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
 
+    /// Refuses a model whose parameters are understood, so that it can be compared and merged, but not evaluated.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Unsupported`], with the reason and what would be needed.
+    fn check_evaluation(&self) -> Result<(), CheckpointError> {
+        match &self.architecture().not_evaluated {
+            Some(refusal) => Err(refusal.clone().into()),
+            None => Ok(()),
+        }
+    }
+
     /// The stages in the order in which they run.
     fn stage_ids(&self) -> Vec<StageId> {
         let layers = (0..self.architecture().layer_count).map(StageId::Layer);

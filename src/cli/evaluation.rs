@@ -84,6 +84,7 @@ pub(super) fn open_any(
 /// Where a strategy calibrates and the model needs it, passages are set aside for that unless a file of them is given.
 pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: Setting) -> anyhow::Result<Prepared> {
     let Setting { clocks, threads, calibrates } = setting;
+    model.check_evaluation()?;
     let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));

@@ -2,7 +2,7 @@
 
 use super::EvalError;
 use super::engine::{Variant, Weights};
-use super::packing::Packed;
+use super::packing::Passage;
 use crate::checkpoint::ModelSource;
 
 /// The candidates with their places among the variants.
@@ -25,17 +25,23 @@ pub(super) fn stream_count(variants: &[Variant]) -> usize {
 }
 
 /// Whether every candidate goes through the same stages, with residual streams of the same width, and takes the passages.
-pub(super) fn check(checkpoint: &dyn ModelSource, variants: &[Variant], packed: &Packed) -> Result<(), EvalError> {
+pub(super) fn check(checkpoint: &dyn ModelSource, variants: &[Variant], passages: &[Passage]) -> Result<(), EvalError> {
     let expected = checkpoint.architecture();
-    let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
-    let targets = packed.passages().iter().flat_map(|passage| &passage.target_ids);
-    let largest_id = packed.input_ids().iter().chain(targets).copied().max().unwrap_or(0);
+    let longest = passages.iter().map(Passage::length).max().unwrap_or(0);
+    let ids = passages.iter().flat_map(|passage| passage.input_ids.iter().chain(&passage.target_ids));
+    let largest_id = ids.copied().max().unwrap_or(0);
     for (at, model) in of(variants) {
+        model.check_evaluation()?;
         let (name, found) = (|| variants[at].name.clone(), model.architecture());
-        let sizes = [
+        let mut sizes = vec![
             ("num_layers", expected.layer_count, found.layer_count),
             ("hidden_size", expected.hidden_size, found.hidden_size),
+            ("soft prompt rows", expected.soft_prompt_length, found.soft_prompt_length),
         ];
+        if expected.soft_prompt_length > 0 {
+            // The rows of a prompt have the numbers after the vocabulary's.
+            sizes.push(("vocabulary rows", expected.padded_vocab_size, found.padded_vocab_size));
+        }
         if let Some((what, expected, found)) = sizes.into_iter().find(|(_, expected, found)| expected != found) {
             return Err(EvalError::Candidate { name: name(), what, expected, found });
         }

@@ -193,9 +193,9 @@ pub fn evaluate(
     let chunk_tokens = options.chunk_tokens.unwrap_or_else(|| budget::default_chunk_tokens(backend)).max(1);
     let memory_budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
     let passage_count = passages.len();
+    candidates::check(checkpoint, variants, &passages)?;
     let packed = Packed::new(after_prompt(architecture, passages));
     let longest = packed.passages().first().map_or(0, Passage::length);
-    candidates::check(checkpoint, variants, &packed)?;
     let (tp_size, streams) = (checkpoint.tp_size(), candidates::stream_count(variants));
     let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, streams, longest, memory_budget)?
         .saturating_mul(options.backends.len());

@@ -130,7 +130,7 @@ fn refuse(setting: impl Into<String>, reason: &str) -> Unsupported {
 /// The same in gpt-neox's keys.
 fn settings(family: Family, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
     if raw.quantization_config.is_some() {
-        return Err(refuse("quantization_config", "quantised weights are another model: give the unquantised one"));
+        return Err(refuse("quantization_config", "quantised weights are another model"));
     }
     let rope = raw.rope_parameters.as_ref();
     for rope in [rope, raw.rope_scaling.as_ref()].into_iter().flatten() {
