@@ -67,17 +67,6 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
         let layers = (0..self.architecture().layer_count).map(StageId::Layer);
         std::iter::once(StageId::Embedding).chain(layers).chain(std::iter::once(StageId::Output)).collect()
     }
-
-    /// Refuses a model whose parameters are understood, so that it can be inspected and merged, but not evaluated.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Unsupported`], with the reason and what would be needed.
-    fn check_evaluation(&self) -> Result<(), CheckpointError> {
-        match &self.architecture().not_evaluated {
-            Some(refusal) => Err(refusal.clone().into()),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Opens whatever is there: a Hugging Face directory, or a checkpoint of gpt-neox, which alone the options speak of.

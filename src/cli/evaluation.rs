@@ -74,9 +74,7 @@ pub(super) fn open_any(
     args: &EvaluationArgs,
 ) -> anyhow::Result<(Box<dyn ModelSource>, Setting)> {
     let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads)?);
-    let model = open_model(path, &reading.options())?;
-    model.check_evaluation()?;
-    Ok((model, Setting { clocks, threads, calibrates: false }))
+    Ok((open_model(path, &reading.options())?, Setting { clocks, threads, calibrates: false }))
 }
 
 /// Opens and checks all inputs; nothing is computed yet.
