@@ -15,6 +15,7 @@ mod evaluation;
 mod explain;
 mod failure;
 mod inspect;
+mod merge;
 mod output;
 mod provenance;
 mod synth;
@@ -49,6 +50,8 @@ enum Command {
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
     Demo(demo::DemoArgs),
+    /// Write one merge of a checkpoint, for gpt-neox (with any number of ranks) or for Hugging Face's transformers.
+    Merge(Box<merge::WriteArgs>),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     Inspect(inspect::InspectArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
+        Command::Merge(args) => merge::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),

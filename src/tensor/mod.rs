@@ -2,6 +2,7 @@
 //! files or of models. Arithmetic is done in float64 and rounded to the storage type once; see [`mean`] and its siblings.
 
 mod arith;
+mod cast;
 mod dtype;
 mod join;
 mod rows;
