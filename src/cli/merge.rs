@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::args::{MergeArgs, ModelArgs, parse_bytes};
@@ -31,8 +31,11 @@ pub(super) struct WriteArgs {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = FormatName::Neox)]
     format: FormatName,
     /// Number of ranks to write for; it must divide heads and widths.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_ranks)]
     tensor_parallel: usize,
+    /// Size of a safetensors file (`--format hf`); a larger tensor has a file of its own.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "5GB")]
+    max_shard_size: u64,
     /// Type of the weights: auto (as in the checkpoint), f32, bf16 or f16. In a wider type the merge itself is computed
     /// and stored wider.
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
@@ -62,6 +65,8 @@ pub(super) struct WriteArgs {
 enum FormatName {
     /// gpt-neox.
     Neox,
+    /// transformers: GPTNeoXForCausalLM or LlamaForCausalLM.
+    Hf,
 }
 
 pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
@@ -86,9 +91,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
             vocab_size: vocab_size(args, tokenizer.as_ref())?,
             calibrated: false,
         },
-        format: match args.format {
-            FormatName::Neox => Format::Neox { tp_size: args.tensor_parallel },
-        },
+        format: format(args)?,
         tokenizer: tokenizer.as_ref(),
         directory: &args.output_dir,
         overwrite: args.overwrite,
@@ -135,6 +138,18 @@ fn check_strategy(checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Resul
         .collect();
     let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
     Ok(strategy.check(named, checkpoint.tp_size())?)
+}
+
+fn parse_ranks(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&ranks| ranks > 0).ok_or_else(|| "expected a number of ranks, at least 1".to_owned())
+}
+
+fn format(args: &WriteArgs) -> anyhow::Result<Format> {
+    match args.format {
+        FormatName::Neox => Ok(Format::Neox { tp_size: args.tensor_parallel }),
+        FormatName::Hf if args.tensor_parallel == 1 => Ok(Format::HuggingFace { max_shard_bytes: args.max_shard_size }),
+        FormatName::Hf => bail!("--tensor-parallel: transformers divides a model itself; only --format neox has ranks"),
+    }
 }
 
 fn dtype(word: &str) -> Option<DType> {

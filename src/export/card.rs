@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::recipe::{OutputRecord, RecipeInput, Record};
 
-/// Whether the card is for the Hugging Face hub, whose cards begin with YAML.
-pub(super) fn text(input: &RecipeInput<'_>, hub: bool, title: &str) -> String {
+/// The card; those of the Hugging Face hub begin with YAML.
+pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
     let mut text = String::new();
-    if hub {
+    if input.output.format == "hf" {
         text.push_str(
             "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt-neox\n- kintsugi\n---\n\n",
         );

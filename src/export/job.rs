@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use super::hf::HfTarget;
 use super::neox::{ClientState, NeoxTarget};
 use super::neox_config::Changes;
 use super::pipeline::{StageSupply, Target, Written, run};
@@ -24,6 +25,26 @@ pub enum Format {
         /// Number of tensor-parallel ranks.
         tp_size: usize,
     },
+    /// A directory that transformers loads.
+    HuggingFace {
+        /// Bytes of a file, unless one tensor is larger.
+        max_shard_bytes: u64,
+    },
+}
+
+/// What is written, planned for one format.
+enum PlannedTarget<'a> {
+    Neox(NeoxTarget<'a>),
+    HuggingFace(HfTarget<'a>),
+}
+
+impl PlannedTarget<'_> {
+    fn target(&self) -> &dyn Target {
+        match self {
+            Self::Neox(target) => target,
+            Self::HuggingFace(target) => target,
+        }
+    }
 }
 
 /// A merge that is to be written.
@@ -77,8 +98,8 @@ impl MergeJob<'_> {
     pub fn preview(&self) -> Result<Preview, ExportError> {
         let plan = self.plan()?;
         let target = self.target(&plan, self.directory)?;
-        let files = target.files().iter().map(|file| file.path.clone()).collect();
-        Ok(Preview { files, bytes: self.output_record(&plan).bytes, exactness: plan.exactness })
+        let files = target.target().files().iter().map(|file| file.path.clone()).collect();
+        Ok(Preview { files, bytes: self.output_record(&plan, &target).bytes, exactness: plan.exactness })
     }
 
     /// Writes the merge. `supply` merges stages where [`MergeChoice::calibrated`] says that a calibration does.
@@ -95,25 +116,25 @@ impl MergeJob<'_> {
         let plan = self.plan()?;
         let target = self.target(&plan, staging.target())?;
         let folder = staging.folder();
-        for file in target.files() {
+        for file in target.target().files() {
             if let Some(parent) = folder.join(&file.path).parent() {
                 fs::create_dir_all(parent).map_err(ExportError::at(parent))?;
             }
         }
         let written =
-            run(self.checkpoint, &plan, &self.choice, &*target, folder, self.memory_budget, supply, progress)?;
+            run(self.checkpoint, &plan, &self.choice, target.target(), folder, self.memory_budget, supply, progress)?;
         let Written { inputs, mut outputs, mut exactness } = written;
         if exactness.is_exact() != plan.exactness.is_exact() {
             exactness = plan.exactness.clone();
         }
-        for (path, text) in self.texts(&plan, staging.target())? {
+        for (path, text) in self.texts(&plan, &target, staging.target()) {
             outputs.push(write(folder, &path, text.as_bytes())?);
         }
         for (source, name) in self.tokenizer.map(TokenizerFiles::copies).unwrap_or_default() {
             let bytes = fs::read(&source).map_err(|source| ExportError::Read { source })?;
             outputs.push(write(folder, Path::new(&name), &bytes)?);
         }
-        let output = self.output_record(&plan);
+        let output = self.output_record(&plan, &target);
         let input = RecipeInput {
             checkpoint: self.checkpoint,
             plan: &plan,
@@ -125,7 +146,7 @@ impl MergeJob<'_> {
             outputs: &outputs,
         };
         let title = staging.target().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        write(folder, Path::new("README.md"), card::text(&input, false, &title).as_bytes())?;
+        write(folder, Path::new("README.md"), card::text(&input, &title).as_bytes())?;
         let recipe = Recipe::new(&input)
             .text()
             .map_err(|source| ExportError::at::<std::io::Error>(&folder.join(RECIPE_FILE))(source.into()))?;
@@ -143,30 +164,35 @@ impl MergeJob<'_> {
         Plan::new(self.checkpoint, &self.choice)
     }
 
-    fn target<'t>(&'t self, plan: &Plan, directory: &Path) -> Result<Box<dyn Target + 't>, ExportError> {
-        match self.format {
+    fn target<'t>(&'t self, plan: &Plan, directory: &Path) -> Result<PlannedTarget<'t>, ExportError> {
+        Ok(match self.format {
             Format::Neox { tp_size } => {
                 let changes = self.changes(plan, tp_size, directory, None);
                 let client =
                     ClientState { iteration: iteration(self.checkpoint), args: changes.client_args(self.checkpoint) };
-                let step = self.step();
-                Ok(Box::new(NeoxTarget::new(self.checkpoint, plan, tp_size, &step, &client)?))
+                PlannedTarget::Neox(NeoxTarget::new(self.checkpoint, plan, tp_size, &self.step(), &client)?)
             }
-        }
+            Format::HuggingFace { max_shard_bytes } => {
+                let allow_inexact = self.choice.strategy.allow_inexact;
+                PlannedTarget::HuggingFace(HfTarget::new(self.checkpoint, plan, max_shard_bytes, allow_inexact)?)
+            }
+        })
     }
 
     /// The texts beside the weights.
-    fn texts(&self, plan: &Plan, directory: &Path) -> Result<Vec<(PathBuf, String)>, ExportError> {
-        match self.format {
-            Format::Neox { tp_size } => {
+    fn texts(&self, plan: &Plan, target: &PlannedTarget<'_>, directory: &Path) -> Vec<(PathBuf, String)> {
+        match (target, self.format) {
+            (PlannedTarget::HuggingFace(target), _) => target.texts(plan, self.vocab_size(), self.tokenizer),
+            (PlannedTarget::Neox(_), Format::Neox { tp_size }) => {
                 let tokenizer = self.tokenizer.map(|_| directory.join("tokenizer.json"));
                 let changes = self.changes(plan, tp_size, directory, tokenizer.as_deref());
                 let step = self.step();
-                Ok(vec![
+                vec![
                     (Path::new(&step).join("configs/config.yml"), changes.text(self.checkpoint)),
                     ("latest".into(), step),
-                ])
+                ]
             }
+            (PlannedTarget::Neox(_), Format::HuggingFace { .. }) => Vec::new(),
         }
     }
 
@@ -197,23 +223,28 @@ impl MergeJob<'_> {
         format!("global_step{}", iteration(self.checkpoint))
     }
 
-    fn output_record(&self, plan: &Plan) -> OutputRecord {
-        let (format, tp_size) = match self.format {
-            Format::Neox { tp_size } => ("neox", tp_size),
-        };
+    fn output_record(&self, plan: &Plan, target: &PlannedTarget<'_>) -> OutputRecord {
         let count = |shape: &[usize]| shape.iter().map(|&extent| extent as u64).product::<u64>();
+        let bytes_for = |tp_size: u64| {
+            let bytes = plan.params.iter().map(|param| {
+                let copies = if param.partition.is_some() { 1 } else { tp_size };
+                count(&param.shape) * param.dtype.size() as u64 * copies
+            });
+            bytes.sum()
+        };
+        let (format, tp_size, bytes) = match (self.format, target) {
+            (Format::Neox { tp_size }, _) => ("neox", tp_size, bytes_for(tp_size as u64)),
+            (_, PlannedTarget::HuggingFace(target)) => ("hf", 1, target.bytes()),
+            (_, PlannedTarget::Neox(_)) => ("neox", 1, bytes_for(1)),
+        };
         let used = plan.params.iter().filter(|param| param.used);
-        let bytes = plan.params.iter().map(|param| {
-            let copies = if param.partition.is_some() { 1 } else { tp_size as u64 };
-            count(&param.shape) * param.dtype.size() as u64 * copies
-        });
         OutputRecord {
             format,
             tp_size,
             dtype: self.choice.dtype.unwrap_or(self.checkpoint.dtype()).to_string(),
             vocab_size: self.vocab_size(),
             parameter_count: used.map(|param| count(&param.shape)).sum(),
-            bytes: bytes.sum(),
+            bytes,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod budget;
 mod card;
 mod error;
+mod hf;
 mod job;
 mod neox;
 mod neox_config;
