@@ -9,8 +9,10 @@ use clap::{Args, ValueEnum};
 use super::args::{MergeArgs, ModelArgs, parse_bytes};
 use super::output::Screen;
 use crate::checkpoint::Checkpoint;
-use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Record, Scores, TokenizerFiles};
+use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
 use crate::merge::{Exactness, Strategy};
+#[cfg(feature = "libtorch")]
+use crate::partition::StageTensors;
 use crate::report;
 use crate::tensor::DType;
 
@@ -27,6 +29,9 @@ pub(super) struct WriteArgs {
     strategy: String,
     #[command(flatten)]
     merge: MergeArgs,
+    #[cfg(feature = "libtorch")]
+    #[command(flatten)]
+    calibration: super::calibration::CalibrationArgs,
     /// gpt-neox's own files, or a directory for Hugging Face's transformers.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = FormatName::Neox)]
     format: FormatName,
@@ -76,6 +81,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
     let checkpoint = args.model.open()?;
     check_strategy(&checkpoint, &strategy)?;
     let tokenizer = TokenizerFiles::find(args.tokenizer.as_deref(), checkpoint.folder())?;
+    let calibration = calibration(args, &checkpoint, &strategy)?;
     let record = Record {
         command: std::env::args().collect(),
         strategy_text: Strategy::text(&args.strategy)?,
@@ -89,7 +95,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
             strategy: &strategy,
             dtype: dtype(&args.dtype),
             vocab_size: vocab_size(args, tokenizer.as_ref())?,
-            calibrated: false,
+            calibrated: calibration.is_some(),
         },
         format: format(args)?,
         tokenizer: tokenizer.as_ref(),
@@ -108,10 +114,49 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
         return screen.data(&text);
     }
     let bar = screen.merge_bar();
-    let written = job.run(None, &bar);
+    let written = run_job(&job, calibration.as_ref(), &bar);
     bar.finish();
     let MergeSummary { directory, .. } = written?;
     screen.data(&format!("{}\n", directory.display()))
+}
+
+#[cfg(feature = "libtorch")]
+type Calibration = super::calibration::Calibration;
+
+#[cfg(feature = "libtorch")]
+fn calibration(args: &WriteArgs, checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Result<Option<Calibration>> {
+    args.calibration.prepare(checkpoint, strategy, args.tokenizer.as_deref())
+}
+
+#[cfg(feature = "libtorch")]
+fn run_job(
+    job: &MergeJob<'_>,
+    calibration: Option<&Calibration>,
+    progress: &dyn Progress,
+) -> anyhow::Result<MergeSummary> {
+    let Some(calibration) = calibration else { return Ok(job.run(None, progress)?) };
+    let architecture = job.checkpoint.architecture();
+    let (backend, passages) = (calibration.backend, &calibration.passages);
+    let mut merge = crate::eval::CalibratedMerge::new(architecture, job.choice.strategy, backend, passages)?;
+    let mut supply = |stage: &StageTensors, exactness: &mut Exactness| Ok(merge.stage(stage, exactness)?);
+    Ok(job.run(Some(&mut supply), progress)?)
+}
+
+/// Without libtorch there is no forward pass to calibrate with.
+#[cfg(not(feature = "libtorch"))]
+enum Calibration {}
+
+#[cfg(not(feature = "libtorch"))]
+fn calibration(_: &WriteArgs, checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Result<Option<Calibration>> {
+    if strategy.calibrate && checkpoint.architecture().streams_can_differ() {
+        bail!("{} needs a forward pass, and this build has none (feature libtorch)", strategy.name);
+    }
+    Ok(None)
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn run_job(job: &MergeJob<'_>, _: Option<&Calibration>, progress: &dyn Progress) -> anyhow::Result<MergeSummary> {
+    Ok(job.run(None, progress)?)
 }
 
 /// Says what the merge keeps, or what it loses.

@@ -3,6 +3,8 @@
 
 mod args;
 #[cfg(feature = "libtorch")]
+mod calibration;
+#[cfg(feature = "libtorch")]
 mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;

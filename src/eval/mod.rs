@@ -3,6 +3,7 @@
 //! and drops it.
 
 pub mod budget;
+mod calibrated_merge;
 mod calibration;
 pub mod data_error;
 mod device_run;
@@ -17,5 +18,6 @@ mod slice_run;
 pub mod task;
 pub mod tokenizer;
 
+pub use calibrated_merge::CalibratedMerge;
 pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, Work, evaluate};
 pub use error::EvalError;

@@ -123,10 +123,7 @@ impl MergeJob<'_> {
         }
         let written =
             run(self.checkpoint, &plan, &self.choice, target.target(), folder, self.memory_budget, supply, progress)?;
-        let Written { inputs, mut outputs, mut exactness } = written;
-        if exactness.is_exact() != plan.exactness.is_exact() {
-            exactness = plan.exactness.clone();
-        }
+        let Written { inputs, mut outputs, exactness } = written;
         for (path, text) in self.texts(&plan, &target, staging.target()) {
             outputs.push(write(folder, &path, text.as_bytes())?);
         }

@@ -86,7 +86,8 @@ pub(super) fn run(
     let sources = SourceFiles::note(checkpoint)?;
     let budget = Budget::new(budget);
     let failed = AtomicBool::new(false);
-    let mut exactness = Exactness::default();
+    // What was judged beforehand; merging adds what it did to weights.
+    let mut exactness = plan.exactness.clone();
     progress.start(plan.units.iter().map(|unit| unit.bytes).sum());
     let fail = || {
         failed.store(true, Ordering::Relaxed);
@@ -263,7 +264,10 @@ fn widen(param: &PlannedParam, read: &mut Param) -> Result<(), ExportError> {
 /// The tensor in the type that is written; what was finite must still be.
 fn cast(param: &PlannedParam, tensor: &HostTensor) -> Result<HostTensor, ExportError> {
     let cast = tensor.cast(param.dtype).map_err(|source| ExportError::Tensor { name: param.name.clone(), source })?;
-    match cast.first_non_finite() {
+    // As read and checked by the reader, unless it was merged or converted.
+    let as_read = param.untouched && cast.storage_id() == tensor.storage_id();
+    let non_finite = if as_read { None } else { cast.first_non_finite() };
+    match non_finite {
         None => Ok(cast),
         Some(index) => {
             let (stage, name) = (param.stage, param.name.clone());

@@ -45,6 +45,8 @@ pub(super) struct PlannedParam {
     pub partition: Option<Partition>,
     /// Whether the model uses it.
     pub used: bool,
+    /// Whether nothing is computed from it: it is written as it was read, but for its type.
+    pub untouched: bool,
     /// What the recipe says of it.
     pub rule: String,
 }
@@ -196,8 +198,20 @@ impl Context<'_> {
             _ => (entry.name.clone(), file_stage),
         };
         let rule = self.rule(role, entry, work, groups)?;
-        let (kind, used) = (entry.row.kind, entry.used);
-        Ok(PlannedParam { stage, role, file_stage, name, kind, work_dtype, dtype, shape, partition, used, rule })
+        Ok(PlannedParam {
+            stage,
+            role,
+            file_stage,
+            name,
+            kind: entry.row.kind,
+            work_dtype,
+            dtype,
+            shape,
+            partition,
+            used: entry.used,
+            untouched: matches!(work, Work::Join | Work::FirstRank),
+            rule,
+        })
     }
 
     /// Name and place of the head that a tied model gets: two behind the last layer's successor, as in gpt-neox's

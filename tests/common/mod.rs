@@ -9,6 +9,7 @@
 
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
+pub mod merging;
 pub mod npz;
 
 use std::collections::BTreeMap;

@@ -70,12 +70,12 @@ impl TensorMap<'_> {
         // A lost attention branch adds nothing.
         let attention_output = |take| if self.architecture.attention_dropped { take } else { Take::All };
         match role {
-            Role::WordEmbedding => one("gpt_neox.embed_in.weight"),
-            Role::HeadWeight => {
-                let mut tensors = one("embed_out.weight");
+            Role::WordEmbedding => {
+                let mut tensors = one("gpt_neox.embed_in.weight");
                 tensors.extend(self.plain_norms(&["gpt_neox.final_layer_norm"]));
                 tensors
             }
+            Role::HeadWeight => one("embed_out.weight"),
             Role::InputNormGain => norm("input_layernorm.weight", "post_attention_layernorm.weight"),
             Role::InputNormBias => norm("input_layernorm.bias", "post_attention_layernorm.bias"),
             Role::MlpNormGain => one("post_attention_layernorm.weight"),
