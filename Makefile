@@ -2,8 +2,10 @@
 
 LIBTORCH_KIND ?= cpu
 CARGO ?= cargo
+PYTHON ?= python3
+CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test bench lint clean
+.PHONY: help setup build demo test bench verify-hf lint clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -23,6 +25,9 @@ test: setup ## Run all tests, with libtorch and without
 
 bench: setup ## Run the criterion benches
 	$(CARGO) bench --locked
+
+verify-hf: build ## Compare merges for transformers with kintsugi's own numbers (PYTHON needs torch and transformers)
+	$(PYTHON) evals/verify/hf_loglikelihoods.py target/release/kintsugi $(CHECKPOINTS)
 
 lint: setup ## Formatting and clippy, warnings denied
 	$(CARGO) fmt --check

@@ -57,7 +57,6 @@ impl ReadingArgs {
 }
 
 /// Whether merges that lose something whatever the replicas hold are made all the same.
-#[cfg(feature = "libtorch")]
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct MergeArgs {
     /// Merge even where no one-rank model can be the unmerged one (qk_layernorm); the report says what is lost.
@@ -65,7 +64,6 @@ pub(super) struct MergeArgs {
     allow_inexact: bool,
 }
 
-#[cfg(feature = "libtorch")]
 impl MergeArgs {
     /// Tells the strategies.
     pub(super) fn apply(self, strategies: &mut [crate::merge::Strategy]) {
@@ -73,6 +71,31 @@ impl MergeArgs {
             strategy.allow_inexact |= self.allow_inexact;
         }
     }
+}
+
+/// A size: `8GiB`, `500MB` or a plain number of bytes.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: &[(&str, u64)] = &[
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|&(_, factor)| factor);
+    number
+        .parse::<u64>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "expected a number of bytes, for example 8GiB or 500MB".to_owned())
 }
 
 #[cfg(feature = "libtorch")]
@@ -85,6 +108,7 @@ mod evaluation_args {
 
     use clap::Args;
 
+    use super::parse_bytes;
     use crate::model::{Compute, DeviceChoice};
     use crate::tensor::DType;
 
@@ -182,30 +206,6 @@ mod evaluation_args {
             "f64" => Compute::Exactly(DType::F64),
             _ => return Err("expected auto, f32, bf16, f16 or f64".to_owned()),
         })
-    }
-
-    fn parse_bytes(text: &str) -> Result<u64, String> {
-        const UNITS: &[(&str, u64)] = &[
-            ("KiB", 1 << 10),
-            ("MiB", 1 << 20),
-            ("GiB", 1 << 30),
-            ("TiB", 1 << 40),
-            ("kB", 1000),
-            ("MB", 1_000_000),
-            ("GB", 1_000_000_000),
-            ("TB", 1_000_000_000_000),
-            ("B", 1),
-            ("", 1),
-        ];
-        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-        let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|&(_, factor)| factor);
-        number
-            .parse::<u64>()
-            .ok()
-            .zip(factor)
-            .and_then(|(number, factor)| number.checked_mul(factor))
-            .filter(|&bytes| bytes > 0)
-            .ok_or_else(|| "expected a number of bytes, for example 8GiB or 500MB".to_owned())
     }
 
     #[cfg(test)]

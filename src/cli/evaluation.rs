@@ -24,7 +24,7 @@ use crate::report::{
 use crate::samples::DocumentText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
-const MOST_SET_ASIDE: usize = 256;
+pub(super) const MOST_SET_ASIDE: usize = 256;
 
 /// When a run began.
 pub(super) type Clocks = (jiff::Timestamp, Instant);
@@ -194,7 +194,7 @@ fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> anyhow:
 }
 
 /// Whether the ranks really come to hold different residual streams: their replicas tell.
-fn streams_differ(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
+pub(super) fn streams_differ(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
     let architecture = checkpoint.architecture();
     if !architecture.streams_can_differ() {
         return Ok(false);
@@ -221,7 +221,7 @@ fn unseen(mut calibration: Vec<Document>, scored: &[Document]) -> anyhow::Result
 }
 
 /// Takes passages out for calibration: one in five, at most [`MOST_SET_ASIDE`], spread evenly.
-fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
+pub(super) fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
     let count = (documents.len() / 5).clamp(1, MOST_SET_ASIDE);
     if documents.len() < 2 {
         bail!("one passage cannot both calibrate and be scored: give more, or --calibration FILE");
@@ -235,7 +235,7 @@ fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
 }
 
 /// The file given, else the one that lies beside the checkpoint.
-fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
+pub(super) fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }

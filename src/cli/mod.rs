@@ -3,6 +3,8 @@
 
 mod args;
 #[cfg(feature = "libtorch")]
+mod calibration;
+#[cfg(feature = "libtorch")]
 mod candidates;
 #[cfg(feature = "libtorch")]
 mod compare;
@@ -20,6 +22,7 @@ mod explain;
 mod failure;
 mod gate;
 mod inspect;
+mod merge;
 mod output;
 mod provenance;
 mod report;
@@ -55,6 +58,8 @@ enum Command {
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
     Demo(demo::DemoArgs),
+    /// Write one merge of a checkpoint, for gpt-neox (with any number of ranks) or for Hugging Face's transformers.
+    Merge(Box<merge::WriteArgs>),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     Inspect(inspect::InspectArgs),
     /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
@@ -93,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
+        Command::Merge(args) => merge::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Diff(args) => diff::run(&args, &screen),
         Command::Report(args) => report::run(&args, &screen),

@@ -3,6 +3,7 @@
 //! and drops it.
 
 pub mod budget;
+mod calibrated_merge;
 mod calibration;
 mod candidates;
 pub mod data_error;
@@ -18,5 +19,6 @@ mod slice_run;
 pub mod task;
 pub mod tokenizer;
 
+pub use calibrated_merge::CalibratedMerge;
 pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, Work, evaluate};
 pub use error::EvalError;
