@@ -13,8 +13,8 @@
 //! | 1 | [`partition`] | the one table: parameter name → kind; joining and splitting |
 //! | 2 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
 //! | 3 | [`merge`] | strategies as data, reducing, folding, drift, exactness |
-//! | 3 | [`export`] | the `.pt` writer and synthetic checkpoints |
 //! | 3 | `model` | the forward pass on libtorch |
+//! | 4 | [`export`] | writing merges, for gpt-neox and transformers; the `.pt` writer; synthetic checkpoints |
 //! | 4 | `eval` | tasks, tokens, the layer-major engine |
 //! | 4 | [`report`] | reports and their renderings; runs nothing |
 //! | 5 | [`gate`] | reports held against limits and against earlier reports |

@@ -8,8 +8,8 @@ const LEVELS: &[&[&str]] = &[
     &["stats", "tensor", "config", "files"],
     &["partition", "samples"],
     &["checkpoint"],
-    &["merge", "export", "model"],
-    &["eval", "report"],
+    &["merge", "model"],
+    &["eval", "export", "report"],
     &["gate"],
     &["cli"],
 ];

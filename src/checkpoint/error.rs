@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pytorch_reader::PytorchError;
 
+use super::{Checkpoint, HuggingFaceError};
 use crate::config::{ConfigError, Unsupported};
 use crate::partition::{PartitionError, StageKind};
 use crate::tensor::{DType, TensorError};
@@ -97,6 +98,12 @@ pub enum CheckpointError {
     /// Bytes that do not fit the shape.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
+    /// A Hugging Face directory.
+    #[error(transparent)]
+    HuggingFace(#[from] HuggingFaceError),
+    /// Settings of gpt-neox for a model that is not gpt-neox's.
+    #[error("{path}: is a Hugging Face directory, which --neox-config, --era and --quirk do not speak of", path = path.display())]
+    OptionsOfNeox { path: PathBuf },
     /// The operating system's word.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -111,6 +118,9 @@ impl CheckpointError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::NotACheckpoint { path } if !Checkpoint::is_at(path) => {
+                "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it".to_owned()
+            }
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
             }
@@ -153,6 +163,7 @@ impl CheckpointError {
             }
             Self::Unsupported(refusal) => refusal.needed.clone(),
             Self::Name { source: PartitionError::Refused { needed, .. }, .. } => (*needed).to_owned(),
+            Self::HuggingFace(error) => return error.hint(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("--neox-config FILE gives another configuration".to_owned()));
             }

@@ -34,13 +34,13 @@ pub fn slice_tokens(
     architecture: &Architecture,
     backend: Backend,
     tp_size: usize,
-    variant_count: usize,
+    variant_streams: usize,
     longest: usize,
     budget: u64,
 ) -> Result<usize, EvalError> {
     let baseline = if architecture.streams_can_differ() { tp_size } else { 1 };
-    // One stream a variant; one per rank for the baseline and for its second run; as many being copied where variants part.
-    let streams = variant_count + 3 * baseline;
+    // Those of the variants; one per rank for the baseline and for its second run; as many being copied where variants part.
+    let streams = variant_streams + 3 * baseline;
     let bytes_per_token = (streams * architecture.hidden_size * kind_bytes(backend.kind)) as u64;
     let tokens = usize::try_from(budget / bytes_per_token.max(1)).unwrap_or(usize::MAX);
     if tokens < longest {

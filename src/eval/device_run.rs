@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::packing::Packed;
-use crate::config::Architecture;
+use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
     Backend, Chunk, DeviceScores, EmbeddingStage, Group, LayerMeans, LayerStage, ModelError, OutputStage, Reference,
     RotaryTable, Streams, TargetScores, Uploader, each,
@@ -54,6 +54,9 @@ struct Held {
     at_targets: bool,
 }
 
+/// What a rotary table depends on.
+type RotaryKey = (Positions, RotaryTables, Precision);
+
 /// Passages on one device.
 pub(super) struct DeviceRun {
     backend: Backend,
@@ -62,7 +65,10 @@ pub(super) struct DeviceRun {
     pieces: Vec<Piece>,
     /// The same rows in chunks of another size.
     other_pieces: Vec<Piece>,
-    rotary: Option<RotaryTable>,
+    /// Longest passage, in tokens.
+    longest: usize,
+    /// Rotary tables, by what they depend on.
+    rotary: Vec<(RotaryKey, Option<RotaryTable>)>,
     /// Packed rows of the target positions, the target ids, and where the scores belong.
     target_rows: Tensor,
     target_ids: Tensor,
@@ -95,18 +101,21 @@ impl DeviceRun {
         let other_tokens = (chunk_tokens / 3 + 1).min(packed.token_count().div_ceil(2));
         let other_pieces = self::pieces(packed, other_tokens, &positions)?;
         let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
-        Ok(Self {
+        let mut run = Self {
             backend,
             input_ids: on_device(packed.input_ids())?,
             tokens: to_i64(packed.token_count()),
             pieces,
             other_pieces,
-            rotary: RotaryTable::new(architecture, backend, longest)?,
+            longest,
+            rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
             places,
             streams: Vec::new(),
-        })
+        };
+        run.rotary_of(architecture)?;
+        Ok(run)
     }
 
     pub(super) fn uploader(&self) -> Uploader {
@@ -138,14 +147,17 @@ impl DeviceRun {
             }
             (_, Some(stream)) => {
                 let layer = LayerStage::new(stage, architecture, uploader)?;
-                let at_targets =
-                    match input.targets_only.then(|| self.last_layer(&layer, stream, input.rechunked, tick)) {
-                        Some(Ok(streams)) => Some(streams),
-                        // All rows can be computed in smaller parts.
-                        Some(Err(error)) if error.is_out_of_memory() => None,
-                        Some(Err(error)) => return Err(error),
-                        None => None,
-                    };
+                let rotary = self.rotary_of(architecture)?;
+                let at_targets = match input
+                    .targets_only
+                    .then(|| self.last_layer((&layer, rotary), stream, input.rechunked, tick))
+                {
+                    Some(Ok(streams)) => Some(streams),
+                    // All rows can be computed in smaller parts.
+                    Some(Err(error)) if error.is_out_of_memory() => None,
+                    Some(Err(error)) => return Err(error),
+                    None => None,
+                };
                 match at_targets {
                     Some(streams) => {
                         if input.last_use {
@@ -153,7 +165,9 @@ impl DeviceRun {
                         }
                         Held { streams, at_targets: true }
                     }
-                    None => Held { streams: self.layer(&layer, stream, input, means, tick)?, at_targets: false },
+                    None => {
+                        Held { streams: self.layer((&layer, rotary), stream, input, means, tick)?, at_targets: false }
+                    }
                 }
             }
         };
@@ -190,7 +204,7 @@ impl DeviceRun {
     /// All rows through a layer: in place where nobody needs the stream as it was.
     fn layer(
         &mut self,
-        layer: &LayerStage,
+        (layer, rotary): (&LayerStage, usize),
         stream: usize,
         input: StageInput,
         means: Option<&mut LayerMeans>,
@@ -206,7 +220,7 @@ impl DeviceRun {
             (source.blank(count)?, Some(source))
         };
         let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
-        let rotary = self.rotary.as_ref();
+        let rotary = self.rotary[rotary].1.as_ref();
         let wants_means = means.is_some();
         let tasks = pieces.iter().map(|Piece { chunk, .. }| {
             let source = source.map(|source| source.narrow(chunk.start, chunk.tokens)).transpose()?;
@@ -238,7 +252,7 @@ impl DeviceRun {
     /// A layer of which only the rows of the targets are needed.
     fn last_layer(
         &self,
-        layer: &LayerStage,
+        (layer, rotary): (&LayerStage, usize),
         stream: usize,
         rechunked: bool,
         tick: &(dyn Fn(u64) + Sync),
@@ -249,13 +263,23 @@ impl DeviceRun {
                 Ok((chunk.share(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
             });
         let tasks = tasks.collect::<Result<Vec<(Chunk, Tensor, Streams)>, ModelError>>()?;
-        let rotary = self.rotary.as_ref();
+        let rotary = self.rotary[rotary].1.as_ref();
         let parts = each(self.backend, tasks, |(chunk, targets, rows)| {
             let out = layer.forward_at(&rows, &targets, &chunk, rotary)?;
             tick(chunk.tokens.unsigned_abs());
             Ok(out)
         })?;
         Streams::concatenate(&parts)
+    }
+
+    /// Where the rotary table of such a model is; it is made if it is not there.
+    fn rotary_of(&mut self, architecture: &Architecture) -> Result<usize, ModelError> {
+        let key = (architecture.positions, architecture.rotary_tables, architecture.storage);
+        if let Some(at) = self.rotary.iter().position(|(known, _)| *known == key) {
+            return Ok(at);
+        }
+        self.rotary.push((key, RotaryTable::new(architecture, self.backend, self.longest)?));
+        Ok(self.rotary.len() - 1)
     }
 
     /// Frees a stream.

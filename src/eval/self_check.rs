@@ -13,7 +13,7 @@ use super::EvalError;
 use super::budget::default_chunk_tokens;
 use super::device_run::{DeviceRun, StageInput};
 use super::packing::{Packed, Passage};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
 use crate::tensor::{DType, HostTensor};

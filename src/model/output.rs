@@ -1,6 +1,6 @@
 //! The last stage: final norm and output head, at the target positions only.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::norm::{Norm, NormMeans};
 use super::parallel::reduce_into;
@@ -28,9 +28,14 @@ pub struct TargetScores {
     pub logprob: Vec<f64>,
     /// The token of largest logit.
     pub greedy_id: Vec<i64>,
-    /// KL(baseline ‖ this model) in nats, where there is a baseline.
+    /// KL(baseline ‖ this model) in nats, where there is a baseline; over the tokens that both know.
     pub kl: Vec<f64>,
+    /// The most probable tokens with their log-probabilities, best first; of equal ones the smaller id comes first.
+    pub top: Vec<Vec<(i64, f64)>>,
 }
+
+/// How many of the most probable tokens are kept.
+const TOP_COUNT: i64 = 5;
 
 impl OutputStage {
     /// From the tensors of the output stage.
@@ -133,14 +138,34 @@ impl Reference {
     pub fn new(log_probabilities: Tensor) -> Result<Self, ModelError> {
         Ok(Self { probabilities: log_probabilities.f_exp()?, log_probabilities })
     }
+
+    /// KL(reference ‖ other) of every row, in nats, float64.
+    ///
+    /// A model made elsewhere may have fewer or more padding rows than the baseline. Its probabilities are over its own
+    /// vocabulary; the divergence is that of both distributions given one of the tokens that both know.
+    fn divergence_of(&self, other: &Tensor) -> Result<Tensor, ModelError> {
+        let (known, others) = (self.log_probabilities.size()[1], other.size()[1]);
+        let weighted = if known == others {
+            self.log_probabilities.f_sub(other)?.f_mul_(&self.probabilities)?
+        } else {
+            let common = known.min(others);
+            let (ours, theirs) = (given_first(&self.log_probabilities, common)?, given_first(other, common)?);
+            ours.f_sub(&theirs)?.f_mul_(&ours.f_exp()?)?
+        };
+        Ok(weighted.f_sum_dim_intlist(-1, false, Kind::Double)?)
+    }
 }
 
 /// Scores of some targets where they were computed: reading them would make a GPU wait.
 #[derive(Debug)]
 pub struct DeviceScores {
     logprob: Tensor,
-    greedy_id: Tensor,
+    // `None` where it is the first of the most probable.
+    greedy_id: Option<Tensor>,
     kl: Option<Tensor>,
+    // `[rows, kept]` both.
+    top_logprobs: Tensor,
+    top_ids: Tensor,
 }
 
 impl DeviceScores {
@@ -154,15 +179,16 @@ impl DeviceScores {
         reference: Option<&Reference>,
     ) -> Result<Self, ModelError> {
         let logprob = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
-        let greedy_id = log_probabilities.f_argmax(-1, false)?;
+        let (top_logprobs, top_ids) =
+            log_probabilities.f_topk(TOP_COUNT.min(log_probabilities.size()[1]), -1, true, true)?;
+        // The first of several that are equally likely may not be among those kept. Asking would make a GPU wait.
+        let settled = log_probabilities.device() == Device::Cpu && is_settled(&top_logprobs)?;
+        let greedy_id = if settled { None } else { Some(log_probabilities.f_argmax(-1, false)?) };
         let kl = match reference {
             None => None,
-            Some(Reference { log_probabilities: baseline, probabilities }) => {
-                let divergence = baseline.f_sub(log_probabilities)?.f_mul_(probabilities)?;
-                Some(divergence.f_sum_dim_intlist(-1, false, Kind::Double)?)
-            }
+            Some(reference) => Some(reference.divergence_of(log_probabilities)?),
         };
-        Ok(Self { logprob, greedy_id, kl })
+        Ok(Self { logprob, greedy_id, kl, top_logprobs, top_ids })
     }
 }
 
@@ -172,17 +198,48 @@ impl TargetScores {
     /// # Errors
     /// libtorch fails.
     pub fn read(parts: &[DeviceScores]) -> Result<Self, ModelError> {
-        if parts.is_empty() {
-            return Ok(Self::default());
+        let mut scores = Self::default();
+        for part in parts {
+            scores.logprob.extend(to_vec_f64(&part.logprob)?);
+            let top = top_tokens(&part.top_logprobs, &part.top_ids)?;
+            match &part.greedy_id {
+                Some(ids) => scores.greedy_id.extend(Vec::<i64>::try_from(ids)?),
+                None => scores.greedy_id.extend(top.iter().filter_map(|row| row.first()).map(|&(id, _)| id)),
+            }
+            if let Some(kl) = &part.kl {
+                scores.kl.extend(to_vec_f64(kl)?);
+            }
+            scores.top.extend(top);
         }
-        let joined = |tensors: Vec<&Tensor>| Tensor::f_cat(&tensors, 0);
-        let kl: Vec<_> = parts.iter().filter_map(|part| part.kl.as_ref()).collect();
-        Ok(Self {
-            logprob: to_vec_f64(&joined(parts.iter().map(|part| &part.logprob).collect())?)?,
-            greedy_id: Vec::<i64>::try_from(&joined(parts.iter().map(|part| &part.greedy_id).collect())?)?,
-            kl: if kl.is_empty() { Vec::new() } else { to_vec_f64(&joined(kl)?)? },
-        })
+        Ok(scores)
     }
+}
+
+/// Log-probabilities `[rows, vocabulary]` given that it is one of the first `count` tokens, `[rows, count]`.
+fn given_first(log_probabilities: &Tensor, count: i64) -> Result<Tensor, ModelError> {
+    if log_probabilities.size()[1] == count {
+        return Ok(log_probabilities.shallow_clone());
+    }
+    Ok(log_probabilities.f_narrow(-1, 0, count)?.f_log_softmax(-1, log_probabilities.kind())?)
+}
+
+/// Tokens with their log-probabilities `[rows, kept]`, most probable first, then by id.
+fn top_tokens(logprobs: &Tensor, ids: &Tensor) -> Result<Vec<Vec<(i64, f64)>>, ModelError> {
+    let width = usize::try_from(ids.size()[1]).unwrap_or(1).max(1);
+    let (values, ids) = (to_vec_f64(&logprobs.f_flatten(0, -1)?)?, Vec::<i64>::try_from(&ids.f_flatten(0, -1)?)?);
+    let rows = ids.chunks(width).zip(values.chunks(width)).map(|(ids, values)| {
+        let mut row: Vec<_> = ids.iter().copied().zip(values.iter().copied()).collect();
+        row.sort_by(|(one, first), (other, second)| second.total_cmp(first).then(one.cmp(other)));
+        row
+    });
+    Ok(rows.collect())
+}
+
+/// Whether in every row the most probable token is more probable than the last of those kept: then no token of the same
+/// probability was left out, and the first by id is among them.
+fn is_settled(logprobs: &Tensor) -> Result<bool, ModelError> {
+    let ahead = logprobs.f_select(-1, 0)?.f_gt_tensor(&logprobs.f_select(-1, -1)?)?;
+    Ok(ahead.f_all()?.f_int64_value(&[])? != 0)
 }
 
 fn to_vec_f64(tensor: &Tensor) -> Result<Vec<f64>, ModelError> {

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use fs_err as fs;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::output::write_atomically;
-use super::{Report, ReportError, SCHEMA_VERSION};
+use super::{Explanation, Report, ReportError, SCHEMA_VERSION};
 
 /// The report as pretty-printed JSON with a final line break.
 ///
@@ -33,6 +34,15 @@ pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
 /// # Errors
 /// A file that cannot be read, is no report, or is one of another `schema_version`.
 pub fn read_json(path: &Path) -> Result<Report, ReportError> {
+    read(path)
+}
+
+/// Reads an `explanation.json`.
+pub(super) fn read_explanation(path: &Path) -> Result<Explanation, ReportError> {
+    read(path)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReportError> {
     #[derive(Deserialize)]
     struct Probe {
         schema_version: String,

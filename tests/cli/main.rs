@@ -6,10 +6,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod candidates;
 mod checkpoints;
 mod data;
 mod eras;
 mod flags;
+mod rendering;
 mod results;
 mod strategies;
 
