@@ -322,16 +322,34 @@ impl DeviceRun {
         output.logits(self.stream(stream)?, &rows)
     }
 
-    /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows.
+    /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows that the streams have.
     pub(super) fn distance(&self, baseline: usize, stream: usize) -> Result<(f64, f64), ModelError> {
-        let (baseline, other) = (self.stream(baseline)?, self.stream(stream)?);
+        let (baseline, other) = (self.held(baseline)?, self.held(stream)?);
+        let mut tasks = Vec::new();
+        if baseline.at_targets || other.at_targets {
+            let rows_of = |held: &Held| match held {
+                Held { streams, at_targets: true } => streams.narrow(0, self.target_rows.size1()?),
+                Held { streams, at_targets: false } => streams.select(&self.target_rows),
+            };
+            tasks.push((rows_of(baseline)?, rows_of(other)?));
+        } else {
+            for Piece { chunk, .. } in &self.pieces {
+                let rows_of = |held: &Held| held.streams.narrow(chunk.start, chunk.tokens);
+                tasks.push((rows_of(baseline)?, rows_of(other)?));
+            }
+        }
+        // Squares of float16 overflow.
+        let wide = if self.backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let parts = each(self.backend, tasks, |(baseline, other)| {
+            let reference = baseline.mean()?.f_to_kind(wide)?;
+            let difference = other.mean()?.f_to_kind(wide)?.f_sub(&reference)?;
+            let sum_of_squares = |x: &Tensor| x.f_square()?.f_sum(Kind::Double);
+            Ok((sum_of_squares(&difference)?, sum_of_squares(&reference)?))
+        })?;
         let mut total = (0.0, 0.0);
-        for Piece { chunk, .. } in &self.pieces {
-            // Squares of float16 overflow.
-            let reference = baseline.mean_rows(chunk)?.f_to_kind(Kind::Double)?;
-            let difference = other.mean_rows(chunk)?.f_to_kind(Kind::Double)?.f_sub(&reference)?;
-            total.0 += difference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
-            total.1 += reference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        for (difference, reference) in parts {
+            total.0 += difference.f_double_value(&[])?;
+            total.1 += reference.f_double_value(&[])?;
         }
         Ok(total)
     }

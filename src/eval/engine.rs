@@ -127,7 +127,8 @@ pub struct Timings {
     pub compute: Duration,
 }
 
-/// How far a residual stream is from the baseline's after a stage.
+/// How far a residual stream is from the baseline's after a stage: over all tokens, after the last layer over those that
+/// predict a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Divergence {
     /// Σ‖x − x_baseline‖² over tokens; the baseline is the mean of the ranks' streams where they differ.
@@ -210,7 +211,7 @@ pub fn evaluate(
         exactness: vec![Exactness::default(); variants.len()],
         divergence: vec![
             vec![Divergence::default(); ids.len() - 1];
-            if options.divergence { variants.len() } else { 0 }
+            if options.divergence && variants.len() > 1 { variants.len() } else { 0 }
         ],
         digests: Vec::new(),
         candidate_digests: BTreeMap::new(),

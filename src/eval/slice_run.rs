@@ -159,7 +159,7 @@ impl<'a> SliceRun<'a> {
     /// Whether the stage's results are looked at in the rows of the targets only.
     fn targets_only(&self, id: StageId) -> bool {
         let last = self.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
-        last == Some(id) && self.evaluation.divergence.is_empty()
+        last == Some(id)
     }
 
     /// Variants that go through the stage together. The baseline's group comes first.

@@ -231,7 +231,8 @@ fn layer_norms_loop<T: Element, const FMA: bool>(
     for (at, row) in rows.chunks_exact(width).enumerate() {
         let mean = sum_of::<T>(row, |x| x) * share;
         let variance = sum_of::<T>(row, |x| (x - mean) * (x - mean)) * share;
-        let scale = 1.0 / (variance + epsilon).sqrt();
+        // A variance that overflows would scale everything to 0 and hide that nothing is left of the row.
+        let scale = if variance.is_finite() { 1.0 / (variance + epsilon).sqrt() } else { f32::NAN };
         for ((gain, bias), output) in affine.iter().zip(outputs.iter_mut()) {
             let output = &mut output[at * width..][..width];
             for (((x, gain), bias), y) in row.iter().zip(*gain).zip(*bias).zip(output) {
@@ -318,6 +319,15 @@ mod tests {
             x
         });
         Tensor::from_slice(&wide.chain(dense).chain([0.0]).collect::<Vec<f32>>())
+    }
+
+    #[test]
+    fn a_row_whose_variance_overflows_is_no_number() {
+        let rows = Tensor::from_slice(&[1e30_f32, -1e30, 1.0, -1.0]).reshape([2, 2]);
+        let replica = (Some(Tensor::from_slice(&[1.0_f32; 2])), Some(Tensor::from_slice(&[0.0_f32; 2])));
+        let normed = layer_norms(&rows, &[replica], 1e-5).unwrap().unwrap();
+        let normed = values(&normed[0]);
+        assert!(normed[..2].iter().all(|value| value.is_nan()) && normed[2..].iter().all(|value| value.is_finite()));
     }
 
     #[test]

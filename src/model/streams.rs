@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Chunk, ModelError};
+use super::ModelError;
 
 /// The residual streams of one variant, each `[packed rows, hidden]`: one for all ranks as long as they are bound to be
 /// equal, one per rank after something was added that differs between them.
@@ -92,13 +92,12 @@ impl Streams {
         Ok(Self(self.0.iter().map(|stream| stream.f_narrow(0, start, rows)).collect::<Result<_, _>>()?))
     }
 
-    /// The chunk's rows, averaged over the streams.
+    /// The rows averaged over the streams.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn mean_rows(&self, chunk: &Chunk) -> Result<Tensor, ModelError> {
-        let rows = self.narrow(chunk.start, chunk.tokens)?;
-        match rows.0.as_slice() {
+    pub fn mean(&self) -> Result<Tensor, ModelError> {
+        match self.0.as_slice() {
             [only] => Ok(only.shallow_clone()),
             many => Ok(Tensor::f_stack(many, 0)?.f_mean_dim(0, false, None::<tch::Kind>)?),
         }
