@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
+use rayon::prelude::*;
+
 use super::{Checkpoint, CheckpointError, ParamEntry, Shard, Source};
 use crate::partition::{Param, ParamValue, Role, StageId, join};
 use crate::tensor::HostTensor;
@@ -58,14 +60,15 @@ impl<'a> StageReader<'a> {
         Ok(Self { checkpoint, sources, shards })
     }
 
-    /// What each rank holds of a parameter, in rank order: shards that make one tensor together, or replicas.
+    /// What each rank holds of a parameter, in rank order: shards that make one tensor together, or replicas. The files
+    /// are read side by side.
     ///
     /// # Errors
     /// The stage has no such parameter, a file cannot be read, or a weight is NaN or infinite.
     pub fn read_shards(&self, role: Role) -> Result<Vec<HostTensor>, CheckpointError> {
         let (at, entry) = self.entry(role)?;
         self.shards[&at]
-            .iter()
+            .par_iter()
             .zip(&self.checkpoint.stages[at].ranks)
             .enumerate()
             .map(|(tp_rank, (shard, rank))| {

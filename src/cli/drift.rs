@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::checkpoint::{Checkpoint, ModelSource, ReplicatedParams};
+#[cfg(feature = "libtorch")]
+use crate::checkpoint::ModelSource;
+use crate::checkpoint::{Checkpoint, ReplicatedParams};
 use crate::merge::{MergeError, ParamDrift};
 use crate::partition::StageId;
 
@@ -13,6 +15,7 @@ pub(super) fn read_replicated(checkpoint: &Checkpoint) -> anyhow::Result<Vec<Rep
 }
 
 /// Drift of the replicated parameters that a model uses; none in a model of one piece.
+#[cfg(feature = "libtorch")]
 pub(super) fn of_model(model: &dyn ModelSource) -> anyhow::Result<Vec<ParamDrift>> {
     if model.tp_size() == 1 {
         return Ok(Vec::new());

@@ -47,6 +47,7 @@ pub(super) struct WriteArgs {
     dtype: String,
     /// Leave out the rows that only pad the vocabulary: keep N tokens, or as many as the tokenizer has.
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
     /// The tokenizer to put beside the weights; default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint.
     #[arg(long, value_name = "FILE")]

@@ -121,8 +121,13 @@ impl MergeJob<'_> {
                 fs::create_dir_all(parent).map_err(ExportError::at(parent))?;
             }
         }
-        let written =
-            run(self.checkpoint, &plan, &self.choice, target.target(), folder, self.memory_budget, supply, progress)?;
+        let written = run(
+            (self.checkpoint, &plan, &self.choice),
+            (target.target(), folder),
+            self.memory_budget,
+            supply,
+            progress,
+        )?;
         let Written { inputs, mut outputs, exactness } = written;
         for (path, text) in self.texts(&plan, &target, staging.target()) {
             outputs.push(write(folder, &path, text.as_bytes())?);

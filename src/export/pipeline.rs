@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::budget::{Budget, Permit};
 use super::plan::{MergeChoice, Plan, PlannedParam, Unit, Work};
@@ -22,6 +23,9 @@ use crate::tensor::HostTensor;
 
 /// Units that wait between two threads; the budget is what really bounds them.
 const QUEUE: usize = 64;
+
+/// Threads that read. They wait for the disk most of the time, so they are not those that merge.
+const READERS: usize = 4;
 
 /// A form of output: which files there are, and which parts of which files a parameter becomes.
 pub(super) trait Target: Sync {
@@ -72,18 +76,16 @@ pub(super) struct Batch<'a> {
     pub permit: Permit<'a>,
 }
 
-/// Runs a plan; the files come to be in `folder`.
+/// Runs a plan; the files come to be in `folder`, and `budget` bytes are in memory at most.
 pub(super) fn run(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    choice: &MergeChoice<'_>,
-    target: &dyn Target,
-    folder: &Path,
+    (checkpoint, plan, choice): (&Checkpoint, &Plan, &MergeChoice<'_>),
+    (target, folder): (&dyn Target, &Path),
     budget: u64,
     supply: Option<&mut StageSupply<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written, ExportError> {
     let sources = SourceFiles::note(checkpoint)?;
+    let readers = ThreadPoolBuilder::new().num_threads(READERS).build().map_err(|_| ExportError::ThreadLost)?;
     let budget = Budget::new(budget);
     let failed = AtomicBool::new(false);
     // What was judged beforehand; merging adds what it did to weights.
@@ -97,7 +99,7 @@ pub(super) fn run(
         let (units, to_merge) = sync_channel(QUEUE);
         let (batches, to_write) = sync_channel(QUEUE);
         let hashing = scope.spawn(|| sources.hash(&failed));
-        scope.spawn(|| read_units(checkpoint, plan, &budget, units));
+        scope.spawn(|| read_units(checkpoint, plan, &readers, &budget, units));
         let writing = scope.spawn(|| {
             let written = write_files(target.files(), folder, to_write, progress);
             if written.is_err() {
@@ -124,9 +126,11 @@ pub(super) fn run(
 }
 
 /// Reads units in order, as far ahead as the budget allows.
+#[expect(clippy::needless_pass_by_value, reason = "the channel is closed when this ends")]
 fn read_units<'a>(
     checkpoint: &'a Checkpoint,
     plan: &'a Plan,
+    readers: &ThreadPool,
     budget: &'a Budget,
     units: SyncSender<Result<ReadUnit<'a>, ExportError>>,
 ) {
@@ -140,7 +144,7 @@ fn read_units<'a>(
             }
         }
         let Some((_, reader)) = &open else { return };
-        let value = read_unit(reader, checkpoint.tp_size(), plan, unit);
+        let value = readers.install(|| read_unit(reader, checkpoint.tp_size(), plan, unit));
         let failed = value.is_err();
         let unit = value.map(|value| ReadUnit { unit, value, permit }).map_err(ExportError::from);
         if units.send(unit).is_err() || failed {
@@ -222,7 +226,7 @@ impl Merger<'_> {
         let shards = shards.into_iter().map(|shard| cast(param, &shard)).collect::<Result<Vec<_>, ExportError>>()?;
         let row = crate::partition::PartitionTable::new(self.checkpoint.architecture()).partition(param.role);
         let spread = match row {
-            Some(partition) => Spread::of_shards(&partition, shards)
+            Some(partition) => Spread::of_shards(&partition, &shards)
                 .map_err(|source| ExportError::Partition { name: param.name.clone(), source })?,
             None => return Err(ExportError::ThreadLost),
         };

@@ -56,7 +56,7 @@ impl Spread {
     ///
     /// # Errors
     /// Shards of other shape than the partition says, or that differ in type.
-    pub(super) fn of_shards(partition: &Partition, shards: Vec<HostTensor>) -> Result<Self, PartitionError> {
+    pub(super) fn of_shards(partition: &Partition, shards: &[HostTensor]) -> Result<Self, PartitionError> {
         let tp_size = shards.len();
         let first = shards.first().ok_or(TensorError::Empty)?;
         let (mut shape, dtype) = (first.shape().to_vec(), first.dtype());
@@ -179,7 +179,7 @@ mod tests {
         for partition in [along_rows, along_columns] {
             let joined = numbered(&[48, 48]);
             for from in [1, 2, 3, 4] {
-                let spread = Spread::of_shards(&partition, split(&partition, &joined, from).unwrap()).unwrap();
+                let spread = Spread::of_shards(&partition, &split(&partition, &joined, from).unwrap()).unwrap();
                 assert_eq!((spread.shape(), spread.dtype()), (&[48, 48][..], DType::U8));
                 assert_eq!(bytes(&spread.all().unwrap()), joined.bytes());
                 for to in [1, 2, 3, 4, 6, 12] {
@@ -199,7 +199,7 @@ mod tests {
         for dim in [0, 1] {
             let partition = Partition { dim, blocks: vec![[8, 6][dim]] };
             let shards = split(&partition, &joined, 2).unwrap();
-            let spread = Spread::of_shards(&partition, shards.clone()).unwrap();
+            let spread = Spread::of_shards(&partition, &shards).unwrap();
             let kept = spread.first_rows(5).unwrap();
             assert_eq!((kept.shape(), bytes(&kept.all().unwrap())), (&[5, 6][..], joined.bytes()[..30].to_vec()));
             assert_eq!(bytes(&spread.ranges(0, &[6..8, 1..2]).unwrap())[..12], joined.bytes()[36..48]);
@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn shards_must_fit() {
         let partition = Partition { dim: 0, blocks: vec![8] };
-        assert!(Spread::of_shards(&partition, vec![numbered(&[4, 2]), numbered(&[3, 2])]).is_err());
-        assert!(Spread::of_shards(&partition, vec![numbered(&[3, 2]), numbered(&[3, 2])]).is_err());
-        assert!(Spread::of_shards(&partition, Vec::new()).is_err());
+        assert!(Spread::of_shards(&partition, &[numbered(&[4, 2]), numbered(&[3, 2])]).is_err());
+        assert!(Spread::of_shards(&partition, &[numbered(&[3, 2]), numbered(&[3, 2])]).is_err());
+        assert!(Spread::of_shards(&partition, &[]).is_err());
     }
 }

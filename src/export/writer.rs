@@ -32,16 +32,16 @@ pub(super) enum Content {
 }
 
 enum OpenFile {
-    Torch(TorchArchive),
-    Safetensors(SafetensorsFile),
+    Torch(Box<TorchArchive>),
+    Safetensors(Box<SafetensorsFile>),
 }
 
 impl OpenFile {
     fn create(plan: &FilePlan, folder: &Path) -> Result<Self, ExportError> {
         let path = folder.join(&plan.path);
         Ok(match &plan.content {
-            Content::Torch(root) => Self::Torch(TorchArchive::start(&path, root, true)?),
-            Content::Safetensors(tensors) => Self::Safetensors(SafetensorsFile::create(&path, tensors)?),
+            Content::Torch(root) => Self::Torch(Box::new(TorchArchive::start(&path, root, true)?)),
+            Content::Safetensors(tensors) => Self::Safetensors(Box::new(SafetensorsFile::create(&path, tensors)?)),
         })
     }
 

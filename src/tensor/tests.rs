@@ -73,7 +73,7 @@ fn non_finite_values_are_found() {
 #[test]
 fn casting_rounds_once() {
     let values = [1.0, -2.5, 65504.0, 1.0 + 1.0 / 2048.0, 1e-8, 70000.0];
-    let single = f32s(&values.map(|value: f64| value as f32));
+    let single = HostTensor::from_f64(DType::F32, vec![6], &values).unwrap();
     let half = single.cast(DType::F16).unwrap();
     assert_eq!(half.to_f64().unwrap()[..4], [1.0, -2.5, 65504.0, 1.0]);
     assert_eq!(half.first_non_finite(), Some(5));
