@@ -1,14 +1,17 @@
 //! One device's share of a slice: its passages, its residual streams, its scores.
 
+mod pieces;
+
 use tch::{Device, Kind, Tensor};
 
 use super::packing::Packed;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
-    Backend, Chunk, DeviceScores, EmbeddingStage, Group, LayerMeans, LayerStage, ModelError, OutputStage, Reference,
+    Backend, Chunk, DeviceScores, EmbeddingStage, LayerMeans, LayerStage, ModelError, OutputStage, Reference,
     RotaryTable, Streams, TargetScores, Uploader, each,
 };
 use crate::partition::{StageId, StageTensors};
+use pieces::{Piece, in_parts, pieces};
 
 /// Positions whose logits exist at once, for each thread; a row of a 50,432-word vocabulary takes 200 kB in float32.
 const CPU_OUTPUT_ROWS: i64 = 64;
@@ -38,13 +41,6 @@ pub(super) struct StageInput {
     pub rechunked: bool,
     /// Whether nobody looks at other rows than those of the targets afterwards.
     pub targets_only: bool,
-}
-
-/// A chunk with the rows of its targets.
-struct Piece {
-    chunk: Chunk,
-    /// Rows that predict a target, counted from the chunk's first, int64, on the device.
-    targets: Tensor,
 }
 
 /// The residual streams of variants that are equal so far.
@@ -99,7 +95,7 @@ impl DeviceRun {
         let pieces = pieces(packed, chunk_tokens, &positions)?;
         // Small data may fit one chunk of either size: half of it is another chunking all the same.
         let other_tokens = (chunk_tokens / 3 + 1).min(packed.token_count().div_ceil(2));
-        let other_pieces = self::pieces(packed, other_tokens, &positions)?;
+        let other_pieces = pieces::pieces(packed, other_tokens, &positions)?;
         let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
         let mut run = Self {
             backend,
@@ -390,51 +386,6 @@ impl DeviceRun {
     }
 }
 
-/// Runs a chunk, changing its rows; where a GPU's memory does not suffice, in halves, and these in halves if need be.
-/// Gives what `work` gave for every part.
-fn in_parts<T>(
-    rows: &mut Streams,
-    chunk: &Chunk,
-    work: &dyn Fn(&mut Streams, &Chunk) -> Result<T, ModelError>,
-) -> Result<Vec<T>, ModelError> {
-    // A CPU's allocator does not refuse what the system will kill for later: nothing to go back to is kept there.
-    let before = if rows.of_rank(0).device() == Device::Cpu { None } else { Some(rows.deep_copy()?) };
-    let error = match work(rows, chunk) {
-        Ok(done) => return Ok(vec![done]),
-        Err(error) => error,
-    };
-    let (true, Some(before), Some(halves)) = (error.is_out_of_memory(), before, chunk.halves()?) else {
-        return Err(error);
-    };
-    rows.copy_from(&before)?;
-    let mut done = Vec::new();
-    for half in halves {
-        let mut rows = rows.narrow(half.start - chunk.start, half.tokens)?;
-        done.extend(in_parts(&mut rows, &half, work)?);
-    }
-    Ok(done)
-}
-
-/// The packing's chunks as the model takes them.
-fn pieces(packed: &Packed, chunk_tokens: usize, positions: &Tensor) -> Result<Vec<Piece>, ModelError> {
-    packed
-        .chunks(chunk_tokens)
-        .into_iter()
-        .map(|chunk| {
-            let (start, tokens) = (to_i64(chunk.rows.start), to_i64(chunk.rows.len()));
-            let groups = chunk.groups.iter().map(|group| Group {
-                start: to_i64(group.start),
-                passages: to_i64(group.passage_count),
-                length: to_i64(group.length),
-            });
-            let targets: Vec<_> = chunk.targets.iter().map(|target| to_i64(target.row)).collect();
-            let targets = Tensor::f_from_slice(&targets)?.f_to_device(positions.device())?;
-            let positions = positions.f_narrow(0, start, tokens)?;
-            Ok(Piece { chunk: Chunk { start, tokens, groups: groups.collect(), positions }, targets })
-        })
-        .collect()
-}
-
 /// Half precision on a CPU is emulated and slow beyond use.
 pub(super) fn is_emulated(backend: Backend) -> bool {
     backend.device == Device::Cpu && backend.kind == Kind::Half
@@ -442,42 +393,4 @@ pub(super) fn is_emulated(backend: Backend) -> bool {
 
 fn to_i64(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-    use crate::eval::packing::Passage;
-
-    fn chunk() -> Chunk {
-        let passage =
-            |index: usize, length: u32| Passage::new(index, &(0..length).collect::<Vec<_>>(), &[7], 64).unwrap();
-        let packed = Packed::new([5, 3, 3, 3, 2].iter().enumerate().map(|(at, &length)| passage(at, length)).collect());
-        let positions = Tensor::from_slice(packed.positions());
-        pieces(&packed, 100, &positions).unwrap().remove(0).chunk
-    }
-
-    #[test]
-    fn halves_hold_half_of_the_passages_each() {
-        let [first, second] = chunk().halves().unwrap().unwrap();
-        let group = |start, passages, length| Group { start, passages, length };
-        assert_eq!((first.start, first.tokens, second.start, second.tokens), (0, 8, 8, 8));
-        assert_eq!(first.groups, [group(0, 1, 5), group(5, 1, 3)]);
-        assert_eq!(second.groups, [group(0, 2, 3), group(6, 1, 2)]);
-        assert_eq!(Vec::<i64>::try_from(&second.positions).unwrap(), [0, 1, 2, 0, 1, 2, 0, 1]);
-        let [alone, _] = first.halves().unwrap().unwrap();
-        assert!(alone.halves().unwrap().is_none());
-    }
-
-    #[test]
-    fn errors_come_through_and_a_cpu_does_not_try_again() {
-        let mut rows = Streams::new(vec![Tensor::zeros([16, 2], (Kind::Float, Device::Cpu))]);
-        let done = in_parts(&mut rows, &chunk(), &|_, chunk| Ok(chunk.tokens)).unwrap();
-        assert_eq!(done, [16]);
-        let full = in_parts(&mut rows, &chunk(), &|_, _| -> Result<(), ModelError> {
-            Err(tch::TchError::Torch("CUDA out of memory".to_owned()).into())
-        });
-        assert!(full.unwrap_err().is_out_of_memory());
-    }
 }
