@@ -67,6 +67,8 @@ pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
         tokenizer: Some(tokenizer),
         device: args.device.clone(),
         task: task.display().to_string(),
+        // What an earlier version of the program has left there is of no use.
+        restart: true,
         ..EvaluationArgs::for_data(data)
     };
     let model = ModelArgs::at(checkpoint);

@@ -6,11 +6,26 @@ use super::EvalError;
 use crate::config::Architecture;
 use crate::model::{Backend, free_device_memory};
 
-/// Tokens that go through a stage together: enough rows to keep matrix products efficient; on a CPU, where each thread has
-/// a chunk of its own, few enough that activations stay in a core's cache and that threads end at about the same time.
+/// Tokens that go through a stage together at most: enough rows to keep matrix products efficient, which pack the weights
+/// anew for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay near.
 #[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
-    if backend.device == Device::Cpu { 512 } else { 16_384 }
+    if backend.device == Device::Cpu { 1024 } else { 16_384 }
+}
+
+/// Tokens of a chunk for this many tokens, whose longest passage has `longest`. On a CPU the number of chunks is a multiple
+/// of four, and they are about equal, so that the usual numbers of threads end together; it does not depend on how many
+/// threads there are, so that results do not either.
+#[must_use]
+pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usize {
+    const MULTIPLE: usize = 4;
+    let most = default_chunk_tokens(backend);
+    if backend.device != Device::Cpu || tokens == 0 {
+        return most;
+    }
+    let count = tokens.div_ceil(most).next_multiple_of(MULTIPLE);
+    // A chunk holds whole passages: on average half of one does not fit any more.
+    tokens.div_ceil(count) + longest.div_ceil(2)
 }
 
 /// Bytes to spend on residual streams where none are given: half of what is available, on a GPU half of what is free
@@ -47,6 +62,34 @@ pub fn slice_tokens(
         return Err(EvalError::Budget { budget, needed: bytes_per_token * longest as u64 });
     }
     Ok(tokens)
+}
+
+/// Tokens of a slice where results are kept slice by slice: about a minute's work, so that little is lost when a run is
+/// killed, but twenty times as long as reading the checkpoint takes, which every slice does anew. Speeds are those of
+/// usual hardware; nothing but the moments of keeping depends on them.
+#[must_use]
+pub fn kept_slice_tokens(
+    (parameters, bytes): (u64, u64),
+    variants: usize,
+    backends: &[Backend],
+    threads: usize,
+    chunk_tokens: usize,
+) -> usize {
+    /// Floating-point operations a second of a GPU, and of a thread of a CPU.
+    const GPU_SPEED: u64 = 100_000_000_000_000;
+    const THREAD_SPEED: u64 = 30_000_000_000;
+    const READ_BYTES_PER_SECOND: u64 = 1 << 30;
+    const SECONDS: u64 = 60;
+    const READS: u64 = 20;
+    let on_cpu = backends.first().is_none_or(|backend| backend.device == Device::Cpu);
+    let workers = if on_cpu { threads } else { backends.len() }.max(1);
+    let speed = if on_cpu { THREAD_SPEED } else { GPU_SPEED }.saturating_mul(workers as u64);
+    let seconds = SECONDS.max(READS * bytes / READ_BYTES_PER_SECOND);
+    let per_token = 2_u64.saturating_mul(parameters).saturating_mul(variants as u64).max(1);
+    let tokens = usize::try_from(speed.saturating_mul(seconds) / per_token).unwrap_or(usize::MAX);
+    // Whole chunks for every worker.
+    let round = chunk_tokens.saturating_mul(workers).max(1);
+    (tokens / round).max(1).saturating_mul(round)
 }
 
 fn kind_bytes(kind: Kind) -> usize {

@@ -11,7 +11,9 @@ mod device_run;
 pub mod documents;
 pub mod engine;
 mod error;
+mod outcome;
 pub mod packing;
+pub mod plan;
 mod prefetch;
 pub mod samples;
 pub mod self_check;
@@ -20,5 +22,8 @@ pub mod task;
 pub mod tokenizer;
 
 pub use calibrated_merge::CalibratedMerge;
-pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, Work, evaluate};
+pub use engine::{
+    EngineOptions, Observer, Quiet, Variant, Weights, Work, evaluate, evaluate_part, plan as plan_of,
+};
 pub use error::EvalError;
+pub use outcome::{Divergence, Evaluation, SliceOutcome, Timings};

@@ -124,6 +124,33 @@ pub enum ReportError {
         /// Its sample file, relative to the output directory.
         file: String,
     },
+    /// No slice of the passages has been computed.
+    #[error("nothing has been computed yet")]
+    NothingComputed,
+    /// The numbers of the model that the others are compared with overflow.
+    #[error("{message}")]
+    Overflow {
+        /// Where, in a sentence.
+        message: String,
+    },
+    /// A passage is in two shards.
+    #[error("passages {passages} are in both {first} and {second}", first = first.display(), second = second.display())]
+    Duplicate {
+        /// Their `doc_id`s.
+        passages: String,
+        /// One journal.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A passage is in no shard.
+    #[error("passages {passages} are in none of the journals: {because}")]
+    Gap {
+        /// Their `doc_id`s.
+        passages: String,
+        /// Which shards are missing or not finished.
+        because: String,
+    },
     /// A page of neither a report nor an explanation.
     #[error("there is neither a report nor an explanation to show")]
     NothingToShow,
@@ -155,6 +182,11 @@ impl ReportError {
             Self::NoReport { .. } => {
                 Some("give the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
             }
+            Self::Duplicate { .. } => Some("give every shard once, and shards of one division only".to_owned()),
+            Self::Gap { .. } => {
+                Some("run what is missing (the same command goes on where it stopped), then combine again".to_owned())
+            }
+            Self::Samples(error) => error.hint(),
             _ => None,
         }
     }

@@ -1,11 +1,15 @@
 //! What was measured, per passage. Knows nothing of libtorch or of checkpoints: a [`Sample`] is plain data that goes
-//! to `samples/NAME.jsonl` and comes back from there. Statistics over samples live in `report` (which calls `stats`).
+//! to `samples/NAME.jsonl` and comes back from there; until a run is finished, its results are in a [`Journal`]. Statistics over samples live in `report` (which calls `stats`).
+
+mod error;
+mod identity;
+mod journal;
 
 #[cfg(test)]
 mod tests;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 use schemars::JsonSchema;
@@ -14,32 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 
-/// What can go wrong with sample files.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SampleError {
-    /// The file could not be read or written.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// A line is not a sample, or not a passage.
-    #[error("{path}: line {line} is not a sample or passage: {source}", path = path.display())]
-    Line {
-        /// The sample file.
-        path: PathBuf,
-        /// 1-based line number.
-        line: usize,
-        /// What the JSON reader says.
-        source: serde_json::Error,
-    },
-    /// The finished file could not be moved to its name.
-    #[error("{path}: could not be moved into place: {source}", path = path.display())]
-    Persist {
-        /// The intended name.
-        path: PathBuf,
-        /// What the file system says.
-        source: std::io::Error,
-    },
-}
+pub use error::SampleError;
+pub use identity::{Differences, Identity};
+pub use journal::{Contents, Journal, read_journal};
 
 /// A token that a model might have put at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

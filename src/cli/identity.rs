@@ -1,0 +1,57 @@
+//! What a run's numbers depend on, but for the contents of the checkpoint's files, whose digests are known once they have
+//! been read.
+
+use sha2::{Digest, Sha256};
+
+use super::args::EvaluationArgs;
+use super::evaluation::{Prepared, versions};
+use super::recording::Job;
+use crate::eval::plan::Plan;
+use crate::eval::{Variant, Weights};
+use crate::samples::Identity;
+
+pub(super) fn of_run(job: &Job<'_>, prepared: &Prepared, args: &EvaluationArgs, plan: &Plan) -> Identity {
+    let versions = versions();
+    let commit = versions.git_commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
+    let calibration = &prepared.options.calibration;
+    let names: Vec<_> = job.variants.iter().map(|variant| variant.name.as_str()).collect();
+    let identity = Identity::default()
+        .with("kintsugi", format!("{}{commit}", versions.kintsugi))
+        .with("libtorch", versions.libtorch)
+        .with("architecture", digest(&format!("{:?}", job.model.architecture())))
+        .with("ranks", job.model.tp_size().to_string())
+        .with("task", format!("{} ({})", prepared.task.name, digest(&format!("{:?}", prepared.task))))
+        .with("data", prepared.data.sha256.clone())
+        .with("limit", args.limit.map_or("none".to_owned(), |limit| limit.to_string()))
+        .with("calibration", if calibration.is_empty() { "none".to_owned() } else { digest(&format!("{calibration:?}")) })
+        .with("tokenizer", prepared.tokenizer.sha256())
+        .with("max_length", prepared.max_length.to_string())
+        .with("dtype", prepared.dtype_name())
+        .with("device", prepared.device_kind())
+        .with("chunk_tokens", plan.chunk_tokens().to_string())
+        .with("models", names.join(", "));
+    job.variants.iter().fold(identity, |identity, variant| {
+        identity.with(format!("model `{}`", variant.name), of_variant(variant))
+    })
+}
+
+fn of_variant(variant: &Variant) -> String {
+    let chunking = if variant.rechunked { ", rechunked" } else { "" };
+    match &variant.weights {
+        Weights::Unmerged => format!("unmerged{chunking}"),
+        Weights::Merged(strategy) => {
+            let rules = (&strategy.rules, &strategy.overrides, strategy.arithmetic);
+            let text = (strategy.calibrate, strategy.allow_inexact, &strategy.elsewhere);
+            format!("merged by {}{chunking}", digest(&format!("{rules:?} {text:?} {}", strategy.description)))
+        }
+        Weights::Candidate(model) => {
+            format!("{} {}{chunking}", model.describe(), digest(&format!("{:?}", model.architecture())))
+        }
+    }
+}
+
+/// The first 16 digits of a text's SHA-256.
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
