@@ -77,6 +77,7 @@ pub(super) fn evaluate(
         Some(output_dir) => {
             let folder = journal_folder(output_dir, prepared.shard);
             fs::create_dir_all(&folder)?;
+            interrupt::listen()?;
             let (journal, records) = open(&folder.join(job.journal), run, args.restart, &files)?;
             (Some(journal), records)
         }
@@ -96,9 +97,6 @@ pub(super) fn evaluate(
     let mut keeper = Keeper { job, prepared, plan: &plan, part: &part, files: &files, journal, records, drift: None };
     keeper.announce();
     if part.done.len() < part.chunks.len() {
-        if keeper.journal.is_some() {
-            interrupt::listen()?;
-        }
         if keeper.records.models.is_none() {
             keeper.drift = Some(drift::of_model(job.model)?);
         }

@@ -55,6 +55,7 @@ fn the_output_directory_holds_report_and_samples_and_nothing_else() {
         "baseline.jsonl",
         "documents.jsonl",
         "fold.jsonl",
+        "journal.jsonl",
         "lm-eval",
         "mean.jsonl",
         "noise-floor.jsonl",
