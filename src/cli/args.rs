@@ -99,7 +99,7 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 #[cfg(feature = "libtorch")]
-pub(super) use evaluation_args::{EvaluationArgs, Shard};
+pub(super) use evaluation_args::{CacheArgs, EvaluationArgs, Shard};
 
 #[cfg(feature = "libtorch")]
 mod evaluation_args {
@@ -154,6 +154,8 @@ mod evaluation_args {
         /// Discard what an earlier run has left in --output-dir instead of going on with it.
         #[arg(long)]
         pub restart: bool,
+        #[command(flatten)]
+        pub cache: CacheArgs,
         /// Passages that fold-calibrated may look at, in a file of their own. Default: where it needs any, up to a fifth
         /// of the data is set aside for it and not scored.
         #[arg(long, value_name = "FILE")]
@@ -179,10 +181,23 @@ mod evaluation_args {
                 chunk_tokens: None,
                 slice_tokens: None,
                 restart: false,
+                cache: CacheArgs::default(),
                 calibration: None,
                 threads: None,
             }
         }
+    }
+
+    /// Where results of finished runs are kept, so that nothing is evaluated twice.
+    #[derive(Debug, Clone, Default, Args)]
+    pub(in crate::cli) struct CacheArgs {
+        /// Where results are kept for later runs, which evaluate no model twice on the same passages. Default:
+        /// `kintsugi` in $XDG_CACHE_HOME or ~/.cache.
+        #[arg(long, value_name = "DIR", env = "KINTSUGI_CACHE_DIR", hide_env_values = true)]
+        pub cache_dir: Option<PathBuf>,
+        /// Neither use results of earlier runs nor keep these for later ones.
+        #[arg(long, env = "KINTSUGI_NO_CACHE", value_parser = clap::builder::BoolishValueParser::new())]
+        pub no_cache: bool,
     }
 
     /// A share of the passages.

@@ -6,7 +6,8 @@ use std::time::UNIX_EPOCH;
 use fs_err as fs;
 use rayon::prelude::*;
 
-use crate::checkpoint::{ModelSource, sha256_file};
+use super::evaluation;
+use crate::checkpoint::{self, ModelSource, sha256_file};
 use crate::eval::{EvalError, Variant, Weights};
 use crate::report::{FileDigest, FileStamp, ModelsRecord};
 use crate::samples::{Differences, SampleError};
@@ -42,6 +43,12 @@ impl<'a> FilesRead<'a> {
         Ok(())
     }
 
+    /// The digests of the checkpoint's files, sorted by name. Reads all of them.
+    pub(super) fn digests_of_checkpoint(&self) -> Result<Vec<FileDigest>, SampleError> {
+        let digests = self.models.first().map(|model| digests(*model)).transpose()?;
+        Ok(evaluation::digests(&digests.unwrap_or_default()))
+    }
+
     /// What is not as a journal has it. Files that have been moved or touched are hashed; else nothing is read.
     pub(super) fn differences(
         &self,
@@ -54,8 +61,7 @@ impl<'a> FilesRead<'a> {
         let candidates = models.models.iter().filter_map(|model| model.candidate.as_ref()?.digests.as_ref());
         let recorded = models.checkpoint.digests.iter().chain(candidates);
         for (model, recorded) in self.models.iter().zip(recorded) {
-            let mut found = files(*model).par_iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?;
-            found.sort_by(|left, right| left.file.cmp(&right.file));
+            let found = digests(*model)?;
             for at in 0..found.len().max(recorded.len()) {
                 let (recorded, found) = (recorded.get(at), found.get(at));
                 let recorded_sum = recorded.map_or("absent", |digest| digest.sha256.as_str());
@@ -69,6 +75,13 @@ impl<'a> FilesRead<'a> {
         }
         Ok(None)
     }
+}
+
+/// The digests of a model's files, sorted by name, as the engine gives them.
+fn digests(model: &dyn ModelSource) -> Result<Vec<checkpoint::FileDigest>, SampleError> {
+    let mut found = files(model).par_iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?;
+    found.sort_by(|left, right| left.file.cmp(&right.file));
+    Ok(found)
 }
 
 /// A model's files, each once.

@@ -1,5 +1,5 @@
 //! What a run's numbers depend on, but for the contents of the checkpoint's files, whose digests are known once they have
-//! been read.
+//! been read. The passages and how they are computed make one part of it, each model the other.
 
 use sha2::{Digest, Sha256};
 
@@ -10,12 +10,12 @@ use crate::eval::plan::Plan;
 use crate::eval::{Variant, Weights};
 use crate::samples::Identity;
 
-pub(super) fn of_run(job: &Job<'_>, prepared: &Prepared, args: &EvaluationArgs, plan: &Plan) -> Identity {
+/// What results depend on besides the model that has them.
+pub(super) fn of_passages(job: &Job<'_>, prepared: &Prepared, args: &EvaluationArgs, plan: &Plan) -> Identity {
     let versions = versions();
     let commit = versions.git_commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
     let calibration = &prepared.options.calibration;
-    let names: Vec<_> = job.variants.iter().map(|variant| variant.name.as_str()).collect();
-    let identity = Identity::default()
+    Identity::default()
         .with("kintsugi", format!("{}{commit}", versions.kintsugi))
         .with("libtorch", versions.libtorch)
         .with("architecture", digest(&format!("{:?}", job.model.architecture())))
@@ -29,10 +29,19 @@ pub(super) fn of_run(job: &Job<'_>, prepared: &Prepared, args: &EvaluationArgs, 
         .with("dtype", prepared.dtype_name())
         .with("device", prepared.device_kind())
         .with("chunk_tokens", plan.chunk_tokens().to_string())
-        .with("models", names.join(", "));
-    job.variants.iter().fold(identity, |identity, variant| {
+}
+
+/// The same with the run's models.
+pub(super) fn with_models(passages: Identity, job: &Job<'_>) -> Identity {
+    let names: Vec<_> = job.variants.iter().map(|variant| variant.name.as_str()).collect();
+    job.variants.iter().fold(passages.with("models", names.join(", ")), |identity, variant| {
         identity.with(format!("model `{}`", variant.name), of_variant(variant))
     })
+}
+
+/// Each model with its name.
+pub(super) fn of_variants<'a>(job: &'a Job<'_>) -> impl Iterator<Item = String> + 'a {
+    job.variants.iter().map(|variant| format!("{}: {}", variant.name, of_variant(variant)))
 }
 
 fn of_variant(variant: &Variant) -> String {
@@ -51,7 +60,7 @@ fn of_variant(variant: &Variant) -> String {
 }
 
 /// The first 16 digits of a text's SHA-256.
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

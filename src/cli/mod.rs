@@ -4,6 +4,8 @@
 
 mod args;
 #[cfg(feature = "libtorch")]
+mod cache;
+#[cfg(feature = "libtorch")]
 mod calibration;
 #[cfg(feature = "libtorch")]
 mod candidates;

@@ -7,6 +7,7 @@ use anyhow::bail;
 use fs_err as fs;
 
 use super::args::{EvaluationArgs, Shard};
+use super::cache::Cache;
 use super::evaluation::{self, Prepared, peak_rss_bytes, versions};
 use super::files_read::FilesRead;
 use super::output::Screen;
@@ -71,8 +72,10 @@ pub(super) fn evaluate(
     let plan = plan_of(job.model, job.variants, passages, &prepared.options)?;
     let files = FilesRead::new(job.model, job.variants)?;
     let slice_tokens = prepared.slice_tokens(job, args, &plan, output_dir.is_some());
-    let run = run_record(job, prepared, args, &plan, &files, slice_tokens);
-    let (journal, records) = match output_dir {
+    let passages = identity::of_passages(job, prepared, args, &plan);
+    let run = run_record(job, prepared, args, &plan, &files, (identity::with_models(passages.clone(), job), slice_tokens));
+    let cache = Cache::of(&args.cache, &run, &passages).filter(|_| prepared.shard.is_none());
+    let (mut journal, mut records) = match output_dir {
         None => (None, Records::new(run)),
         Some(output_dir) => {
             let folder = journal_folder(output_dir, prepared.shard);
@@ -82,6 +85,16 @@ pub(super) fn evaluate(
             (Some(journal), records)
         }
     };
+    let resumed = !records.slices.is_empty();
+    if !resumed
+        && !args.restart
+        && let Some(found) = cache.as_ref().and_then(|cache| cache.find(job, &records.run, &files))
+    {
+        if let Some(journal) = &mut journal {
+            found.after_the_run().try_for_each(|record| journal.append(&record))?;
+        }
+        records = found;
+    }
     prepared.options.slice_tokens = Some(records.run.slice_tokens);
     let whole = match prepared.shard {
         None => plan.whole(),
@@ -95,7 +108,9 @@ pub(super) fn evaluate(
     }
     let part = Part { done: records.done(), ..whole };
     let mut keeper = Keeper { job, prepared, plan: &plan, part: &part, files: &files, journal, records, drift: None };
-    keeper.announce();
+    if resumed {
+        keeper.announce();
+    }
     if part.done.len() < part.chunks.len() {
         if keeper.records.models.is_none() {
             keeper.drift = Some(drift::of_model(job.model)?);
@@ -106,6 +121,9 @@ pub(super) fn evaluate(
         let evaluated = evaluate_part(models, &plan, &part, &prepared.options, &bar, &mut keep);
         bar.finish();
         evaluated?;
+        if let Some(cache) = &cache {
+            cache.store(job, &keeper.records);
+        }
     }
     Ok(keeper.records)
 }
@@ -129,7 +147,7 @@ fn run_record(
     args: &EvaluationArgs,
     plan: &Plan,
     files: &FilesRead<'_>,
-    slice_tokens: usize,
+    (identity, slice_tokens): (Identity, usize),
 ) -> RunRecord {
     let doc_ids = |chunk| {
         let passages = plan.passages(chunk).iter();
@@ -137,7 +155,7 @@ fn run_record(
     };
     RunRecord {
         version: RECORDS_VERSION,
-        identity: identity::of_run(job, prepared, args, plan),
+        identity,
         shard: prepared.shard.map(|Shard { index, count }| report::Shard { index, count }),
         started: prepared.started(),
         argv: std::env::args().collect(),
@@ -217,7 +235,7 @@ impl Keeper<'_> {
 
     /// Says what is there already.
     fn announce(&self) {
-        let Some(journal) = self.journal.as_ref().filter(|_| !self.records.slices.is_empty()) else { return };
+        let Some(journal) = &self.journal else { return };
         match self.progress() {
             (done, total) if done == total => tracing::info!(
                 "nothing is left to compute: the {total} slices of this run are in {} (--restart computes them anew)",

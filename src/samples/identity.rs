@@ -1,9 +1,10 @@
 //! The identity of a run: everything that its numbers depend on. Results of equal identity may be put together.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// What a run's numbers depend on, by name. Values that are long stand there by their digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,23 @@ impl Identity {
     pub fn with(mut self, what: impl Into<String>, value: impl Into<String>) -> Self {
         self.0.insert(what.into(), value.into());
         self
+    }
+
+    /// SHA-256 of all of it, hexadecimal.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (what, value) in &self.0 {
+            for part in [what, value] {
+                hasher.update((part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// What a run has otherwise than a journal; `None` where they are the same.

@@ -203,6 +203,7 @@ fn a_reader_that_stops_early_is_no_failure() {
     for arguments in [compare, own(&["completions", "bash"]), own(&["doctor"]), own(&["--help"])] {
         let mut child = Process::new(env!("CARGO_BIN_EXE_kintsugi"))
             .args(&arguments)
+            .env("KINTSUGI_NO_CACHE", "1")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -229,6 +230,7 @@ fn on_a_terminal(inputs: &Inputs, no_color: Option<&str>) -> Option<String> {
     );
     let mut script = Process::new("script");
     script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR").stdin(Stdio::null());
+    script.env("KINTSUGI_NO_CACHE", "1");
     if let Some(value) = no_color {
         script.env("NO_COLOR", value);
     }

@@ -25,7 +25,7 @@ pub fn kintsugi() -> Command {
     LAUNCHERS.iter().for_each(|variable| {
         command.env_remove(variable);
     });
-    command.env("COLUMNS", "100").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("COLUMNS", "100").env("KINTSUGI_NO_CACHE", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -239,6 +239,12 @@ impl Records {
         Some(found)
     }
 
+    /// The lines of its journal after the first.
+    pub fn after_the_run(&self) -> impl Iterator<Item = Record> {
+        let models = self.models.iter().map(|models| Record::Models(Box::new(models.clone())));
+        models.chain(self.slices.iter().map(|slice| Record::Slice(Box::new(slice.clone()))))
+    }
+
     /// Takes in a slice.
     pub fn add(&mut self, slice: SliceRecord) {
         self.seconds += slice.seconds;
