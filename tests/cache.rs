@@ -94,7 +94,9 @@ fn anything_else_is_evaluated() {
         command.args(flags);
         command
     };
-    for (at, flags) in [&["--dtype", "f64"][..], &["--max-length", "30"], &["--no-cache"], &["--restart"]].iter().enumerate() {
+    for (at, flags) in
+        [&["--dtype", "f64"][..], &["--max-length", "30"], &["--no-cache"], &["--restart"]].iter().enumerate()
+    {
         assert!(!place.run(with(flags), &format!("other-{at}")).contains(FREE), "{flags:?}");
     }
     let perplexity = |name: &str| json(&place.path(name).join("report.json"))["baseline"]["perplexity"].clone();

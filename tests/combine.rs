@@ -146,7 +146,10 @@ fn a_checkpoint_that_differs_between_shards_is_a_stranger() {
 fn launchers_say_which_shard_it_is_and_the_flag_overrides_them() {
     let folder = tempfile::tempdir().unwrap();
     let stderr = finish(into(folder.path(), &[]).env("RANK", "1").env("WORLD_SIZE", "3"));
-    assert!(stderr.contains("shard 2/3, from torchrun (RANK, WORLD_SIZE); --shard 1/1 evaluates everything"), "{stderr}");
+    assert!(
+        stderr.contains("shard 2/3, from torchrun (RANK, WORLD_SIZE); --shard 1/1 evaluates everything"),
+        "{stderr}"
+    );
     assert!(folder.path().join("shards/2-of-3/journal.jsonl").is_file());
     assert!(!folder.path().join("report.json").exists());
     let mut array = into(folder.path(), &[]);

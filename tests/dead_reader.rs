@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::evaluation::{demo, demo_reference, options, pairs, passages, variants};
 use kintsugi::checkpoint::{Checkpoint, CheckpointError, ModelSource};
 use kintsugi::config::Architecture;
-use kintsugi::eval::plan::{Part, Plan};
-use kintsugi::eval::{EngineOptions, EvalError, Quiet, SliceOutcome, Variant, evaluate_part, plan_of};
+use kintsugi::eval::chunk_plan::{ChunkPlan, Part};
+use kintsugi::eval::{EngineOptions, EvalError, Quiet, SliceOutcome, Variant, evaluate_part, plan_chunks};
 use kintsugi::partition::{StageId, StageTensors};
 use kintsugi::samples::{Journal, TokenScore, read_journal};
 use kintsugi::tensor::DType;
@@ -81,7 +81,7 @@ type Kept = (Vec<usize>, Vec<BTreeMap<usize, Vec<TokenScore>>>);
 
 fn evaluate(
     models: (&dyn ModelSource, &[Variant]),
-    plan: &Plan,
+    plan: &ChunkPlan,
     part: &Part,
     options: &EngineOptions,
     journal: &mut Journal,
@@ -97,7 +97,7 @@ fn the_run_ends_with_an_error_and_the_journal_intact() {
     let checkpoint = Checkpoint::open(&demo(), &[]).unwrap();
     let passages = passages(&pairs(&demo_reference())[..24], checkpoint.architecture().max_position_embeddings);
     let options = EngineOptions { chunk_tokens: Some(96), slice_tokens: Some(96), ..options() };
-    let plan = plan_of(&checkpoint, &variants, passages, &options).unwrap();
+    let plan = plan_chunks(&checkpoint, &variants, passages, &options).unwrap();
 
     let whole_path = folder.path().join("whole.jsonl");
     let (mut journal, _) = Journal::open::<Kept>(&whole_path).unwrap();

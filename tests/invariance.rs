@@ -7,11 +7,13 @@ mod common;
 
 use common::evaluation::{cpu, demo, demo_reference, pairs, passages, variants, worst_difference};
 use common::{TinyCheckpoint, TinyModel};
-use kintsugi::checkpoint::{Checkpoint, sha256_file};
+use kintsugi::checkpoint::{Checkpoint, digest_file};
+use kintsugi::eval::chunk_plan::Part;
 use kintsugi::eval::packing::Passage;
 use kintsugi::eval::tokenizer::TokenPair;
-use kintsugi::eval::plan::Part;
-use kintsugi::eval::{EngineOptions, EvalError, Evaluation, Quiet, SliceOutcome, Variant, evaluate, evaluate_part, plan_of};
+use kintsugi::eval::{
+    EngineOptions, EvalError, Evaluation, Quiet, SliceOutcome, Variant, evaluate, evaluate_part, plan_chunks,
+};
 use kintsugi::model::set_threads;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
@@ -217,7 +219,7 @@ fn slices_that_memory_asks_for_do_not_change_the_numbers() {
 fn in_parts(case: &Case, slice_tokens: Option<usize>, count: usize) -> (Evaluation, Vec<usize>) {
     let options = EngineOptions { slice_tokens, chunk_tokens: Some(64), divergence: true, ..case.options() };
     let models = (&case.checkpoint as &dyn kintsugi::checkpoint::ModelSource, &case.variants[..]);
-    let plan = plan_of(models.0, models.1, case.passages(&case.pairs), &options).unwrap();
+    let plan = plan_chunks(models.0, models.1, case.passages(&case.pairs), &options).unwrap();
     let (mut slices, mut sizes): (Vec<SliceOutcome>, Vec<usize>) = (Vec::new(), Vec::new());
     for index in (1..=count).rev() {
         let mut keep = |slice: SliceOutcome| {
@@ -257,7 +259,7 @@ fn what_is_done_is_not_done_again() {
     let case = Case::demo();
     let options = EngineOptions { slice_tokens: Some(200), chunk_tokens: Some(64), ..case.options() };
     let models = (&case.checkpoint as &dyn kintsugi::checkpoint::ModelSource, &case.variants[..]);
-    let plan = plan_of(models.0, models.1, case.passages(&case.pairs), &options).unwrap();
+    let plan = plan_chunks(models.0, models.1, case.passages(&case.pairs), &options).unwrap();
     let evaluate = |part: &Part| {
         let mut slices: Vec<SliceOutcome> = Vec::new();
         let mut keep = |slice| {
@@ -290,7 +292,7 @@ fn hashing_changes_nothing_and_names_every_file() {
             case.checkpoint.stage_ids().into_iter().flat_map(|id| case.checkpoint.stage_files(id)).collect();
         files.sort();
         files.dedup();
-        let expected: Vec<_> = files.iter().map(|path| sha256_file(path).unwrap()).collect();
+        let expected: Vec<_> = files.iter().map(|path| digest_file(path).unwrap()).collect();
         assert_eq!(hashed.digests, expected, "{}", case.name);
         // Again when the checkpoint is read several times over: once a file, not once a slice.
         let sliced = case.evaluate_with(|options| (options.digests, options.memory_budget) = (true, Some(1 << 19)));

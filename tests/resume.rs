@@ -11,10 +11,10 @@ use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::evaluation::demo;
-use common::runs::{self, assert_same, compare, fail, finish, records};
 use common::copy_folder;
 use common::disk::SmallDisk;
+use common::evaluation::demo;
+use common::runs::{self, assert_same, compare, fail, finish, records};
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
@@ -96,7 +96,9 @@ fn killed_at_any_moment_it_goes_on_to_the_same_report() {
         finish(&mut run_into(folder.path()));
         assert_same(folder.path(), whole.path());
     }
-    eprintln!("{killed} kills in {runs} runs: {kept} records kept, {recomputed} torn records dropped, 0 reports differed");
+    eprintln!(
+        "{killed} kills in {runs} runs: {kept} records kept, {recomputed} torn records dropped, 0 reports differed"
+    );
 }
 
 #[test]

@@ -19,8 +19,8 @@ use crate::eval::Weights;
 use crate::files;
 use crate::merge::ParamDrift;
 use crate::report::{
-    ChunkRecord, FileDigest, FileStamp, ModelRecord, ModelScores, ModelsRecord, Number, Records, RunRecord, SliceRecord,
-    StageSeconds,
+    ChunkRecord, FileDigest, FileStamp, ModelRecord, ModelScores, ModelsRecord, Number, Records, RunRecord,
+    SliceRecord, StageSeconds,
 };
 use crate::samples::{DocumentText, Identity};
 
@@ -81,14 +81,15 @@ impl Cache {
             return None;
         }
         let folders: Vec<_> = fs::read_dir(&self.folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        let frames: Vec<(PathBuf, Frame)> =
-            folders.into_iter().filter_map(|folder| Some((folder.clone(), read(&folder.join("frame.json"))?))).collect();
-        let (folder, frame) = match frames.iter().find(|(_, frame)| frame.files == files.stamps()) {
-            Some(found) => found,
-            None => {
-                let digests = files.digests_of_checkpoint().ok().filter(|_| !frames.is_empty())?;
-                frames.iter().find(|(_, frame)| frame.digests == digests)?
-            }
+        let frames: Vec<(PathBuf, Frame)> = folders
+            .into_iter()
+            .filter_map(|folder| Some((folder.clone(), read(&folder.join("frame.json"))?)))
+            .collect();
+        let (folder, frame) = if let Some(found) = frames.iter().find(|(_, frame)| frame.files == files.stamps()) {
+            found
+        } else {
+            let digests = files.digests_of_checkpoint().ok().filter(|_| !frames.is_empty())?;
+            frames.iter().find(|(_, frame)| frame.digests == digests)?
         };
         let columns: Vec<Column> =
             identity::of_variants(job).map(|name| read(&column_path(folder, &name))).collect::<Option<_>>()?;

@@ -129,10 +129,8 @@ pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: S
         // The processes of a machine share its GPUs out.
         devices = vec![devices[local_rank % devices.len()]];
     }
-    let backends = devices
-        .into_iter()
-        .map(|device| Backend { device, kind: args.dtype.resolve(dtype, device) })
-        .collect();
+    let backends =
+        devices.into_iter().map(|device| Backend { device, kind: args.dtype.resolve(dtype, device) }).collect();
     let options = EngineOptions {
         backends,
         chunk_tokens: args.chunk_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
@@ -344,7 +342,7 @@ pub(super) fn peak_rss_bytes() -> Option<u64> {
 pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDigest> {
     let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {
         file: digest.file.clone(),
-        sha256: digest.sha256.clone(),
+        blake3: digest.blake3.clone(),
         bytes: digest.bytes,
     };
     digests.iter().map(convert).collect()

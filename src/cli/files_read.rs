@@ -7,7 +7,7 @@ use fs_err as fs;
 use rayon::prelude::*;
 
 use super::evaluation;
-use crate::checkpoint::{self, ModelSource, sha256_file};
+use crate::checkpoint::{self, ModelSource, digest_file};
 use crate::eval::{EvalError, Variant, Weights};
 use crate::report::{FileDigest, FileStamp, ModelsRecord};
 use crate::samples::{Differences, SampleError};
@@ -25,7 +25,8 @@ impl<'a> FilesRead<'a> {
             Weights::Unmerged | Weights::Merged(_) => None,
         });
         let models: Vec<_> = std::iter::once(checkpoint).chain(candidates).collect();
-        let stamps = models.iter().flat_map(|model| files(*model)).map(|path| stamp(&path)).collect::<Result<_, _>>()?;
+        let stamps =
+            models.iter().flat_map(|model| files(*model)).map(|path| stamp(&path)).collect::<Result<_, _>>()?;
         Ok(Self { models, stamps })
     }
 
@@ -64,8 +65,8 @@ impl<'a> FilesRead<'a> {
             let found = digests(*model)?;
             for at in 0..found.len().max(recorded.len()) {
                 let (recorded, found) = (recorded.get(at), found.get(at));
-                let recorded_sum = recorded.map_or("absent", |digest| digest.sha256.as_str());
-                let found_sum = found.map_or("absent", |digest| digest.sha256.as_str());
+                let recorded_sum = recorded.map_or("absent", |digest| digest.blake3.as_str());
+                let found_sum = found.map_or("absent", |digest| digest.blake3.as_str());
                 if recorded_sum != found_sum {
                     let name = |digest: &FileDigest| digest.file.clone();
                     let file = recorded.map(name).or(found.map(|digest| digest.file.clone())).unwrap_or_default();
@@ -79,7 +80,7 @@ impl<'a> FilesRead<'a> {
 
 /// The digests of a model's files, sorted by name, as the engine gives them.
 fn digests(model: &dyn ModelSource) -> Result<Vec<checkpoint::FileDigest>, SampleError> {
-    let mut found = files(model).par_iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut found = files(model).par_iter().map(|path| digest_file(path)).collect::<Result<Vec<_>, _>>()?;
     found.sort_by(|left, right| left.file.cmp(&right.file));
     Ok(found)
 }

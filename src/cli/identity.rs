@@ -1,17 +1,15 @@
 //! What a run's numbers depend on, but for the contents of the checkpoint's files, whose digests are known once they have
 //! been read. The passages and how they are computed make one part of it, each model the other.
 
-use sha2::{Digest, Sha256};
-
 use super::args::EvaluationArgs;
 use super::evaluation::{Prepared, versions};
 use super::recording::Job;
-use crate::eval::plan::Plan;
+use crate::eval::chunk_plan::ChunkPlan;
 use crate::eval::{Variant, Weights};
 use crate::samples::Identity;
 
 /// What results depend on besides the model that has them.
-pub(super) fn of_passages(job: &Job<'_>, prepared: &Prepared, args: &EvaluationArgs, plan: &Plan) -> Identity {
+pub(super) fn of_passages(job: &Job<'_>, prepared: &Prepared, args: &EvaluationArgs, plan: &ChunkPlan) -> Identity {
     let versions = versions();
     let commit = versions.git_commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
     let calibration = &prepared.options.calibration;
@@ -23,7 +21,10 @@ pub(super) fn of_passages(job: &Job<'_>, prepared: &Prepared, args: &EvaluationA
         .with("task", format!("{} ({})", prepared.task.name, digest(&format!("{:?}", prepared.task))))
         .with("data", prepared.data.sha256.clone())
         .with("limit", args.limit.map_or("none".to_owned(), |limit| limit.to_string()))
-        .with("calibration", if calibration.is_empty() { "none".to_owned() } else { digest(&format!("{calibration:?}")) })
+        .with(
+            "calibration",
+            if calibration.is_empty() { "none".to_owned() } else { digest(&format!("{calibration:?}")) },
+        )
         .with("tokenizer", prepared.tokenizer.sha256())
         .with("max_length", prepared.max_length.to_string())
         .with("dtype", prepared.dtype_name())
@@ -59,8 +60,7 @@ fn of_variant(variant: &Variant) -> String {
     }
 }
 
-/// The first 16 digits of a text's SHA-256.
+/// The first 16 digits of a text's BLAKE3.
 pub(super) fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }

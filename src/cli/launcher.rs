@@ -111,7 +111,8 @@ fn several(rank: usize, count: usize, source: &'static str) -> anyhow::Result<Op
 }
 
 fn number(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> anyhow::Result<Option<usize>> {
-    let parse = |text: String| text.parse().with_context(|| format!("{name}: `{text}` is no number; --shard overrides it"));
+    let parse =
+        |text: String| text.parse().with_context(|| format!("{name}: `{text}` is no number; --shard overrides it"));
     variable(name).map(parse).transpose()
 }
 

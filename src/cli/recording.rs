@@ -13,8 +13,8 @@ use super::files_read::FilesRead;
 use super::output::Screen;
 use super::{drift, identity, interrupt, provenance};
 use crate::checkpoint::ModelSource;
-use crate::eval::plan::{Part, Plan};
-use crate::eval::{EvalError, SliceOutcome, Variant, evaluate_part, plan_of, samples};
+use crate::eval::chunk_plan::{ChunkPlan, Part};
+use crate::eval::{EvalError, SliceOutcome, Variant, evaluate_part, plan_chunks, samples};
 use crate::report::{
     self, ChunkRecord, ModelRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record, Records,
     RunRecord, SliceRecord, StageSeconds,
@@ -69,11 +69,12 @@ pub(super) fn evaluate(
     screen: &Screen,
 ) -> anyhow::Result<Records> {
     let passages = std::mem::take(&mut prepared.passages);
-    let plan = plan_of(job.model, job.variants, passages, &prepared.options)?;
+    let plan = plan_chunks(job.model, job.variants, passages, &prepared.options)?;
     let files = FilesRead::new(job.model, job.variants)?;
     let slice_tokens = prepared.slice_tokens(job, args, &plan, output_dir.is_some());
     let passages = identity::of_passages(job, prepared, args, &plan);
-    let run = run_record(job, prepared, args, &plan, &files, (identity::with_models(passages.clone(), job), slice_tokens));
+    let run =
+        run_record(job, prepared, args, &plan, &files, (identity::with_models(passages.clone(), job), slice_tokens));
     let cache = Cache::of(&args.cache, &run, &passages).filter(|_| prepared.shard.is_none());
     let (mut journal, mut records) = match output_dir {
         None => (None, Records::new(run)),
@@ -130,7 +131,7 @@ pub(super) fn evaluate(
 
 impl Prepared {
     /// Tokens of a slice: as asked for, or little enough that little is lost, or whatever memory holds.
-    fn slice_tokens(&self, job: &Job<'_>, args: &EvaluationArgs, plan: &Plan, journal: bool) -> usize {
+    fn slice_tokens(&self, job: &Job<'_>, args: &EvaluationArgs, plan: &ChunkPlan, journal: bool) -> usize {
         let asked = args.slice_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
         let kept = || {
             let (size, variants, backends) = (job.model.size(), job.variants.len(), &self.options.backends);
@@ -145,7 +146,7 @@ fn run_record(
     job: &Job<'_>,
     prepared: &Prepared,
     args: &EvaluationArgs,
-    plan: &Plan,
+    plan: &ChunkPlan,
     files: &FilesRead<'_>,
     (identity, slice_tokens): (Identity, usize),
 ) -> RunRecord {
@@ -172,12 +173,7 @@ fn run_record(
 }
 
 /// Opens the journal of a run, and reads what is there of it.
-fn open(
-    path: &Path,
-    run: RunRecord,
-    restart: bool,
-    files: &FilesRead<'_>,
-) -> Result<(Journal, Records), SampleError> {
+fn open(path: &Path, run: RunRecord, restart: bool, files: &FilesRead<'_>) -> Result<(Journal, Records), SampleError> {
     let begin = |mut journal: Journal, run: RunRecord| {
         journal.append(&Record::Run(Box::new(run.clone())))?;
         Ok((journal, Records::new(run)))
@@ -200,9 +196,12 @@ fn open(
         journal.clear()?;
         return begin(journal, run);
     };
-    let shard = |run: &RunRecord| run.shard.map_or("1/1".to_owned(), |shard| format!("{}/{}", shard.index, shard.count));
+    let shard =
+        |run: &RunRecord| run.shard.map_or("1/1".to_owned(), |shard| format!("{}/{}", shard.index, shard.count));
     let differences = Identity::differences(&records.run.identity, &run.identity)
-        .or_else(|| (records.run.shard != run.shard).then(|| Differences::of("shard", shard(&records.run), shard(&run))))
+        .or_else(|| {
+            (records.run.shard != run.shard).then(|| Differences::of("shard", shard(&records.run), shard(&run)))
+        })
         .or_else(|| (records.run.chunks != run.chunks).then(|| Differences::of("plan", "another", "this one")))
         .map_or_else(|| files.differences(&records.run.files, models), |found| Ok(Some(found)))?;
     match differences {
@@ -215,7 +214,7 @@ fn open(
 struct Keeper<'a> {
     job: &'a Job<'a>,
     prepared: &'a Prepared,
-    plan: &'a Plan,
+    plan: &'a ChunkPlan,
     part: &'a Part,
     files: &'a FilesRead<'a>,
     journal: Option<Journal>,

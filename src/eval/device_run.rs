@@ -4,12 +4,12 @@ mod pieces;
 
 use tch::{Device, Kind, Tensor};
 
+use super::chunk_plan::Share;
 use super::outcome::Divergence;
-use super::plan::Share;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
-    Backend, Chunk, DeviceScores, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, Reference,
-    RotaryTable, Streams, TargetScores, Uploader, each,
+    Backend, Chunk, DeviceScores, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage,
+    Reference, RotaryTable, Streams, TargetScores, Uploader, each,
 };
 use crate::partition::{StageId, StageTensors};
 use pieces::{Piece, in_parts, pieces};
@@ -76,11 +76,7 @@ pub(super) struct DeviceRun {
 }
 
 impl DeviceRun {
-    pub(super) fn new(
-        architecture: &Architecture,
-        backend: Backend,
-        share: &Share,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn new(architecture: &Architecture, backend: Backend, share: &Share) -> Result<Self, ModelError> {
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::chunk_plan::{ChunkPlan, Part};
 use super::device_run::{DeviceRun, is_emulated};
 use super::outcome::{Evaluation, SliceOutcome};
 use super::packing::Passage;
-use super::plan::{Part, Plan};
 use super::slice_run::SliceRun;
 use super::{EvalError, budget, candidates};
 use crate::checkpoint::ModelSource;
@@ -128,7 +128,7 @@ pub fn evaluate(
     options: &EngineOptions,
     observer: &dyn Observer,
 ) -> Result<Evaluation, EvalError> {
-    let plan = plan(checkpoint, variants, passages, options)?;
+    let plan = plan_chunks(checkpoint, variants, passages, options)?;
     let mut slices = Vec::new();
     let mut keep = |slice| {
         slices.push(slice);
@@ -144,26 +144,26 @@ pub fn evaluate(
 /// # Errors
 /// A model that cannot be evaluated, candidates that cannot be the checkpoint's, no device, or too little memory for the
 /// longest passage.
-pub fn plan(
+pub fn plan_chunks(
     checkpoint: &dyn ModelSource,
     variants: &[Variant],
     passages: Vec<Passage>,
     options: &EngineOptions,
-) -> Result<Plan, EvalError> {
+) -> Result<ChunkPlan, EvalError> {
     checkpoint.check_evaluation()?;
     let backend = first_backend(options)?;
     candidates::check(checkpoint, variants, &passages)?;
     let passages = after_prompt(checkpoint.architecture(), passages);
     let longest = passages.iter().map(Passage::length).max().unwrap_or(0);
     let capacity = capacity((checkpoint, variants), longest, backend, options)?;
-    let mut chunk_tokens = options.chunk_tokens.unwrap_or_else(|| {
-        budget::even_chunk_tokens(backend, passages.iter().map(Passage::length).sum(), longest)
-    });
+    let mut chunk_tokens = options
+        .chunk_tokens
+        .unwrap_or_else(|| budget::even_chunk_tokens(backend, passages.iter().map(Passage::length).sum(), longest));
     // In halves, so that a little more or less memory makes no other plan.
     while chunk_tokens > capacity && options.chunk_tokens.is_none() {
         chunk_tokens /= 2;
     }
-    Ok(Plan::new(passages, chunk_tokens.max(1)))
+    Ok(ChunkPlan::new(passages, chunk_tokens.max(1)))
 }
 
 /// Tokens whose residual streams a device holds.
@@ -192,7 +192,7 @@ fn first_backend(options: &EngineOptions) -> Result<Backend, EvalError> {
 /// Whatever keeps the run from finishing, and what `keep` says.
 pub fn evaluate_part(
     (checkpoint, variants): (&dyn ModelSource, &[Variant]),
-    plan: &Plan,
+    plan: &ChunkPlan,
     part: &Part,
     options: &EngineOptions,
     observer: &dyn Observer,
@@ -228,7 +228,7 @@ pub fn evaluate_part(
 
 /// What is left to do, slice by slice: the slices that a run of the whole part has, without what is done, and divided
 /// further where less memory is there than then.
-fn slices(plan: &Plan, part: &Part, capacity: usize, slice_tokens: Option<usize>) -> Vec<Vec<usize>> {
+fn slices(plan: &ChunkPlan, part: &Part, capacity: usize, slice_tokens: Option<usize>) -> Vec<Vec<usize>> {
     let planned = plan.slices(&part.chunks, slice_tokens.unwrap_or(capacity));
     planned
         .into_iter()

@@ -6,6 +6,7 @@ pub mod budget;
 mod calibrated_merge;
 mod calibration;
 mod candidates;
+pub mod chunk_plan;
 pub mod data_error;
 mod device_run;
 pub mod documents;
@@ -13,7 +14,6 @@ pub mod engine;
 mod error;
 mod outcome;
 pub mod packing;
-pub mod plan;
 mod prefetch;
 pub mod samples;
 pub mod self_check;
@@ -22,8 +22,6 @@ pub mod task;
 pub mod tokenizer;
 
 pub use calibrated_merge::CalibratedMerge;
-pub use engine::{
-    EngineOptions, Observer, Quiet, Variant, Weights, Work, evaluate, evaluate_part, plan as plan_of,
-};
+pub use engine::{EngineOptions, Observer, Quiet, Variant, Weights, Work, evaluate, evaluate_part, plan_chunks};
 pub use error::EvalError;
 pub use outcome::{Divergence, Evaluation, SliceOutcome, Timings};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::plan::Plan;
+use super::chunk_plan::ChunkPlan;
 use crate::checkpoint::FileDigest;
 use crate::merge::{Elsewhere, Exactness};
 use crate::samples::TokenScore;
@@ -98,7 +98,7 @@ pub struct Evaluation {
 impl Evaluation {
     /// Joins the slices of a whole plan.
     #[must_use]
-    pub fn of(plan: &Plan, variants: usize, slices: Vec<SliceOutcome>) -> Self {
+    pub fn of(plan: &ChunkPlan, variants: usize, slices: Vec<SliceOutcome>) -> Self {
         let mut evaluation = Self {
             scores: vec![vec![Vec::new(); plan.passage_count()]; variants],
             exactness: vec![Exactness::default(); variants],

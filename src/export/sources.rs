@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use fs_err as fs;
 
 use super::ExportError;
-use crate::checkpoint::{Checkpoint, FileDigest, sha256_file};
+use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
 
 /// Files that are hashed at once.
 const HASHERS: usize = 3;
@@ -39,7 +39,7 @@ impl SourceFiles {
         let hash_files = || {
             let mut digests = Vec::new();
             while let Some((at, source)) = self.take(&next).filter(|_| !failed.load(Ordering::Relaxed)) {
-                let digest = sha256_file(&source.path).map_err(|source| ExportError::Read { source })?;
+                let digest = digest_file(&source.path).map_err(|source| ExportError::Read { source })?;
                 digests.push((at, digest));
             }
             Ok::<_, ExportError>(digests)

@@ -1,10 +1,9 @@
 //! The identity of a run: everything that its numbers depend on. Results of equal identity may be put together.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// What a run's numbers depend on, by name. Values that are long stand there by their digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,21 +29,15 @@ impl Identity {
         self
     }
 
-    /// SHA-256 of all of it, hexadecimal.
+    /// BLAKE3 of all of it, hexadecimal.
     #[must_use]
     pub fn digest(&self) -> String {
-        let mut hasher = Sha256::new();
-        for (what, value) in &self.0 {
-            for part in [what, value] {
-                hasher.update((part.len() as u64).to_le_bytes());
-                hasher.update(part);
-            }
+        let mut hasher = blake3::Hasher::new();
+        for part in self.0.iter().flat_map(|(what, value)| [what, value]) {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
         }
-        hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hasher.finalize().to_hex().to_string()
     }
 
     /// What a run has otherwise than a journal; `None` where they are the same.

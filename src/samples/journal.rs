@@ -1,21 +1,19 @@
 //! The journal of a run: a file that only grows, one JSON object a line, each with a checksum, on the disk before the next
 //! is begun. What a killed run has written is read back; a record that it did not finish is dropped.
 //!
-//! A line is `{"sha256":"…","record":…}`: the first 16 digits of the SHA-256 of the digits before (none before the first
+//! A line is `{"blake3":"…","record":…}`: the first 16 digits of the BLAKE3 of the digits before (none before the first
 //! line) and of the record's bytes. So a record that is changed, missing, doubled or out of place is noticed.
 
-use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use super::SampleError;
 
-const BEFORE_SUM: &str = "{\"sha256\":\"";
+const BEFORE_SUM: &str = "{\"blake3\":\"";
 const AFTER_SUM: &str = "\",\"record\":";
 const SUM_DIGITS: usize = 16;
 
@@ -169,12 +167,8 @@ fn record_of<'a>(line: &'a [u8], before: &str) -> Result<(&'a str, &'a [u8]), &'
 }
 
 fn checksum(before: &str, record: &[u8]) -> String {
-    let digest = Sha256::new().chain_update(before).chain_update(record).finalize();
-    digest.iter().take(SUM_DIGITS / 2).fold(String::with_capacity(SUM_DIGITS), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digest = blake3::Hasher::new().update(before.as_bytes()).update(record).finalize();
+    digest.to_hex()[..SUM_DIGITS].to_owned()
 }
 
 #[cfg(test)]

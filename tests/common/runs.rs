@@ -22,10 +22,15 @@ const LAUNCHERS: [&str; 9] = [
 /// The program, in an environment without launchers.
 pub fn kintsugi() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kintsugi"));
-    LAUNCHERS.iter().for_each(|variable| {
+    for variable in LAUNCHERS {
         command.env_remove(variable);
-    });
-    command.env("COLUMNS", "100").env("KINTSUGI_NO_CACHE", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+    command
+        .env("COLUMNS", "100")
+        .env("KINTSUGI_NO_CACHE", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -112,5 +117,6 @@ pub fn assert_same_but(found: &Path, expected: &Path, aside: &[&str]) {
 
 /// Lines of a journal that are whole.
 pub fn records(journal: &Path) -> usize {
-    fs_err::read(journal).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
+    let lines = |bytes: Vec<u8>| bytes.split(|&byte| byte == b'\n').count() - 1;
+    fs_err::read(journal).map_or(0, lines)
 }

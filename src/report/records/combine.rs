@@ -94,7 +94,7 @@ fn differing_file(one: &ModelsRecord, other: &ModelsRecord) -> Option<(String, S
             (Some(one), Some(other)) if one == other => {}
             (one, other) => {
                 let file = one.or(other).map(|digest| digest.file.clone()).unwrap_or_default();
-                let sum = |digest: Option<&FileDigest>| digest.map_or_else(none, |digest| digest.sha256.clone());
+                let sum = |digest: Option<&FileDigest>| digest.map_or_else(none, |digest| digest.blake3.clone());
                 return Some((file, sum(one), sum(other)));
             }
         }

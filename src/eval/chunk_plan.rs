@@ -8,7 +8,7 @@ use super::packing::{Chunk, Packed, Passage};
 
 /// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, from the longest passages to the shortest.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct ChunkPlan {
     packed: Packed,
     chunk_tokens: usize,
     /// Of every chunk: its passages, as a range of [`Packed::passages`], and its tokens.
@@ -38,7 +38,7 @@ pub(super) struct Share {
     chunk_tokens: usize,
 }
 
-impl Plan {
+impl ChunkPlan {
     /// Cuts passages into chunks of at most so many tokens; a longer passage is a chunk by itself.
     #[must_use]
     pub fn new(passages: Vec<Passage>, chunk_tokens: usize) -> Self {
@@ -154,13 +154,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn any_plan() -> impl Strategy<Value = Plan> {
+    fn any_plan() -> impl Strategy<Value = ChunkPlan> {
         let ids = |longest| prop::collection::vec(0_u32..3, 1..longest);
         (prop::collection::vec((ids(12), ids(4)), 0..40), 0_usize..40).prop_map(|(pairs, chunk_tokens)| {
             let passage = |(index, (context, target)): (usize, &(Vec<u32>, Vec<u32>))| {
                 Passage::new(index, context, target, 2048).unwrap()
             };
-            Plan::new(pairs.iter().enumerate().map(passage).collect(), chunk_tokens)
+            ChunkPlan::new(pairs.iter().enumerate().map(passage).collect(), chunk_tokens)
         })
     }
 
