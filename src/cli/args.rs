@@ -196,7 +196,7 @@ mod evaluation_args {
         #[arg(long, value_name = "DIR", env = "KINTSUGI_CACHE_DIR", hide_env_values = true)]
         pub cache_dir: Option<PathBuf>,
         /// Neither use results of earlier runs nor keep these for later ones.
-        #[arg(long, env = "KINTSUGI_NO_CACHE", value_parser = clap::builder::BoolishValueParser::new())]
+        #[arg(long, env = "KINTSUGI_NO_CACHE", hide_env_values = true, value_parser = clap::builder::BoolishValueParser::new())]
         pub no_cache: bool,
     }
 
