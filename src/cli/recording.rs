@@ -13,6 +13,7 @@ use super::files_read::FilesRead;
 use super::output::Screen;
 use super::{drift, identity, interrupt, provenance};
 use crate::checkpoint::ModelSource;
+use crate::eval::budget::kept_slice_tokens;
 use crate::eval::chunk_plan::{ChunkPlan, Part};
 use crate::eval::{EvalError, SliceOutcome, Variant, evaluate_part, plan_chunks, samples};
 use crate::report::{
@@ -134,9 +135,8 @@ impl Prepared {
     fn slice_tokens(&self, job: &Job<'_>, args: &EvaluationArgs, plan: &ChunkPlan, journal: bool) -> usize {
         let asked = args.slice_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
         let kept = || {
-            let (size, variants, backends) = (job.model.size(), job.variants.len(), &self.options.backends);
-            let kept = crate::eval::budget::kept_slice_tokens;
-            kept(size, variants, backends, self.threads, plan.chunk_tokens())
+            let (variants, backends) = (job.variants.len(), &self.options.backends);
+            kept_slice_tokens(job.model, variants, backends, self.threads, plan.chunk_tokens())
         };
         asked.unwrap_or_else(|| if journal { kept() } else { usize::MAX })
     }

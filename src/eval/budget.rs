@@ -3,7 +3,8 @@
 use tch::{Device, Kind};
 
 use super::EvalError;
-use crate::config::Architecture;
+use crate::checkpoint::ModelSource;
+use crate::config::{Architecture, Head};
 use crate::model::{Backend, free_device_memory};
 
 /// Tokens that go through a stage together at most: enough rows to keep matrix products efficient, which pack the weights
@@ -65,11 +66,11 @@ pub fn slice_tokens(
 }
 
 /// Tokens of a slice where results are kept slice by slice: about a minute's work, so that little is lost when a run is
-/// killed, but twenty times as long as reading the checkpoint takes, which every slice does anew. Speeds are those of
-/// usual hardware; nothing but the moments of keeping depends on them.
+/// killed, but ten times what reading and merging the weights takes, which every slice does anew. Speeds are those of usual
+/// hardware; nothing but the moments of keeping depends on them.
 #[must_use]
 pub fn kept_slice_tokens(
-    (parameters, bytes): (u64, u64),
+    model: &dyn ModelSource,
     variants: usize,
     backends: &[Backend],
     threads: usize,
@@ -77,19 +78,31 @@ pub fn kept_slice_tokens(
 ) -> usize {
     /// Floating-point operations a second of a GPU, and of a thread of a CPU.
     const GPU_SPEED: u64 = 100_000_000_000_000;
-    const THREAD_SPEED: u64 = 30_000_000_000;
-    const READ_BYTES_PER_SECOND: u64 = 1 << 30;
+    const THREAD_SPEED: u64 = 50_000_000_000;
+    /// Bytes a second that are read, and that a thread merges.
+    const BYTES_PER_SECOND: u64 = 1 << 30;
     const SECONDS: u64 = 60;
-    const READS: u64 = 20;
+    const PREPARATIONS: u64 = 10;
+    let (threads, variants) = (threads.max(1) as u64, variants as u64);
     let on_cpu = backends.first().is_none_or(|backend| backend.device == Device::Cpu);
-    let workers = if on_cpu { threads } else { backends.len() }.max(1);
-    let speed = if on_cpu { THREAD_SPEED } else { GPU_SPEED }.saturating_mul(workers as u64);
-    let seconds = SECONDS.max(READS * bytes / READ_BYTES_PER_SECOND);
-    let per_token = 2_u64.saturating_mul(parameters).saturating_mul(variants as u64).max(1);
+    let workers = if on_cpu { threads } else { (backends.len() as u64).max(1) };
+    let speed = if on_cpu { THREAD_SPEED } else { GPU_SPEED }.saturating_mul(workers);
+    let (parameters, bytes) = model.size();
+    let preparation = bytes.saturating_add(bytes.saturating_mul(variants) / threads) / BYTES_PER_SECOND;
+    let seconds = SECONDS.max(preparation.saturating_mul(PREPARATIONS));
+    let per_token = 2_u64.saturating_mul(in_layers(model, parameters)).saturating_mul(variants).max(1);
     let tokens = usize::try_from(speed.saturating_mul(seconds) / per_token).unwrap_or(usize::MAX);
     // Whole chunks for every worker.
-    let round = chunk_tokens.saturating_mul(workers).max(1);
+    let round = usize::try_from(workers).unwrap_or(1).saturating_mul(chunk_tokens).max(1);
     (tokens / round).max(1).saturating_mul(round)
+}
+
+/// The parameters that every token meets: those of the vocabulary are looked up, or multiplied at the targets alone.
+fn in_layers(model: &dyn ModelSource, parameters: u64) -> u64 {
+    let architecture = model.architecture();
+    let matrices = if architecture.head == Head::Tied { 1 } else { 2 };
+    let vocabulary = architecture.padded_vocab_size.saturating_mul(architecture.hidden_size) as u64;
+    parameters.saturating_sub(vocabulary.saturating_mul(matrices)).max(1)
 }
 
 fn kind_bytes(kind: Kind) -> usize {
