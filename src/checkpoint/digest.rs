@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::files;
 
 /// A file and the digest of its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +26,7 @@ pub struct FileDigest {
 /// # Errors
 /// The file cannot be read.
 pub fn sha256_file(path: &Path) -> Result<FileDigest, std::io::Error> {
-    let mut file = fs::File::open(path)?;
+    let mut file = files::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0_u8; 1 << 20];
     let mut bytes = 0_u64;

@@ -1,6 +1,7 @@
 //! Checkpoints as gpt-neox writes them: finding the files, accounting for every tensor, reading a stage at a time.
 //! What a name means is decided in `partition`; how stages are merged, in `merge`.
 
+mod archive;
 mod client;
 mod digest;
 mod error;
@@ -12,8 +13,8 @@ mod shard;
 mod tests;
 mod warnings;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -29,7 +30,7 @@ use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
 use crate::tensor::HostTensor;
 use facts::{check_stages, observe};
-use inventory::FileStage;
+use inventory::{FileStage, RankStage};
 
 /// A checkpoint whose every tensor has been accounted for. No weights are held.
 #[derive(Debug)]
@@ -270,11 +271,21 @@ impl Checkpoint {
         stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
     }
 
+    /// Refuses a stage whose files are no longer those that were opened: what was read of them cannot be trusted to
+    /// belong together, nor to be what is hashed afterwards.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`], or a file that is gone.
+    pub fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
+        let stages: BTreeSet<_> = self.sources(id, |_| true).into_iter().map(|(_, stage, _)| stage).collect();
+        stages.into_iter().flat_map(|stage| &self.stages[stage].ranks).try_for_each(RankStage::check_unchanged)
+    }
+
     /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
     /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
     ///
     /// # Errors
-    /// A file that cannot be read (any more), or a weight that is NaN or infinite.
+    /// A file that cannot be read (any more) or has changed, or a weight that is NaN or infinite.
     pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         let params = self.read_sources(&self.sources(id, |entry| entry.used))?;
         Ok(StageTensors { id, tp_size: self.tp_size, params })
@@ -305,7 +316,10 @@ impl Checkpoint {
             let entry = &self.entries[stage][&file_role];
             Ok((role, self.read_param(&self.stages[stage], &shards[&stage], entry)?))
         };
-        sources.par_iter().map(read).collect()
+        let params = sources.par_iter().map(read).collect::<Result<_, CheckpointError>>()?;
+        let read_from = shards.keys().flat_map(|&stage| &self.stages[stage].ranks);
+        read_from.into_iter().try_for_each(RankStage::check_unchanged)?;
+        Ok(params)
     }
 
     fn read_param(&self, stage: &FileStage, shards: &[Shard], entry: &ParamEntry) -> Result<Param, CheckpointError> {

@@ -197,6 +197,7 @@ impl DataError {
                 "pass the tokenizer the checkpoint was trained with"
             }
             Self::Document { source, .. } => return source.hint(),
+            Self::Io(error) => return crate::files::hint(error),
             _ => return None,
         };
         Some(hint.to_owned())

@@ -61,6 +61,7 @@ fn read_all(
             if hash {
                 // The bytes were just read: they come from the page cache.
                 digests.add(checkpoint.stage_files(id))?;
+                checkpoint.check_unchanged(id)?;
             }
             Ok(stage)
         });

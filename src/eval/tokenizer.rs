@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use super::data_error::DataError;
 use super::documents::{Document, sha256_of, trim_end_as_python};
+use crate::files;
 
 /// Token ids of a context and of its target.
 pub type TokenPair = (Vec<u32>, Vec<u32>);
@@ -13,6 +12,9 @@ pub type TokenPair = (Vec<u32>, Vec<u32>);
 /// Whether the tokenizer file's own post-processor may add special tokens: transformers' default. GPT-NeoX's
 /// tokenizers add none, and no token is ever added here.
 const ADD_SPECIAL_TOKENS: bool = true;
+
+/// The largest file that is read; those of the largest vocabularies have 30 MB.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A `tokenizer.json`, with its provenance.
 #[derive(Debug, Clone)]
@@ -30,14 +32,21 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read, or that is not a tokenizer with at least one token.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
+        Self::from_bytes(&files::read(path, MAX_FILE_BYTES)?, path)
+    }
+
+    /// As [`Tokenizer::from_file`], of bytes at hand; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
-        let bytes = fs::read(path)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
         let vocabulary = inner.get_vocab(true);
         let largest_id = vocabulary.values().copied().max().ok_or_else(|| invalid("it has no tokens".to_owned()))?;
         let vocab_size = vocabulary.len();
-        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(&bytes), vocab_size, largest_id })
+        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), vocab_size, largest_id })
     }
 
     /// The file it was read from.

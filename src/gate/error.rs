@@ -87,6 +87,7 @@ impl GateError {
                 "a gate pairs models passage by passage: keep samples/ beside report.json, as --output-dir writes them"
                     .to_owned(),
             ),
+            Self::Io(error) => crate::files::hint(error),
             Self::Syntax { .. } => Some("evals/gates.yml of the source shows every key".to_owned()),
             Self::OtherPassages { .. } => Some("evaluate both on the same data, with the same --limit".to_owned()),
             _ => None,

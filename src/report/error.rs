@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::files;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
@@ -119,6 +120,12 @@ impl ReportError {
     /// What the user can do about it, where we know.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        matches!(self, Self::NotWritable { .. }).then(|| "choose another --output-dir".to_owned())
+        match self {
+            Self::NotWritable { .. } => Some("choose another --output-dir".to_owned()),
+            Self::Write { source, .. } | Self::Read(source) => files::hint(source),
+            Self::NotAReport { .. } => Some("give the report.json that `--output-dir` was left with".to_owned()),
+            Self::Samples(SampleError::Io(source) | SampleError::Persist { source, .. }) => files::hint(source),
+            _ => None,
+        }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use fs_err as fs;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::output::write_atomically;
 use super::{Report, ReportError, SCHEMA_VERSION};
+use crate::files;
+
+/// The largest report that is read; ours have some 100 kB, most of it digests.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// The report as pretty-printed JSON with a final line break.
 ///
@@ -33,17 +36,24 @@ pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
 /// # Errors
 /// A file that cannot be read, is no report, or is one of another `schema_version`.
 pub fn read_json(path: &Path) -> Result<Report, ReportError> {
+    parse_json(&files::read(path, MAX_FILE_BYTES).map_err(ReportError::Read)?, path)
+}
+
+/// As [`read_json`], of bytes at hand; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_json`].
+pub fn parse_json(bytes: &[u8], path: &Path) -> Result<Report, ReportError> {
     #[derive(Deserialize)]
     struct Probe {
         schema_version: String,
     }
-    let text = fs::read_to_string(path).map_err(ReportError::Read)?;
     let not_a_report = |source| ReportError::NotAReport { path: path.to_owned(), source };
-    let Probe { schema_version: found } = serde_json::from_str(&text).map_err(not_a_report)?;
+    let Probe { schema_version: found } = serde_json::from_slice(bytes).map_err(not_a_report)?;
     if found != SCHEMA_VERSION {
         return Err(ReportError::SchemaVersion { path: path.to_owned(), found, expected: SCHEMA_VERSION });
     }
-    serde_json::from_str(&text).map_err(not_a_report)
+    serde_json::from_slice(bytes).map_err(not_a_report)
 }
 
 /// The JSON Schema of `report.json`, generated from the types: the text of `configs/report.schema.json`.

@@ -38,7 +38,7 @@ pub use inspection::{
     DTypeCount, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, Vocabulary, render_drift_svg,
     render_inspection,
 };
-pub use json::{read_json, schema, to_json, write_json};
+pub use json::{parse_json, read_json, schema, to_json, write_json};
 pub use markdown::render_markdown;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically};
 pub use page::{TerminalStyle, render_table};

@@ -4,14 +4,16 @@
 #[cfg(test)]
 mod tests;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
+
+/// The longest line read: a target of a hundred thousand tokens.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
 /// What can go wrong with sample files.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,16 @@ pub enum SampleError {
         line: usize,
         /// What the JSON reader says.
         source: serde_json::Error,
+    },
+    /// A line is longer than any sample.
+    #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
+    LineTooLong {
+        /// The sample file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// The longest line read.
+        limit_bytes: u64,
     },
     /// The finished file could not be moved to its name.
     #[error("{path}: could not be moved into place: {source}", path = path.display())]
@@ -94,19 +106,29 @@ pub fn write_jsonl(path: &Path, samples: &[Sample]) -> Result<(), SampleError> {
 /// # Errors
 /// A file that cannot be read, or a line that is not a sample (named by its number).
 pub fn read_jsonl(path: &Path) -> Result<Vec<Sample>, SampleError> {
-    let reader = BufReader::new(fs::File::open(path)?);
+    parse_jsonl(BufReader::new(files::open(path)?), path)
+}
+
+/// As [`read_jsonl`], of bytes from anywhere; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_jsonl`].
+pub fn parse_jsonl(mut reader: impl BufRead, path: &Path) -> Result<Vec<Sample>, SampleError> {
     let mut samples = Vec::new();
-    for (index, line) in reader.lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        if reader.by_ref().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        if bytes.len() as u64 > MAX_LINE_BYTES {
+            return Err(SampleError::LineTooLong { path: path.to_owned(), line, limit_bytes: MAX_LINE_BYTES });
+        }
+        if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let sample = serde_json::from_str(&line).map_err(|source| SampleError::Line {
-            path: path.to_owned(),
-            line: index + 1,
-            source,
-        })?;
-        samples.push(sample);
+        let not_a_sample = |source| SampleError::Line { path: path.to_owned(), line, source };
+        samples.push(serde_json::from_slice(&bytes).map_err(not_a_sample)?);
     }
     Ok(samples)
 }

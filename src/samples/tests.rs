@@ -1,3 +1,4 @@
+use fs_err as fs;
 use proptest::prelude::*;
 
 use super::*;
