@@ -3,7 +3,7 @@
 LIBTORCH_KIND ?= cpu
 CARGO ?= cargo
 
-.PHONY: help setup build demo test bench lint clean
+.PHONY: help setup build demo test bench lint fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,6 +28,13 @@ lint: setup ## Formatting and clippy, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --all-targets -- -D warnings
+
+fuzz: setup ## Fuzz every reader of files, EXECUTIONS=1000000 each (needs `cargo install cargo-fuzz`)
+	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz build -s none
+	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch} fuzz/run.sh
+
+soak: setup ## 200 compares in one process: memory and descriptors flat, numbers the same
+	$(CARGO) test --release --locked --test soak -- --ignored --nocapture
 
 clean: ## Remove what was built and what the demo wrote
 	$(CARGO) clean

@@ -124,7 +124,7 @@ impl ReportError {
             Self::NotWritable { .. } => Some("choose another --output-dir".to_owned()),
             Self::Write { source, .. } | Self::Read(source) => files::hint(source),
             Self::NotAReport { .. } => Some("give the report.json that `--output-dir` was left with".to_owned()),
-            Self::Samples(SampleError::Io(source) | SampleError::Persist { source, .. }) => files::hint(source),
+            Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
             _ => None,
         }
     }

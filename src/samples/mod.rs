@@ -19,7 +19,7 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleError {
-    /// The file could not be read or written.
+    /// The file could not be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A line is not a sample.
@@ -42,9 +42,9 @@ pub enum SampleError {
         /// The longest line read.
         limit_bytes: u64,
     },
-    /// The finished file could not be moved to its name.
-    #[error("{path}: could not be moved into place: {source}", path = path.display())]
-    Persist {
+    /// The file could not be written whole under its name.
+    #[error("{path}: could not be written: {source}", path = path.display())]
+    Write {
         /// The intended name.
         path: PathBuf,
         /// What the file system says.
@@ -90,6 +90,10 @@ pub struct Sample {
 /// # Errors
 /// Whatever keeps the file from being written, synced or moved into place.
 pub fn write_jsonl(path: &Path, samples: &[Sample]) -> Result<(), SampleError> {
+    write_lines(path, samples).map_err(|source| SampleError::Write { path: path.to_owned(), source })
+}
+
+fn write_lines(path: &Path, samples: &[Sample]) -> std::io::Result<()> {
     let mut file = files::temporary_sibling(path)?;
     let mut out = std::io::BufWriter::new(file.as_file_mut());
     for sample in samples {
@@ -98,7 +102,7 @@ pub fn write_jsonl(path: &Path, samples: &[Sample]) -> Result<(), SampleError> {
     }
     out.flush()?;
     drop(out);
-    files::publish(file, path).map_err(|source| SampleError::Persist { path: path.to_owned(), source })
+    files::publish(file, path)
 }
 
 /// Reads what [`write_jsonl`] wrote.

@@ -69,7 +69,7 @@ fn a_line_that_is_no_sample_is_named_by_its_number() {
     let missing = read_jsonl(&folder.path().join("no.jsonl")).unwrap_err().to_string();
     assert!(missing.contains("no.jsonl"), "{missing}");
     let nowhere = write_jsonl(&folder.path().join("no/mean.jsonl"), &[]).unwrap_err();
-    assert!(matches!(nowhere, SampleError::Io(_)), "{nowhere}");
+    assert!(matches!(nowhere, SampleError::Write { .. }), "{nowhere}");
 }
 
 fn finite() -> impl Strategy<Value = f64> {
