@@ -189,6 +189,8 @@ impl Metric {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
 
     #[test]

@@ -41,6 +41,8 @@ impl Tokenizer {
     /// As [`Tokenizer::from_file`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
+        // The library panics at broken JSON in some places; what is broken is found before it sees it.
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| invalid(error.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
         let vocabulary = inner.get_vocab(true);

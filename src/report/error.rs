@@ -122,9 +122,10 @@ impl ReportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotWritable { .. } => Some("choose another --output-dir".to_owned()),
-            Self::Write { source, .. } | Self::Read(source) => files::hint(source),
             Self::NotAReport { .. } => Some("give the report.json that `--output-dir` was left with".to_owned()),
-            Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
+            Self::Write { source, .. }
+            | Self::Read(source)
+            | Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
             _ => None,
         }
     }
