@@ -41,8 +41,8 @@ impl Tokenizer {
     /// As [`Tokenizer::from_file`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
-        // The library panics at broken JSON in some places; what is broken is found before it sees it.
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| invalid(error.to_string()))?;
+        // The library panics at broken JSON in some places; what is broken, strings included, is found before it sees it.
+        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| invalid(error.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
         let vocabulary = inner.get_vocab(true);
@@ -107,14 +107,19 @@ impl Tokenizer {
         divide(whole, self.encode(trimmed)?, context, target)
     }
 
-    /// [`Self::encode_pair`] of every document, in the order given, on all threads of the rayon pool.
+    /// [`Self::encode_pair`] of every document, in the order given, on as many threads as the rayon pool has.
     ///
     /// # Errors
     /// Those of [`Self::encode_pair`], with the document's number.
     pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<TokenPair>, DataError> {
         let wholes = documents.iter().map(|document| format!("{}{}", document.context, document.target)).collect();
         let contexts = documents.iter().map(|document| trim_end_as_python(&document.context).to_owned()).collect();
-        let (wholes, contexts) = (self.encode_batch(wholes)?, self.encode_batch(contexts)?);
+        // The library caches words by thread, for as long as the thread lives and whatever becomes of the tokenizer:
+        // threads of our own take the cache along.
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
+        let (wholes, contexts) = threads
+            .map_err(|error| self.refused(&error))?
+            .install(|| Ok::<_, DataError>((self.encode_batch(wholes)?, self.encode_batch(contexts)?)))?;
         documents
             .iter()
             .zip(wholes.into_iter().zip(contexts))
