@@ -16,7 +16,7 @@ fn whole_files(folder: &Path) -> BTreeSet<String> {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let contents = fs::read_to_string(&path).unwrap();
         assert!(!name.starts_with('.') && contents.ends_with('\n'), "{} is not whole", path.display());
-        if name.ends_with(".jsonl") {
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
             assert_eq!(contents.lines().count(), 3, "{} is not whole", path.display());
         }
         names.insert(name);
