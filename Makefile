@@ -2,8 +2,10 @@
 
 LIBTORCH_KIND ?= cpu
 CARGO ?= cargo
+PYTHON ?= python3
+CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test bench lint fuzz soak clean
+.PHONY: help setup build demo test bench bench-peers verify-hf lint fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -23,6 +25,17 @@ test: setup ## Run all tests, with libtorch and without
 
 bench: setup ## Run the criterion benches
 	$(CARGO) bench --locked
+
+# A Python with torch, transformers, lm-eval and datasets; by default one is set up in .bench-venv from PyPI.
+KINTSUGI_PEERS_PYTHON ?= .bench-venv/bin/python
+
+bench-peers: build ## Beside transformers + lm-evaluation-harness: make bench-peers DATA=lambada_test.jsonl TOKENIZER=20B_tokenizer.json [ARGS=…]
+	@test -n "$(DATA)" -a -n "$(TOKENIZER)" || { echo "give DATA=lambada_test.jsonl TOKENIZER=20B_tokenizer.json" >&2; exit 2; }
+	@test -x "$(KINTSUGI_PEERS_PYTHON)" || evals/peers/setup.sh
+	$(KINTSUGI_PEERS_PYTHON) evals/peers/bench.py --data $(DATA) --tokenizer $(TOKENIZER) $(ARGS)
+
+verify-hf: build ## Compare merges for transformers with kintsugi's own numbers (PYTHON needs torch and transformers)
+	$(PYTHON) evals/verify/hf_loglikelihoods.py target/release/kintsugi $(CHECKPOINTS)
 
 lint: setup ## Formatting and clippy, warnings denied
 	$(CARGO) fmt --check

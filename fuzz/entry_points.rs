@@ -14,7 +14,7 @@ use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::gate::Gates;
 use kintsugi::merge::Strategy;
 use kintsugi::report::{parse_json, render_markdown, to_json};
-use kintsugi::samples::parse_jsonl;
+use kintsugi::samples::{DocumentText, Sample, parse_jsonl};
 use tempfile::NamedTempFile;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -129,9 +129,10 @@ pub fn report(bytes: &[u8]) {
     }
 }
 
-/// The samples of a model.
+/// The samples of a model, and the passages beside them.
 pub fn samples(bytes: &[u8]) {
-    let _ = parse_jsonl(bytes, Path::new("mean.jsonl"));
+    let _ = parse_jsonl::<Sample>(bytes, Path::new("mean.jsonl"));
+    let _ = parse_jsonl::<DocumentText>(bytes, Path::new("documents.jsonl"));
 }
 
 /// A strategy file.

@@ -13,8 +13,8 @@
 //! | 2 | [`partition`] | the one table: parameter name → kind; joining and splitting |
 //! | 3 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
 //! | 4 | [`merge`] | strategies as data, reducing, folding, drift, exactness |
-//! | 4 | [`export`] | the `.pt` writer and synthetic checkpoints |
 //! | 4 | `model` | the forward pass on libtorch |
+//! | 5 | [`export`] | writing merges, for gpt-neox and transformers; the `.pt` writer; synthetic checkpoints |
 //! | 5 | `eval` | tasks, tokens, the layer-major engine |
 //! | 5 | [`report`] | reports and their renderings; runs nothing |
 //! | 6 | [`gate`] | reports held against limits and against earlier reports |

@@ -9,8 +9,8 @@ const LEVELS: &[&[&str]] = &[
     &["stats", "tensor", "config"],
     &["partition", "samples"],
     &["checkpoint"],
-    &["merge", "export", "model"],
-    &["eval", "report"],
+    &["merge", "model"],
+    &["eval", "export", "report"],
     &["gate"],
     &["cli"],
 ];

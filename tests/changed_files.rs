@@ -69,7 +69,7 @@ fn a_change_between_reading_and_hashing_is_noticed() {
     checkpoint.check_unchanged(StageId::Layer(1)).unwrap();
     replace(&files.layer_file(3, 1));
     let error = checkpoint.check_unchanged(StageId::Layer(1)).unwrap_err();
-    assert!(matches!(&error, CheckpointError::Changed { path } if *path == files.layer_file(3, 1)), "{error}");
+    assert!(matches!(&error, CheckpointError::Changed { path, .. } if *path == files.layer_file(3, 1)), "{error}");
     // Other stages are as they were.
     checkpoint.check_unchanged(StageId::Layer(0)).unwrap();
 }

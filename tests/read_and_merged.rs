@@ -9,7 +9,7 @@ use assert_cmd::Command;
 use common::evaluation::{options, passages, variants, worst_difference};
 use common::{TinyCheckpoint, TinyModel, edit_layer_file, read_tensors};
 use fs_err as fs;
-use kintsugi::checkpoint::{Checkpoint, OpenOptions};
+use kintsugi::checkpoint::{Checkpoint, ModelSource, OpenOptions};
 use kintsugi::config::{Head, PositionEmbedding, QuirkOptions};
 use kintsugi::eval::{EvalError, Evaluation, Quiet, Variant, evaluate};
 use kintsugi::export::save_tensors;

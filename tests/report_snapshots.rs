@@ -3,149 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::float_cmp, reason = "tests")]
 
+#[path = "common/report_input.rs"]
+mod report_input;
+
 use std::path::Path;
 
-use kintsugi::report::{
-    self, CheckpointInfo, DataInfo, DocumentCounts, Exact, FileDigest, Outcome, Report, ReportError, ReportInput,
-    RunInfo, Shard, StageSeconds, TaskInfo, TerminalStyle, TokenizerInfo, Versions,
-};
-use kintsugi::samples::{Sample, TokenScore, read_jsonl};
-use kintsugi::stats::{self, PairedBootstrap, PairedCounts, PairedScores};
+use kintsugi::report::{self, DocumentCounts, Report, ReportError, Shard, TerminalStyle};
+use kintsugi::samples::{Sample, read_jsonl};
+use kintsugi::stats::{self, PairedCounts, PairedScores};
 use proptest::prelude::*;
+use report_input::{DOCUMENT_COUNT, documents, input, samples};
 use serde_json::{Map, Value, json};
-
-const DOCUMENT_COUNT: usize = 400;
-
-/// A fixed scatter of numbers in `[0, 1)`: the fractional parts of multiples of the golden ratio.
-fn scatter(index: usize) -> f64 {
-    (index as f64 * 0.618_033_988_749_894_9).fract()
-}
-
-/// Samples of one model: `shift` nats lost a document, with a spread, and every `flip`-th answer wrong.
-fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: bool) -> Vec<Sample> {
-    (0..count)
-        .map(|doc_id| {
-            let base = -3.0 * scatter(doc_id + 1);
-            let loss = shift * (0.5 + scatter(7 * doc_id + 3));
-            let logprobs = [0.75 * (base - loss), 0.25 * (base - loss)];
-            let is_greedy = doc_id % 10 < 7 && flip.is_none_or(|flip| doc_id % flip != 0);
-            let tokens = logprobs.into_iter().enumerate().map(|(index, logprob)| {
-                let id = 100 + u32::try_from(2 * doc_id + index).unwrap();
-                let greedy_id = if is_greedy { id } else { 7 };
-                TokenScore { id, greedy_id, logprob, kl: has_kl.then_some(0.1 * loss * loss) }
-            });
-            Sample {
-                doc_id,
-                target: format!(" word{doc_id}"),
-                loglikelihood: logprobs.iter().sum(),
-                is_greedy,
-                tokens: tokens.collect(),
-                prompt_hash: format!("{doc_id:064x}"),
-                target_hash: format!("{:064x}", doc_id + 1000),
-            }
-        })
-        .collect()
-}
-
-fn outcome(name: &str, description: &str, samples: Vec<Sample>, exact: Option<Exact>) -> Outcome {
-    Outcome { name: name.into(), description: description.into(), source: "built in".into(), samples, exact }
-}
-
-fn inexact(because: &[&str]) -> Exact {
-    Exact { exact: false, because: because.iter().map(|&line| line.to_owned()).collect() }
-}
-
-fn run_info() -> RunInfo {
-    RunInfo {
-        argv: ["kintsugi", "compare", "20B checkpoints", "--data", "lambada_test.jsonl"].map(str::to_owned).to_vec(),
-        started: "2026-11-23T08:30:00Z".parse().unwrap(),
-        seconds: 212.5,
-        device: "NVIDIA H200".into(),
-        dtype: "f16".into(),
-        threads: 16,
-        versions: Versions { kintsugi: "0.1.0".into(), git_commit: Some("0a1b2c3".into()), libtorch: "2.11.0".into() },
-        limit: None,
-        shard: None,
-        chunk_tokens: 16_384,
-        slices: 1,
-        peak_rss_bytes: Some(5_300_000_000),
-        stages: Some(StageSeconds { read_seconds: 40.0, merge_seconds: 12.25, compute_seconds: 150.0 }),
-        tokens: 32_000,
-        tokens_per_second: 753.0,
-    }
-}
-
-fn checkpoint_info() -> CheckpointInfo {
-    let architecture = json!({"hidden_size": 6144, "num_layers": 44, "residual": "parallel"});
-    let digest = |rank: u64| FileDigest {
-        file: format!("layer_00-model_{rank:02}-model_states.pt"),
-        sha256: format!("{:064x}", 0xfeed + rank),
-        bytes: 309_657_600,
-    };
-    CheckpointInfo {
-        path: "20B checkpoints".into(),
-        name: "gpt-neox-20b".into(),
-        iteration: 150_000,
-        tp_size: 2,
-        layout: "layer files".into(),
-        dtype: "f16".into(),
-        parameter_count: 20_554_567_680,
-        bytes: 41_112_854_242,
-        architecture: architecture.as_object().unwrap().clone(),
-        digests: Some(vec![digest(0), digest(1)]),
-    }
-}
-
-fn task_info(document_count: usize) -> TaskInfo {
-    TaskInfo {
-        name: "lambada_openai".into(),
-        version: 1.0,
-        data: DataInfo {
-            file: "lambada_test.jsonl".into(),
-            sha256: "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226".into(),
-            is_task_data: Some(true),
-            identity: "the file that lambada_openai pins".into(),
-        },
-        documents: DocumentCounts { original: document_count, effective: document_count, calibration: 0 },
-        tokenizer: TokenizerInfo { file: "20B_tokenizer.json".into(), sha256: format!("{:064x}", 0xbeef) },
-        splitting: "target is the text after the last space".into(),
-        truncated_count: 0,
-    }
-}
-
-/// One baseline, two ways to lose, one way not to, and the noise floor.
-fn input() -> ReportInput {
-    let n = DOCUMENT_COUNT;
-    let norms = "input_layernorm.weight (44 layers): replicas differ between ranks";
-    let bias = "added by every rank before the all-reduce: the sum counts";
-    let zeroth = [&format!("attention.dense.bias (44 layers): {bias}, `rank0` keeps 1/2 of it"), norms];
-    let mean = [&format!("attention.dense.bias (44 layers): {bias}, `mean` keeps 1/2 of it"), norms];
-    ReportInput {
-        run: run_info(),
-        checkpoint: checkpoint_info(),
-        task: task_info(n),
-        baseline: outcome("baseline", "every rank with its own replicas", samples(n, 0.0, None, false), None),
-        variants: vec![
-            outcome("zeroth", "the first rank's replica", samples(n, 0.11, Some(12), true), Some(inexact(&zeroth))),
-            outcome("mean", "the mean over ranks", samples(n, 0.004, Some(90), true), Some(inexact(&mean))),
-            outcome(
-                "fold",
-                "norms folded, biases summed",
-                samples(n, 0.0, None, true),
-                Some(Exact { exact: true, because: Vec::new() }),
-            ),
-            outcome("another tool", "a merge made elsewhere", samples(n, 1e-6, None, false), None),
-        ],
-        noise_floor: Some(outcome(
-            "noise floor",
-            "the baseline again with chunks of 8192 tokens",
-            samples(n, 2e-6, None, true),
-            None,
-        )),
-        findings: vec!["row-parallel biases are summed by the unmerged model: 44 layers, 88 parameters".into()],
-        bootstrap: PairedBootstrap { replicate_count: 500, ..PairedBootstrap::default() },
-    }
-}
 
 fn terminal(report: &Report, width: usize) -> String {
     let text = report::render_terminal(report, TerminalStyle { width, styled: false });
@@ -281,17 +149,18 @@ fn output_directory_holds_everything_and_reads_back() {
     let output = report::prepare_output(&folder.path().join("new/out")).unwrap();
     let input = input();
     let report = Report::new(&input).unwrap();
-    report::write_all(&report, input.outcomes(), &output).unwrap();
+    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
     // A second time over the first.
-    report::write_all(&report, input.outcomes(), &output).unwrap();
+    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
     assert_eq!(report::read_json(&output.report_json()).unwrap(), report);
     assert_eq!(std::fs::read_to_string(output.report_markdown()).unwrap(), report::render_markdown(&report));
-    assert_eq!(read_jsonl(&output.path().join(&report.baseline.samples)).unwrap(), input.baseline.samples);
+    assert_eq!(read_jsonl::<Sample>(&output.path().join(&report.baseline.samples)).unwrap(), input.baseline.samples);
     assert_eq!(report.variants[3].model.samples, "samples/another-tool.jsonl");
     let mut files: Vec<_> =
         output.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    assert_eq!(files, ["report.json", "report.md", "samples"]);
+    let expected = ["documents.jsonl", "lm-eval", "plots", "report.html", "report.json", "report.md", "samples"];
+    assert_eq!(files, expected);
     assert_eq!(output.path().join("samples").read_dir().unwrap().count(), 6);
 }
 

@@ -273,12 +273,12 @@ fn damage_is_noticed() {
         ),
         (
             |files| {
-                // The middle of this small file lies inside a tensor.
-                let path = files.layer_file(5, 0);
+                // The middle of this file lies inside a tensor.
+                let path = files.layer_file(3, 0);
                 let size = std::fs::read(&path).unwrap().len();
                 flip_byte(&path, size / 2);
             },
-            "tensor `norm.",
+            "tensor `mlp.linear1.weight`",
         ),
     ];
     for (damage, expected) in cases {

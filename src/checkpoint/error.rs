@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pytorch_reader::PytorchError;
 
+use super::{Checkpoint, HuggingFaceError};
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::partition::{PartitionError, StageKind};
@@ -63,8 +64,8 @@ pub enum CheckpointError {
     #[error("{path}: tensor `{name}` has {bytes} bytes, the whole file {file_bytes}", path = path.display())]
     LargerThanFile { path: PathBuf, name: String, bytes: u64, file_bytes: u64 },
     /// A file that is another one than when the checkpoint was opened.
-    #[error("{path}: changed since it was opened", path = path.display())]
-    Changed { path: PathBuf },
+    #[error("{path}: changed since it was opened: {what}", path = path.display())]
+    Changed { path: PathBuf, what: String },
     /// A file that `torch.save` did not write or that was damaged since.
     #[error("{path}: cannot be read as a torch.save file: {source}", path = path.display())]
     Damaged { path: PathBuf, source: PytorchError },
@@ -107,6 +108,12 @@ pub enum CheckpointError {
     /// Bytes that do not fit the shape.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
+    /// A Hugging Face directory.
+    #[error(transparent)]
+    HuggingFace(#[from] HuggingFaceError),
+    /// Settings of gpt-neox for a model that is not gpt-neox's.
+    #[error("{path}: is a Hugging Face directory, which --neox-config, --era and --quirk do not speak of", path = path.display())]
+    OptionsOfNeox { path: PathBuf },
     /// The operating system's word.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -121,6 +128,9 @@ impl CheckpointError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::NotACheckpoint { path } if !Checkpoint::is_at(path) => {
+                "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it".to_owned()
+            }
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
             }
@@ -166,6 +176,7 @@ impl CheckpointError {
             }
             Self::Unsupported(refusal) => refusal.needed.clone(),
             Self::Name { source: PartitionError::Refused { needed, .. }, .. } => (*needed).to_owned(),
+            Self::HuggingFace(error) => return error.hint(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("--neox-config FILE gives another configuration".to_owned()));
             }

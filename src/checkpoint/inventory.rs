@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::shard::{Shard, TensorForm};
+use super::{CheckpointError, unchanged};
 use crate::config::{Architecture, Unsupported};
 use crate::files::Identity;
 use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name};
@@ -56,21 +56,16 @@ pub struct ParamEntry {
 impl RankStage {
     /// Opens the file again, to read tensors from it.
     pub(super) fn open(&self, layout: Layout) -> Result<Shard, CheckpointError> {
-        let shard = match layout {
-            Layout::LayerFiles => Shard::open(&self.path)?,
-            Layout::RankFiles => Shard::open_key(&self.path, "module")?,
-        };
-        self.expect(shard.identity())?;
-        Ok(shard)
+        self.check_unchanged()?;
+        match layout {
+            Layout::LayerFiles => Shard::open(&self.path),
+            Layout::RankFiles => Shard::open_key(&self.path, "module"),
+        }
     }
 
     /// Refuses a file that is no longer the one that was listed.
     pub(super) fn check_unchanged(&self) -> Result<(), CheckpointError> {
-        self.expect(Identity::of(&self.path)?)
-    }
-
-    fn expect(&self, found: Identity) -> Result<(), CheckpointError> {
-        if found == self.identity { Ok(()) } else { Err(CheckpointError::Changed { path: self.path.clone() }) }
+        unchanged::check(&self.path, &self.identity)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Checkpoints as gpt-neox writes them: finding the files, accounting for every tensor, reading a stage at a time.
+//! Checkpoints as gpt-neox writes them, and models as transformers does ([`HuggingFaceModel`]): finding the files,
+//! accounting for every tensor, reading a stage at a time ([`ModelSource`]).
 //! What a name means is decided in `partition`; how stages are merged, in `merge`.
 
 mod archive;
@@ -6,14 +7,17 @@ mod client;
 mod digest;
 mod error;
 mod facts;
+mod huggingface;
 mod inventory;
 mod layout;
 mod shard;
+mod source;
+mod stage_reader;
 #[cfg(test)]
 mod tests;
+mod unchanged;
 mod warnings;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -22,12 +26,15 @@ use rayon::prelude::*;
 pub use client::ClientState;
 pub use digest::{FileDigest, sha256_file};
 pub use error::CheckpointError;
+pub use huggingface::{HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layout::Layout;
 pub use shard::{Shard, TensorForm};
+pub use source::{ModelSource, open_model};
+pub use stage_reader::StageReader;
 
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
-use crate::partition::{Param, ParamValue, Role, StageId, StageKind, StageTensors, join};
+use crate::partition::{Param, Role, StageId, StageKind, StageTensors};
 use crate::tensor::HostTensor;
 use facts::{check_stages, observe};
 use inventory::{FileStage, RankStage};
@@ -48,7 +55,7 @@ pub struct Checkpoint {
 }
 
 /// How to read a checkpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Used instead of the configuration that lies beside the shards, unless empty.
     pub config_files: Vec<PathBuf>,
@@ -156,17 +163,6 @@ impl Checkpoint {
         &self.architecture
     }
 
-    /// Refuses a model whose parameters are understood, so that it can be inspected and merged, but not evaluated.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Unsupported`], with the reason and what would be needed.
-    pub fn check_evaluation(&self) -> Result<(), CheckpointError> {
-        match &self.architecture.not_evaluated {
-            Some(refusal) => Err(refusal.clone().into()),
-            None => Ok(()),
-        }
-    }
-
     /// What was decided about the quirks of gpt-neox's versions, and why.
     #[must_use]
     pub fn quirks(&self) -> &Quirks {
@@ -240,8 +236,7 @@ impl Checkpoint {
     /// The stages in the order in which they run.
     #[must_use]
     pub fn stage_ids(&self) -> Vec<StageId> {
-        let layers = (0..self.architecture.layer_count).map(StageId::Layer);
-        std::iter::once(StageId::Embedding).chain(layers).chain(std::iter::once(StageId::Output)).collect()
+        ModelSource::stage_ids(self)
     }
 
     /// The used parameters of a stage.
@@ -271,8 +266,7 @@ impl Checkpoint {
         stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
     }
 
-    /// Refuses a stage whose files are no longer those that were opened: what was read of them cannot be trusted to
-    /// belong together, nor to be what is hashed afterwards.
+    /// As [`ModelSource::check_unchanged`].
     ///
     /// # Errors
     /// [`CheckpointError::Changed`], or a file that is gone.
@@ -305,51 +299,13 @@ impl Checkpoint {
     }
 
     fn read_sources(&self, sources: &[Source]) -> Result<BTreeMap<Role, Param>, CheckpointError> {
-        let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
-        for &(_, stage, _) in sources {
-            if let Entry::Vacant(vacant) = shards.entry(stage) {
-                let ranks = &self.stages[stage].ranks;
-                vacant.insert(ranks.iter().map(|rank| rank.open(self.layout)).collect::<Result<_, _>>()?);
-            }
-        }
-        let read = |&(role, stage, file_role): &Source| {
-            let entry = &self.entries[stage][&file_role];
-            Ok((role, self.read_param(&self.stages[stage], &shards[&stage], entry)?))
-        };
-        let params = sources.par_iter().map(read).collect::<Result<_, CheckpointError>>()?;
-        let read_from = shards.keys().flat_map(|&stage| &self.stages[stage].ranks);
-        read_from.into_iter().try_for_each(RankStage::check_unchanged)?;
+        let reader = StageReader::open(self, sources.to_vec())?;
+        let params = sources
+            .par_iter()
+            .map(|&(role, ..)| Ok((role, reader.read(role)?)))
+            .collect::<Result<_, CheckpointError>>()?;
+        reader.check_unchanged()?;
         Ok(params)
-    }
-
-    fn read_param(&self, stage: &FileStage, shards: &[Shard], entry: &ParamEntry) -> Result<Param, CheckpointError> {
-        let tensors = shards
-            .iter()
-            .zip(&stage.ranks)
-            .enumerate()
-            .map(|(tp_rank, (shard, rank))| {
-                let tensor = shard.read(&format!("{}{}", rank.prefix, entry.name))?;
-                match tensor.first_non_finite() {
-                    None => Ok(tensor),
-                    Some(index) => {
-                        let (path, name) = (rank.path.clone(), entry.name.clone());
-                        Err(CheckpointError::NonFinite { path, tp_rank, name, index })
-                    }
-                }
-            })
-            .collect::<Result<Vec<HostTensor>, CheckpointError>>()?;
-        let value = match entry.row.partition(&self.architecture) {
-            None => ParamValue::Replicas(tensors),
-            Some(partition) => {
-                let joined = join(&partition, &tensors).map_err(|source| CheckpointError::Partition {
-                    folder: self.folder.clone(),
-                    name: entry.name.clone(),
-                    source,
-                })?;
-                ParamValue::Joined(joined)
-            }
-        };
-        Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
     }
 
     /// Where the parameters of a logical stage are, as far as they are wanted.

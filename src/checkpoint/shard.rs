@@ -27,6 +27,12 @@ pub struct TensorForm {
     pub shape: Vec<usize>,
 }
 
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Shard({}, {} tensors)", self.path.display(), self.tensors.len())
+    }
+}
+
 impl Shard {
     /// Opens a file whose root is a dictionary of tensors.
     ///

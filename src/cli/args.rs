@@ -12,6 +12,14 @@ use crate::config::{Era, QuirkOptions, QuirkSetting};
 pub struct ModelArgs {
     /// Save directory (its `latest` is followed) or `global_stepN` directory.
     pub checkpoint: PathBuf,
+    /// How to read it.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How to read what gpt-neox wrote.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ReadingArgs {
     /// Use this configuration instead of the one saved with the checkpoint (repeatable: files are combined).
     #[arg(long, value_name = "FILE")]
     pub neox_config: Vec<PathBuf>,
@@ -28,7 +36,7 @@ impl ModelArgs {
     /// The checkpoint in this place, nothing else given.
     #[must_use]
     pub fn at(checkpoint: PathBuf) -> Self {
-        Self { checkpoint, neox_config: Vec::new(), era: None, quirks: Vec::new() }
+        Self { checkpoint, reading: ReadingArgs::default() }
     }
 
     /// Opens the checkpoint.
@@ -36,13 +44,19 @@ impl ModelArgs {
     /// # Errors
     /// As [`Checkpoint::open_with`].
     pub fn open(&self) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::open_with(&self.checkpoint, &self.reading.options())
+    }
+}
+
+impl ReadingArgs {
+    /// The same as the reader takes it.
+    pub(super) fn options(&self) -> OpenOptions {
         let quirks = QuirkOptions { era: self.era.clone(), settings: self.quirks.clone() };
-        Checkpoint::open_with(&self.checkpoint, &OpenOptions { config_files: self.neox_config.clone(), quirks })
+        OpenOptions { config_files: self.neox_config.clone(), quirks }
     }
 }
 
 /// Whether merges that lose something whatever the replicas hold are made all the same.
-#[cfg(feature = "libtorch")]
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct MergeArgs {
     /// Merge even where no one-rank model can be the unmerged one (qk_layernorm); the report says what is lost.
@@ -50,7 +64,6 @@ pub(super) struct MergeArgs {
     allow_inexact: bool,
 }
 
-#[cfg(feature = "libtorch")]
 impl MergeArgs {
     /// Tells the strategies.
     pub(super) fn apply(self, strategies: &mut [crate::merge::Strategy]) {
@@ -58,6 +71,31 @@ impl MergeArgs {
             strategy.allow_inexact |= self.allow_inexact;
         }
     }
+}
+
+/// A size: `8GiB`, `500MB` or a plain number of bytes.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: &[(&str, u64)] = &[
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|&(_, factor)| factor);
+    number
+        .parse::<u64>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "expected a number of bytes, for example 8GiB or 500MB".to_owned())
 }
 
 #[cfg(feature = "libtorch")]
@@ -70,6 +108,7 @@ mod evaluation_args {
 
     use clap::Args;
 
+    use super::parse_bytes;
     use crate::model::{Compute, DeviceChoice};
     use crate::tensor::DType;
 
@@ -167,30 +206,6 @@ mod evaluation_args {
             "f64" => Compute::Exactly(DType::F64),
             _ => return Err("expected auto, f32, bf16, f16 or f64".to_owned()),
         })
-    }
-
-    fn parse_bytes(text: &str) -> Result<u64, String> {
-        const UNITS: &[(&str, u64)] = &[
-            ("KiB", 1 << 10),
-            ("MiB", 1 << 20),
-            ("GiB", 1 << 30),
-            ("TiB", 1 << 40),
-            ("kB", 1000),
-            ("MB", 1_000_000),
-            ("GB", 1_000_000_000),
-            ("TB", 1_000_000_000_000),
-            ("B", 1),
-            ("", 1),
-        ];
-        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-        let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|&(_, factor)| factor);
-        number
-            .parse::<u64>()
-            .ok()
-            .zip(factor)
-            .and_then(|(number, factor)| number.checked_mul(factor))
-            .filter(|&bytes| bytes > 0)
-            .ok_or_else(|| "expected a number of bytes, for example 8GiB or 500MB".to_owned())
     }
 
     #[cfg(test)]

@@ -2,16 +2,18 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use clap::Args;
 
-use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
-use super::evaluation::{self, Prepared, prepare};
+use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
+use super::candidates::{Candidate, CandidateArgs};
+use super::drift;
+use super::evaluation::{self, Prepared, Setting, open_any, open_checkpoint, prepare};
 use super::output::Screen;
+use crate::checkpoint::ModelSource;
 use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
-use crate::report::{self, Exact, Outcome, Report, ReportInput, TerminalStyle};
+use crate::report::{self, Exact, Outcome, OutputDir, Report, ReportError, ReportInput, TerminalStyle};
 use crate::samples::Sample;
 use crate::stats::PairedBootstrap;
 
@@ -27,7 +29,9 @@ pub(super) struct CompareArgs {
     strategy: Vec<String>,
     #[command(flatten)]
     merge: MergeArgs,
-    /// Write report.json, report.md and samples/NAME.jsonl into this folder.
+    #[command(flatten)]
+    candidates: CandidateArgs,
+    /// Write report.html, report.md, report.json, plots, samples and lm-eval files into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Leave out the baseline's second run in chunks of another size, below whose differences all is noise.
@@ -50,6 +54,7 @@ impl CompareArgs {
             evaluation,
             strategy: Vec::new(),
             merge: MergeArgs::default(),
+            candidates: CandidateArgs::default(),
             output_dir,
             no_noise_floor: false,
             bootstrap_replicates: u32::try_from(replicate_count).unwrap_or(u32::MAX),
@@ -58,44 +63,69 @@ impl CompareArgs {
     }
 }
 
-/// Evaluates the unmerged model alone.
-pub(super) fn run_baseline(
-    model: ModelArgs,
+/// What is evaluated.
+struct Job<'a> {
+    model: &'a dyn ModelSource,
+    strategies: &'a [Strategy],
+    candidates: &'a [Candidate],
+}
+
+/// Evaluates one model alone, whatever it is.
+pub(super) fn run_alone(
+    (path, reading): (PathBuf, &ReadingArgs),
     evaluation: EvaluationArgs,
     output_dir: Option<PathBuf>,
     screen: &Screen,
 ) -> anyhow::Result<()> {
-    let args = CompareArgs { no_noise_floor: true, ..CompareArgs::new(model, evaluation, output_dir) };
-    compare(&args, &[], screen)
+    let args = CompareArgs { no_noise_floor: true, ..CompareArgs::new(ModelArgs::at(path), evaluation, output_dir) };
+    let output = args.prepare_output()?;
+    let (model, setting) = open_any(&args.model.checkpoint, reading, &args.evaluation)?;
+    let job = Job { model: &*model, strategies: &[], candidates: &[] };
+    compare(&args, &job, setting, output.as_ref(), screen)
 }
 
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
     let mut strategies = Strategy::asked_for(&args.strategy)?;
     args.merge.apply(&mut strategies);
-    compare(args, &strategies, screen)
+    let output = args.prepare_output()?;
+    let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
+    let candidates = args.candidates.open(&args.model.reading, &strategies)?;
+    let job = Job { model: &checkpoint, strategies: &strategies, candidates: &candidates };
+    compare(args, &job, setting, output.as_ref(), screen)
 }
 
-/// The baseline and these strategies.
-fn compare(args: &CompareArgs, strategies: &[Strategy], screen: &Screen) -> anyhow::Result<()> {
-    let started = jiff::Timestamp::now();
-    let clock = Instant::now();
-    let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
-    let mut prepared = prepare(&args.model, &args.evaluation, strategies)?;
+impl CompareArgs {
+    fn prepare_output(&self) -> Result<Option<OutputDir>, ReportError> {
+        self.output_dir.as_deref().map(report::prepare_output).transpose()
+    }
+}
+
+fn compare(
+    args: &CompareArgs,
+    job: &Job<'_>,
+    setting: Setting,
+    output: Option<&OutputDir>,
+    screen: &Screen,
+) -> anyhow::Result<()> {
+    let mut prepared = prepare(job.model, &args.evaluation, setting)?;
     let mut variants = vec![Variant::baseline()];
-    variants.extend(strategies.iter().cloned().map(Variant::merged));
+    variants.extend(job.strategies.iter().cloned().map(Variant::merged));
+    variants.extend(job.candidates.iter().map(Candidate::variant));
     if !args.no_noise_floor {
         variants.push(Variant::noise_floor());
     }
     let bar = screen.evaluation_bar();
     let passages = std::mem::take(&mut prepared.passages);
-    let evaluation = evaluate(&prepared.checkpoint, &variants, passages, &prepared.options, &bar);
+    let evaluation = evaluate(job.model, &variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
-    let samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
-    let input = report_input(args, &prepared, strategies, &evaluation, samples, (started, clock))?;
+    let mut samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
+    samples.iter_mut().flatten().for_each(|samples| prepared.tokenizer.name_candidates(samples));
+    let input = report_input(args, job, &prepared, &evaluation, samples)?;
     let report = Report::new(&input)?;
-    if let Some(output) = &output {
-        report::write_all(&report, input.outcomes(), output)?;
+    if let Some(output) = output {
+        let documents = evaluation::document_texts(&prepared.data.documents);
+        report::write_all(&report, input.outcomes(), &documents, output)?;
         tracing::info!("report in {}", output.path().display());
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
@@ -105,36 +135,59 @@ fn compare(args: &CompareArgs, strategies: &[Strategy], screen: &Screen) -> anyh
 /// Everything the report is made of.
 fn report_input(
     args: &CompareArgs,
+    job: &Job<'_>,
     prepared: &Prepared,
-    strategies: &[Strategy],
     evaluation: &Evaluation,
     samples: Vec<Result<Vec<Sample>, EvalError>>,
-    clocks: (jiff::Timestamp, Instant),
 ) -> anyhow::Result<ReportInput> {
     let mut samples = samples.into_iter();
-    let tp_size = prepared.checkpoint.tp_size();
+    let model = job.model;
     let baseline = Outcome {
         name: "baseline".to_owned(),
-        description: format!("The checkpoint as trained: {tp_size} ranks, each with its own replicas."),
+        description: match model.tp_size() {
+            1 => format!("The model as it is: {}.", model.describe()),
+            ranks => format!("The checkpoint as trained: {ranks} ranks, each with its own replicas."),
+        },
         source: String::new(),
         samples: samples.next().transpose()?.unwrap_or_default(),
         exact: None,
+        candidate: None,
     };
-    let mut findings = findings(strategies, &evaluation.exactness[1..]);
+    let mut findings = findings(job.strategies, &evaluation.exactness[1..]);
+    let mut described: Vec<Outcome> = Vec::new();
+    for (strategy, exactness) in job.strategies.iter().zip(evaluation.exactness.iter().skip(1)) {
+        described.push(Outcome {
+            name: strategy.name.clone(),
+            description: strategy.description.clone(),
+            source: strategy.source.clone(),
+            samples: Vec::new(),
+            exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
+            candidate: None,
+        });
+    }
+    for (at, candidate) in
+        job.candidates.iter().enumerate().map(|(at, candidate)| (job.strategies.len() + at + 1, candidate))
+    {
+        findings.extend(candidate.findings(model.architecture(), evaluation, at));
+        described.push(Outcome {
+            name: candidate.name.clone(),
+            description: format!("Made elsewhere: {}.", candidate.model.describe()),
+            source: candidate.path.display().to_string(),
+            samples: Vec::new(),
+            exact: None,
+            candidate: Some(candidate.info(model.architecture(), evaluation, at)),
+        });
+    }
+    // What is wrong comes first, whoever made it.
+    findings.sort_by_key(|finding| !finding.starts_with("WARNING"));
+    let names: Vec<String> = described.iter().map(|outcome| outcome.name.clone()).collect();
     let mut variants = Vec::new();
-    let merged = strategies.iter().zip(samples.by_ref()).zip(evaluation.exactness.iter().skip(1));
-    for ((strategy, samples), exactness) in merged {
+    for (outcome, samples) in described.into_iter().zip(samples.by_ref()) {
         match samples {
-            Ok(samples) => variants.push(Outcome {
-                name: strategy.name.clone(),
-                description: strategy.description.clone(),
-                source: strategy.source.clone(),
-                samples,
-                exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
-            }),
+            Ok(samples) => variants.push(Outcome { samples, ..outcome }),
             Err(error) => {
                 tracing::warn!("left out of the report: {error}");
-                findings.insert(0, format!("WARNING: {} is left out: {error}", strategy.name));
+                findings.insert(0, format!("WARNING: {} is left out: {error}", outcome.name));
             }
         }
     }
@@ -144,14 +197,23 @@ fn report_input(
         source: String::new(),
         samples,
         exact: None,
+        candidate: None,
     });
+    let divergence = names
+        .iter()
+        .zip(evaluation.divergence.iter().skip(1))
+        .filter(|(name, _)| variants.iter().any(|outcome| outcome.name == **name))
+        .map(|(name, steps)| evaluation::divergence_curve(name, steps))
+        .collect();
     Ok(ReportInput {
-        run: evaluation::run_info(&args.evaluation, prepared, evaluation, clocks),
-        checkpoint: prepared.checkpoint_info(&args.model, evaluation::digests(evaluation)),
+        run: evaluation::run_info(&args.evaluation, prepared, evaluation),
+        checkpoint: evaluation::checkpoint_info(model, &args.model.checkpoint, evaluation),
         task: prepared.task_info(),
         baseline,
         variants,
         noise_floor,
+        divergence,
+        drift: drift::of_model(model)?,
         findings,
         bootstrap: PairedBootstrap {
             replicate_count: args.bootstrap_replicates as usize,

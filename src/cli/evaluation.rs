@@ -6,28 +6,40 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::args::{EvaluationArgs, ModelArgs};
+use super::args::{EvaluationArgs, ModelArgs, ReadingArgs};
 use super::provenance;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ModelSource, open_model};
 use crate::eval::data_error::DataError;
 use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
-use crate::eval::{EngineOptions, Evaluation, samples};
+use crate::eval::{Divergence, EngineOptions, Evaluation, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::Backend;
 use crate::report::{
-    CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo,
-    Versions,
+    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo,
+    TokenizerInfo, Versions,
 };
+use crate::samples::DocumentText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
-const MOST_SET_ASIDE: usize = 256;
+pub(super) const MOST_SET_ASIDE: usize = 256;
 
-/// Everything an evaluation needs, validated.
+/// When a run began.
+pub(super) type Clocks = (jiff::Timestamp, Instant);
+
+/// What is settled once the model is open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setting {
+    clocks: Clocks,
+    threads: usize,
+    /// Whether a strategy calibrates and the model needs it.
+    calibrates: bool,
+}
+
+/// Everything an evaluation needs beside the model, validated.
 pub(super) struct Prepared {
-    pub checkpoint: Checkpoint,
     pub task: Task,
     pub data: DataSet,
     pub tokenizer: Tokenizer,
@@ -38,24 +50,46 @@ pub(super) struct Prepared {
     pub calibration_count: usize,
     pub options: EngineOptions,
     pub threads: usize,
+    clocks: Clocks,
+}
+
+/// Opens a checkpoint that these strategies can merge.
+pub(super) fn open_checkpoint(
+    model: &ModelArgs,
+    args: &EvaluationArgs,
+    strategies: &[Strategy],
+) -> anyhow::Result<(Checkpoint, Setting)> {
+    let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads)?);
+    let checkpoint = model.open()?;
+    checkpoint.check_evaluation()?;
+    check_strategies(&checkpoint, strategies)?;
+    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&checkpoint)?;
+    Ok((checkpoint, Setting { clocks, threads, calibrates }))
+}
+
+/// Opens any model.
+pub(super) fn open_any(
+    path: &Path,
+    reading: &ReadingArgs,
+    args: &EvaluationArgs,
+) -> anyhow::Result<(Box<dyn ModelSource>, Setting)> {
+    let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads)?);
+    Ok((open_model(path, &reading.options())?, Setting { clocks, threads, calibrates: false }))
 }
 
 /// Opens and checks all inputs; nothing is computed yet.
 ///
 /// Where a strategy calibrates and the model needs it, passages are set aside for that unless a file of them is given.
-pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[Strategy]) -> anyhow::Result<Prepared> {
-    let threads = set_threads(args.threads)?;
-    let checkpoint = model.open()?;
-    checkpoint.check_evaluation()?;
-    let architecture = checkpoint.architecture();
-    check_strategies(&checkpoint, strategies)?;
+pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: Setting) -> anyhow::Result<Prepared> {
+    let Setting { clocks, threads, calibrates } = setting;
+    model.check_evaluation()?;
+    let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut data = read_documents(&args.data, &task, limit)?;
     if let DataIdentity::Different { .. } = data.identity {
         tracing::info!("{}: {}", args.data.display(), identity_text(&task, &data.identity));
     }
-    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&checkpoint)?;
     let set_aside = match &args.calibration {
         _ if !calibrates => Vec::new(),
         Some(path) => unseen(read_documents(path, &task, None)?.documents, &data.documents)?,
@@ -68,10 +102,11 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
             bail!("shard {}/{} holds no passage", shard.index, shard.count);
         }
     }
-    let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), checkpoint.folder())?)?;
+    let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), model.folder())?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
-    let multiple = checkpoint.config().make_vocab_size_divisible_by.saturating_mul(checkpoint.tp_size());
-    if let Err(error) = tokenizer.check_padding(architecture.padded_vocab_size, multiple) {
+    if let Some(multiple) = model.vocabulary_multiple()
+        && let Err(error) = tokenizer.check_padding(architecture.padded_vocab_size, multiple)
+    {
         tracing::warn!("{error}");
     }
     let pairs = tokenizer.encode_documents(&data.documents)?;
@@ -92,7 +127,7 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
     if truncated > 0 {
         tracing::warn!("{truncated} passages are longer than {max_length} tokens and lose some on the left");
     }
-    let dtype = checkpoint.dtype();
+    let dtype = model.dtype();
     let backends = args
         .device
         .resolve()?
@@ -105,17 +140,12 @@ pub(super) fn prepare(model: &ModelArgs, args: &EvaluationArgs, strategies: &[St
         memory_budget: args.memory_budget,
         digests: true,
         calibration,
-        divergence: false,
+        divergence: true,
     };
-    Ok(Prepared { checkpoint, task, data, tokenizer, pairs, passages, truncated, calibration_count, options, threads })
+    Ok(Prepared { task, data, tokenizer, pairs, passages, truncated, calibration_count, options, threads, clocks })
 }
 
 impl Prepared {
-    /// Provenance of the checkpoint.
-    pub(super) fn checkpoint_info(&self, model: &ModelArgs, digests: Vec<FileDigest>) -> CheckpointInfo {
-        provenance::checkpoint_info(&self.checkpoint, model, Some(digests))
-    }
-
     /// Provenance of task, data and tokenizer.
     pub(super) fn task_info(&self) -> TaskInfo {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -164,7 +194,7 @@ fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> anyhow:
 }
 
 /// Whether the ranks really come to hold different residual streams: their replicas tell.
-fn streams_differ(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
+pub(super) fn streams_differ(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
     let architecture = checkpoint.architecture();
     if !architecture.streams_can_differ() {
         return Ok(false);
@@ -191,7 +221,7 @@ fn unseen(mut calibration: Vec<Document>, scored: &[Document]) -> anyhow::Result
 }
 
 /// Takes passages out for calibration: one in five, at most [`MOST_SET_ASIDE`], spread evenly.
-fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
+pub(super) fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
     let count = (documents.len() / 5).clamp(1, MOST_SET_ASIDE);
     if documents.len() < 2 {
         bail!("one passage cannot both calibrate and be scored: give more, or --calibration FILE");
@@ -205,7 +235,7 @@ fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
 }
 
 /// The file given, else the one that lies beside the checkpoint.
-fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
+pub(super) fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -265,22 +295,38 @@ pub(super) fn peak_rss_bytes() -> Option<u64> {
 }
 
 /// The digests as the report has them.
-pub(super) fn digests(evaluation: &Evaluation) -> Vec<FileDigest> {
+pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDigest> {
     let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {
         file: digest.file.clone(),
         sha256: digest.sha256.clone(),
         bytes: digest.bytes,
     };
-    evaluation.digests.iter().map(convert).collect()
+    digests.iter().map(convert).collect()
+}
+
+/// Provenance of the model in `given`, for the report.
+pub(super) fn checkpoint_info(model: &dyn ModelSource, given: &Path, evaluation: &Evaluation) -> CheckpointInfo {
+    provenance::checkpoint_info(model, given, Some(digests(&evaluation.digests)))
+}
+
+/// The texts of the passages, for whoever reads the samples.
+pub(super) fn document_texts(documents: &[Document]) -> Vec<DocumentText> {
+    let text = |document: &Document| DocumentText {
+        doc_id: document.doc_id,
+        context: document.context.clone(),
+        target: document.target.clone(),
+    };
+    documents.iter().map(text).collect()
+}
+
+/// One variant's distance from the baseline through the layers.
+pub(super) fn divergence_curve(name: &str, steps: &[Divergence]) -> DivergenceCurve {
+    DivergenceCurve { strategy: name.to_owned(), relative: steps.iter().map(|step| step.relative()).collect() }
 }
 
 /// How it was run, for the report.
-pub(super) fn run_info(
-    args: &EvaluationArgs,
-    prepared: &Prepared,
-    evaluation: &Evaluation,
-    (started, clock): (jiff::Timestamp, Instant),
-) -> RunInfo {
+pub(super) fn run_info(args: &EvaluationArgs, prepared: &Prepared, evaluation: &Evaluation) -> RunInfo {
+    let (started, clock) = prepared.clocks;
     let backends = &prepared.options.backends;
     let timings = evaluation.timings;
     let tokens = evaluation.token_count as u64;

@@ -1,21 +1,19 @@
 //! `kintsugi explain`: which group of parameters costs what, and why.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
-use super::evaluation::{self, Prepared, prepare};
+use super::evaluation::{self, Prepared, open_checkpoint, prepare};
 use super::output::Screen;
+use crate::checkpoint::Checkpoint;
 use crate::config::Residual;
-use crate::eval::{Divergence, Evaluation, Variant, evaluate, samples};
+use crate::eval::{Evaluation, Variant, evaluate, samples};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
 use crate::partition::Kind;
-use crate::report::{
-    self, DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle,
-};
+use crate::report::{self, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle};
 use crate::samples::Sample;
 use crate::stats;
 
@@ -34,7 +32,8 @@ pub(super) struct ExplainArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Write explanation.json and explanation.txt into this folder.
+    /// Write explanation.json, explanation.txt and report.html into this folder; together with `compare`'s report where that
+    /// is there.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }
@@ -42,19 +41,17 @@ pub(super) struct ExplainArgs {
 const EXPLAINED: [&str; 4] = ["zeroth", "mean", "merge20b", "reduce-aware"];
 
 pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
-    let started = jiff::Timestamp::now();
-    let clock = Instant::now();
     let names: Vec<&str> =
         if args.strategy.is_empty() { EXPLAINED.to_vec() } else { args.strategy.iter().map(String::as_str).collect() };
     let mut strategies = names.into_iter().map(Strategy::resolve).collect::<Result<Vec<_>, _>>()?;
     args.merge.apply(&mut strategies);
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
-    let mut prepared = prepare(&args.model, &args.evaluation, &strategies)?;
-    let plan = Plan::new(&prepared, strategies);
-    prepared.options.divergence = true;
+    let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
+    let mut prepared = prepare(&checkpoint, &args.evaluation, setting)?;
+    let plan = Plan::new(&checkpoint, strategies);
     let bar = screen.evaluation_bar();
     let passages = std::mem::take(&mut prepared.passages);
-    let evaluation = evaluate(&prepared.checkpoint, &plan.variants, passages, &prepared.options, &bar);
+    let evaluation = evaluate(&checkpoint, &plan.variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;
     let samples = samples::samples(&evaluation, &plan.variants, &prepared.data.documents, &prepared.pairs)
@@ -62,11 +59,11 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
         .collect::<Result<Vec<_>, _>>()?;
     let effects =
         samples.iter().map(|of_variant| effect(&samples[0], of_variant)).collect::<anyhow::Result<Vec<_>>>()?;
-    let explanation = plan.explain(args, &prepared, &evaluation, &effects, &samples[0], (started, clock));
+    let explanation = plan.explain(args, (&checkpoint, &prepared), &evaluation, &effects, &samples[0]);
     let json = format!("{}\n", serde_json::to_string_pretty(&explanation)?);
     let text = report::render_explanation(&explanation, TerminalStyle { width: Screen::width(), styled: false });
     if let Some(output) = &output {
-        report::write_atomically(&output.path().join("explanation.json"), json.as_bytes())?;
+        report::write_explanation(&explanation, output)?;
         report::write_atomically(&output.path().join("explanation.txt"), text.as_bytes())?;
         tracing::info!("explanation in {}", output.path().display());
     }
@@ -87,8 +84,8 @@ struct Planned {
 }
 
 impl Plan {
-    fn new(prepared: &Prepared, strategies: Vec<Strategy>) -> Self {
-        let architecture = prepared.checkpoint.architecture();
+    fn new(checkpoint: &Checkpoint, strategies: Vec<Strategy>) -> Self {
+        let architecture = checkpoint.architecture();
         let mut variants = vec![Variant::baseline()];
         let mut add = |strategy: Strategy| {
             variants.push(Variant::merged(strategy));
@@ -106,10 +103,7 @@ impl Plan {
             })
             .collect();
         let scales = if architecture.attention_bias || architecture.mlp_bias {
-            bias_scales(prepared.checkpoint.tp_size())
-                .into_iter()
-                .map(|(scale, strategy)| (scale, add(strategy)))
-                .collect()
+            bias_scales(checkpoint.tp_size()).into_iter().map(|(scale, strategy)| (scale, add(strategy))).collect()
         } else {
             Vec::new()
         };
@@ -119,13 +113,12 @@ impl Plan {
     fn explain(
         &self,
         args: &ExplainArgs,
-        prepared: &Prepared,
+        (checkpoint, prepared): (&Checkpoint, &Prepared),
         evaluation: &Evaluation,
         effects: &[Effect],
         baseline: &[Sample],
-        clocks: (jiff::Timestamp, Instant),
     ) -> Explanation {
-        let architecture = prepared.checkpoint.architecture();
+        let architecture = checkpoint.architecture();
         let strategies = self.strategies.iter().map(|planned| {
             let whole = effects[planned.whole];
             let factors = planned.factors.iter().map(|&(factor, alone, without)| FactorEffect {
@@ -136,23 +129,22 @@ impl Plan {
             });
             StrategyEffect {
                 strategy: planned.strategy.name.clone(),
-                bias_rule: bias_rule(prepared, &planned.strategy),
+                bias_rule: bias_rule(checkpoint, &planned.strategy),
                 miscounts: evaluation.exactness[planned.whole].miscounts(),
                 whole,
                 factors: factors.collect(),
             }
         });
-        let curve = |planned: &Planned| DivergenceCurve {
-            strategy: planned.strategy.name.clone(),
-            relative: evaluation.divergence[planned.whole].iter().map(|step: &Divergence| step.relative()).collect(),
+        let curve = |planned: &Planned| {
+            evaluation::divergence_curve(&planned.strategy.name, &evaluation.divergence[planned.whole])
         };
         #[expect(clippy::cast_precision_loss, reason = "a count of documents")]
         let accuracy = baseline.iter().filter(|sample| sample.is_greedy).count() as f64 / baseline.len().max(1) as f64;
         let explanation = Explanation {
             schema_version: report::SCHEMA_VERSION.to_owned(),
-            checkpoint: prepared.checkpoint_info(&args.model, evaluation::digests(evaluation)),
+            checkpoint: evaluation::checkpoint_info(checkpoint, &args.model.checkpoint, evaluation),
             task: prepared.task_info(),
-            run: evaluation::run_info(&args.evaluation, prepared, evaluation, clocks),
+            run: evaluation::run_info(&args.evaluation, prepared, evaluation),
             baseline_perplexity: effects[0].perplexity,
             baseline_acc: accuracy,
             biases_before_reduce: architecture.residual == Residual::Parallel,
@@ -166,8 +158,7 @@ impl Plan {
 }
 
 /// The strategy's rule for row-parallel biases in a word or two.
-fn bias_rule(prepared: &Prepared, strategy: &Strategy) -> String {
-    let checkpoint = &prepared.checkpoint;
+fn bias_rule(checkpoint: &Checkpoint, strategy: &Strategy) -> String {
     let mut rules: Vec<String> = Vec::new();
     for id in checkpoint.stage_ids() {
         for (_, entry) in checkpoint.stage_params(id) {

@@ -6,14 +6,13 @@ mod notes;
 use std::path::PathBuf;
 
 use clap::Args;
-use rayon::prelude::*;
 
 use super::args::ModelArgs;
+use super::drift::{drift, read_replicated};
 use super::output::Screen;
 use super::provenance::checkpoint_info;
 use crate::checkpoint::{Checkpoint, ReplicatedParams};
-use crate::merge::{Exactness, MergeError, ParamDrift, StageMerger, Strategy};
-use crate::partition::StageId;
+use crate::merge::{Exactness, MergeError, StageMerger, Strategy};
 use crate::report::{
     self, DTypeCount, Exact, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, TerminalStyle, Tool, Vocabulary,
 };
@@ -113,7 +112,7 @@ fn describe(checkpoint: &Checkpoint, model: &ModelArgs) -> Inspection {
     Inspection {
         schema_version: INSPECTION_VERSION.to_owned(),
         tool: Tool { name: "kintsugi".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        checkpoint: checkpoint_info(checkpoint, model, None),
+        checkpoint: checkpoint_info(checkpoint, &model.checkpoint, None),
         dtypes: dtypes(checkpoint),
         vocabulary: Vocabulary::new(
             checkpoint.architecture().padded_vocab_size,
@@ -163,29 +162,6 @@ fn parameters(checkpoint: &Checkpoint) -> Vec<ParameterRow> {
         }
     }
     rows
-}
-
-fn read_replicated(checkpoint: &Checkpoint) -> anyhow::Result<Vec<ReplicatedParams>> {
-    let read = |id: StageId| Ok(checkpoint.read_replicated(id)?);
-    checkpoint.stage_ids().into_par_iter().map(read).collect()
-}
-
-fn drift(stages: &[ReplicatedParams]) -> Result<Vec<ParamDrift>, MergeError> {
-    let params: Vec<_> = stages
-        .iter()
-        .flat_map(|stage| {
-            let used = stage.used.params.values().map(|param| (param, true));
-            let unused = stage.unused.iter().map(|param| (param, false));
-            used.chain(unused).map(|(param, used)| (stage.used.id, param, used))
-        })
-        .collect();
-    params
-        .into_par_iter()
-        .map(|(stage, param, used)| {
-            let name = || param.name.clone();
-            ParamDrift::of(stage, param, used).map_err(|source| MergeError::Tensor { stage, name: name(), source })
-        })
-        .collect()
 }
 
 fn judge(

@@ -3,10 +3,16 @@
 
 mod args;
 #[cfg(feature = "libtorch")]
+mod calibration;
+#[cfg(feature = "libtorch")]
+mod candidates;
+#[cfg(feature = "libtorch")]
 mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
+mod diff;
 mod doctor;
+mod drift;
 #[cfg(feature = "libtorch")]
 mod eval;
 #[cfg(feature = "libtorch")]
@@ -16,15 +22,17 @@ mod explain;
 mod failure;
 mod gate;
 mod inspect;
+mod merge;
 mod output;
 mod provenance;
+mod report;
 mod synth;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use args::ModelArgs;
+pub use args::{ModelArgs, ReadingArgs};
 
 /// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
@@ -41,7 +49,7 @@ enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
     #[cfg(feature = "libtorch")]
     Compare(Box<compare::CompareArgs>),
-    /// Evaluate the unmerged model alone.
+    /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory.
     #[cfg(feature = "libtorch")]
     Eval(Box<eval::EvalArgs>),
     /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.
@@ -50,10 +58,16 @@ enum Command {
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
     Demo(demo::DemoArgs),
+    /// Write one merge of a checkpoint, for gpt-neox (with any number of ranks) or for Hugging Face's transformers.
+    Merge(Box<merge::WriteArgs>),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     Inspect(inspect::InspectArgs),
     /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
     Gate(gate::GateArgs),
+    /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
+    Diff(diff::DiffArgs),
+    /// Show a finished run again, from its files: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema.
+    Report(report::ReportArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
@@ -84,7 +98,10 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(&args, &screen),
+        Command::Merge(args) => merge::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
+        Command::Diff(args) => diff::run(&args, &screen),
+        Command::Report(args) => report::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
         Command::Completions { shell } => {

@@ -1,13 +1,10 @@
 //! Terminal manners: data on stdout, everything else on stderr, bars only on a terminal, no colour that carries meaning.
 
 use std::io::{self, IsTerminal, Write};
-#[cfg(feature = "libtorch")]
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::MultiProgress;
-#[cfg(feature = "libtorch")]
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -28,7 +25,6 @@ pub(super) struct Verbosity {
 #[derive(Debug, Clone)]
 pub(super) struct Screen {
     bars: MultiProgress,
-    #[cfg(feature = "libtorch")]
     quiet: bool,
 }
 
@@ -52,11 +48,7 @@ impl Screen {
             .without_time()
             .with_target(false)
             .try_init();
-        Self {
-            bars,
-            #[cfg(feature = "libtorch")]
-            quiet: verbosity.quiet,
-        }
+        Self { bars, quiet: verbosity.quiet }
     }
 
     /// Writes data to stdout.
@@ -97,13 +89,21 @@ impl Screen {
     /// A bar for an evaluation.
     #[cfg(feature = "libtorch")]
     pub(super) fn evaluation_bar(&self) -> EvaluationBar {
+        EvaluationBar(self.bar())
+    }
+
+    /// A bar for a merge that is being written.
+    pub(super) fn merge_bar(&self) -> MergeBar {
+        MergeBar(self.bar())
+    }
+
+    fn bar(&self) -> ProgressBar {
         if self.quiet || !io::stderr().is_terminal() {
-            return EvaluationBar(ProgressBar::hidden());
+            return ProgressBar::hidden();
         }
-        let bar = ProgressBar::new(0);
-        let bar = self.bars.add(bar);
+        let bar = self.bars.add(ProgressBar::new(0));
         bar.enable_steady_tick(Duration::from_millis(200));
-        EvaluationBar(bar)
+        bar
     }
 }
 
@@ -126,6 +126,30 @@ impl Write for AboveBars {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().lock().flush()
+    }
+}
+
+/// Shows how far a merge is.
+#[derive(Debug)]
+pub(super) struct MergeBar(ProgressBar);
+
+impl MergeBar {
+    /// Removes the bar.
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl crate::export::Progress for MergeBar {
+    fn start(&self, total: u64) {
+        self.0.set_length(total);
+        if let Ok(style) = ProgressStyle::with_template("merging {bar:24} {percent:>3}% · {eta} left") {
+            self.0.set_style(style);
+        }
+    }
+
+    fn advance(&self, work: u64) {
+        self.0.inc(work);
     }
 }
 

@@ -2,39 +2,28 @@
 
 use std::path::Path;
 
-use super::args::ModelArgs;
-use crate::checkpoint::{Checkpoint, Layout};
+use crate::checkpoint::ModelSource;
 use crate::report::{CheckpointInfo, FileDigest};
 
-/// Provenance of a checkpoint; `digests` of its files where they were computed.
+/// Provenance of a model in `given`; `digests` of its files where they were computed.
 pub(super) fn checkpoint_info(
-    checkpoint: &Checkpoint,
-    model: &ModelArgs,
+    model: &dyn ModelSource,
+    given: &Path,
     digests: Option<Vec<FileDigest>>,
 ) -> CheckpointInfo {
-    let folder = checkpoint.folder();
     let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let step = file_name(folder).unwrap_or_default();
-    let iteration = checkpoint.client().iteration.or_else(|| step.strip_prefix("global_step")?.parse().ok());
-    let canonical = model.checkpoint.canonicalize().unwrap_or_else(|_| model.checkpoint.clone());
-    let (parameter_count, bytes) = checkpoint.size();
+    let canonical = given.canonicalize().unwrap_or_else(|_| given.to_owned());
+    let (parameter_count, bytes) = model.size();
     CheckpointInfo {
-        path: model.checkpoint.display().to_string(),
-        name: file_name(&canonical).unwrap_or(step),
-        iteration: iteration.unwrap_or(0),
-        tp_size: checkpoint.tp_size(),
-        layout: layout_name(checkpoint.layout()).to_owned(),
-        dtype: checkpoint.dtype().to_string(),
+        path: given.display().to_string(),
+        name: file_name(&canonical).or_else(|| file_name(model.folder())).unwrap_or_default(),
+        iteration: model.iteration().unwrap_or(0),
+        tp_size: model.tp_size(),
+        layout: model.layout_name().to_owned(),
+        dtype: model.dtype().to_string(),
         parameter_count,
         bytes,
-        architecture: checkpoint.architecture().summary(),
+        architecture: model.architecture().summary(),
         digests,
-    }
-}
-
-fn layout_name(layout: Layout) -> &'static str {
-    match layout {
-        Layout::LayerFiles => "layer-files",
-        Layout::RankFiles => "rank-files",
     }
 }

@@ -46,6 +46,25 @@ impl Architecture {
         named.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
+    /// The settings that make the other model compute something else from the same parameters: name, this model's value,
+    /// the other's. How the files lay parameters out, and how many rows the vocabulary was padded to, is left out.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
+        const LAYOUT: [&str; 5] = ["qkv", "mlp", "head", "padded_vocab_size", "max_position_embeddings"];
+        let (ours, theirs) = (self.summary(), other.summary());
+        let names = ours.keys().chain(theirs.keys().filter(|name| !ours.contains_key(*name)));
+        let words = |settings: &Map<String, Value>, name: &str| match settings.get(name) {
+            None => "none".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        };
+        names
+            .filter(|name| !LAYOUT.contains(&name.as_str()))
+            .map(|name| (name.clone(), words(&ours, name), words(&theirs, name)))
+            .filter(|(_, ours, theirs)| ours != theirs)
+            .collect()
+    }
+
     fn norm_words(&self) -> String {
         let outside = self.norm.is_rms() && self.rms_epsilon == EpsilonPlacement::Outside;
         format!("{}, epsilon {}{}", self.norm, self.norm_epsilon, if outside { " outside the root" } else { "" })

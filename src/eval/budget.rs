@@ -4,20 +4,26 @@ use tch::{Device, Kind};
 
 use super::EvalError;
 use crate::config::Architecture;
-use crate::model::Backend;
+use crate::model::{Backend, free_device_memory};
 
-/// Tokens that go through a stage together: enough rows to keep matrix products efficient, few enough that a chunk's
-/// activations stay in the last-level cache.
+/// Tokens that go through a stage together: enough rows to keep matrix products efficient; on a CPU, where each thread has
+/// a chunk of its own, few enough that activations stay in a core's cache and that threads end at about the same time.
 #[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
-    if backend.device == Device::Cpu { 1024 } else { 16_384 }
+    if backend.device == Device::Cpu { 512 } else { 16_384 }
 }
 
-/// Bytes to spend on residual streams where none are given: half of what is available, 4 GiB on a GPU.
+/// Bytes to spend on residual streams where none are given: half of what is available, on a GPU half of what is free
+/// there. The other half is for weights and activations.
 #[must_use]
 pub fn default_memory_budget(backend: Backend) -> u64 {
-    const GPU_DEFAULT: u64 = 4 << 30;
-    if backend.device == Device::Cpu { available_memory().map_or(GPU_DEFAULT, |bytes| bytes / 2) } else { GPU_DEFAULT }
+    /// Where the system does not tell.
+    const UNKNOWN: u64 = 8 << 30;
+    let available = match backend.device {
+        Device::Cuda(index) => free_device_memory(index),
+        _ => available_memory(),
+    };
+    available.unwrap_or(UNKNOWN) / 2
 }
 
 /// Tokens of a slice whose residual streams fit the budget.
@@ -28,13 +34,13 @@ pub fn slice_tokens(
     architecture: &Architecture,
     backend: Backend,
     tp_size: usize,
-    variant_count: usize,
+    variant_streams: usize,
     longest: usize,
     budget: u64,
 ) -> Result<usize, EvalError> {
     let baseline = if architecture.streams_can_differ() { tp_size } else { 1 };
-    // One stream a variant; one per rank for the baseline and for its second run; as many being copied where variants part.
-    let streams = variant_count + 3 * baseline;
+    // Those of the variants; one per rank for the baseline and for its second run; as many being copied where variants part.
+    let streams = variant_streams + 3 * baseline;
     let bytes_per_token = (streams * architecture.hidden_size * kind_bytes(backend.kind)) as u64;
     let tokens = usize::try_from(budget / bytes_per_token.max(1)).unwrap_or(usize::MAX);
     if tokens < longest {

@@ -137,7 +137,7 @@ impl Calibrator {
         means: Option<&mut LayerMeans>,
     ) -> Result<usize, ModelError> {
         let mut uploader = self.run.uploader();
-        let input = StageInput { stream, last_use: keep, rechunked: false };
+        let input = StageInput { stream, last_use: keep, rechunked: false, targets_only: false };
         let output = self.run.run(architecture, weights, &mut uploader, input, means, &|_| {})?;
         if !keep {
             self.run.discard(output);

@@ -1,17 +1,23 @@
 //! One device's share of a slice: its passages, its residual streams, its scores.
 
+mod pieces;
+
 use tch::{Device, Kind, Tensor};
 
 use super::packing::Packed;
-use crate::config::Architecture;
+use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
-    Backend, Chunk, EmbeddingStage, Group, LayerMeans, LayerStage, ModelError, OutputStage, RotaryTable, Streams,
-    TargetScores, Uploader,
+    Backend, Chunk, DeviceScores, EmbeddingStage, LayerMeans, LayerStage, ModelError, OutputStage, Reference,
+    RotaryTable, Streams, TargetScores, Uploader, each,
 };
 use crate::partition::{StageId, StageTensors};
+use pieces::{Piece, in_parts, pieces};
 
-/// Positions whose logits exist at once; a row of a 50,432-word vocabulary takes 200 kB in float32.
-const OUTPUT_ROWS: i64 = 64;
+/// Positions whose logits exist at once, for each thread; a row of a 50,432-word vocabulary takes 200 kB in float32.
+const CPU_OUTPUT_ROWS: i64 = 64;
+
+/// The same on a GPU, which needs more to be busy.
+const GPU_OUTPUT_ROWS: i64 = 512;
 
 /// Where a target token's score belongs.
 #[derive(Debug, Clone, Copy)]
@@ -33,24 +39,37 @@ pub(super) struct StageInput {
     pub last_use: bool,
     /// Whether to use chunks of the other size.
     pub rechunked: bool,
+    /// Whether nobody looks at other rows than those of the targets afterwards.
+    pub targets_only: bool,
 }
+
+/// The residual streams of variants that are equal so far.
+struct Held {
+    streams: Streams,
+    /// Whether they have come down to the rows of the targets.
+    at_targets: bool,
+}
+
+/// What a rotary table depends on.
+type RotaryKey = (Positions, RotaryTables, Precision);
 
 /// Passages on one device.
 pub(super) struct DeviceRun {
     backend: Backend,
     input_ids: Tensor,
-    /// One chunk over all rows, for the embedding.
-    whole: Chunk,
-    chunks: Vec<Chunk>,
+    tokens: i64,
+    pieces: Vec<Piece>,
     /// The same rows in chunks of another size.
-    other_chunks: Vec<Chunk>,
-    rotary: Option<RotaryTable>,
+    other_pieces: Vec<Piece>,
+    /// Longest passage, in tokens.
+    longest: usize,
+    /// Rotary tables, by what they depend on.
+    rotary: Vec<(RotaryKey, Option<RotaryTable>)>,
     /// Packed rows of the target positions, the target ids, and where the scores belong.
     target_rows: Tensor,
     target_ids: Tensor,
     pub(super) places: Vec<TargetPlace>,
-    /// Residual streams; variants that are equal so far share one.
-    streams: Vec<Option<Streams>>,
+    streams: Vec<Option<Held>>,
 }
 
 impl DeviceRun {
@@ -73,23 +92,26 @@ impl DeviceRun {
                 places.push(TargetPlace { passage: target.passage, ordinal: target.ordinal, id });
             }
         }
-        let chunks = model_chunks(packed, chunk_tokens, &positions)?;
+        let pieces = pieces(packed, chunk_tokens, &positions)?;
         // Small data may fit one chunk of either size: half of it is another chunking all the same.
         let other_tokens = (chunk_tokens / 3 + 1).min(packed.token_count().div_ceil(2));
-        let other_chunks = model_chunks(packed, other_tokens, &positions)?;
+        let other_pieces = pieces::pieces(packed, other_tokens, &positions)?;
         let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
-        Ok(Self {
+        let mut run = Self {
             backend,
             input_ids: on_device(packed.input_ids())?,
-            whole: Chunk { start: 0, tokens: to_i64(packed.token_count()), groups: Vec::new(), positions },
-            chunks,
-            other_chunks,
-            rotary: RotaryTable::new(architecture, backend, longest)?,
+            tokens: to_i64(packed.token_count()),
+            pieces,
+            other_pieces,
+            longest,
+            rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
             places,
             streams: Vec::new(),
-        })
+        };
+        run.rotary_of(architecture)?;
+        Ok(run)
     }
 
     pub(super) fn uploader(&self) -> Uploader {
@@ -104,35 +126,156 @@ impl DeviceRun {
     }
 
     /// Runs a stage but the last; the number of a new stream comes out. `means` takes part in what a layer's norms put
-    /// out, `tick` hears of every chunk's tokens.
+    /// out, which needs all rows. `tick` hears of every chunk's tokens.
     pub(super) fn run(
         &mut self,
         architecture: &Architecture,
         stage: &StageTensors,
         uploader: &mut Uploader,
         input: StageInput,
-        mut means: Option<&mut LayerMeans>,
-        tick: &dyn Fn(u64),
+        means: Option<&mut LayerMeans>,
+        tick: &(dyn Fn(u64) + Sync),
     ) -> Result<usize, ModelError> {
-        let output = match (stage.id, input.stream) {
+        let held = match (stage.id, input.stream) {
             (StageId::Embedding, _) | (_, None) => {
-                let streams =
-                    EmbeddingStage::new(stage, architecture, uploader)?.forward(&self.input_ids, &self.whole)?;
-                tick(self.whole.tokens.unsigned_abs());
-                streams
+                let embedding = EmbeddingStage::new(stage, architecture, uploader)?;
+                Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
             }
             (_, Some(stream)) => {
                 let layer = LayerStage::new(stage, architecture, uploader)?;
-                let mut streams = self.take(stream, input.last_use)?;
-                for chunk in if input.rechunked { &self.other_chunks } else { &self.chunks } {
-                    layer.forward(&mut streams, chunk, self.rotary.as_ref(), means.as_deref_mut())?;
-                    tick(chunk.tokens.unsigned_abs());
+                let rotary = self.rotary_of(architecture)?;
+                let at_targets = match input
+                    .targets_only
+                    .then(|| self.last_layer((&layer, rotary), stream, input.rechunked, tick))
+                {
+                    Some(Ok(streams)) => Some(streams),
+                    // All rows can be computed in smaller parts.
+                    Some(Err(error)) if error.is_out_of_memory() => None,
+                    Some(Err(error)) => return Err(error),
+                    None => None,
+                };
+                match at_targets {
+                    Some(streams) => {
+                        if input.last_use {
+                            self.discard(stream);
+                        }
+                        Held { streams, at_targets: true }
+                    }
+                    None => {
+                        Held { streams: self.layer((&layer, rotary), stream, input, means, tick)?, at_targets: false }
+                    }
                 }
-                streams
             }
         };
-        self.streams.push(Some(output));
+        self.streams.push(Some(held));
         Ok(self.streams.len() - 1)
+    }
+
+    fn embed(
+        &self,
+        embedding: &EmbeddingStage,
+        architecture: &Architecture,
+        tick: &(dyn Fn(u64) + Sync),
+    ) -> Result<Streams, ModelError> {
+        let on_device = (self.backend.kind, self.backend.device);
+        let blank = || Tensor::f_empty([self.tokens, to_i64(architecture.hidden_size)], on_device);
+        let streams =
+            Streams::new((0..embedding.stream_count()).map(|_| blank()).collect::<Result<_, tch::TchError>>()?);
+        let tasks = self.pieces.iter().map(|Piece { chunk, .. }| {
+            let ids = self.input_ids.f_narrow(0, chunk.start, chunk.tokens)?;
+            Ok((chunk.share(), ids, streams.narrow(chunk.start, chunk.tokens)?))
+        });
+        each(
+            self.backend,
+            tasks.collect::<Result<_, ModelError>>()?,
+            |(chunk, ids, mut rows): (Chunk, Tensor, Streams)| {
+                rows.copy_from(&embedding.forward(&ids, &chunk)?)?;
+                tick(chunk.tokens.unsigned_abs());
+                Ok(())
+            },
+        )?;
+        Ok(streams)
+    }
+
+    /// All rows through a layer: in place where nobody needs the stream as it was.
+    fn layer(
+        &mut self,
+        (layer, rotary): (&LayerStage, usize),
+        stream: usize,
+        input: StageInput,
+        means: Option<&mut LayerMeans>,
+        tick: &(dyn Fn(u64) + Sync),
+    ) -> Result<Streams, ModelError> {
+        let before = self.stream(stream)?.count();
+        let count = layer.streams_after(before);
+        let in_place = if input.last_use && count == before { self.streams[stream].take() } else { None };
+        let (streams, source) = if let Some(held) = in_place {
+            (held.streams, None)
+        } else {
+            let source = self.stream(stream)?;
+            (source.blank(count)?, Some(source))
+        };
+        let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
+        let rotary = self.rotary[rotary].1.as_ref();
+        let wants_means = means.is_some();
+        let tasks = pieces.iter().map(|Piece { chunk, .. }| {
+            let source = source.map(|source| source.narrow(chunk.start, chunk.tokens)).transpose()?;
+            Ok((chunk.share(), source, streams.narrow(chunk.start, chunk.tokens)?))
+        });
+        let tasks = tasks.collect::<Result<Vec<(Chunk, Option<Streams>, Streams)>, ModelError>>()?;
+        let parts = each(self.backend, tasks, |(chunk, source, mut rows)| {
+            if let Some(source) = source {
+                rows.copy_from(&source)?;
+            }
+            let means = in_parts(&mut rows, &chunk, &|rows, chunk| {
+                let mut means = wants_means.then(LayerMeans::default);
+                layer.forward_rows(rows, chunk, rotary, means.as_mut())?;
+                Ok(means)
+            })?;
+            tick(chunk.tokens.unsigned_abs());
+            Ok(means)
+        })?;
+        if let Some(means) = means {
+            // In the chunks' order, so that sums do not depend on which thread was first.
+            parts.into_iter().flatten().flatten().try_for_each(|part| means.merge(part))?;
+        }
+        if source.is_some() && input.last_use {
+            self.discard(stream);
+        }
+        Ok(streams)
+    }
+
+    /// A layer of which only the rows of the targets are needed.
+    fn last_layer(
+        &self,
+        (layer, rotary): (&LayerStage, usize),
+        stream: usize,
+        rechunked: bool,
+        tick: &(dyn Fn(u64) + Sync),
+    ) -> Result<Streams, ModelError> {
+        let source = self.stream(stream)?;
+        let tasks =
+            (if rechunked { &self.other_pieces } else { &self.pieces }).iter().map(|Piece { chunk, targets }| {
+                Ok((chunk.share(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
+            });
+        let tasks = tasks.collect::<Result<Vec<(Chunk, Tensor, Streams)>, ModelError>>()?;
+        let rotary = self.rotary[rotary].1.as_ref();
+        let parts = each(self.backend, tasks, |(chunk, targets, rows)| {
+            let out = layer.forward_at(&rows, &targets, &chunk, rotary)?;
+            tick(chunk.tokens.unsigned_abs());
+            Ok(out)
+        })?;
+        Streams::concatenate(&parts)
+    }
+
+    /// Where the rotary table of such a model is; it is made if it is not there.
+    fn rotary_of(&mut self, architecture: &Architecture) -> Result<usize, ModelError> {
+        let key = (architecture.positions, architecture.rotary_tables, architecture.storage);
+        if let Some(at) = self.rotary.iter().position(|(known, _)| *known == key) {
+            return Ok(at);
+        }
+        self.rotary.push((key, RotaryTable::new(architecture, self.backend, self.longest)?));
+        Ok(self.rotary.len() - 1)
     }
 
     /// Frees a stream.
@@ -143,6 +286,10 @@ impl DeviceRun {
     }
 
     fn stream(&self, stream: usize) -> Result<&Streams, ModelError> {
+        Ok(&self.held(stream)?.streams)
+    }
+
+    fn held(&self, stream: usize) -> Result<&Held, ModelError> {
         let found = self.streams.get(stream).and_then(Option::as_ref);
         found.ok_or_else(|| tch::TchError::Kind(format!("stream {stream} is gone")).into())
     }
@@ -155,7 +302,7 @@ impl DeviceRun {
         stream: usize,
     ) -> Result<Vec<Vec<f64>>, ModelError> {
         let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
-        let rows = Tensor::f_arange(self.whole.tokens, (Kind::Int64, self.backend.device))?;
+        let rows = Tensor::f_arange(self.tokens, (Kind::Int64, self.backend.device))?;
         output.norm_means(self.stream(stream)?, &rows)?.per_rank(stage.tp_size)
     }
 
@@ -167,67 +314,76 @@ impl DeviceRun {
         stream: usize,
     ) -> Result<Tensor, ModelError> {
         let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
-        let rows = Tensor::f_arange(self.whole.tokens, (Kind::Int64, self.backend.device))?;
+        let rows = Tensor::f_arange(self.tokens, (Kind::Int64, self.backend.device))?;
         output.logits(self.stream(stream)?, &rows)
     }
 
-    /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows.
+    /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows that the streams have.
     pub(super) fn distance(&self, baseline: usize, stream: usize) -> Result<(f64, f64), ModelError> {
-        let (baseline, other) = (self.stream(baseline)?, self.stream(stream)?);
+        let (baseline, other) = (self.held(baseline)?, self.held(stream)?);
+        let mut tasks = Vec::new();
+        if baseline.at_targets || other.at_targets {
+            let rows_of = |held: &Held| match held {
+                Held { streams, at_targets: true } => streams.narrow(0, self.target_rows.size1()?),
+                Held { streams, at_targets: false } => streams.select(&self.target_rows),
+            };
+            tasks.push((rows_of(baseline)?, rows_of(other)?));
+        } else {
+            for Piece { chunk, .. } in &self.pieces {
+                let rows_of = |held: &Held| held.streams.narrow(chunk.start, chunk.tokens);
+                tasks.push((rows_of(baseline)?, rows_of(other)?));
+            }
+        }
+        // Squares of float16 overflow.
+        let wide = if self.backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let parts = each(self.backend, tasks, |(baseline, other)| {
+            let reference = baseline.mean()?.f_to_kind(wide)?;
+            let difference = other.mean()?.f_to_kind(wide)?.f_sub(&reference)?;
+            let sum_of_squares = |x: &Tensor| x.f_square()?.f_sum(Kind::Double);
+            Ok((sum_of_squares(&difference)?, sum_of_squares(&reference)?))
+        })?;
         let mut total = (0.0, 0.0);
-        for chunk in &self.chunks {
-            // Squares of float16 overflow.
-            let reference = baseline.mean_rows(chunk)?.f_to_kind(Kind::Double)?;
-            let difference = other.mean_rows(chunk)?.f_to_kind(Kind::Double)?.f_sub(&reference)?;
-            total.0 += difference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
-            total.1 += reference.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        for (difference, reference) in parts {
+            total.0 += difference.f_double_value(&[])?;
+            total.1 += reference.f_double_value(&[])?;
         }
         Ok(total)
     }
 
-    fn take(&mut self, stream: usize, last_use: bool) -> Result<Streams, ModelError> {
-        let found = if last_use { self.streams.get_mut(stream).and_then(Option::take) } else { None };
-        match found {
-            Some(streams) => Ok(streams),
-            None => self.stream(stream)?.deep_copy(),
-        }
-    }
-
     /// Runs the last stage for all distinct variants; the first is the baseline that the others are compared with.
     pub(super) fn score(&self, outputs: &[(OutputStage, usize)]) -> Result<Vec<TargetScores>, ModelError> {
-        let mut scores = vec![TargetScores::default(); outputs.len()];
         let count = self.target_rows.size1()?;
-        for start in (0..count).step_by(usize::try_from(OUTPUT_ROWS).unwrap_or(1)) {
-            let length = OUTPUT_ROWS.min(count - start);
+        let block = if self.backend.device == Device::Cpu { CPU_OUTPUT_ROWS } else { GPU_OUTPUT_ROWS };
+        let tasks = (0..count).step_by(usize::try_from(block).unwrap_or(1)).map(|start| {
+            let length = block.min(count - start);
             let rows = self.target_rows.f_narrow(0, start, length)?;
-            let ids = self.target_ids.f_narrow(0, start, length)?;
-            let mut baseline: Option<Tensor> = None;
-            for ((output, stream), scores) in outputs.iter().zip(&mut scores) {
-                let log_probabilities = output.log_probabilities(self.stream(*stream)?, &rows)?;
-                scores.extend(TargetScores::new(&log_probabilities, &ids, baseline.as_ref())?);
-                baseline = Some(baseline.unwrap_or(log_probabilities));
+            let picked = outputs.iter().map(|&(_, stream)| match self.held(stream)? {
+                Held { streams, at_targets: true } => streams.narrow(start, length),
+                Held { streams, at_targets: false } => streams.select(&rows),
+            });
+            Ok((self.target_ids.f_narrow(0, start, length)?, picked.collect::<Result<Vec<_>, _>>()?))
+        });
+        let tasks = tasks.collect::<Result<Vec<(Tensor, Vec<Streams>)>, ModelError>>()?;
+        let blocks = each(self.backend, tasks, |(ids, picked)| {
+            let mut reference: Option<Reference> = None;
+            let of_one = |((output, _), rows): (&(OutputStage, usize), &Streams)| {
+                let log_probabilities = output.log_probabilities_of(rows)?;
+                let scores = DeviceScores::new(&log_probabilities, &ids, reference.as_ref())?;
+                if reference.is_none() && outputs.len() > 1 {
+                    reference = Some(Reference::new(log_probabilities)?);
+                }
+                Ok(scores)
+            };
+            outputs.iter().zip(&picked).map(of_one).collect::<Result<Vec<_>, ModelError>>()
+        })?;
+        let mut parts: Vec<Vec<DeviceScores>> = outputs.iter().map(|_| Vec::new()).collect();
+        for block in blocks {
+            for (parts, scores) in parts.iter_mut().zip(block) {
+                parts.push(scores);
             }
         }
-        Ok(scores)
+        parts.iter().map(|parts| TargetScores::read(parts)).collect()
     }
-}
-
-/// The packing's chunks as the model takes them.
-fn model_chunks(packed: &Packed, chunk_tokens: usize, positions: &Tensor) -> Result<Vec<Chunk>, ModelError> {
-    packed
-        .chunks(chunk_tokens)
-        .into_iter()
-        .map(|chunk| {
-            let (start, tokens) = (to_i64(chunk.rows.start), to_i64(chunk.rows.len()));
-            let groups = chunk.groups.iter().map(|group| Group {
-                start: to_i64(group.start),
-                passages: to_i64(group.passage_count),
-                length: to_i64(group.length),
-            });
-            let positions = positions.f_narrow(0, start, tokens)?;
-            Ok(Chunk { start, tokens, groups: groups.collect(), positions })
-        })
-        .collect()
 }
 
 /// Half precision on a CPU is emulated and slow beyond use.

@@ -1,14 +1,16 @@
 //! The layer-major evaluation: what to evaluate, how, and what comes out. The loop itself is in `slice_run`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::device_run::{DeviceRun, is_emulated};
 use super::packing::{Packed, Passage};
 use super::slice_run::SliceRun;
-use super::{EvalError, budget};
-use crate::checkpoint::{Checkpoint, FileDigest};
+use super::{EvalError, budget, candidates};
+use crate::checkpoint::{FileDigest, ModelSource};
 use crate::config::Architecture;
-use crate::merge::{Exactness, Strategy};
+use crate::merge::{Elsewhere, Exactness, Strategy};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
 use crate::samples::TokenScore;
@@ -32,6 +34,8 @@ pub enum Weights {
     Unmerged,
     /// A merge of it.
     Merged(Strategy),
+    /// A model of its own, such as a merge that another tool made; it has the checkpoint's depth and width.
+    Candidate(Arc<dyn ModelSource>),
 }
 
 impl Variant {
@@ -51,6 +55,12 @@ impl Variant {
     #[must_use]
     pub fn merged(strategy: Strategy) -> Self {
         Self { name: strategy.name.clone(), weights: Weights::Merged(strategy), rechunked: false }
+    }
+
+    /// A model made elsewhere.
+    #[must_use]
+    pub fn candidate(name: String, model: Arc<dyn ModelSource>) -> Self {
+        Self { name, weights: Weights::Candidate(model), rechunked: false }
     }
 }
 
@@ -117,7 +127,8 @@ pub struct Timings {
     pub compute: Duration,
 }
 
-/// How far a residual stream is from the baseline's after a stage.
+/// How far a residual stream is from the baseline's after a stage: over all tokens, after the last layer over those that
+/// predict a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Divergence {
     /// Σ‖x − x_baseline‖² over tokens; the baseline is the mean of the ranks' streams where they differ.
@@ -146,6 +157,10 @@ pub struct Evaluation {
     pub divergence: Vec<Vec<Divergence>>,
     /// Digests of the files read; empty unless asked for.
     pub digests: Vec<FileDigest>,
+    /// The same for every candidate, by variant.
+    pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
+    /// For every candidate, by variant, what was done to the checkpoint's parameters.
+    pub elsewhere: BTreeMap<usize, Elsewhere>,
     /// Where the time went.
     pub timings: Timings,
     /// Passes over the checkpoint.
@@ -161,7 +176,7 @@ pub struct Evaluation {
 /// # Errors
 /// Whatever keeps the run from finishing; nothing is returned in part.
 pub fn evaluate(
-    checkpoint: &Checkpoint,
+    checkpoint: &dyn ModelSource,
     variants: &[Variant],
     passages: Vec<Passage>,
     options: &EngineOptions,
@@ -179,10 +194,11 @@ pub fn evaluate(
     let chunk_tokens = options.chunk_tokens.unwrap_or_else(|| budget::default_chunk_tokens(backend)).max(1);
     let memory_budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
     let passage_count = passages.len();
+    candidates::check(checkpoint, variants, &passages)?;
     let packed = Packed::new(after_prompt(architecture, passages));
     let longest = packed.passages().first().map_or(0, Passage::length);
-    let tp_size = checkpoint.tp_size();
-    let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, variants.len(), longest, memory_budget)?
+    let (tp_size, streams) = (checkpoint.tp_size(), candidates::stream_count(variants));
+    let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, streams, longest, memory_budget)?
         .saturating_mul(options.backends.len());
     let slices = packed.slices(slice_tokens);
     let ids = checkpoint.stage_ids();
@@ -195,9 +211,11 @@ pub fn evaluate(
         exactness: vec![Exactness::default(); variants.len()],
         divergence: vec![
             vec![Divergence::default(); ids.len() - 1];
-            if options.divergence { variants.len() } else { 0 }
+            if options.divergence && variants.len() > 1 { variants.len() } else { 0 }
         ],
         digests: Vec::new(),
+        candidate_digests: BTreeMap::new(),
+        elsewhere: BTreeMap::new(),
         timings: Timings::default(),
         slice_count: slices.len(),
         chunk_tokens,
@@ -212,7 +230,7 @@ pub fn evaluate(
             .map_err(EvalError::Device)?;
         SliceRun::new(checkpoint, variants, observer, &mut evaluation, devices)
             .with_calibration(backend, &options.calibration)?
-            .run(&ids, number, options.digests && number == 0)?;
+            .run(&ids, number, options.digests)?;
     }
     Ok(evaluation)
 }

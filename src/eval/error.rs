@@ -36,6 +36,38 @@ pub enum EvalError {
         /// The stage that was waited for.
         stage: StageId,
     },
+    /// A model made elsewhere that cannot be the checkpoint's.
+    #[error("candidate `{name}`: expected {what} {expected} as in the checkpoint, found {found}")]
+    Candidate {
+        /// Its name.
+        name: String,
+        /// What differs.
+        what: &'static str,
+        /// The checkpoint's.
+        expected: usize,
+        /// The candidate's.
+        found: usize,
+    },
+    /// A model made elsewhere that does not take passages as long as these.
+    #[error("candidate `{name}` takes at most {found} tokens, the longest passage has {expected}")]
+    CandidateLength {
+        /// Its name.
+        name: String,
+        /// Tokens of the longest passage.
+        expected: usize,
+        /// The candidate's longest input.
+        found: usize,
+    },
+    /// A token that a model made elsewhere does not know.
+    #[error("candidate `{name}` has a vocabulary of {vocabulary} tokens, the passages hold token {id}")]
+    CandidateVocabulary {
+        /// Its name.
+        name: String,
+        /// Rows of its word embedding.
+        vocabulary: usize,
+        /// The token.
+        id: i64,
+    },
     /// Log-probabilities that are not numbers.
     #[error("document {doc_id}: `{variant}` gives {value} where a number should be")]
     NotFinite {
@@ -67,6 +99,15 @@ impl EvalError {
             Self::Model { source, .. } | Self::Device(source) => source.hint(),
             Self::NotFinite { .. } => Some("float16 overflows where bf16 and f32 do not: try --dtype f32".to_owned()),
             Self::Budget { .. } => Some("give a larger --memory-budget".to_owned()),
+            Self::Candidate { .. } => {
+                Some("is it a merge of this checkpoint? `kintsugi eval` evaluates any model alone".to_owned())
+            }
+            Self::CandidateLength { found, .. } => {
+                Some(format!("--max-length {found} cuts longer passages on the left, for every model alike"))
+            }
+            Self::CandidateVocabulary { .. } => Some(
+                "rows that the tokenizer uses were cut off: trim the vocabulary to the tokenizer's size".to_owned(),
+            ),
             Self::ReaderGone { .. } => None,
         }
     }

@@ -3,7 +3,9 @@
 //! and drops it.
 
 pub mod budget;
+mod calibrated_merge;
 mod calibration;
+mod candidates;
 pub mod data_error;
 mod device_run;
 pub mod documents;
@@ -17,5 +19,6 @@ mod slice_run;
 pub mod task;
 pub mod tokenizer;
 
+pub use calibrated_merge::CalibratedMerge;
 pub use engine::{Divergence, EngineOptions, Evaluation, Observer, Quiet, Timings, Variant, Weights, Work, evaluate};
 pub use error::EvalError;

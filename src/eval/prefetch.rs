@@ -1,5 +1,5 @@
-//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It hands over one stage at
-//! a time and waits with the next in hand, so that two stages are in memory at most.
+//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It hands over one stage
+//! (of every model) at a time and waits with the next in hand, so that two stages are in memory at most.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,40 +9,43 @@ use std::thread::{Scope, ScopedJoinHandle};
 use rayon::prelude::*;
 
 use super::EvalError;
-use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, sha256_file};
+use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, sha256_file};
 use crate::partition::{StageId, StageTensors};
+
+/// The same stage of every model.
+pub(super) type Stages = Vec<StageTensors>;
 
 /// Stages in the order asked for, read ahead by one.
 pub(super) struct Prefetcher<'scope> {
-    stages: Receiver<Result<StageTensors, CheckpointError>>,
-    thread: Option<ScopedJoinHandle<'scope, Vec<FileDigest>>>,
+    stages: Receiver<Result<Stages, CheckpointError>>,
+    thread: Option<ScopedJoinHandle<'scope, Vec<Vec<FileDigest>>>>,
 }
 
 impl<'scope> Prefetcher<'scope> {
     /// Starts the thread. `hash` asks for the digest of every file it reads from.
     pub(super) fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
-        checkpoint: &'env Checkpoint,
+        models: Vec<&'env dyn ModelSource>,
         ids: Vec<StageId>,
         hash: bool,
     ) -> Self {
         let (sender, stages) = sync_channel(0);
-        let thread = scope.spawn(move || read_all(checkpoint, &ids, hash, &sender));
+        let thread = scope.spawn(move || read_all(&models, &ids, hash, &sender));
         Self { stages, thread: Some(thread) }
     }
 
-    /// Waits for the next stage.
-    pub(super) fn next(&mut self, expected: StageId) -> Result<StageTensors, EvalError> {
-        if let Ok(stage) = self.stages.recv() {
-            return Ok(stage?);
+    /// Waits for the next stage, of every model in the order given.
+    pub(super) fn next(&mut self, expected: StageId) -> Result<Stages, EvalError> {
+        if let Ok(stages) = self.stages.recv() {
+            return Ok(stages?);
         }
         // Joined here, a thread that died is an error; left to the scope, it would take the process along.
         let _ = self.thread.take().map(ScopedJoinHandle::join);
         Err(EvalError::ReaderGone { stage: expected })
     }
 
-    /// Ends the thread and gives the digests, sorted by file name; empty if they were not asked for.
-    pub(super) fn finish(self) -> Result<Vec<FileDigest>, EvalError> {
+    /// Ends the thread and gives the digests of every model's files, sorted by name; empty if they were not asked for.
+    pub(super) fn finish(self) -> Result<Vec<Vec<FileDigest>>, EvalError> {
         drop(self.stages);
         let digests = self.thread.and_then(|thread| thread.join().ok());
         digests.ok_or(EvalError::ReaderGone { stage: StageId::Output })
@@ -50,29 +53,37 @@ impl<'scope> Prefetcher<'scope> {
 }
 
 fn read_all(
-    checkpoint: &Checkpoint,
+    models: &[&dyn ModelSource],
     ids: &[StageId],
     hash: bool,
-    sender: &SyncSender<Result<StageTensors, CheckpointError>>,
-) -> Vec<FileDigest> {
-    let mut digests = Digests::default();
+    sender: &SyncSender<Result<Stages, CheckpointError>>,
+) -> Vec<Vec<FileDigest>> {
+    let mut digests: Vec<_> = models.iter().map(|_| Digests::default()).collect();
     for &id in ids {
-        let stage = checkpoint.read_stage(id).and_then(|stage| {
-            if hash {
-                // The bytes were just read: they come from the page cache.
-                digests.add(checkpoint.stage_files(id))?;
-                checkpoint.check_unchanged(id)?;
-            }
-            Ok(stage)
-        });
-        let failed = stage.is_err();
+        let stages = models
+            .iter()
+            .zip(&mut digests)
+            .map(|(model, digests)| {
+                let stage = model.read_stage(id)?;
+                if hash {
+                    // The bytes were just read: they come from the page cache.
+                    digests.add(model.stage_files(id))?;
+                    model.check_unchanged(id)?;
+                }
+                Ok(stage)
+            })
+            .collect::<Result<Stages, CheckpointError>>();
+        let failed = stages.is_err();
         // The receiver is gone if the run has ended with an error of its own.
-        if sender.send(stage).is_err() || failed {
+        if sender.send(stages).is_err() || failed {
             break;
         }
     }
-    digests.found.sort_by(|left, right| left.file.cmp(&right.file));
-    digests.found
+    let sorted = |mut digests: Digests| {
+        digests.found.sort_by(|left, right| left.file.cmp(&right.file));
+        digests.found
+    };
+    digests.into_iter().map(sorted).collect()
 }
 
 /// Digests of files, each hashed once.

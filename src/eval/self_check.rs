@@ -13,7 +13,7 @@ use super::EvalError;
 use super::budget::default_chunk_tokens;
 use super::device_run::{DeviceRun, StageInput};
 use super::packing::{Packed, Passage};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
 use crate::tensor::{DType, HostTensor};
@@ -104,7 +104,7 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
             logits = Some(run.all_logits(architecture, &stage, stream).map_err(failed)?);
         } else {
             let mut uploader = run.uploader();
-            let input = StageInput { stream, last_use: true, rechunked: false };
+            let input = StageInput { stream, last_use: true, rechunked: false, targets_only: false };
             stream = Some(run.run(architecture, &stage, &mut uploader, input, None, &|_| {}).map_err(failed)?);
         }
     }

@@ -1,36 +1,45 @@
 //! The layer-major loop over one slice of passages. For every stage: read its shards once, merge them once per distinct
 //! rule, push all passages of all variants through it, drop it. Variants whose weights have been equal so far share one
-//! residual stream.
+//! residual stream; models made elsewhere go through the same loop with stages of their own.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::EvalError;
 use super::calibration::Calibrator;
+use super::candidates;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Evaluation, Observer, Variant, Weights};
+use super::engine::{Divergence, Evaluation, Observer, Variant, Weights};
 use super::packing::Passage;
 use super::prefetch::Prefetcher;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ModelSource;
+use crate::config::Architecture;
 use crate::merge::{Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
-use crate::samples::TokenScore;
+use crate::samples::{Candidate, TokenScore};
 
 /// Variants with the same input stream and the same weights in a stage, which go through it as one.
 #[derive(Debug, PartialEq)]
 struct Key {
     input: Option<usize>,
     signature: Option<Signature>,
-    /// The variant whose weights were corrected for it alone.
-    corrected: Option<usize>,
+    /// The variant whose weights are its own: corrected for it alone, or made elsewhere.
+    own: Option<usize>,
     rechunked: bool,
 }
 
 type Groups = Vec<(Key, Vec<usize>)>;
 
+/// Variants that go through a stage as one, with their weights.
+struct Group {
+    key: Key,
+    members: Vec<usize>,
+    weights: StageTensors,
+}
+
 pub(super) struct SliceRun<'a> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a dyn ModelSource,
     variants: &'a [Variant],
     observer: &'a dyn Observer,
     evaluation: &'a mut Evaluation,
@@ -42,7 +51,7 @@ pub(super) struct SliceRun<'a> {
 
 impl<'a> SliceRun<'a> {
     pub(super) fn new(
-        checkpoint: &'a Checkpoint,
+        checkpoint: &'a dyn ModelSource,
         variants: &'a [Variant],
         observer: &'a dyn Observer,
         evaluation: &'a mut Evaluation,
@@ -60,57 +69,75 @@ impl<'a> SliceRun<'a> {
         Ok(self)
     }
 
-    /// Runs all stages; `hash` also keeps the digests of the files.
+    /// Runs all stages. The first pass also looks at what candidates are made of, and keeps the digests of the files if
+    /// `hash` asks for them.
     pub(super) fn run(mut self, ids: &[StageId], number: usize, hash: bool) -> Result<(), EvalError> {
-        let checkpoint = self.checkpoint;
+        let hash = hash && number == 0;
+        let candidates: Vec<_> = candidates::of(self.variants).collect();
+        let models = std::iter::once(self.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
-            let mut reader = Prefetcher::start(scope, checkpoint, ids.to_vec(), hash);
+            let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash);
             for (place, &id) in ids.iter().enumerate() {
                 self.observer.stage(id, number + 1, self.evaluation.slice_count);
                 let waiting = Instant::now();
-                let stage = reader.next(id)?;
+                let mut stages = reader.next(id)?.into_iter();
                 self.evaluation.timings.read += waiting.elapsed();
-                self.stage(&stage)?;
+                let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
+                let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
+                for (&at, other) in own.iter().filter(|_| number == 0) {
+                    let (ours, theirs) = (self.checkpoint.architecture(), self.architecture_of(&[at]));
+                    self.evaluation.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
+                }
+                self.stage(&stage, own)?;
                 self.measure_divergence(place, id)?;
             }
-            let digests = reader.finish()?;
+            let mut digests = reader.finish()?.into_iter();
             if hash {
-                self.evaluation.digests = digests;
+                self.evaluation.digests = digests.next().unwrap_or_default();
+                self.evaluation.candidate_digests = candidates.iter().map(|&(at, _)| at).zip(digests).collect();
             }
             Ok(())
         })
     }
 
-    fn stage(&mut self, stage: &StageTensors) -> Result<(), EvalError> {
+    /// Runs all variants through a stage; candidates bring their own.
+    fn stage(&mut self, stage: &StageTensors, candidates: BTreeMap<usize, StageTensors>) -> Result<(), EvalError> {
         let architecture = self.checkpoint.architecture();
         let failed = |source| EvalError::Model { stage: stage.id, source };
         let mut merger = StageMerger::new(stage, architecture);
-        let corrected = match &mut self.calibrator {
+        let mut own = match &mut self.calibrator {
             Some(calibrator) => {
                 calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.evaluation.exactness)?
             }
             None => BTreeMap::new(),
         };
-        let groups = self.group(&merger, stage, &corrected)?;
+        own.extend(candidates);
+        let merging = Instant::now();
+        let groups = self.group(&merger, stage, &own)?;
+        let groups = self.with_weights(groups, &mut merger, stage, &own)?;
+        self.evaluation.timings.merge += merging.elapsed();
         let mut uploaders: Vec<_> = self.devices.iter().map(DeviceRun::uploader).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
-        for (at, (key, members)) in groups.iter().enumerate() {
-            let merging = Instant::now();
-            let weights = self.weights(&mut merger, stage, members, &corrected)?;
-            self.evaluation.timings.merge += merging.elapsed();
+        for (at, Group { key, members, weights }) in groups.iter().enumerate() {
             let computing = Instant::now();
+            let architecture = self.architecture_of(members);
             if let (StageId::Output, Some(input)) = (stage.id, key.input) {
                 for (uploader, outputs) in uploaders.iter_mut().zip(&mut outputs) {
-                    outputs.push((OutputStage::new(&weights, architecture, uploader).map_err(failed)?, input));
+                    outputs.push((OutputStage::new(weights, architecture, uploader).map_err(failed)?, input));
                 }
             } else {
-                let last_use = groups[at + 1..].iter().all(|(later, _)| later.input != key.input);
-                let input = StageInput { stream: key.input, last_use, rechunked: key.rechunked };
+                let last_use = groups[at + 1..].iter().all(|later| later.key.input != key.input);
+                let input = StageInput {
+                    stream: key.input,
+                    last_use,
+                    rechunked: key.rechunked,
+                    targets_only: self.targets_only(stage.id),
+                };
                 let share = members.len() as u64;
                 let observer = self.observer;
                 let tick = |tokens: u64| observer.advance(tokens * share);
                 let made = on_each(&mut self.devices, &mut uploaders, |device, uploader| {
-                    device.run(architecture, &weights, uploader, input, None, &tick)
+                    device.run(architecture, weights, uploader, input, None, &tick)
                 })
                 .map_err(failed)?;
                 for &variant in members {
@@ -129,12 +156,18 @@ impl<'a> SliceRun<'a> {
         Ok(())
     }
 
+    /// Whether the stage's results are looked at in the rows of the targets only.
+    fn targets_only(&self, id: StageId) -> bool {
+        let last = self.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
+        last == Some(id)
+    }
+
     /// Variants that go through the stage together. The baseline's group comes first.
     fn group(
         &self,
         merger: &StageMerger<'_>,
         stage: &StageTensors,
-        corrected: &BTreeMap<usize, StageTensors>,
+        own: &BTreeMap<usize, StageTensors>,
     ) -> Result<Groups, EvalError> {
         // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
@@ -143,13 +176,13 @@ impl<'a> SliceRun<'a> {
         let mut groups: Groups = Vec::new();
         for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
             let signature = match &variant.weights {
-                Weights::Unmerged => None,
+                Weights::Unmerged | Weights::Candidate(_) => None,
                 Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
             };
-            let corrected = corrected.contains_key(&at).then_some(at);
+            let own = own.contains_key(&at).then_some(at);
             // Chunks play no part where every row goes its own way.
             let rechunked = variant.rechunked && matches!(stage.id, StageId::Layer(_));
-            let key = Key { input, signature, corrected, rechunked };
+            let key = Key { input, signature, own, rechunked };
             match groups.iter_mut().find(|(other, _)| *other == key) {
                 Some((_, members)) => members.push(at),
                 None => groups.push((key, vec![at])),
@@ -158,21 +191,55 @@ impl<'a> SliceRun<'a> {
         Ok(groups)
     }
 
+    /// Merges every group's weights, and makes one of groups whose rules differ and come to the same bits all the same:
+    /// of two ranks' float16 replicas, for example, the sum is the same in float16 and in float32.
+    fn with_weights(
+        &mut self,
+        groups: Groups,
+        merger: &mut StageMerger<'_>,
+        stage: &StageTensors,
+        own: &BTreeMap<usize, StageTensors>,
+    ) -> Result<Vec<Group>, EvalError> {
+        let mut distinct: Vec<Group> = Vec::new();
+        for (key, members) in groups {
+            let weights = self.weights(merger, stage, &members, own)?;
+            let same = |other: &&mut Group| {
+                // Equal weights of another architecture are another model.
+                (other.key.input, other.key.own, other.key.rechunked) == (key.input, None, key.rechunked)
+                    && key.own.is_none()
+                    && other.weights.same_bits(&weights)
+            };
+            match distinct.iter_mut().find(same) {
+                Some(same) => same.members.extend(members),
+                None => distinct.push(Group { key, members, weights }),
+            }
+        }
+        Ok(distinct)
+    }
+
+    /// What the models of a group are.
+    fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
+        match members.first().map(|&at| &self.variants[at].weights) {
+            Some(Weights::Candidate(model)) => model.architecture(),
+            _ => self.checkpoint.architecture(),
+        }
+    }
+
     /// The group's weights; every merged member's exactness is judged on the way.
     fn weights(
         &mut self,
         merger: &mut StageMerger<'_>,
         stage: &StageTensors,
         members: &[usize],
-        corrected: &BTreeMap<usize, StageTensors>,
+        own: &BTreeMap<usize, StageTensors>,
     ) -> Result<StageTensors, EvalError> {
         let mut weights = None;
         for at in members {
-            if let Some(corrected) = corrected.get(at) {
-                return Ok(corrected.clone());
+            if let Some(own) = own.get(at) {
+                return Ok(own.clone());
             }
             match &self.variants[*at].weights {
-                Weights::Unmerged => weights = Some(stage.clone()),
+                Weights::Unmerged | Weights::Candidate(_) => weights = Some(stage.clone()),
                 Weights::Merged(strategy) => {
                     let merged = merger.merge(strategy, &mut self.evaluation.exactness[*at])?;
                     weights = Some(weights.unwrap_or(merged));
@@ -183,15 +250,16 @@ impl<'a> SliceRun<'a> {
     }
 
     /// Puts scores where they belong.
-    fn keep(&mut self, groups: &Groups, scores: &[Vec<TargetScores>]) {
+    fn keep(&mut self, groups: &[Group], scores: &[Vec<TargetScores>]) {
         for (device, scores) in self.devices.iter().zip(scores) {
-            for ((_, members), scores) in groups.iter().zip(scores) {
+            for (Group { members, .. }, scores) in groups.iter().zip(scores) {
                 for (at, place) in device.places.iter().enumerate() {
                     let score = TokenScore {
                         id: place.id,
                         greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
                         logprob: scores.logprob[at],
                         kl: scores.kl.get(at).copied(),
+                        top: candidates(&scores.top[at]),
                     };
                     for &variant in members {
                         let tokens = &mut self.evaluation.scores[variant][place.passage];
@@ -209,18 +277,38 @@ impl<'a> SliceRun<'a> {
             return Ok(());
         }
         let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
-        for (variant, stream) in self.streams.iter().enumerate() {
-            let Some(stream) = *stream else { continue };
+        let mut of_stream: BTreeMap<usize, Divergence> = BTreeMap::new();
+        for stream in self.streams.iter().flatten() {
+            if of_stream.contains_key(stream) {
+                continue;
+            }
+            let mut total = Divergence::default();
             for device in &self.devices {
                 let (squared_distance, squared_norm) =
-                    device.distance(baseline, stream).map_err(|source| EvalError::Model { stage: id, source })?;
-                let total = &mut self.evaluation.divergence[variant][place];
+                    device.distance(baseline, *stream).map_err(|source| EvalError::Model { stage: id, source })?;
                 total.squared_distance += squared_distance;
                 total.squared_norm += squared_norm;
             }
+            of_stream.insert(*stream, total);
+        }
+        for (variant, stream) in self.streams.iter().enumerate() {
+            let Some(measured) = stream.and_then(|stream| of_stream.get(&stream)) else { continue };
+            let total = &mut self.evaluation.divergence[variant][place];
+            total.squared_distance += measured.squared_distance;
+            total.squared_norm += measured.squared_norm;
         }
         Ok(())
     }
+}
+
+/// Likely tokens, whose texts the tokenizer knows.
+fn candidates(top: &[(i64, f64)]) -> Vec<Candidate> {
+    let candidate = |&(id, logprob): &(i64, f64)| Candidate {
+        id: u32::try_from(id).unwrap_or(u32::MAX),
+        text: String::new(),
+        logprob,
+    };
+    top.iter().map(candidate).collect()
 }
 
 /// Runs `work` on every device, at once where there are several.

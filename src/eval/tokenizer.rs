@@ -1,10 +1,12 @@
 //! The tokenizer, used the way lm-evaluation-harness and transformers use it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::data_error::DataError;
 use super::documents::{Document, sha256_of, trim_end_as_python};
 use crate::files;
+use crate::samples::Sample;
 
 /// Token ids of a context and of its target.
 pub type TokenPair = (Vec<u32>, Vec<u32>);
@@ -128,6 +130,18 @@ impl Tokenizer {
                     .map_err(|source| DataError::Document { doc_id: document.doc_id, source: Box::new(source) })
             })
             .collect()
+    }
+
+    /// Puts the texts of likely tokens beside their ids.
+    pub fn name_candidates(&self, samples: &mut [Sample]) {
+        let mut known: HashMap<u32, String> = HashMap::new();
+        let tokens = samples.iter_mut().flat_map(|sample| &mut sample.tokens);
+        for candidate in tokens.flat_map(|token| &mut token.top) {
+            let text = known
+                .entry(candidate.id)
+                .or_insert_with(|| self.inner.decode(&[candidate.id], false).unwrap_or_default());
+            candidate.text.clone_from(text);
+        }
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {

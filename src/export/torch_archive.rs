@@ -1,20 +1,21 @@
 //! `.pt` files in the zip format of `torch.save` (torch 1.6 and later): every entry stored, tensors aligned, so that
 //! `torch.load` accepts them with `weights_only=True` and with `mmap=True`. The pickle goes first and tells the form of
-//! every tensor; the elements follow one storage after another, so a writer holds one tensor at a time.
+//! every tensor; the elements follow one storage after another, so a writer holds one tensor at a time. The file is
+//! written front to back (sizes and checksums follow each entry, as in torch's own files).
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-use zip::write::SimpleFileOptions;
+use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipWriter};
 
+use super::output_file::OutputFile;
 use super::pickle::{Storage, pickle};
+use super::spread::Span;
 use super::{ExportError, StoredTensor, Value};
-use crate::files::{publish, temporary_sibling};
-use crate::tensor::HostTensor;
+use crate::tensor::{DType, HostTensor};
 
 /// Where torch lays tensors, in bytes (`caffe2/serialize/inline_container.h`, `kFieldAlignment`).
 const ALIGNMENT: u16 = 64;
@@ -24,7 +25,7 @@ const ALIGNMENT: u16 = 64;
 pub struct TorchArchive {
     path: PathBuf,
     prefix: String,
-    zip: ZipWriter<BufWriter<NamedTempFile>>,
+    zip: ZipWriter<StreamWriter<BufWriter<OutputFile>>>,
     storages: Vec<Storage>,
     written: usize,
 }
@@ -35,9 +36,13 @@ impl TorchArchive {
     /// # Errors
     /// `root` has a key twice or its storages are numbered with gaps, or the folder cannot be written to.
     pub fn create(path: &Path, root: &Value) -> Result<Self, ExportError> {
+        Self::start(path, root, false)
+    }
+
+    /// As [`TorchArchive::create`]; `hashed` asks for the digest of the file.
+    pub(super) fn start(path: &Path, root: &Value, hashed: bool) -> Result<Self, ExportError> {
         let (pickled, storages) = pickle(path, root)?;
-        let file = temporary_sibling(path).map_err(ExportError::at(path))?;
-        let zip = ZipWriter::new(BufWriter::new(file));
+        let zip = ZipWriter::new_stream(BufWriter::new(OutputFile::create(path, hashed)?));
         let mut archive = Self { path: path.to_owned(), prefix: entry_prefix(path), zip, storages, written: 0 };
         archive.entry("data.pkl", &pickled)?;
         archive.entry("byteorder", b"little")?;
@@ -49,48 +54,72 @@ impl TorchArchive {
     /// # Errors
     /// The tensor is not of the form that `root` announced, all storages are written already, or the disk is full.
     pub fn push(&mut self, tensor: &HostTensor) -> Result<(), ExportError> {
+        self.next(tensor.dtype(), tensor.element_count(), tensor.bytes().len())?;
+        self.write(tensor.bytes())
+    }
+
+    /// Writes the next storage from parts that lie one behind another in it.
+    pub(super) fn push_spans(&mut self, dtype: DType, spans: &[Span]) -> Result<(), ExportError> {
+        let bytes: usize = spans.iter().map(|span| span.bytes().len()).sum();
+        self.next(dtype, bytes / dtype.size(), bytes)?;
+        spans.iter().try_for_each(|span| self.write(span.bytes()))
+    }
+
+    /// Begins the entry of the next storage, if that is what `root` announced.
+    fn next(&mut self, found_dtype: DType, found_count: usize, bytes: usize) -> Result<(), ExportError> {
         let storage = self.written;
         let Some(&Storage { dtype, element_count }) = self.storages.get(storage) else {
             let (path, expected) = (self.path.clone(), self.storages.len());
             return Err(ExportError::StorageCount { path, expected, found: storage + 1 });
         };
-        if (tensor.dtype(), tensor.element_count()) != (dtype, element_count) {
+        if (found_dtype, found_count) != (dtype, element_count) {
             return Err(ExportError::Form {
                 path: self.path.clone(),
                 storage,
                 expected_dtype: dtype,
                 expected_count: element_count,
-                found_dtype: tensor.dtype(),
-                found_count: tensor.element_count(),
+                found_dtype,
+                found_count,
             });
         }
-        self.entry(&format!("data/{storage}"), tensor.bytes())?;
         self.written += 1;
-        Ok(())
+        self.start_entry(&format!("data/{storage}"), bytes)
     }
 
     /// Completes the file, waits until the disk has it and gives it its name, replacing a file of that name.
     ///
     /// # Errors
     /// Storages are missing, or the operating system refuses.
-    pub fn finish(mut self) -> Result<(), ExportError> {
+    pub fn finish(self) -> Result<(), ExportError> {
+        self.close()?.publish()?;
+        Ok(())
+    }
+
+    /// Completes the file, which is then to be published.
+    pub(super) fn close(mut self) -> Result<OutputFile, ExportError> {
         if self.written != self.storages.len() {
             let (path, expected) = (self.path, self.storages.len());
             return Err(ExportError::StorageCount { path, expected, found: self.written });
         }
         self.entry("version", b"3\n")?;
-        let path = self.path;
-        let buffer = self.zip.finish().map_err(ExportError::at(&path))?;
-        let file = buffer.into_inner().map_err(|error| ExportError::at(&path)(error.into_error()))?;
-        publish(file, &path).map_err(ExportError::at(&path))
+        let buffer = self.zip.finish().map_err(ExportError::at(&self.path))?.into_inner();
+        buffer.into_inner().map_err(|error| ExportError::at(&self.path)(error.into_error()))
     }
 
     fn entry(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
+        self.start_entry(name, bytes.len())?;
+        self.write(bytes)
+    }
+
+    fn start_entry(&mut self, name: &str, bytes: usize) -> Result<(), ExportError> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .with_alignment(ALIGNMENT)
-            .large_file(u32::try_from(bytes.len()).is_err());
-        self.zip.start_file(format!("{}/{name}", self.prefix), options).map_err(ExportError::at(&self.path))?;
+            .large_file(u32::try_from(bytes).is_err());
+        self.zip.start_file(format!("{}/{name}", self.prefix), options).map_err(ExportError::at(&self.path))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
         self.zip.write_all(bytes).map_err(ExportError::at(&self.path))
     }
 }

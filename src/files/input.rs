@@ -151,6 +151,20 @@ impl Identity {
         Ok(Self { place, bytes: metadata.len(), modified: metadata.modified().ok() })
     }
 
+    /// What became of the file between this look and a later one; `None` where it is the same.
+    #[must_use]
+    pub fn change_to(&self, later: &Self) -> Option<String> {
+        if self.bytes != later.bytes {
+            Some(format!("{} bytes became {}", self.bytes, later.bytes))
+        } else if self.place != later.place {
+            Some("another file has its name".to_owned())
+        } else if self.modified != later.modified {
+            Some("it was written to".to_owned())
+        } else {
+            None
+        }
+    }
+
     /// Size of the file.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -62,7 +62,7 @@ impl Evidence {
         }
         let file = self.path.parent().unwrap_or(Path::new("")).join(relative);
         let samples: BTreeMap<usize, Sample> =
-            read_jsonl(&file)?.into_iter().map(|sample| (sample.doc_id, sample)).collect();
+            read_jsonl(&file)?.into_iter().map(|sample: Sample| (sample.doc_id, sample)).collect();
         if samples.len() != row.n {
             let what = format!("passages of `{}`", row.name);
             let (expected, found) = (row.n.to_string(), samples.len().to_string());

@@ -74,6 +74,13 @@ impl Exactness {
         self.losses.is_empty()
     }
 
+    /// Why merging this parameter changes the model; `None` if it does not.
+    #[must_use]
+    pub fn reason(&self, stage: StageId, name: &str) -> Option<&str> {
+        let found = self.losses.iter().find(|((of, _), found)| of == name && found.stages.contains(&stage));
+        found.map(|((_, reason), _)| reason.as_str())
+    }
+
     /// One line a parameter: name, in how many stages, why.
     #[must_use]
     pub fn because(&self) -> Vec<String> {

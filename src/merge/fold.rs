@@ -11,7 +11,7 @@ use super::norms::NormUnit;
 use super::split_head::split_by_slices;
 use crate::config::{Architecture, Head};
 use crate::partition::{Param, ParamValue, PartitionError, PartitionTable, Role, StageTensors, rank_ranges};
-use crate::tensor::{HostTensor, round};
+use crate::tensor::{HostTensor, round, round_all};
 
 /// What folding one norm changed.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
@@ -150,13 +150,15 @@ fn fold_reader(
             (Some(own), Some(bias), Some(sum)) if sum != 0.0 => (own - dot(&scaled, bias)) / sum,
             _ => 0.0,
         };
-        let mut largest_change = 0.0_f64;
-        for ((value, scaled), gain) in row.iter_mut().zip(scaled).zip(gain) {
-            // Rounded here, so that the bias makes up for the rounding as far as it meets β.
-            let new = round(scaled + rank_one / gain, dtype);
-            largest_change = largest_change.max((new - *value).abs());
-            *value = new;
+        let mut changed = scaled;
+        if rank_one != 0.0 {
+            changed.iter_mut().zip(gain).for_each(|(value, gain)| *value += rank_one / gain);
         }
+        // Rounded here, so that the bias makes up for the rounding as far as it meets β.
+        round_all(&mut changed, dtype);
+        let changes = row.iter().zip(&changed).map(|(old, new)| (new - old).abs());
+        let largest_change = changes.fold(0.0_f64, |largest, change| if change > largest { change } else { largest });
+        row.copy_from_slice(&changed);
         let offset = match (own_bias, common_bias) {
             (Some(own), Some(bias)) => own - dot(row, bias),
             _ => 0.0,
@@ -216,8 +218,18 @@ pub(super) fn ratio(numerators: &[f64], denominators: &[f64]) -> Vec<f64> {
     numerators.iter().zip(denominators).map(|(numerator, denominator)| numerator / denominator).collect()
 }
 
+/// In eight running sums, which one addition need not wait for the other in.
 pub(super) fn dot(left: &[f64], right: &[f64]) -> f64 {
-    left.iter().zip(right).map(|(left, right)| left * right).sum()
+    let (left, left_rest) = left.as_chunks::<8>();
+    let (right, right_rest) = right.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for (left, right) in left.iter().zip(right) {
+        for ((sum, left), right) in sums.iter_mut().zip(left).zip(right) {
+            *sum += left * right;
+        }
+    }
+    let rest: f64 = left_rest.iter().zip(right_rest).map(|(left, right)| left * right).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// Σ(numerator/denominator).

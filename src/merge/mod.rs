@@ -3,10 +3,12 @@
 
 mod calibrate;
 mod drift;
+mod elsewhere;
 mod exactness;
 mod factors;
 mod fold;
 mod fold_choice;
+mod model_diff;
 mod norms;
 mod rule;
 mod split_head;
@@ -17,13 +19,16 @@ mod tests;
 
 pub use calibrate::{CalibratedNorm, correct};
 pub use drift::{Drift, ParamDrift};
+pub use elsewhere::{Elsewhere, Joining, Treatment};
 pub use exactness::{Exactness, Loss, Miscount, inexact_because};
 pub use factors::{Factor, bias_scales, only, without};
 pub use fold::FoldSummary;
+pub use model_diff::{DiffSetting, DiffSide, DiffTensor, ModelDiff, ParameterDiff, ValueDiff, diff_models};
 pub use rule::Rule;
 pub use stage::{Signature, StageMerger};
 pub use strategy::{Override, Strategy, StrategyArithmetic, full_name};
 
+use crate::checkpoint::CheckpointError;
 use crate::partition::{Kind, PartitionError, StageId};
 use crate::tensor::TensorError;
 
@@ -125,6 +130,17 @@ pub enum MergeError {
         /// What does not fit.
         source: PartitionError,
     },
+    /// Matrices that cannot be brought into one layout with another model's.
+    #[error("{stage}: {source}")]
+    Layout {
+        /// The stage.
+        stage: StageId,
+        /// What does not fit.
+        source: PartitionError,
+    },
+    /// A model that cannot be read.
+    #[error(transparent)]
+    Read(#[from] CheckpointError),
     /// Tensors that do not fit together.
     #[error("{stage}: `{name}`: {source}")]
     Tensor {
@@ -151,6 +167,7 @@ impl MergeError {
             Self::SameName { .. } => Some("leave one out, or give it a `name:` of its own".to_owned()),
             Self::AtLine { source, .. } => source.hint(),
             Self::Io(error) => crate::files::hint(error),
+            Self::Read(error) => error.hint(),
             Self::NoSuchRank { .. } => Some("ranks are counted from 0".to_owned()),
             Self::HalfFolded { .. } => Some("give `norm-gain` and `norm-bias` the rule `fold`, or neither".to_owned()),
             Self::Syntax { .. } => Some("configs/strategies/ of the source holds the built-in strategies".to_owned()),

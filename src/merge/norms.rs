@@ -1,5 +1,7 @@
 //! Which linear layers read which norm: what folding changes together.
 
+use std::collections::BTreeSet;
+
 use crate::config::{Architecture, MlpInput};
 use crate::partition::{Role, StageId};
 
@@ -38,6 +40,12 @@ impl NormUnit {
                 vec![unit(Role::FinalNormGain, Role::FinalNormBias, &[(Role::HeadWeight, None)])]
             }
         }
+    }
+
+    /// The norm and its readers, whether or not the model has all of them.
+    pub(super) fn roles(self) -> BTreeSet<Role> {
+        let readers = self.readers.iter().flat_map(|&(weight, bias)| std::iter::once(weight).chain(bias));
+        readers.chain([self.gain, self.bias]).collect()
     }
 
     /// Whether the role is the unit's gain or bias.

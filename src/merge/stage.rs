@@ -1,7 +1,7 @@
 //! Merging a stage. Big matrices come joined from the reader and are shared by all merges; each distinct
 //! (parameter, rule, arithmetic) and each folded norm is computed once however many strategies ask for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -66,6 +66,16 @@ impl<'a> StageMerger<'a> {
     /// As [`StageMerger::merge`].
     pub fn judge(&self, strategy: &Strategy, exactness: &mut Exactness) -> Result<usize, MergeError> {
         Ok(self.plan(strategy, exactness)?.folding.len())
+    }
+
+    /// The roles whose tensors `strategy` changes together, a group for every norm that it folds: the norm and whatever
+    /// reads it. All other parameters can be merged one by one. Only replicated parameters are looked at.
+    ///
+    /// # Errors
+    /// As [`StageMerger::merge`].
+    pub fn folded_together(&self, strategy: &Strategy) -> Result<Vec<BTreeSet<Role>>, MergeError> {
+        let folding = self.units_to_fold(strategy, &self.rules(strategy)?)?;
+        Ok(folding.into_iter().map(NormUnit::roles).collect())
     }
 
     /// The stage with one rank that `strategy` makes of it. What makes it differ from the unmerged model is added to
@@ -253,7 +263,7 @@ impl<'a> StageMerger<'a> {
 }
 
 /// Applies a rule to replicas.
-fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result<HostTensor, TensorError> {
+pub(super) fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result<HostTensor, TensorError> {
     let first = replicas.first().ok_or(TensorError::Empty)?;
     // The same tensor, not a copy of it: variants that agree so far are recognised and computed once.
     if rule.keeps_equal_replicas() && replicas.iter().all(|replica| replica.same_bits(first)) {

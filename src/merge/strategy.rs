@@ -147,6 +147,19 @@ impl Strategy {
         Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, name_or_path)
     }
 
+    /// The text that [`Strategy::resolve`] reads for this name or file.
+    ///
+    /// # Errors
+    /// As [`Strategy::resolve`].
+    pub fn text(name_or_path: &str) -> Result<String, MergeError> {
+        for text in BUILT_IN {
+            if Self::parse(text, "built-in strategy")?.name == name_or_path {
+                return Ok((*text).to_owned());
+            }
+        }
+        Ok(files::read_to_string(Path::new(name_or_path), MAX_FILE_BYTES)?)
+    }
+
     /// The strategies of these names or files; all built-in ones where there are none.
     ///
     /// # Errors

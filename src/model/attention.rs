@@ -49,7 +49,7 @@ impl Attention {
         })
     }
 
-    /// The rank's partial sum `[tokens, hidden]` of the output projection, without bias.
+    /// What the rank's output projection reads, `[tokens, heads · head size]`.
     pub(super) fn forward(
         &self,
         tp_rank: usize,
@@ -95,11 +95,10 @@ impl Attention {
                 Ok(context.f_transpose(1, 2)?.f_reshape([rows, self.heads * self.head_size])?)
             })
             .collect::<Result<Vec<_>, ModelError>>()?;
-        let context = match contexts.as_slice() {
+        Ok(match contexts.as_slice() {
             [only] => only.shallow_clone(),
             many => Tensor::f_cat(many, 0)?,
-        };
-        self.dense.partial_sum(tp_rank, &context)
+        })
     }
 
     /// Queries, keys and values, each `[tokens, heads, head size]`, as views.

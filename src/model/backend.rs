@@ -40,11 +40,6 @@ impl Backend {
     }
 }
 
-/// Threads that libtorch's CPU kernels use.
-pub fn set_threads(threads: usize) {
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-}
-
 /// The compute type asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {
@@ -193,4 +188,34 @@ fn open_cuda_library() -> Result<(), String> {
 #[cfg(not(unix))]
 fn open_cuda_library() -> Result<(), String> {
     Err("loading the CUDA half of libtorch is only supported on Unix".to_owned())
+}
+
+/// Bytes that are free on a GPU; `None` where the CUDA runtime, which comes with libtorch, does not tell.
+#[must_use]
+pub fn free_device_memory(index: usize) -> Option<u64> {
+    load_cuda().ok()?;
+    ask_free_memory(i32::try_from(index).ok()?)
+}
+
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "tch does not bind these two functions of the CUDA runtime")]
+fn ask_free_memory(index: i32) -> Option<u64> {
+    use libloading::os::unix::{Library, Symbol};
+    const SUCCESS: i32 = 0;
+    let process = Library::this();
+    let (mut free, mut total) = (0_usize, 0_usize);
+    // SAFETY: the CUDA runtime declares `cudaError_t cudaSetDevice(int)` and `cudaError_t cudaMemGetInfo(size_t *free,
+    // size_t *total)`; both pointers are good for the call.
+    let told = unsafe {
+        let set_device: Symbol<unsafe extern "C" fn(i32) -> i32> = process.get(b"cudaSetDevice\0").ok()?;
+        let memory: Symbol<unsafe extern "C" fn(*mut usize, *mut usize) -> i32> =
+            process.get(b"cudaMemGetInfo\0").ok()?;
+        set_device(index) == SUCCESS && memory(&raw mut free, &raw mut total) == SUCCESS
+    };
+    told.then_some(free as u64)
+}
+
+#[cfg(not(unix))]
+fn ask_free_memory(_index: i32) -> Option<u64> {
+    None
 }

@@ -71,6 +71,12 @@ impl EmbeddingStage {
         })
     }
 
+    /// How many streams come out.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.positions.len().max(self.prompts.len()).max(1)
+    }
+
     /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows. Ids behind the
     /// vocabulary are the rows of the trained prompt, which have no positions added and no multiplier (gpt-neox's
     /// `SoftEmbedding` puts them before what the embedding gives).

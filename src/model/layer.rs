@@ -1,11 +1,11 @@
 //! One transformer layer over all ranks. After gpt-neox `megatron/model/transformer.py`, `ParallelTransformerLayer`.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::attention::Attention;
 use super::mlp::Mlp;
 use super::norm::{Norm, NormMeans};
-use super::parallel::{RowParallelLinear, reduce_into};
+use super::parallel::RowParallelLinear;
 use super::streams::of_rank;
 use super::{Chunk, ModelError, RotaryTable, Streams, Uploader};
 use crate::config::{Architecture, MlpInput, Residual};
@@ -21,6 +21,17 @@ pub struct LayerMeans {
     pub mlp: NormMeans,
 }
 
+impl LayerMeans {
+    /// Takes in what another has taken in.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
+        self.input.merge(other.input)?;
+        self.mlp.merge(other.mlp)
+    }
+}
+
 /// A transformer layer.
 #[derive(Debug)]
 pub struct LayerStage {
@@ -34,6 +45,8 @@ pub struct LayerStage {
     // `None` where the MLP is fed by the attention's norm.
     mlp_norm: Option<Norm>,
     mlp: Mlp,
+    // Where biases are added before the all-reduce.
+    bias_sum: Option<Tensor>,
     // On the CPU weights may be views of these.
     _owners: Vec<HostTensor>,
 }
@@ -50,15 +63,21 @@ impl LayerStage {
                 Some(Norm::new(stage, architecture, uploader, Role::MlpNormGain, Role::MlpNormBias)?)
             }
         };
+        let attention = Attention::new(stage, architecture, uploader)?;
+        let mlp = Mlp::new(stage, architecture, uploader)?;
+        // An attention that is lost takes its bias along.
+        let linears: &[_] =
+            if architecture.attention_dropped { &[&mlp.output] } else { &[&mlp.output, &attention.dense] };
         Ok(Self {
             tp_size: stage.tp_size,
             residual: architecture.residual,
             mlp_input: architecture.mlp_input,
             attention_dropped: architecture.attention_dropped,
             input_norm: Norm::new(stage, architecture, uploader, Role::InputNormGain, Role::InputNormBias)?,
-            attention: Attention::new(stage, architecture, uploader)?,
+            bias_sum: sum_of_biases(linears)?,
+            attention,
             mlp_norm,
-            mlp: Mlp::new(stage, architecture, uploader)?,
+            mlp,
             _owners: uploader.owners(),
         })
     }
@@ -78,50 +97,108 @@ impl LayerStage {
         streams: &mut Streams,
         chunk: &Chunk,
         rotary: Option<&RotaryTable>,
+        means: Option<&mut LayerMeans>,
+    ) -> Result<(), ModelError> {
+        streams.fork(self.streams_after(streams.count()))?;
+        self.forward_rows(&mut streams.narrow(chunk.start, chunk.tokens)?, chunk, rotary, means)
+    }
+
+    /// How many streams come out where this many go in.
+    #[must_use]
+    pub fn streams_after(&self, before: usize) -> usize {
+        if self.forks_streams() { self.tp_size } else { before }
+    }
+
+    /// As [`LayerStage::forward`], with the chunk's own rows of as many streams as come out.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn forward_rows(
+        &self,
+        rows: &mut Streams,
+        chunk: &Chunk,
+        rotary: Option<&RotaryTable>,
         mut means: Option<&mut LayerMeans>,
     ) -> Result<(), ModelError> {
-        if self.forks_streams() {
-            streams.fork(self.tp_size)?;
-        }
-        let mut rows = streams.rows(chunk)?;
-        let rotation = rotary.map(|table| table.rows(chunk)).transpose()?;
-        let normed = self.input_norm.forward(&rows)?;
+        let normed = self.input_norm.forward(rows.tensors())?;
         if let Some(means) = means.as_deref_mut() {
             means.input.add(&normed)?;
         }
-        let attend =
-            |tp_rank: usize| self.attention.forward(tp_rank, of_rank(&normed, tp_rank), chunk, rotation.as_ref());
+        let contexts = self.contexts(&normed, chunk, rotary)?;
+        self.after_attention(rows, &normed, &contexts, means)
+    }
+
+    /// What comes out at some of the chunk's rows only, `picked`, from the chunk's own rows of the streams. Keys and
+    /// values are needed of all rows, everything behind the attention of these alone.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn forward_at(
+        &self,
+        rows: &Streams,
+        picked: &Tensor,
+        chunk: &Chunk,
+        rotary: Option<&RotaryTable>,
+    ) -> Result<Streams, ModelError> {
+        let pick = |all: Vec<Tensor>| -> Result<Vec<Tensor>, ModelError> {
+            Ok(all.iter().map(|rows| rows.f_index_select(0, picked)).collect::<Result<_, _>>()?)
+        };
+        let normed = self.input_norm.forward(rows.tensors())?;
+        let contexts = pick(self.contexts(&normed, chunk, rotary)?)?;
+        let mut rows = rows.select(picked)?;
+        rows.fork(self.streams_after(rows.count()))?;
+        self.after_attention(&mut rows, &pick(normed)?, &contexts, None)?;
+        Ok(rows)
+    }
+
+    /// What every rank's output projection reads; empty where the attention is lost.
+    fn contexts(
+        &self,
+        normed: &[Tensor],
+        chunk: &Chunk,
+        rotary: Option<&RotaryTable>,
+    ) -> Result<Vec<Tensor>, ModelError> {
+        if self.attention_dropped {
+            return Ok(Vec::new());
+        }
+        let rotation = rotary.map(|table| table.rows(chunk)).transpose()?;
+        (0..self.tp_size)
+            .map(|tp_rank| self.attention.forward(tp_rank, of_rank(normed, tp_rank), chunk, rotation.as_ref()))
+            .collect()
+    }
+
+    /// All that follows the attention, row by row.
+    fn after_attention(
+        &self,
+        rows: &mut Streams,
+        normed: &[Tensor],
+        contexts: &[Tensor],
+        means: Option<&mut LayerMeans>,
+    ) -> Result<(), ModelError> {
+        let (dense, output) = (&self.attention.dense, &self.mlp.output);
+        let attended = |total, bias| reduced(total, contexts, dense, bias);
+        let fed = |total, input: &[Tensor], bias| {
+            let inner = (0..self.tp_size).map(|tp_rank| self.mlp.forward(tp_rank, of_rank(input, tp_rank)));
+            inner.enumerate().try_fold(total, |total, (tp_rank, inner)| -> Result<_, ModelError> {
+                Ok(Some(output.reduce_into(total, tp_rank, &inner?, bias)?))
+            })
+        };
         match self.residual {
             Residual::Parallel => {
-                let own = self.own_mlp_input(&rows, &normed, means)?;
-                let mlp_input = own.as_deref().unwrap_or(&normed);
-                let mut total = None;
-                for tp_rank in 0..self.tp_size {
-                    // Each rank adds its biases to its partial sum, then the sums are reduced.
-                    let mlp = self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank))?;
-                    let mut branch = with_bias(mlp, self.mlp.output.bias(tp_rank))?;
-                    if !self.attention_dropped {
-                        let attended = with_bias(attend(tp_rank)?, self.attention.dense.bias(tp_rank))?;
-                        branch = branch.f_add_(&attended)?;
-                    }
-                    total = Some(reduce_into(total, branch)?);
-                }
-                add_to_all(&mut rows, total)
+                let own = self.own_mlp_input(rows, normed, means)?;
+                let total = fed(None, own.as_deref().unwrap_or(normed), self.bias_sum.as_ref())?;
+                add_to_all(rows, attended(total, None)?)
             }
             Residual::ParallelReducedApart => {
-                let own = self.own_mlp_input(&rows, &normed, means)?;
-                let mlp_input = own.as_deref().unwrap_or(&normed);
-                let attended = reduced(self.tp_size, attend)?;
-                let mlp = reduced(self.tp_size, |tp_rank| self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank)))?;
-                add_with_own_bias(&mut rows, attended, &self.attention.dense)?;
-                add_with_own_bias(&mut rows, mlp, &self.mlp.output)
+                let own = self.own_mlp_input(rows, normed, means)?;
+                let mlp = fed(None, own.as_deref().unwrap_or(normed), None)?;
+                add_with_own_bias(rows, attended(None, None)?, dense)?;
+                add_with_own_bias(rows, mlp, output)
             }
             Residual::Sequential => {
-                add_with_own_bias(&mut rows, reduced(self.tp_size, attend)?, &self.attention.dense)?;
-                let own = self.own_mlp_input(&rows, &normed, means)?;
-                let mlp_input = own.as_deref().unwrap_or(&normed);
-                let mlp = reduced(self.tp_size, |tp_rank| self.mlp.forward(tp_rank, of_rank(mlp_input, tp_rank)))?;
-                add_with_own_bias(&mut rows, mlp, &self.mlp.output)
+                add_with_own_bias(rows, attended(None, None)?, dense)?;
+                let own = self.own_mlp_input(rows, normed, means)?;
+                add_with_own_bias(rows, fed(None, own.as_deref().unwrap_or(normed), None)?, output)
             }
         }
     }
@@ -129,12 +206,13 @@ impl LayerStage {
     /// What the MLP's own norm puts out; `None` where it has none and reads the attention's.
     fn own_mlp_input(
         &self,
-        rows: &[Tensor],
+        rows: &Streams,
         normed: &[Tensor],
         means: Option<&mut LayerMeans>,
     ) -> Result<Option<Vec<Tensor>>, ModelError> {
         let Some(norm) = &self.mlp_norm else { return Ok(None) };
-        let own = norm.forward(if self.mlp_input == MlpInput::NormOfAttentionNorm { normed } else { rows })?;
+        let own =
+            norm.forward(if self.mlp_input == MlpInput::NormOfAttentionNorm { normed } else { rows.tensors() })?;
         if let Some(means) = means {
             means.mlp.add(&own)?;
         }
@@ -142,29 +220,40 @@ impl LayerStage {
     }
 }
 
-/// The sum of the ranks' partial sums, in rank order.
+/// Adds the ranks' partial sums, in rank order.
 fn reduced(
-    tp_size: usize,
-    partial_sum: impl Fn(usize) -> Result<Tensor, ModelError>,
+    total: Option<Tensor>,
+    inputs: &[Tensor],
+    linear: &RowParallelLinear,
+    bias: Option<&Tensor>,
 ) -> Result<Option<Tensor>, ModelError> {
-    let mut total = None;
-    for tp_rank in 0..tp_size {
-        total = Some(reduce_into(total, partial_sum(tp_rank)?)?);
-    }
-    Ok(total)
+    inputs
+        .iter()
+        .enumerate()
+        .try_fold(total, |total, (tp_rank, input)| Ok(Some(linear.reduce_into(total, tp_rank, input, bias)?)))
 }
 
-fn with_bias(mut partial: Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
-    match bias {
-        Some(bias) => Ok(partial.f_add_(bias)?),
-        None => Ok(partial),
+/// Each rank adds its biases to its partial sums before they are reduced: their sum over ranks and branches, `[hidden]`.
+/// Summed in at least float32 and rounded once.
+fn sum_of_biases(linears: &[&RowParallelLinear]) -> Result<Option<Tensor>, ModelError> {
+    let mut total: Option<Tensor> = None;
+    let mut kind = Kind::Float;
+    for bias in linears.iter().flat_map(|linear| linear.biases()) {
+        kind = bias.kind();
+        let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let bias = bias.f_to_dtype(wide, false, true)?;
+        total = Some(match total {
+            None => bias,
+            Some(mut total) => total.f_add_(&bias)?,
+        });
     }
+    Ok(total.map(|total| total.f_to_kind(kind)).transpose()?)
 }
 
 /// `x_s += total` for every stream.
-fn add_to_all(rows: &mut [Tensor], total: Option<Tensor>) -> Result<(), ModelError> {
+fn add_to_all(rows: &mut Streams, total: Option<Tensor>) -> Result<(), ModelError> {
     if let Some(total) = total {
-        for stream in rows {
+        for stream in rows.tensors_mut() {
             let _ = stream.f_add_(&total)?;
         }
     }
@@ -172,9 +261,9 @@ fn add_to_all(rows: &mut [Tensor], total: Option<Tensor>) -> Result<(), ModelErr
 }
 
 /// `x_r += total + b_r`: after the all-reduce each rank adds its own replica of the bias to its own stream.
-fn add_with_own_bias(rows: &mut [Tensor], total: Option<Tensor>, linear: &RowParallelLinear) -> Result<(), ModelError> {
+fn add_with_own_bias(rows: &mut Streams, total: Option<Tensor>, linear: &RowParallelLinear) -> Result<(), ModelError> {
     let Some(total) = total else { return Ok(()) };
-    for (tp_rank, stream) in rows.iter_mut().enumerate() {
+    for (tp_rank, stream) in rows.tensors_mut().iter_mut().enumerate() {
         let _ = match linear.bias(tp_rank) {
             Some(bias) => stream.f_add_(&total.f_add(bias)?)?,
             None => stream.f_add_(&total)?,

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
-use super::{ModelError, Uploader};
+use super::{ModelError, Uploader, kernels};
 use crate::config::{Activation, Architecture, MlpMatrices};
 use crate::partition::{Role, StageTensors};
 
@@ -55,7 +55,7 @@ impl Mlp {
         })
     }
 
-    /// The rank's partial sum `[tokens, hidden]`, without bias.
+    /// What the rank's second linear layer reads, `[tokens, inner size / ranks]`.
     pub(super) fn forward(&self, tp_rank: usize, x: &Tensor) -> Result<Tensor, ModelError> {
         let (up, gate) = match &self.input {
             Input::UpGate(linear) => two_of(linear.forward(tp_rank, x)?)?,
@@ -67,17 +67,16 @@ impl Mlp {
                 (two_of(up.forward(tp_rank, x)?)?.0, Some(two_of(gate.forward(tp_rank, x)?)?.0))
             }
         };
-        let inner = match (up, gate) {
+        match (up, gate) {
             (mut up, Some(mut gate)) => {
                 self.activate_in_place(&mut gate)?;
-                up.f_mul_(&gate)?
+                Ok(up.f_mul_(&gate)?)
             }
             (mut inner, None) => {
                 self.activate_in_place(&mut inner)?;
-                inner
+                Ok(inner)
             }
-        };
-        self.output.partial_sum(tp_rank, &inner)
+        }
     }
 
     fn activate_in_place(&self, x: &mut Tensor) -> Result<(), ModelError> {
@@ -86,6 +85,7 @@ impl Mlp {
                 let share = x.f_div_scalar(ONNX_SAFE_SQRT_2)?.f_erf_()?.f_add_scalar_(1)?.f_mul_scalar_(0.5)?;
                 x.f_mul_(&share)?
             }
+            Activation::Gelu | Activation::GeGlu if self.tanh_gelu && kernels::gelu_tanh(x) => return Ok(()),
             Activation::Gelu | Activation::GeGlu => x.f_gelu_(if self.tanh_gelu { "tanh" } else { "none" })?,
             Activation::Relu | Activation::ReGlu => x.f_relu_()?,
             Activation::Softsign => {

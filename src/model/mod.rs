@@ -5,6 +5,7 @@
 mod attention;
 mod backend;
 mod embedding;
+mod kernels;
 mod layer;
 mod mlp;
 mod norm;
@@ -15,17 +16,19 @@ mod scores;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod weights;
 
 use tch::{TchError, Tensor};
 
-pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, set_threads};
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, free_device_memory};
 pub use embedding::EmbeddingStage;
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
-pub use output::{OutputStage, TargetScores};
+pub use output::{DeviceScores, OutputStage, Reference, TargetScores};
 pub use rotary::RotaryTable;
 pub use streams::Streams;
+pub use threads::{each, set_threads};
 pub use weights::Uploader;
 
 use crate::partition::{PartitionError, Role, StageId};
@@ -94,6 +97,45 @@ pub struct Chunk {
     pub groups: Vec<Group>,
     /// Each row's position in its passage, `[tokens]`, int64, on the device.
     pub positions: Tensor,
+}
+
+impl Chunk {
+    /// Two chunks with half of the passages each, first and second; `None` where there is but one passage.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn halves(&self) -> Result<Option<[Self; 2]>, ModelError> {
+        let passages: i64 = self.groups.iter().map(|group| group.passages).sum();
+        if passages < 2 {
+            return Ok(None);
+        }
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let (mut wanted, mut rows) = (passages / 2, 0);
+        for group in &self.groups {
+            let taken = group.passages.min(wanted);
+            wanted -= taken;
+            if taken > 0 {
+                first.push(Group { passages: taken, ..*group });
+                rows += taken * group.length;
+            }
+            if taken < group.passages {
+                let start = group.start + taken * group.length - rows;
+                second.push(Group { start, passages: group.passages - taken, ..*group });
+            }
+        }
+        let part = |start: i64, tokens: i64, groups| -> Result<Self, ModelError> {
+            let positions = self.positions.f_narrow(0, start, tokens)?;
+            Ok(Self { start: self.start + start, tokens, groups, positions })
+        };
+        Ok(Some([part(0, rows, first)?, part(rows, self.tokens - rows, second)?]))
+    }
+
+    /// The same chunk for another thread.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let (groups, positions) = (self.groups.clone(), self.positions.shallow_clone());
+        Self { start: self.start, tokens: self.tokens, groups, positions }
+    }
 }
 
 /// Consecutive passages of one length.

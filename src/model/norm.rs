@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::streams::of_rank;
 use super::weights::to_i64;
-use super::{ModelError, Uploader};
+use super::{ModelError, Uploader, kernels};
 use crate::config::{Architecture, EpsilonPlacement, Norm as NormKind, NormForm};
 use crate::partition::{Role, StageTensors};
 
@@ -19,16 +19,21 @@ pub struct NormMeans {
 impl NormMeans {
     /// Takes in a norm's output, `[rows, hidden]`, one for all ranks or one per rank.
     pub(super) fn add(&mut self, normed: &[Tensor]) -> Result<(), ModelError> {
-        let sums =
-            normed.iter().map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double)).collect::<Result<Vec<_>, _>>()?;
+        let sums = normed.iter().map(|rows| rows.f_sum_dim_intlist(0, false, Kind::Double));
+        let rows = normed.first().map_or(0, |rows| rows.size()[0]);
+        self.merge(Self { sums: sums.collect::<Result<_, _>>()?, rows })
+    }
+
+    /// Takes in what another has taken in.
+    pub(super) fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         if self.sums.is_empty() {
-            self.sums = sums;
+            self.sums = other.sums;
         } else {
-            for (total, sum) in self.sums.iter_mut().zip(&sums) {
+            for (total, sum) in self.sums.iter_mut().zip(&other.sums) {
                 let _ = total.f_add_(sum)?;
             }
         }
-        self.rows += normed.first().map_or(0, |rows| rows.size()[0]);
+        self.rows += other.rows;
         Ok(())
     }
 
@@ -82,6 +87,12 @@ impl Norm {
     /// Normalises the streams, each rank's with its own replica: `[rows, hidden]` each, one for all ranks if neither
     /// streams nor replicas differ.
     pub(super) fn forward(&self, streams: &[Tensor]) -> Result<Vec<Tensor>, ModelError> {
+        let NormForm { kind, epsilon, .. } = self.form;
+        if let ([rows], true) = (streams, kind.centres())
+            && let Some(normed) = kernels::layer_norms(rows, &self.replicas, epsilon)?
+        {
+            return Ok(normed);
+        }
         let count = self.replicas.len().max(streams.len());
         (0..count).map(|tp_rank| self.one(of_rank(streams, tp_rank), of_rank(&self.replicas, tp_rank))).collect()
     }

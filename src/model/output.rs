@@ -1,6 +1,6 @@
 //! The last stage: final norm and output head, at the target positions only.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::norm::{Norm, NormMeans};
 use super::parallel::reduce_into;
@@ -28,9 +28,14 @@ pub struct TargetScores {
     pub logprob: Vec<f64>,
     /// The token of largest logit.
     pub greedy_id: Vec<i64>,
-    /// KL(baseline ‖ this model) in nats, where there is a baseline.
+    /// KL(baseline ‖ this model) in nats, where there is a baseline; over the tokens that both know.
     pub kl: Vec<f64>,
+    /// The most probable tokens with their log-probabilities, best first; of equal ones the smaller id comes first.
+    pub top: Vec<Vec<(i64, f64)>>,
 }
+
+/// How many of the most probable tokens are kept.
+const TOP_COUNT: i64 = 5;
 
 impl OutputStage {
     /// From the tensors of the output stage.
@@ -57,7 +62,15 @@ impl OutputStage {
     /// # Errors
     /// libtorch fails.
     pub fn log_probabilities(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let logits = self.logits(streams, rows)?;
+        self.log_probabilities_of(&streams.select(rows)?)
+    }
+
+    /// As [`OutputStage::log_probabilities`], at all rows of the streams.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn log_probabilities_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+        let logits = self.logits_of(rows)?;
         let wide = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         Ok(logits.f_log_softmax(-1, wide)?)
     }
@@ -68,15 +81,8 @@ impl OutputStage {
     /// libtorch fails.
     pub fn norm_means(&self, streams: &Streams, rows: &Tensor) -> Result<NormMeans, ModelError> {
         let mut means = NormMeans::default();
-        means.add(&self.normed(streams, rows)?)?;
+        means.add(&self.norm.forward(streams.select(rows)?.tensors())?)?;
         Ok(means)
-    }
-
-    fn normed(&self, streams: &Streams, rows: &Tensor) -> Result<Vec<Tensor>, ModelError> {
-        let picked = (0..streams.count())
-            .map(|tp_rank| Ok(streams.of_rank(tp_rank).f_index_select(0, rows)?))
-            .collect::<Result<Vec<_>, ModelError>>()?;
-        self.norm.forward(&picked)
     }
 
     /// The logits `[rows, vocabulary]` at the given packed rows, in the compute type.
@@ -84,7 +90,12 @@ impl OutputStage {
     /// # Errors
     /// libtorch fails.
     pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let mut normed = self.normed(streams, rows)?;
+        self.logits_of(&streams.select(rows)?)
+    }
+
+    /// The logits at all rows of the streams, `[rows, vocabulary]`, in the compute type.
+    fn logits_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+        let mut normed = self.norm.forward(rows.tensors())?;
         if self.divisor.total_cmp(&1.0).is_ne() {
             normed = normed.iter().map(|rows| rows.f_div_scalar(self.divisor)).collect::<Result<_, _>>()?;
         }
@@ -112,31 +123,123 @@ impl OutputStage {
     }
 }
 
-impl TargetScores {
-    /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`; `baseline` are the unmerged model's.
+/// The unmerged model's distributions, which those of others are compared with; `[rows, vocabulary]` both.
+#[derive(Debug)]
+pub struct Reference {
+    log_probabilities: Tensor,
+    probabilities: Tensor,
+}
+
+impl Reference {
+    /// From log-probabilities `[rows, vocabulary]`.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn new(log_probabilities: &Tensor, targets: &Tensor, baseline: Option<&Tensor>) -> Result<Self, ModelError> {
-        let logprob = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
-        let greedy = log_probabilities.f_argmax(-1, false)?;
-        let kl = match baseline {
-            None => Vec::new(),
-            Some(baseline) => {
-                let difference = baseline.f_sub(log_probabilities)?;
-                let kl = baseline.f_exp()?.f_mul_(&difference)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
-                to_vec_f64(&kl)?
-            }
-        };
-        Ok(Self { logprob: to_vec_f64(&logprob)?, greedy_id: Vec::<i64>::try_from(&greedy)?, kl })
+    pub fn new(log_probabilities: Tensor) -> Result<Self, ModelError> {
+        Ok(Self { probabilities: log_probabilities.f_exp()?, log_probabilities })
     }
 
-    /// Adds the scores of further targets.
-    pub fn extend(&mut self, other: Self) {
-        self.logprob.extend(other.logprob);
-        self.greedy_id.extend(other.greedy_id);
-        self.kl.extend(other.kl);
+    /// KL(reference ‖ other) of every row, in nats, float64.
+    ///
+    /// A model made elsewhere may have fewer or more padding rows than the baseline. Its probabilities are over its own
+    /// vocabulary; the divergence is that of both distributions given one of the tokens that both know.
+    fn divergence_of(&self, other: &Tensor) -> Result<Tensor, ModelError> {
+        let (known, others) = (self.log_probabilities.size()[1], other.size()[1]);
+        let weighted = if known == others {
+            self.log_probabilities.f_sub(other)?.f_mul_(&self.probabilities)?
+        } else {
+            let common = known.min(others);
+            let (ours, theirs) = (given_first(&self.log_probabilities, common)?, given_first(other, common)?);
+            ours.f_sub(&theirs)?.f_mul_(&ours.f_exp()?)?
+        };
+        Ok(weighted.f_sum_dim_intlist(-1, false, Kind::Double)?)
     }
+}
+
+/// Scores of some targets where they were computed: reading them would make a GPU wait.
+#[derive(Debug)]
+pub struct DeviceScores {
+    logprob: Tensor,
+    // `None` where it is the first of the most probable.
+    greedy_id: Option<Tensor>,
+    kl: Option<Tensor>,
+    // `[rows, kept]` both.
+    top_logprobs: Tensor,
+    top_ids: Tensor,
+}
+
+impl DeviceScores {
+    /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn new(
+        log_probabilities: &Tensor,
+        targets: &Tensor,
+        reference: Option<&Reference>,
+    ) -> Result<Self, ModelError> {
+        let logprob = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
+        let (top_logprobs, top_ids) =
+            log_probabilities.f_topk(TOP_COUNT.min(log_probabilities.size()[1]), -1, true, true)?;
+        // The first of several that are equally likely may not be among those kept. Asking would make a GPU wait.
+        let settled = log_probabilities.device() == Device::Cpu && is_settled(&top_logprobs)?;
+        let greedy_id = if settled { None } else { Some(log_probabilities.f_argmax(-1, false)?) };
+        let kl = match reference {
+            None => None,
+            Some(reference) => Some(reference.divergence_of(log_probabilities)?),
+        };
+        Ok(Self { logprob, greedy_id, kl, top_logprobs, top_ids })
+    }
+}
+
+impl TargetScores {
+    /// The scores of all parts, in order.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn read(parts: &[DeviceScores]) -> Result<Self, ModelError> {
+        let mut scores = Self::default();
+        for part in parts {
+            scores.logprob.extend(to_vec_f64(&part.logprob)?);
+            let top = top_tokens(&part.top_logprobs, &part.top_ids)?;
+            match &part.greedy_id {
+                Some(ids) => scores.greedy_id.extend(Vec::<i64>::try_from(ids)?),
+                None => scores.greedy_id.extend(top.iter().filter_map(|row| row.first()).map(|&(id, _)| id)),
+            }
+            if let Some(kl) = &part.kl {
+                scores.kl.extend(to_vec_f64(kl)?);
+            }
+            scores.top.extend(top);
+        }
+        Ok(scores)
+    }
+}
+
+/// Log-probabilities `[rows, vocabulary]` given that it is one of the first `count` tokens, `[rows, count]`.
+fn given_first(log_probabilities: &Tensor, count: i64) -> Result<Tensor, ModelError> {
+    if log_probabilities.size()[1] == count {
+        return Ok(log_probabilities.shallow_clone());
+    }
+    Ok(log_probabilities.f_narrow(-1, 0, count)?.f_log_softmax(-1, log_probabilities.kind())?)
+}
+
+/// Tokens with their log-probabilities `[rows, kept]`, most probable first, then by id.
+fn top_tokens(logprobs: &Tensor, ids: &Tensor) -> Result<Vec<Vec<(i64, f64)>>, ModelError> {
+    let width = usize::try_from(ids.size()[1]).unwrap_or(1).max(1);
+    let (values, ids) = (to_vec_f64(&logprobs.f_flatten(0, -1)?)?, Vec::<i64>::try_from(&ids.f_flatten(0, -1)?)?);
+    let rows = ids.chunks(width).zip(values.chunks(width)).map(|(ids, values)| {
+        let mut row: Vec<_> = ids.iter().copied().zip(values.iter().copied()).collect();
+        row.sort_by(|(one, first), (other, second)| second.total_cmp(first).then(one.cmp(other)));
+        row
+    });
+    Ok(rows.collect())
+}
+
+/// Whether in every row the most probable token is more probable than the last of those kept: then no token of the same
+/// probability was left out, and the first by id is among them.
+fn is_settled(logprobs: &Tensor) -> Result<bool, ModelError> {
+    let ahead = logprobs.f_select(-1, 0)?.f_gt_tensor(&logprobs.f_select(-1, -1)?)?;
+    Ok(ahead.f_all()?.f_int64_value(&[])? != 0)
 }
 
 fn to_vec_f64(tensor: &Tensor) -> Result<Vec<f64>, ModelError> {

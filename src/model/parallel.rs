@@ -62,9 +62,25 @@ impl RowParallelLinear {
         })
     }
 
-    /// The rank's partial sum, `[rows, hidden]`, without bias.
-    pub(super) fn partial_sum(&self, tp_rank: usize, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(x.f_linear(&self.weights[tp_rank], None::<&Tensor>)?)
+    /// Adds the rank's partial sum `[rows, hidden]` to what the ranks before it have reduced; `bias` is where the sum
+    /// starts. The matrix product adds as it goes, so no pass over memory is spent on the all-reduce.
+    pub(super) fn reduce_into(
+        &self,
+        total: Option<Tensor>,
+        tp_rank: usize,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        let weight = &self.weights[tp_rank];
+        Ok(match total {
+            None => x.f_linear(weight, bias)?,
+            Some(mut total) => total.f_addmm_(x, &weight.f_transpose(0, 1)?)?,
+        })
+    }
+
+    /// All ranks' biases.
+    pub(super) fn biases(&self) -> impl Iterator<Item = &Tensor> {
+        self.biases.iter().flatten()
     }
 
     /// The rank's bias, `[hidden]`.

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::weights::to_i64;
-use super::{Backend, Chunk, ModelError};
+use super::{Backend, Chunk, ModelError, kernels};
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 
 /// Cosines and sines for every position, `[positions, dims / 2]`, made as the quirk `rotary-tables` says and cast to the
@@ -105,6 +105,9 @@ impl Rotation {
     /// Rotates the first `dims` elements of every head in place: `(x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin)`.
     /// `heads` is `[tokens, heads, head size]`.
     pub(super) fn apply(&self, heads: &Tensor) -> Result<(), ModelError> {
+        if kernels::rotate(heads, &self.cos, &self.sin) {
+            return Ok(());
+        }
         let half = self.dims / 2;
         let (mut first, mut second) = (heads.f_narrow(-1, 0, half)?, heads.f_narrow(-1, half, half)?);
         let rotated_first = first.f_mul(&self.cos)?.f_sub_(&second.f_mul(&self.sin)?)?;

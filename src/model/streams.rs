@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Chunk, ModelError};
+use super::ModelError;
 
 /// The residual streams of one variant, each `[packed rows, hidden]`: one for all ranks as long as they are bound to be
 /// equal, one per rank after something was added that differs between them.
@@ -39,6 +39,14 @@ impl Streams {
         Ok(())
     }
 
+    /// As many streams as asked for, of the same size, with anything in them.
+    ///
+    /// # Errors
+    /// No memory for them.
+    pub fn blank(&self, count: usize) -> Result<Self, ModelError> {
+        Ok(Self((0..count).map(|_| self.0[0].f_empty_like()).collect::<Result<_, _>>()?))
+    }
+
     /// A copy that shares no memory.
     ///
     /// # Errors
@@ -47,21 +55,62 @@ impl Streams {
         Ok(Self(self.0.iter().map(copy_of).collect::<Result<_, ModelError>>()?))
     }
 
-    /// The chunk's rows, averaged over the streams.
+    /// The given packed rows of every stream.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn mean_rows(&self, chunk: &Chunk) -> Result<Tensor, ModelError> {
-        let rows = self.rows(chunk)?;
-        match rows.as_slice() {
+    pub fn select(&self, rows: &Tensor) -> Result<Self, ModelError> {
+        Ok(Self(self.0.iter().map(|stream| stream.f_index_select(0, rows)).collect::<Result<_, _>>()?))
+    }
+
+    /// One behind the other: the rows of each of them.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn concatenate(parts: &[Self]) -> Result<Self, ModelError> {
+        let count = parts.first().map_or(0, Self::count);
+        let of_one = |at: usize| Ok(Tensor::f_cat(&parts.iter().map(|part| part.of_rank(at)).collect::<Vec<_>>(), 0)?);
+        Ok(Self((0..count).map(of_one).collect::<Result<_, ModelError>>()?))
+    }
+
+    /// Overwrites these rows with those of other streams; one of theirs serves all where they have one only.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn copy_from(&mut self, others: &Self) -> Result<(), ModelError> {
+        for (at, stream) in self.0.iter_mut().enumerate() {
+            stream.f_copy_(others.of_rank(at))?;
+        }
+        Ok(())
+    }
+
+    /// The given number of packed rows from `start` on, as views: what is written to them is written here.
+    ///
+    /// # Errors
+    /// There are fewer.
+    pub fn narrow(&self, start: i64, rows: i64) -> Result<Self, ModelError> {
+        Ok(Self(self.0.iter().map(|stream| stream.f_narrow(0, start, rows)).collect::<Result<_, _>>()?))
+    }
+
+    /// The rows averaged over the streams.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn mean(&self) -> Result<Tensor, ModelError> {
+        match self.0.as_slice() {
             [only] => Ok(only.shallow_clone()),
             many => Ok(Tensor::f_stack(many, 0)?.f_mean_dim(0, false, None::<tch::Kind>)?),
         }
     }
 
-    /// The chunk's rows of every stream, as views.
-    pub(super) fn rows(&self, chunk: &Chunk) -> Result<Vec<Tensor>, ModelError> {
-        Ok(self.0.iter().map(|stream| stream.f_narrow(0, chunk.start, chunk.tokens)).collect::<Result<_, _>>()?)
+    /// The streams themselves.
+    pub(super) fn tensors(&self) -> &[Tensor] {
+        &self.0
+    }
+
+    /// The streams themselves, to be added to.
+    pub(super) fn tensors_mut(&mut self) -> &mut [Tensor] {
+        &mut self.0
     }
 }
 

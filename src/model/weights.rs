@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::backend::kind_of;
-use super::{Backend, ModelError};
+use super::{Backend, ModelError, each};
 use crate::config::Architecture;
 use crate::partition::{ParamValue, PartitionTable, Role, StageTensors, rank_ranges};
 use crate::tensor::HostTensor;
+
+/// Elements from which on it pays to divide a conversion among threads.
+const CONVERTED_TOGETHER: usize = 1 << 20;
 
 /// Puts the tensors of one stage on a device, each once.
 #[derive(Debug)]
@@ -46,9 +49,29 @@ impl Uploader {
         if let Some((_, tensor)) = self.done.get(&key) {
             return Ok(tensor.shallow_clone());
         }
-        let tensor = borrowed(host)?.f_to_device_(self.backend.device, kind, false, false)?;
+        let tensor = self.converted(&borrowed(host)?, kind)?;
         self.done.insert(key, (host.clone(), tensor.shallow_clone()));
         Ok(tensor)
+    }
+
+    /// The tensor on the device in this type. A CPU's threads convert large ones together.
+    fn converted(&self, stored: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
+        let on_cpu = self.backend.device == Device::Cpu;
+        if !on_cpu || stored.kind() == kind || stored.numel() < CONVERTED_TOGETHER {
+            return Ok(stored.f_to_device_(self.backend.device, kind, false, false)?);
+        }
+        let converted = Tensor::f_empty(stored.size(), (kind, self.backend.device))?;
+        let (from, to) = (stored.f_view([-1])?, converted.f_view([-1])?);
+        let count = to_i64(stored.numel());
+        let block = to_i64(CONVERTED_TOGETHER / 4);
+        let blocks = (0..count).step_by(CONVERTED_TOGETHER / 4).map(|start| {
+            let length = block.min(count - start);
+            Ok((from.f_narrow(0, start, length)?, to.f_narrow(0, start, length)?))
+        });
+        each(self.backend, blocks.collect::<Result<_, ModelError>>()?, |(from, mut to): (Tensor, Tensor)| {
+            Ok(to.f_copy_(&from)?)
+        })?;
+        Ok(converted)
     }
 
     /// A role as each rank sees it: ranges of the joined tensor as views, or its own replica. Empty inner lists never

@@ -2,6 +2,7 @@
 //! ranks make one tensor. Reader, merger, splitter, model and exporter all read this one table ([`rules`]); nothing
 //! anywhere infers a kind from values. A name that matches no row, or a required row that finds no name, stops the run.
 
+mod canonical;
 mod rules;
 mod split;
 mod stage;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Architecture, Head};
+pub use canonical::canonical;
 pub use split::{join, rank_ranges, split};
 pub use stage::{Param, ParamValue, StageId, StageTensors};
 

@@ -82,6 +82,18 @@ pub struct StageTensors {
 }
 
 impl StageTensors {
+    /// Whether both hold the same parameters of the same ranks, bit for bit.
+    #[must_use]
+    pub fn same_bits(&self, other: &Self) -> bool {
+        let same = |(left, right): (&Param, &Param)| {
+            let (left, right) = (left.value.tensors(), right.value.tensors());
+            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.same_bits(right))
+        };
+        self.tp_size == other.tp_size
+            && self.params.keys().eq(other.params.keys())
+            && self.params.values().zip(other.params.values()).all(same)
+    }
+
     /// The parameter of a role, if the stage has one.
     #[must_use]
     pub fn get(&self, role: Role) -> Option<&Param> {

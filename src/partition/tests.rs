@@ -1,3 +1,4 @@
+mod canonical;
 mod eras;
 
 use std::collections::BTreeSet;

@@ -111,7 +111,38 @@ pub enum ReportError {
     /// The report could not be turned into JSON.
     #[error("the report could not be turned into JSON: {0}")]
     Json(#[source] serde_json::Error),
-    /// A sample file could not be written.
+    /// Neither report nor explanation is where one was expected.
+    #[error("{path}: no report.json and no explanation.json", path = path.display())]
+    NoReport {
+        /// The directory or file given.
+        path: PathBuf,
+    },
+    /// A model's samples are needed and not there.
+    #[error("`{name}` has no samples: {file} is missing")]
+    NoSamples {
+        /// The model.
+        name: String,
+        /// Its sample file, relative to the output directory.
+        file: String,
+    },
+    /// A page of neither a report nor an explanation.
+    #[error("there is neither a report nor an explanation to show")]
+    NothingToShow,
+    /// The page could not be made.
+    #[error("the page could not be made: {reason}")]
+    Page {
+        /// What the template engine says.
+        reason: String,
+    },
+    /// A plot could not be turned into a PNG.
+    #[error("plots/{file}.png could not be drawn: {reason}")]
+    Png {
+        /// The plot.
+        file: String,
+        /// What the rasteriser says.
+        reason: String,
+    },
+    /// A sample file could not be written or read.
     #[error(transparent)]
     Samples(#[from] SampleError),
 }
@@ -126,6 +157,9 @@ impl ReportError {
             Self::Write { source, .. }
             | Self::Read(source)
             | Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
+            Self::NoReport { .. } => {
+                Some("give the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
+            }
             _ => None,
         }
     }

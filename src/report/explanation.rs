@@ -94,7 +94,7 @@ pub struct Explanation {
 }
 
 /// A mean KL below this is rounding, not a loss worth an explanation.
-const NEGLIGIBLE_KL: f64 = 1e-6;
+pub(super) const NEGLIGIBLE_KL: f64 = 1e-6;
 
 impl Explanation {
     /// Fills in the findings.
@@ -190,14 +190,13 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
     );
     for effect in &explanation.strategies {
         page.blank();
-        let header = [effect.strategy.as_str(), "KL alone", "ln ppl alone", "KL without", "share of KL"];
-        let whole = row("all of it", &effect.whole, None, None);
-        let factors = effect
-            .factors
-            .iter()
-            .map(|factor| row(&factor.factor, &factor.alone, Some(&factor.without), Some(factor.share_pct)));
-        let table = plain_table(header.map(str::to_owned).to_vec(), std::iter::once(whole).chain(factors));
-        page.table(table);
+        let header = std::iter::once(effect.strategy.as_str()).chain(FACTOR_HEADINGS).map(str::to_owned);
+        let rows = factor_rows(effect).into_iter().map(|row| {
+            let mut cells = vec![row.name.to_owned()];
+            cells.extend(row.cells);
+            cells
+        });
+        page.table(plain_table(header.collect(), rows));
     }
     if !explanation.bias_scales.is_empty() {
         page.blank();
@@ -228,13 +227,32 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
     page.into_text()
 }
 
-fn row(name: &str, effect: &Effect, without: Option<&Effect>, share: Option<f64>) -> Vec<String> {
+/// One line of a strategy's table: the group, its KL and ln perplexity alone, KL without it, share of the KL.
+pub(super) struct FactorRow<'a> {
+    pub name: &'a str,
+    pub cells: [String; 4],
+}
+
+/// The headings of the table that [`factor_rows`] fills.
+pub(super) const FACTOR_HEADINGS: [&str; 4] = ["KL alone", "ln ppl alone", "KL without", "share of KL"];
+
+/// All of a strategy, then its groups.
+pub(super) fn factor_rows(effect: &StrategyEffect) -> Vec<FactorRow<'_>> {
+    let whole = row("all of it", &effect.whole, None, None);
+    let factors = effect
+        .factors
+        .iter()
+        .map(|factor| row(&factor.factor, &factor.alone, Some(&factor.without), Some(factor.share_pct)));
+    std::iter::once(whole).chain(factors).collect()
+}
+
+fn row<'a>(name: &'a str, effect: &Effect, without: Option<&Effect>, share: Option<f64>) -> FactorRow<'a> {
     let nothing = || format::NOTHING.to_owned();
-    vec![
-        name.to_owned(),
+    let cells = [
         format::scientific(effect.kl_mean),
         format!("{:+.5}", effect.ln_ppl_rise),
         without.map_or_else(nothing, |without| format::scientific(without.kl_mean)),
         share.map_or_else(nothing, |share| format!("{share:.1} %")),
-    ]
+    ];
+    FactorRow { name, cells }
 }

@@ -13,6 +13,7 @@ use crate::merge::{Miscount, ParamDrift};
 use crate::partition::{Kind, StageKind};
 use crate::tensor::DType;
 
+pub(super) use svg::draw_drift;
 pub use svg::render_drift_svg;
 pub use text::render_inspection;
 

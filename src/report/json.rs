@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::output::write_atomically;
-use super::{Report, ReportError, SCHEMA_VERSION};
+use super::{Explanation, Report, ReportError, SCHEMA_VERSION};
 use crate::files;
 
 /// The largest report that is read; ours have some 100 kB, most of it digests.
@@ -36,7 +37,7 @@ pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
 /// # Errors
 /// A file that cannot be read, is no report, or is one of another `schema_version`.
 pub fn read_json(path: &Path) -> Result<Report, ReportError> {
-    parse_json(&files::read(path, MAX_FILE_BYTES).map_err(ReportError::Read)?, path)
+    parse_json(&read(path)?, path)
 }
 
 /// As [`read_json`], of bytes at hand; `path` is named in errors.
@@ -44,6 +45,19 @@ pub fn read_json(path: &Path) -> Result<Report, ReportError> {
 /// # Errors
 /// As [`read_json`].
 pub fn parse_json(bytes: &[u8], path: &Path) -> Result<Report, ReportError> {
+    parse(bytes, path)
+}
+
+/// Reads an `explanation.json`.
+pub(super) fn read_explanation(path: &Path) -> Result<Explanation, ReportError> {
+    parse(&read(path)?, path)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ReportError> {
+    files::read(path, MAX_FILE_BYTES).map_err(ReportError::Read)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, ReportError> {
     #[derive(Deserialize)]
     struct Probe {
         schema_version: String,

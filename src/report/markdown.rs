@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::table::{Column, lines};
-use super::{FileDigest, Report, RunInfo, format, why};
+use super::{CheckpointInfo, FileDigest, Report, RunInfo, TaskInfo, format, why};
 
 /// Every column; Markdown tables scroll.
 const COLUMNS: [Column; 12] = [
@@ -21,7 +21,7 @@ const COLUMNS: [Column; 12] = [
     Column::Exact,
 ];
 /// One model alone loses nothing.
-const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
+pub(super) const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
 
 /// The report as Markdown: verdict, table, why, findings, provenance, and the command to repeat it.
 #[must_use]
@@ -44,12 +44,12 @@ pub fn render_markdown(report: &Report) -> String {
     if !report.findings.is_empty() {
         blocks.push(section("Findings", report.findings.iter().map(|finding| format!("- {finding}"))));
     }
-    blocks.push(section("Provenance", provenance(report).iter().map(|(what, value)| format!("- {what}: {value}"))));
+    let provenance = provenance(&report.checkpoint, &report.task, &report.run, Some(statistics_line(report)));
+    blocks.push(section("Provenance", provenance.iter().map(|(what, value)| format!("- {what}: {value}"))));
     if let Some(digests) = &report.checkpoint.digests {
         blocks.push(digest_list(digests));
     }
-    let command: Vec<String> = report.run.argv.iter().map(|argument| shell_word(argument)).collect();
-    blocks.push(format!("### Repeat\n\n```sh\n{}\n```", command.join(" ")));
+    blocks.push(format!("### Repeat\n\n```sh\n{}\n```", command_line(&report.run.argv)));
     blocks.join("\n\n") + "\n"
 }
 
@@ -76,12 +76,17 @@ fn cell(text: &str) -> String {
     text.replace('\n', " ").replace('|', "\\|")
 }
 
-fn provenance(report: &Report) -> Vec<(&'static str, String)> {
-    let (checkpoint, task, run) = (&report.checkpoint, &report.task, &report.run);
+/// Everything needed to repeat a result, by what it is of. File digests stand between backticks.
+pub(super) fn provenance(
+    checkpoint: &CheckpointInfo,
+    task: &TaskInfo,
+    run: &RunInfo,
+    statistics: Option<String>,
+) -> Vec<(&'static str, String)> {
     let architecture: Vec<String> =
         checkpoint.architecture.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
     let documents = task.documents;
-    vec![
+    let mut lines = vec![
         (
             "checkpoint",
             format!(
@@ -106,9 +111,10 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         ("data", format!("{}, SHA-256 `{}`; {}", task.data.file, task.data.sha256, task.data.identity)),
         ("tokenizer", format!("{}, SHA-256 `{}`", task.tokenizer.file, task.tokenizer.sha256)),
         ("run", run_line(run)),
-        ("tool", tool_line(report)),
-        ("statistics", statistics_line(report)),
-    ]
+        ("tool", tool_line(run)),
+    ];
+    lines.extend(statistics.map(|line| ("statistics", line)));
+    lines
 }
 
 fn run_line(run: &RunInfo) -> String {
@@ -138,13 +144,14 @@ fn run_line(run: &RunInfo) -> String {
     line
 }
 
-fn tool_line(report: &Report) -> String {
-    let versions = &report.run.versions;
+fn tool_line(run: &RunInfo) -> String {
+    let versions = &run.versions;
     let commit = versions.git_commit.as_ref().map_or(String::new(), |commit| format!(" (commit {commit})"));
-    format!("{} {}{commit}, libtorch {}", report.tool.name, report.tool.version, versions.libtorch)
+    format!("kintsugi {}{commit}, libtorch {}", versions.kintsugi, versions.libtorch)
 }
 
-fn statistics_line(report: &Report) -> String {
+/// How the statistics were made.
+pub(super) fn statistics_line(report: &Report) -> String {
     let statistics = &report.statistics;
     format!(
         "paired by document; accuracy by the exact McNemar test with Holm's correction over {} and Tango's interval, \
@@ -166,6 +173,11 @@ fn digest_list(digests: &[FileDigest]) -> String {
         digests.iter().map(|digest| format!("{}  {}  {} bytes", digest.sha256, digest.file, digest.bytes)).collect();
     let summary = format!("SHA-256 of {}", format::count(digests.len(), "file"));
     format!("<details><summary>{summary}</summary>\n\n```text\n{}\n```\n\n</details>", lines.join("\n"))
+}
+
+/// The command that repeats a run.
+pub(super) fn command_line(argv: &[String]) -> String {
+    argv.iter().map(|argument| shell_word(argument)).collect::<Vec<_>>().join(" ")
 }
 
 /// A word that a POSIX shell takes as it stands.

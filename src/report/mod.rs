@@ -3,15 +3,21 @@
 //! from `samples`. `rows.rs` computes, `json.rs` is the format other programs read, `terminal.rs` and `markdown.rs`
 //! are for people, `output.rs` fills an output directory. `inspection.rs` is what a look into a checkpoint found.
 
+mod candidate;
 mod error;
 mod explanation;
 mod format;
+mod html;
 mod info;
 mod inspection;
 mod json;
+mod lm_eval;
 mod markdown;
+mod material;
+mod model_diff;
 mod output;
 mod page;
+mod plots;
 mod rows;
 mod table;
 mod terminal;
@@ -26,10 +32,12 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use candidate::{CandidateInfo, JoinedKind, ReplicatedKind, SettingDifference};
 pub use error::ReportError;
 pub use explanation::{
     DivergenceCurve, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, render_explanation,
 };
+pub use html::render_html;
 pub use info::{
     CheckpointInfo, DataInfo, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo, TokenizerInfo, Tool,
     Versions,
@@ -39,12 +47,16 @@ pub use inspection::{
     render_inspection,
 };
 pub use json::{parse_json, read_json, schema, to_json, write_json};
+pub use lm_eval::write_lm_eval;
 pub use markdown::render_markdown;
-pub use output::{OutputDir, prepare_output, write_all, write_atomically};
+pub use material::{Material, Results};
+pub use model_diff::render_model_diff;
+pub use output::{OutputDir, prepare_output, write_all, write_atomically, write_explanation};
 pub use page::{TerminalStyle, render_table};
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
 pub use terminal::render_terminal;
 
+use crate::merge::ParamDrift;
 use crate::samples::Sample;
 use crate::stats::{self, PairedBootstrap};
 
@@ -64,6 +76,8 @@ pub struct Outcome {
     pub samples: Vec<Sample>,
     /// Whether it is the baseline by construction; `None` where nobody can tell.
     pub exact: Option<Exact>,
+    /// Where it was made elsewhere, what it is.
+    pub candidate: Option<CandidateInfo>,
 }
 
 /// What a report is built from.
@@ -81,6 +95,10 @@ pub struct ReportInput {
     pub variants: Vec<Outcome>,
     /// The baseline evaluated again with another chunking: differences below its own are noise.
     pub noise_floor: Option<Outcome>,
+    /// How far each variant's residual stream strays from the baseline's; empty where not measured.
+    pub divergence: Vec<DivergenceCurve>,
+    /// Drift of every replicated parameter of every stage; empty where not measured.
+    pub drift: Vec<ParamDrift>,
     /// What else was found out, a sentence each.
     pub findings: Vec<String>,
     /// How intervals are made.
@@ -89,7 +107,7 @@ pub struct ReportInput {
 
 impl ReportInput {
     /// Every model: the baseline, the variants, the noise floor.
-    pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+    pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> + Clone {
         std::iter::once(&self.baseline).chain(&self.variants).chain(&self.noise_floor)
     }
 }
@@ -132,6 +150,12 @@ pub struct Report {
     /// Absent where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_floor: Option<VariantRow>,
+    /// How far each variant's residual stream strays from the baseline's, layer by layer; absent where not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub divergence: Vec<DivergenceCurve>,
+    /// Drift of every replicated parameter of every stage; absent where not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<ParamDrift>,
     /// What else was found out, a sentence each.
     pub findings: Vec<String>,
 }
@@ -178,6 +202,8 @@ impl Report {
             baseline,
             variants,
             noise_floor,
+            divergence: input.divergence.clone(),
+            drift: input.drift.clone(),
             findings: input.findings.clone(),
         };
         json::check_finite(&report)?;

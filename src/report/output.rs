@@ -1,4 +1,4 @@
-//! The output directory: `report.json`, `report.md` and `samples/NAME.jsonl`. It is tried out before anything is
+//! The output directory: `report.json`, `report.html` with `plots/`, `report.md`, `samples/NAME.jsonl`, `documents.jsonl`, `lm-eval/`. It is tried out before anything is
 //! evaluated, and every file is there whole or not at all.
 
 use std::collections::HashSet;
@@ -7,12 +7,24 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{Outcome, Report, ReportError, json, markdown};
+use super::material::{self, Material, Results};
+use super::plots::Plots;
+use super::{Explanation, Outcome, Report, ReportError, html, json, lm_eval, markdown};
 use crate::files;
-use crate::samples::write_jsonl;
+use crate::samples::{DocumentText, write_jsonl};
 
 /// Folder of the sample files inside the output directory.
 const SAMPLES: &str = "samples";
+/// Folder of the plots.
+const PLOTS: &str = "plots";
+/// Folder of what lm-evaluation-harness's tools read.
+const LM_EVAL: &str = "lm-eval";
+/// The report that programs read.
+pub(super) const REPORT: &str = "report.json";
+/// What costs what.
+pub(super) const EXPLANATION: &str = "explanation.json";
+/// The texts of the passages.
+pub(super) const DOCUMENTS: &str = "documents.jsonl";
 
 /// A directory that results can be written to, as [`prepare_output`] found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +42,19 @@ impl OutputDir {
     /// Where the report goes.
     #[must_use]
     pub fn report_json(&self) -> PathBuf {
-        self.root.join("report.json")
+        self.root.join(REPORT)
     }
 
     /// Where its Markdown goes.
     #[must_use]
     pub fn report_markdown(&self) -> PathBuf {
         self.root.join("report.md")
+    }
+
+    /// Where its page goes.
+    #[must_use]
+    pub fn report_html(&self) -> PathBuf {
+        self.root.join("report.html")
     }
 }
 
@@ -46,7 +64,7 @@ impl OutputDir {
 /// # Errors
 /// [`ReportError::NotWritable`] names the directory and what the file system says.
 pub fn prepare_output(dir: &Path) -> Result<OutputDir, ReportError> {
-    for folder in [dir.to_owned(), dir.join(SAMPLES)] {
+    for folder in [dir.to_owned(), dir.join(SAMPLES), dir.join(PLOTS), dir.join(LM_EVAL)] {
         let not_writable = |source| ReportError::NotWritable { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(not_writable)?;
         let mut probe = files::temporary_sibling(&folder.join("report")).map_err(not_writable)?;
@@ -55,26 +73,64 @@ pub fn prepare_output(dir: &Path) -> Result<OutputDir, ReportError> {
     Ok(OutputDir { root: dir.to_owned() })
 }
 
-/// Writes the samples of every model first, then `report.md`, then `report.json`: where that file is, all others are.
+/// Writes samples and passages first, then plots, page and Markdown, then `report.json`: where that file is, all others
+/// are. An explanation of the same checkpoint and data that the directory holds becomes part of the page.
 ///
 /// # Errors
 /// Samples of a model without a row in the report, a number that is not finite, or whatever keeps a file from being
 /// written.
 pub fn write_all<'a>(
-    report: &Report,
-    outcomes: impl IntoIterator<Item = &'a Outcome>,
+    report: &'a Report,
+    outcomes: impl IntoIterator<Item = &'a Outcome> + Clone,
+    documents: &'a [DocumentText],
     output: &OutputDir,
 ) -> Result<(), ReportError> {
     let models: Vec<_> = std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model)).collect();
-    for outcome in outcomes {
+    for outcome in outcomes.clone() {
         let row = models
             .iter()
             .find(|row| row.name == outcome.name)
             .ok_or_else(|| ReportError::UnknownModel { name: outcome.name.clone() })?;
         write_jsonl(&output.root.join(&row.samples), &outcome.samples)?;
     }
+    write_jsonl(&output.root.join(DOCUMENTS), documents)?;
+    let explanation = material::explanation_beside(report, output);
+    let material = Material::new(report, outcomes, documents).with_explanation(explanation.as_ref());
+    write_page(&material, output)?;
+    lm_eval::write_lm_eval(&material, &output.root.join(LM_EVAL))?;
     write_atomically(&output.report_markdown(), markdown::render_markdown(report).as_bytes())?;
     json::write_json(&output.report_json(), report)
+}
+
+/// Writes `explanation.json`, and the page: with the comparison in it where the directory holds one of the same checkpoint
+/// and data.
+///
+/// # Errors
+/// A `report.json` or samples in the directory that cannot be read, or whatever keeps a file from being written.
+pub fn write_explanation(explanation: &Explanation, output: &OutputDir) -> Result<(), ReportError> {
+    let mut text = serde_json::to_string_pretty(explanation).map_err(ReportError::Json)?;
+    text.push('\n');
+    write_atomically(&output.root.join(EXPLANATION), text.as_bytes())?;
+    let results = Results::read(&output.root)?;
+    if results.explanation.is_some() {
+        return write_page(&results.material(), output);
+    }
+    tracing::warn!(
+        "report.json in {} is of another run: report.html shows the explanation alone",
+        output.root.display()
+    );
+    write_page(&Material { explanation: Some(explanation), ..Material::default() }, output)
+}
+
+/// Writes `report.html`, and every plot in it as SVG and PNG.
+fn write_page(material: &Material<'_>, output: &OutputDir) -> Result<(), ReportError> {
+    let plots = Plots::new(material.report, material.explanation, &material.samples);
+    let folder = output.root.join(PLOTS);
+    for picture in plots.iter() {
+        write_atomically(&folder.join(format!("{}.svg", picture.file)), picture.svg().as_bytes())?;
+        write_atomically(&folder.join(format!("{}.png", picture.file)), &picture.png()?)?;
+    }
+    write_atomically(&output.report_html(), html::page(material, plots)?.as_bytes())
 }
 
 /// Writes to a temporary file beside `path`, syncs it and gives it its name.

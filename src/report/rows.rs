@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, ReportError};
+use super::{CandidateInfo, Outcome, ReportError};
 use crate::samples::Sample;
 use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, PairedScores, Proportion, TokenPairs};
 
@@ -49,6 +49,9 @@ pub struct VariantRow {
     /// Whether it is the baseline by construction; absent where nobody can tell, as for another tool's merge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact: Option<Exact>,
+    /// Where it was made elsewhere, what it is; absent for a merge that this program made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateInfo>,
 }
 
 /// Whether a merge is the unmerged model in exact arithmetic, judged from rules and parameters, not from scores.
@@ -150,6 +153,7 @@ impl<'a> Baseline<'a> {
             loss: self.loss(outcome)?,
             fidelity: self.fidelity(outcome)?,
             exact: outcome.exact.clone(),
+            candidate: outcome.candidate.clone(),
         })
     }
 

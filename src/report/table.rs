@@ -11,6 +11,18 @@ pub(super) struct Line<'a> {
     variant: Option<&'a VariantRow>,
 }
 
+impl<'a> Line<'a> {
+    /// The model of the row.
+    pub(super) fn model(self) -> &'a ModelRow {
+        self.model
+    }
+
+    /// What it is compared by; `None` for the baseline.
+    pub(super) fn variant(self) -> Option<&'a VariantRow> {
+        self.variant
+    }
+}
+
 /// Every row of the report: the baseline, the variants, the noise floor.
 pub(super) fn lines(report: &Report) -> Vec<Line<'_>> {
     let baseline = Line { model: &report.baseline, variant: None };
@@ -84,8 +96,12 @@ impl Column {
             Self::SameTop1 => fidelity.map(|fidelity| format!("{} %", format::points(fidelity.same_top1_pct / 100.0))),
             Self::LargestChange => loss(|loss| format::scientific(loss.max_abs_delta_loglikelihood)),
             Self::Exact => {
-                let exact = line.variant.and_then(|variant| variant.exact.as_ref());
-                exact.map(|exact| if exact.exact { "yes" } else { "no" }.to_owned())
+                let word = |variant: &VariantRow| match (&variant.exact, &variant.candidate) {
+                    (Some(exact), _) => Some(if exact.exact { "yes" } else { "no" }),
+                    (None, Some(_)) => Some("unknown"),
+                    (None, None) => None,
+                };
+                line.variant.and_then(word).map(str::to_owned)
             }
         };
         cell.unwrap_or_else(|| format::NOTHING.to_owned())

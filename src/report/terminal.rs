@@ -31,7 +31,7 @@ const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
 #[must_use]
 pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
     let mut page = Page::new(style);
-    page.title(&why::question(report), &why::subject(report));
+    page.title(&why::question(report), &why::subject(&report.checkpoint, &report.run));
     if let Some(partial) = why::partial(report) {
         page.heading(&partial);
     }

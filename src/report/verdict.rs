@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 
 use super::{Loss, Report, VariantRow, format};
 
-/// A mean log-likelihood difference, in nats, that leaves the perplexity ratio at 1.0000 as it is shown: what rounding
-/// folded weights to a 16-bit type makes is systematic, so no interval calls it noise, and yet it is nothing.
-const ROUNDING: f64 = 5e-5;
+/// A mean log-likelihood difference below this, in nats, is no change: the ratio of perplexities that people see has four
+/// decimals and would read 1.0000. Folded weights, rounded to 16 bits, differ by less.
+const NEGLIGIBLE: f64 = 5e-5;
 
 /// What can be said about one variant.
 enum Finding<'a> {
@@ -21,15 +21,32 @@ impl Report {
     ///
     /// Accuracy counts as changed where the corrected `McNemar` p-value is below one minus the confidence level;
     /// perplexity where the interval of the mean log-likelihood difference leaves out zero and the difference is larger
-    /// than anything the noise floor's interval holds, and large enough to be seen in the ratio as it is shown.
+    /// than anything the noise floor's interval holds, and large enough to be seen in a ratio of four decimals.
     #[must_use]
     pub fn verdict(&self) -> String {
-        let sentences = if self.variants.is_empty() { self.alone() } else { self.compare() };
+        let (lead, differences) = self.verdict_parts();
+        if differences.is_empty() { lead } else { format!("{lead} {}.", differences.join("; ")) }
+    }
+
+    /// The verdict's first sentences, and one clause for each merge that can be told from the baseline.
+    pub(super) fn verdict_parts(&self) -> (String, Vec<String>) {
+        let (lead, differences) = if self.variants.is_empty() { (self.alone(), Vec::new()) } else { self.compare() };
         let documents = self.task.documents;
-        if self.partial {
-            format!("Of {} documents {} were evaluated. {sentences}", documents.original, documents.effective)
+        let lead = if self.partial {
+            format!("Of {} documents {} were evaluated. {lead}", documents.original, documents.effective)
         } else {
-            sentences
+            lead
+        };
+        (lead, differences)
+    }
+
+    /// What became of a variant, in a word or two.
+    pub(super) fn standing(&self, row: &VariantRow) -> &'static str {
+        match (self.accuracy_change(&row.loss), self.perplexity_change(&row.loss)) {
+            (Ordering::Equal, Ordering::Equal) => "nothing measurable",
+            (Ordering::Greater, Ordering::Less) | (Ordering::Less, Ordering::Greater) => "mixed",
+            (Ordering::Greater, _) | (_, Ordering::Greater) => "worse",
+            _ => "better",
         }
     }
 
@@ -42,7 +59,7 @@ impl Report {
         format!("accuracy {accuracy} % and perplexity {}", format::perplexity(self.baseline.perplexity))
     }
 
-    fn compare(&self) -> String {
+    fn compare(&self) -> (String, Vec<String>) {
         let (mut harmless, mut differences) = (Vec::new(), Vec::new());
         for row in &self.variants {
             match self.finding(row) {
@@ -50,26 +67,22 @@ impl Report {
                 Finding::Difference(difference) => differences.push(difference),
             }
         }
-        let mut sentences = Vec::new();
-        if harmless.is_empty() {
+        let lead = if harmless.is_empty() {
             let scores = self.baseline_scores();
-            sentences.push(format!("No merge is free of measurable change against the baseline ({scores})."));
+            format!("No merge is free of measurable change against the baseline ({scores}).")
         } else {
             let names: Vec<_> = harmless.iter().map(|row| row.model.name.as_str()).collect();
             let verb = if names.len() == 1 { "loses" } else { "lose" };
             let most = harmless.iter().map(|row| row.loss.acc_interval.upper).fold(0.0, f64::max);
-            sentences.push(format!(
+            format!(
                 "{} {verb} nothing measurable against the baseline ({}); at {} confidence at most {} points of accuracy.",
                 format::list(&names),
                 self.baseline_scores(),
                 format::level(self.statistics.confidence),
                 format::points(most),
-            ));
-        }
-        if !differences.is_empty() {
-            sentences.push(format!("{}.", differences.join("; ")));
-        }
-        sentences.join(" ")
+            )
+        };
+        (lead, differences)
     }
 
     fn finding<'a>(&self, row: &'a VariantRow) -> Finding<'a> {
@@ -110,8 +123,7 @@ impl Report {
 
     /// `Greater` where perplexity rises.
     fn perplexity_change(&self, loss: &Loss) -> Ordering {
-        let floor = self.noise_floor.as_ref().map_or(0.0, |floor| largest_mean_difference(&floor.loss));
-        let noise = floor.max(ROUNDING);
+        let noise = self.noise_floor.as_ref().map_or(0.0, |floor| largest_mean_difference(&floor.loss)).max(NEGLIGIBLE);
         match loss.delta_loglikelihood_interval {
             Some(interval) if interval.upper < 0.0 && -loss.delta_loglikelihood > noise => Ordering::Greater,
             Some(interval) if interval.lower > 0.0 && loss.delta_loglikelihood > noise => Ordering::Less,

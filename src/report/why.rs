@@ -1,7 +1,7 @@
 //! Sentences about a report that every rendering shows: what it is of, what is unusual about it, why a merge is inexact.
 
 use super::format;
-use super::{Report, Shard};
+use super::{CheckpointInfo, Report, RunInfo, Shard};
 
 /// What was asked: task and number of documents.
 pub(super) fn question(report: &Report) -> String {
@@ -9,14 +9,18 @@ pub(super) fn question(report: &Report) -> String {
 }
 
 /// What was asked it: checkpoint, ranks, data type, device.
-pub(super) fn subject(report: &Report) -> String {
-    let (checkpoint, run) = (&report.checkpoint, &report.run);
+pub(super) fn subject(checkpoint: &CheckpointInfo, run: &RunInfo) -> String {
+    format!("{}, {}", checkpoint.name, setting(checkpoint, run))
+}
+
+/// Ranks, data type, device.
+pub(super) fn setting(checkpoint: &CheckpointInfo, run: &RunInfo) -> String {
     let dtype = if checkpoint.dtype == run.dtype {
         run.dtype.clone()
     } else {
         format!("{} computed in {}", checkpoint.dtype, run.dtype)
     };
-    format!("{}, {}, {dtype}, {}", checkpoint.name, format::count(checkpoint.tp_size, "rank"), run.device)
+    format!("{}, {dtype}, {}", format::count(checkpoint.tp_size, "rank"), run.device)
 }
 
 /// For a run over some of the documents: which, and what that means.
@@ -48,6 +52,14 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
     if report.task.truncated_count > 0 {
         let documents = format::count(report.task.truncated_count, "document");
         cautions.push(format!("{documents} did not fit the model and lost the beginning of the context"));
+    }
+    let made_elsewhere = report.variants.iter().filter(|row| row.candidate.is_some() && row.exact.is_none());
+    let names: Vec<&str> = made_elsewhere.map(|row| row.model.name.as_str()).collect();
+    if !names.is_empty() {
+        cautions.push(format!(
+            "{}: made elsewhere, so whether it is exact is unknown; the numbers and the findings speak",
+            format::list(&names)
+        ));
     }
     if let Some(floor) = &report.noise_floor {
         cautions.push(format!("{}: {}; smaller differences are noise", floor.model.name, floor.model.description));

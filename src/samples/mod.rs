@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -22,8 +23,8 @@ pub enum SampleError {
     /// The file could not be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A line is not a sample.
-    #[error("{path}: line {line} is not a sample: {source}", path = path.display())]
+    /// A line is not a sample, or not a passage.
+    #[error("{path}: line {line} is not a sample or passage: {source}", path = path.display())]
     Line {
         /// The sample file.
         path: PathBuf,
@@ -52,18 +53,35 @@ pub enum SampleError {
     },
 }
 
-/// The outcome of one target token.
+/// A token that a model might have put at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its text; empty where the tokenizer has none, as for the padding of the vocabulary.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+}
+
+/// The outcome of one target token.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenScore {
     /// The target token.
     pub id: u32,
-    /// The token of largest logit, over the padded vocabulary.
+    /// The token of largest logit, over the model's padded vocabulary.
     pub greedy_id: u32,
     /// Natural logarithm of the probability given to the target token.
     pub logprob: f64,
     /// KL(baseline ‖ this model) in nats over the padded vocabulary at this position; absent in the baseline's samples.
+    /// Where a model made elsewhere has another number of rows, both distributions are first renormalised over the tokens
+    /// that both have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// The most probable tokens, best first; empty where they were not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<Candidate>,
 }
 
 /// The outcome of one passage under one model.
@@ -85,15 +103,27 @@ pub struct Sample {
     pub target_hash: String,
 }
 
-/// Writes one JSON object a line, to a temporary name first: the file is there whole or not at all.
+/// The text of one passage, as the task divided it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DocumentText {
+    /// 0-based position of the passage in the data set.
+    pub doc_id: usize,
+    /// The text before the target.
+    pub context: String,
+    /// The text whose probability was asked for, with its leading space.
+    pub target: String,
+}
+
+/// Writes one JSON object a line ([`Sample`]s or [`DocumentText`]s), to a temporary name first: the file is there whole
+/// or not at all.
 ///
 /// # Errors
 /// Whatever keeps the file from being written, synced or moved into place.
-pub fn write_jsonl(path: &Path, samples: &[Sample]) -> Result<(), SampleError> {
+pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), SampleError> {
     write_lines(path, samples).map_err(|source| SampleError::Write { path: path.to_owned(), source })
 }
 
-fn write_lines(path: &Path, samples: &[Sample]) -> std::io::Result<()> {
+fn write_lines<T: Serialize>(path: &Path, samples: &[T]) -> std::io::Result<()> {
     let mut file = files::temporary_sibling(path)?;
     let mut out = std::io::BufWriter::new(file.as_file_mut());
     for sample in samples {
@@ -108,8 +138,8 @@ fn write_lines(path: &Path, samples: &[Sample]) -> std::io::Result<()> {
 /// Reads what [`write_jsonl`] wrote.
 ///
 /// # Errors
-/// A file that cannot be read, or a line that is not a sample (named by its number).
-pub fn read_jsonl(path: &Path) -> Result<Vec<Sample>, SampleError> {
+/// A file that cannot be read, or a line that is not what was expected (named by its number).
+pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SampleError> {
     parse_jsonl(BufReader::new(files::open(path)?), path)
 }
 
@@ -117,7 +147,7 @@ pub fn read_jsonl(path: &Path) -> Result<Vec<Sample>, SampleError> {
 ///
 /// # Errors
 /// As [`read_jsonl`].
-pub fn parse_jsonl(mut reader: impl BufRead, path: &Path) -> Result<Vec<Sample>, SampleError> {
+pub fn parse_jsonl<T: DeserializeOwned>(mut reader: impl BufRead, path: &Path) -> Result<Vec<T>, SampleError> {
     let mut samples = Vec::new();
     let mut bytes = Vec::new();
     for line in 1.. {

@@ -10,8 +10,8 @@ fn sample(doc_id: usize) -> Sample {
         loglikelihood: -1.0 / 3.0,
         is_greedy: true,
         tokens: vec![
-            TokenScore { id: 7, greedy_id: 7, logprob: -0.1, kl: None },
-            TokenScore { id: 50_431, greedy_id: 0, logprob: -1e-300, kl: Some(2.5e-17) },
+            TokenScore { id: 7, greedy_id: 7, logprob: -0.1, kl: None, top: Vec::new() },
+            TokenScore { id: 50_431, greedy_id: 0, logprob: -1e-300, kl: Some(2.5e-17), top: Vec::new() },
         ],
         prompt_hash: "ab".repeat(32),
         target_hash: "cd".repeat(32),
@@ -24,7 +24,7 @@ fn round_trip(samples: &[Sample]) -> Vec<Sample> {
     write_jsonl(&path, samples).unwrap();
     // Nothing but the file is left behind.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    read_jsonl(&path).unwrap()
+    read_jsonl::<Sample>(&path).unwrap()
 }
 
 #[test]
@@ -49,9 +49,9 @@ fn writing_replaces_the_file_whole() {
     let path = folder.path().join("mean.jsonl");
     write_jsonl(&path, &[sample(0), sample(1), sample(2)]).unwrap();
     write_jsonl(&path, &[sample(5)]).unwrap();
-    assert_eq!(read_jsonl(&path).unwrap(), [sample(5)]);
-    write_jsonl(&path, &[]).unwrap();
-    assert_eq!(read_jsonl(&path).unwrap(), []);
+    assert_eq!(read_jsonl::<Sample>(&path).unwrap(), [sample(5)]);
+    write_jsonl::<Sample>(&path, &[]).unwrap();
+    assert_eq!(read_jsonl::<Sample>(&path).unwrap(), []);
 }
 
 #[test]
@@ -62,13 +62,13 @@ fn a_line_that_is_no_sample_is_named_by_its_number() {
     // Empty lines are passed over but counted.
     for (bad, expected) in [("{\"doc_id\": 1}", "missing field"), ("{", "EOF"), ("[]", "")] {
         fs::write(&path, format!("{good}\n\n{bad}\n{good}\n")).unwrap();
-        let message = read_jsonl(&path).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("{}: line 3 is not a sample: ", path.display())), "{message}");
+        let message = read_jsonl::<Sample>(&path).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("{}: line 3 is not a sample or passage: ", path.display())), "{message}");
         assert!(message.contains(expected), "{message}");
     }
-    let missing = read_jsonl(&folder.path().join("no.jsonl")).unwrap_err().to_string();
+    let missing = read_jsonl::<Sample>(&folder.path().join("no.jsonl")).unwrap_err().to_string();
     assert!(missing.contains("no.jsonl"), "{missing}");
-    let nowhere = write_jsonl(&folder.path().join("no/mean.jsonl"), &[]).unwrap_err();
+    let nowhere = write_jsonl::<Sample>(&folder.path().join("no/mean.jsonl"), &[]).unwrap_err();
     assert!(matches!(nowhere, SampleError::Write { .. }), "{nowhere}");
 }
 
@@ -83,7 +83,7 @@ proptest! {
         numbers in prop::collection::vec((any::<u32>(), any::<u32>(), finite(), prop::option::of(finite())), 0..4),
         (doc_id, target, loglikelihood, is_greedy) in (any::<usize>(), any::<String>(), finite(), any::<bool>()),
     ) {
-        let tokens = numbers.into_iter().map(|(id, greedy_id, logprob, kl)| TokenScore { id, greedy_id, logprob, kl });
+        let tokens = numbers.into_iter().map(|(id, greedy_id, logprob, kl)| TokenScore { id, greedy_id, logprob, kl, top: Vec::new() });
         let tokens = tokens.collect();
         let sample = Sample { doc_id, target, loglikelihood, is_greedy, tokens, ..sample(0) };
         let [back] = &round_trip(std::slice::from_ref(&sample))[..] else { unreachable!() };

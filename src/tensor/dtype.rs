@@ -85,14 +85,11 @@ pub fn round_to_bf16(value: f64) -> bf16 {
 /// Rounds towards zero and sets the last bit if anything was cut off. A float32 so made keeps enough of the value for a
 /// second rounding to 11 bits or fewer to be the right one (Boldo and Melquiond, "When double rounding is odd", 2005).
 #[expect(clippy::cast_possible_truncation, clippy::float_cmp, reason = "whether anything was cut off is what counts")]
-fn round_to_odd_f32(value: f64) -> f32 {
+pub(super) fn round_to_odd_f32(value: f64) -> f32 {
     let nearest = value as f32;
-    if f64::from(nearest) == value || !nearest.is_finite() {
-        return nearest;
-    }
-    let mut bits = nearest.to_bits();
-    if f64::from(nearest).abs() > value.abs() {
-        bits -= 1;
-    }
-    f32::from_bits(bits | 1)
+    let back = f64::from(nearest);
+    let kept = back == value || !nearest.is_finite();
+    // Without branches, so that loops over many values vectorise.
+    let towards_zero = nearest.to_bits().wrapping_sub(u32::from(back.abs() > value.abs()));
+    f32::from_bits(if kept { nearest.to_bits() } else { towards_zero | 1 })
 }

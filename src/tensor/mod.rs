@@ -2,6 +2,8 @@
 //! files or of models. Arithmetic is done in float64 and rounded to the storage type once; see [`mean`] and its siblings.
 
 mod arith;
+mod cast;
+mod difference;
 mod dtype;
 mod join;
 mod rows;
@@ -12,8 +14,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
+pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
 pub use join::{Piece, concatenate};
+pub use rows::round_all;
 
 /// What can go wrong with host tensors.
 #[derive(Debug, thiserror::Error)]
@@ -161,12 +165,12 @@ impl HostTensor {
     /// Row-major index of the first NaN or infinity, if there is one. Integers have none.
     #[must_use]
     pub fn first_non_finite(&self) -> Option<usize> {
-        // An all-ones exponent marks NaN and infinity; comparing bits lets the loop vectorise.
+        // An all-ones exponent marks NaN and infinity; comparing bits lets the loops vectorise.
         match self.dtype {
-            DType::F64 => self.elements::<f64>().iter().position(|value| !value.is_finite()),
-            DType::F32 => self.elements::<u32>().iter().position(|bits| bits & 0x7f80_0000 == 0x7f80_0000),
-            DType::F16 => self.elements::<u16>().iter().position(|bits| bits & 0x7c00 == 0x7c00),
-            DType::BF16 => self.elements::<u16>().iter().position(|bits| bits & 0x7f80 == 0x7f80),
+            DType::F64 => first_where(&self.elements::<u64>(), |bits| bits & (0x7ff << 52) == 0x7ff << 52),
+            DType::F32 => first_where(&self.elements::<u32>(), |bits| bits & 0x7f80_0000 == 0x7f80_0000),
+            DType::F16 => first_where(&self.elements::<u16>(), |bits| bits & 0x7c00 == 0x7c00),
+            DType::BF16 => first_where(&self.elements::<u16>(), |bits| bits & 0x7f80 == 0x7f80),
             _ => None,
         }
     }
@@ -200,6 +204,15 @@ impl std::fmt::Debug for HostTensor {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "HostTensor({} {:?})", self.dtype, self.shape)
     }
+}
+
+/// The first element that is found. Blocks are searched whole: a loop that may end at any element does not vectorise.
+fn first_where<T: Copy>(elements: &[T], found: impl Fn(T) -> bool) -> Option<usize> {
+    const BLOCK: usize = 1024;
+    let block =
+        elements.chunks(BLOCK).position(|block| block.iter().fold(false, |any, &element| any | found(element)))?;
+    let start = block * BLOCK;
+    elements[start..].iter().position(|&element| found(element)).map(|at| start + at)
 }
 
 /// Bytes that a tensor of this form takes.

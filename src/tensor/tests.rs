@@ -71,6 +71,21 @@ fn non_finite_values_are_found() {
 }
 
 #[test]
+fn casting_rounds_once() {
+    let values = [1.0, -2.5, 65504.0, 1.0 + 1.0 / 2048.0, 1e-8, 70000.0];
+    let single = HostTensor::from_f64(DType::F32, vec![6], &values).unwrap();
+    let half = single.cast(DType::F16).unwrap();
+    assert_eq!(half.to_f64().unwrap()[..4], [1.0, -2.5, 65504.0, 1.0]);
+    assert_eq!(half.first_non_finite(), Some(5));
+    let double = HostTensor::from_f64(DType::F64, vec![6], &values).unwrap();
+    let direct = HostTensor::from_f64(DType::BF16, vec![6], &values).unwrap();
+    assert!(double.cast(DType::BF16).unwrap().same_bits(&direct));
+    assert!(half.cast(DType::F32).unwrap().cast(DType::F16).unwrap().same_bits(&half));
+    assert!(single.cast(DType::F32).unwrap().same_bits(&single));
+    assert!(matches!(single.cast(DType::I64), Err(TensorError::NotFloat(DType::I64))));
+}
+
+#[test]
 fn pieces_along_the_second_dimension() {
     let left = HostTensor::new(DType::U8, vec![2, 2], vec![1, 2, 3, 4]).unwrap();
     let right = HostTensor::new(DType::U8, vec![2, 3], vec![5, 6, 7, 8, 9, 10]).unwrap();

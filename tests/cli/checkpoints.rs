@@ -16,7 +16,7 @@ const DAMAGES: &[(&str, Damage)] = &[
     ("an empty file", |inputs| truncate(&inputs.files.layer_file(0, 0), 0)),
     ("a file that is no archive", |inputs| fs::write(inputs.files.layer_file(5, 0), "<html>404</html>").unwrap()),
     ("a byte flipped inside a tensor", |inputs| {
-        let path = inputs.files.layer_file(5, 0);
+        let path = inputs.files.layer_file(3, 0);
         let size = fs::read(&path).unwrap().len();
         flip_byte(&path, size / 2);
     }),

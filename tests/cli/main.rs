@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod candidates;
 mod checkpoints;
 mod data;
 mod eras;
@@ -14,6 +15,7 @@ mod flags;
 mod hostile;
 mod hostile_text;
 mod places;
+mod rendering;
 mod results;
 mod strategies;
 

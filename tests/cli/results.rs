@@ -38,7 +38,7 @@ impl Demo {
     }
 
     fn samples(&self, name: &str) -> Vec<Sample> {
-        read_jsonl(&self.path(&format!("samples/{name}.jsonl"))).unwrap()
+        read_jsonl::<Sample>(&self.path(&format!("samples/{name}.jsonl"))).unwrap()
     }
 }
 
@@ -51,8 +51,19 @@ fn the_output_directory_holds_report_and_samples_and_nothing_else() {
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    let expected =
-        ["baseline.jsonl", "fold.jsonl", "mean.jsonl", "noise-floor.jsonl", "report.json", "report.md", "samples"];
+    let expected = [
+        "baseline.jsonl",
+        "documents.jsonl",
+        "fold.jsonl",
+        "lm-eval",
+        "mean.jsonl",
+        "noise-floor.jsonl",
+        "plots",
+        "report.html",
+        "report.json",
+        "report.md",
+        "samples",
+    ];
     assert_eq!(names, expected);
 }
 
@@ -136,7 +147,7 @@ fn a_limit_marks_every_form_of_the_report_as_partial() {
     assert!(report.partial && report.run.limit == Some(5));
     assert_eq!((report.task.documents.original, report.task.documents.effective), (200, 5));
     let first: Vec<_> = demo().samples("mean")[..5].iter().map(|sample| sample.doc_id).collect();
-    let samples = read_jsonl(&folder.path().join("samples/mean.jsonl")).unwrap();
+    let samples = read_jsonl::<Sample>(&folder.path().join("samples/mean.jsonl")).unwrap();
     assert_eq!(samples.iter().map(|sample| sample.doc_id).collect::<Vec<_>>(), first);
 }
 
@@ -151,7 +162,7 @@ fn shards_hold_every_document_once() {
         let output = run(command.args(["--shard", shard, "--output-dir"]).arg(&out));
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert!(read_json(&out.join("report.json")).unwrap().partial, "{shard}");
-        for (sample, whole) in read_jsonl(&out.join("samples/mean.jsonl"))
+        for (sample, whole) in read_jsonl::<Sample>(&out.join("samples/mean.jsonl"))
             .unwrap()
             .iter()
             .map(|sample| (sample.clone(), demo().samples("mean")[sample.doc_id].clone()))

@@ -9,6 +9,8 @@
 
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
+pub mod hugging_face;
+pub mod merging;
 pub mod npz;
 pub mod reports;
 

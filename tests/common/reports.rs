@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kintsugi::report::{self, Outcome, Report, ReportInput};
-use kintsugi::samples::{Sample, TokenScore};
+use kintsugi::samples::{Sample, TokenScore, write_jsonl};
 use kintsugi::stats::PairedBootstrap;
 use serde_json::json;
 
@@ -14,7 +14,13 @@ pub fn samples(documents: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> 
         target: format!(" word{doc_id}"),
         loglikelihood,
         is_greedy,
-        tokens: vec![TokenScore { id: 5, greedy_id: if is_greedy { 5 } else { 6 }, logprob: loglikelihood, kl: None }],
+        tokens: vec![TokenScore {
+            id: 5,
+            greedy_id: if is_greedy { 5 } else { 6 },
+            logprob: loglikelihood,
+            kl: None,
+            top: Vec::new(),
+        }],
         prompt_hash: format!("{doc_id:064x}"),
         target_hash: format!("{:064x}", doc_id + 1000),
     };
@@ -30,6 +36,7 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
         source: String::new(),
         samples,
         exact: None,
+        candidate: None,
     };
     let run = json!({
         "argv": [], "started": "2026-11-23T08:30:00Z", "seconds": 1.0, "device": "cpu", "dtype": "f32", "threads": 1,
@@ -53,11 +60,17 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
         baseline: outcome("baseline", baseline),
         variants: variants.into_iter().map(|(name, samples)| outcome(name, samples)).collect(),
         noise_floor: None,
+        divergence: Vec::new(),
+        drift: Vec::new(),
         findings: Vec::new(),
         bootstrap: PairedBootstrap { replicate_count: 1000, ..PairedBootstrap::default() },
     };
     let report = Report::new(&input).unwrap();
-    let output = report::prepare_output(directory).unwrap();
-    report::write_all(&report, input.outcomes(), &output).unwrap();
+    report::prepare_output(directory).unwrap();
+    let rows = std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model));
+    for (row, outcome) in rows.zip(input.outcomes()) {
+        write_jsonl(&directory.join(&row.samples), &outcome.samples).unwrap();
+    }
+    report::write_json(&directory.join("report.json"), &report).unwrap();
     directory.display().to_string()
 }

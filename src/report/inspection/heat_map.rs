@@ -1,6 +1,5 @@
 //! Drift as a grid: a row for each replicated parameter, a column for each stage, a shade for each cell.
 
-use super::Inspection;
 use crate::merge::{Drift, ParamDrift};
 use crate::partition::StageId;
 
@@ -52,9 +51,8 @@ pub(super) struct Row<'a> {
 }
 
 impl<'a> HeatMap<'a> {
-    /// The grid of an inspection that looked at the weights; parameters in the order in which they run.
-    pub(super) fn new(inspection: &'a Inspection) -> Self {
-        let drift = inspection.drift.as_deref().unwrap_or_default();
+    /// The grid; parameters in the order in which they run.
+    pub(super) fn new(drift: &'a [ParamDrift]) -> Self {
         let mut stages: Vec<StageId> = drift.iter().map(|entry| entry.stage).collect();
         stages.sort_unstable();
         stages.dedup();

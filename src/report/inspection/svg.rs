@@ -1,82 +1,86 @@
 //! The heat map of the drift as a picture that needs no program to draw it and can be read aloud.
 
-use std::fmt::Write;
+use kuva::render::color::Color;
+use kuva::render::render::{Primitive, Scene, TextAnchor};
 
 use super::Inspection;
 use super::heat_map::{HeatMap, Shade, shade};
 use crate::merge::ParamDrift;
 use crate::partition::StageId;
-use crate::report::format;
+use crate::report::plots::{Ink, Picture, text};
+use crate::report::{CheckpointInfo, format};
 
 const CELL: usize = 16;
 const MARGIN: usize = 16;
 /// Space above the grid: title and the numbers of the layers.
 const TOP: usize = 72;
+const SUBTITLE: &str =
+    "rms of the difference between ranks / rms of the value; columns are layers (E embedding, O output)";
 /// Width of a letter, roughly.
 const LETTER: usize = 7;
 
 /// Draws how far the replicas of every parameter differ in every layer.
 #[must_use]
 pub fn render_drift_svg(inspection: &Inspection) -> String {
-    let map = HeatMap::new(inspection);
+    draw_drift(inspection.drift.as_deref().unwrap_or_default(), &inspection.checkpoint).svg()
+}
+
+/// The picture of the drift in a checkpoint.
+pub(in crate::report) fn draw_drift(drift: &[ParamDrift], checkpoint: &CheckpointInfo) -> Picture {
+    let map = HeatMap::new(drift);
+    let ranks = format::count(checkpoint.tp_size, "rank");
+    let title = format!("Drift of replicated parameters: {}, {ranks}, {}", checkpoint.name, checkpoint.dtype);
+    let scene = scene(&map, &title);
+    Picture::new("drift", title, description(&map), scene)
+}
+
+fn scene(map: &HeatMap<'_>, title: &str) -> Scene {
     let names = map.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0) * LETTER;
     let left = MARGIN + names + 8;
     let legend_width: usize = Shade::ALL.iter().map(|shade| legend_step(*shade)).sum();
-    let title = format!("Drift of replicated parameters: {}", subject(inspection));
-    let inner = (names + 8 + map.stages.len() * CELL).max(legend_width).max(title.chars().count() * (LETTER + 1));
+    let heading = (title.chars().count() * (LETTER + 1)).max(SUBTITLE.chars().count() * LETTER);
+    let inner = (names + 8 + map.stages.len() * CELL).max(legend_width).max(heading);
     let (width, bottom) = (inner + 2 * MARGIN, TOP + map.rows.len() * CELL);
-    let height = bottom + 48;
-
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         role=\"img\" aria-labelledby=\"drift-title drift-desc\" font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"#222222\">\n"
-    );
-    let mut line = |text: String| {
-        svg.push_str(&text);
-        svg.push('\n');
+    let mut scene = Scene::new(pixels(width), pixels(bottom + 48)).with_background(Some(Ink::PAPER));
+    scene.font_family = Some("system-ui, sans-serif".to_owned());
+    scene.text_color = Some(Ink::TEXT.to_owned());
+    let mut label = |x: usize, y: usize, content: &str, size: u32, anchor: TextAnchor| {
+        scene.add(text(pixels(x), pixels(y), content, size, anchor));
     };
-    line(format!("<title id=\"drift-title\">{}</title>", escape(&title)));
-    line(format!("<desc id=\"drift-desc\">{}</desc>", escape(&description(&map))));
-    line(format!("<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>"));
-    line(text(MARGIN, 24, "font-size=\"14\" font-weight=\"bold\"", &title));
-    line(text(
-        MARGIN,
-        42,
-        "",
-        "rms of the difference between ranks / rms of the value; columns are layers (E embedding, O output)",
-    ));
+    label(MARGIN, 24, title, 15, TextAnchor::Start);
+    label(MARGIN, 42, SUBTITLE, 12, TextAnchor::Start);
     for (column, stage) in map.stages.iter().enumerate() {
-        let label = match stage {
+        let name = match stage {
             StageId::Layer(number) if map.stages.len() < 20 || number % 5 == 0 => number.to_string(),
             StageId::Layer(_) => continue,
             StageId::Embedding => "E".to_owned(),
             StageId::Output => "O".to_owned(),
         };
-        line(text(left + column * CELL + CELL / 2, TOP - 6, "text-anchor=\"middle\" font-size=\"10\"", &label));
+        label(left + column * CELL + CELL / 2, TOP - 6, &name, 10, TextAnchor::Middle);
     }
     for (index, row) in map.rows.iter().enumerate() {
-        let y = TOP + index * CELL;
-        line(text(left - 8, y + 12, "text-anchor=\"end\"", row.name));
+        label(left - 8, TOP + index * CELL + 12, row.name, 12, TextAnchor::End);
+    }
+    let mut at = MARGIN;
+    for shade in Shade::ALL {
+        label(at + CELL + 4, bottom + 28, shade.meaning(), 12, TextAnchor::Start);
+        at += legend_step(shade);
+    }
+    for (index, row) in map.rows.iter().enumerate() {
         for (column, entry) in row.cells.iter().enumerate() {
             let Some(entry) = entry else { continue };
-            let x = left + column * CELL;
-            line(format!("{}<title>{}</title></rect>", open_cell(x, y, shade(entry)), escape(&cell_title(entry))));
+            let title = Some(cell_title(entry));
+            scene.add(Primitive::GroupStart { transform: None, title, extra_attrs: None });
+            scene.add(cell(left + column * CELL, TOP + index * CELL, shade(entry)));
+            scene.add(Primitive::GroupEnd);
         }
     }
-    let mut x = MARGIN;
+    let mut at = MARGIN;
     for shade in Shade::ALL {
-        line(format!("{}</rect>", open_cell(x, bottom + 16, shade)));
-        line(text(x + CELL + 4, bottom + 28, "", shade.meaning()));
-        x += legend_step(shade);
+        scene.add(cell(at, bottom + 16, shade));
+        at += legend_step(shade);
     }
-    svg.push_str("</svg>\n");
-    svg
-}
-
-fn subject(inspection: &Inspection) -> String {
-    let checkpoint = &inspection.checkpoint;
-    let ranks = format::count(checkpoint.tp_size, "rank");
-    format!("{}, {ranks}, {}", checkpoint.name, checkpoint.dtype)
+    scene
 }
 
 /// The picture in words.
@@ -107,24 +111,26 @@ fn cell_title(entry: &ParamDrift) -> String {
     format!("{}, {}: {what}{unused}", entry.stage, entry.name)
 }
 
-fn open_cell(x: usize, y: usize, shade: Shade) -> String {
-    let size = CELL - 1;
-    format!("<rect x=\"{x}\" y=\"{y}\" width=\"{size}\" height=\"{size}\" fill=\"{}\">", shade.colour())
+fn cell(x: usize, y: usize, shade: Shade) -> Primitive {
+    let size = pixels(CELL - 1);
+    let fill = Color::from(shade.colour());
+    Primitive::Rect {
+        x: pixels(x),
+        y: pixels(y),
+        width: size,
+        height: size,
+        fill,
+        stroke: None,
+        stroke_width: None,
+        opacity: None,
+    }
 }
 
 fn legend_step(shade: Shade) -> usize {
     CELL + 16 + shade.meaning().len() * LETTER
 }
 
-fn text(x: usize, y: usize, attributes: &str, content: &str) -> String {
-    let mut element = format!("<text x=\"{x}\" y=\"{y}\"");
-    if !attributes.is_empty() {
-        // Writing to a string cannot fail.
-        let _ = write!(element, " {attributes}");
-    }
-    format!("{element}>{}</text>", escape(content))
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+#[expect(clippy::cast_precision_loss, reason = "places in a picture")]
+fn pixels(value: usize) -> f64 {
+    value as f64
 }

@@ -97,7 +97,7 @@ fn parameters(rows: &[ParameterRow], with_dtype: bool) -> Table {
 }
 
 fn drift_section(page: &mut Page, inspection: &Inspection, drift: &[ParamDrift]) {
-    let map = HeatMap::new(inspection);
+    let map = HeatMap::new(inspection.drift.as_deref().unwrap_or_default());
     if inspection.checkpoint.tp_size < 2 {
         return page.heading("one rank: nothing to merge");
     }

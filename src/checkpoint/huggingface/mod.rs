@@ -1,0 +1,252 @@
+//! Models as transformers writes them: `GPTNeoXForCausalLM` and `LlamaForCausalLM`. `config.json` becomes gpt-neox
+//! settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
+
+mod config;
+mod error;
+mod files;
+mod names;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+pub use error::HuggingFaceError;
+
+use super::{CheckpointError, ModelSource, TensorForm};
+use crate::config::{Architecture, Head, Observed, Precision, QuirkOptions};
+use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
+use crate::tensor::DType;
+use config::{Family, ModelConfig};
+use files::WeightFiles;
+
+/// A Hugging Face directory whose every tensor has been accounted for. No weights are held.
+#[derive(Debug)]
+pub struct HuggingFaceModel {
+    folder: PathBuf,
+    family: Family,
+    architecture: Architecture,
+    files: WeightFiles,
+    weights: Vec<Weight>,
+}
+
+/// A parameter of the model and the tensors that make it up.
+#[derive(Debug)]
+struct Weight {
+    stage: StageId,
+    role: Role,
+    row: &'static Row,
+    /// With `{a,b}` where there are several tensors.
+    name: String,
+    tensors: Vec<String>,
+    /// Whether it is the word embedding, used again.
+    tied: bool,
+}
+
+/// Whether a folder is a Hugging Face directory, whole or in part.
+#[must_use]
+pub(super) fn is_hugging_face(folder: &Path) -> bool {
+    folder.join("config.json").is_file() || files::has_weights(folder)
+}
+
+impl HuggingFaceModel {
+    /// Opens a directory with `config.json` and weights: `model.safetensors` or `pytorch_model.bin`, or several with an
+    /// index.
+    ///
+    /// # Errors
+    /// Anything that keeps the model from being understood in full; see [`HuggingFaceError`].
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let config_path = folder.join("config.json");
+        let ModelConfig { family, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
+        let files = WeightFiles::open(folder)?;
+        let embedding = names::name(family, StageId::Embedding, Role::WordEmbedding);
+        let precision = embedding.and_then(|name| files.form(&name)).map(|form| match form.dtype {
+            DType::F16 => Precision::Fp16,
+            DType::BF16 => Precision::Bf16,
+            _ => Precision::Fp32,
+        });
+        let observed = Observed {
+            tp_size: 1,
+            mlp_inner_size: Some(mlp_inner_size),
+            padded_vocab_size: Some(vocab_size),
+            precision,
+            ..Observed::default()
+        };
+        let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
+            .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
+        let weights = weights(family, &architecture);
+        let model = Self { folder: folder.to_owned(), family, architecture, files, weights };
+        model.account()?;
+        Ok(model)
+    }
+
+    /// transformers' name of the model's class.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        self.family.class()
+    }
+
+    /// Every tensor that the architecture has is there in the right form, and no other.
+    fn account(&self) -> Result<(), HuggingFaceError> {
+        let mut known = BTreeSet::new();
+        for weight in &self.weights {
+            let shapes = self.shapes(weight);
+            let mut dtype = None;
+            for (name, expected) in weight.tensors.iter().zip(shapes) {
+                let path = || self.files.path(name);
+                let Some(TensorForm { dtype: found_dtype, shape: found }) = self.files.form(name) else {
+                    return Err(HuggingFaceError::Missing { path: path(), name: name.clone(), expected });
+                };
+                if !found_dtype.is_float() {
+                    let found = found_dtype.to_string();
+                    return Err(HuggingFaceError::NotFloat { path: path(), name: name.clone(), found });
+                }
+                if *found != expected {
+                    let (name, found) = (name.clone(), found.clone());
+                    return Err(HuggingFaceError::Shape { path: path(), name, expected, found });
+                }
+                let expected = *dtype.get_or_insert(*found_dtype);
+                if expected != *found_dtype {
+                    let (name, found) = (name.clone(), *found_dtype);
+                    return Err(HuggingFaceError::Siblings { path: path(), name, expected, found });
+                }
+                known.insert(name.as_str());
+            }
+        }
+        // A tied head may be written all the same: transformers reads the embedding in its place.
+        let head = names::name(self.family, StageId::Output, Role::HeadWeight).unwrap_or_default();
+        let tied = self.architecture.head == Head::Tied;
+        for (name, form) in self.files.forms() {
+            let passed_over = names::is_ignored(name) || (tied && *name == head);
+            if !known.contains(name.as_str()) && !passed_over {
+                let (path, name, found) = (self.files.path(name), name.clone(), form.shape.clone());
+                return Err(HuggingFaceError::Unexpected { path, name, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn shapes(&self, weight: &Weight) -> Vec<Vec<usize>> {
+        let shape = (weight.row.shape)(&self.architecture);
+        names::shapes(&self.architecture, weight.role, &shape, weight.tensors.len())
+    }
+
+    fn of_stage(&self, id: StageId) -> impl Iterator<Item = &Weight> {
+        self.weights.iter().filter(move |weight| weight.stage == id)
+    }
+
+    fn read(&self, id: StageId, wanted: impl Fn(&Weight) -> bool) -> Result<StageTensors, CheckpointError> {
+        let weights: Vec<_> = self.of_stage(id).filter(|weight| wanted(weight)).collect();
+        let params = weights
+            .into_par_iter()
+            .map(|weight| Ok((weight.role, self.read_param(weight)?)))
+            .collect::<Result<_, CheckpointError>>()?;
+        self.check_unchanged(id)?;
+        Ok(StageTensors { id, tp_size: 1, params })
+    }
+
+    fn read_param(&self, weight: &Weight) -> Result<Param, CheckpointError> {
+        let read = |name: &String| {
+            let tensor = self.files.read(name)?;
+            match tensor.first_non_finite() {
+                None => Ok(tensor),
+                Some(index) => {
+                    let (path, name) = (self.files.path(name), name.clone());
+                    Err(CheckpointError::from(HuggingFaceError::NonFinite { path, name, index }))
+                }
+            }
+        };
+        let tensors = weight.tensors.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let joined = names::join(&self.architecture, weight.role, &tensors).map_err(|source| {
+            let (path, name) = (self.folder.clone(), weight.name.clone());
+            HuggingFaceError::Tensor { path, name, source }
+        })?;
+        let value = match weight.row.kind.partition_dim() {
+            None => ParamValue::Replicas(vec![joined]),
+            Some(_) => ParamValue::Joined(joined),
+        };
+        Ok(Param { name: weight.name.clone(), kind: weight.row.kind, value })
+    }
+}
+
+/// Every parameter that a model of this architecture has.
+fn weights(family: Family, architecture: &Architecture) -> Vec<Weight> {
+    let table = PartitionTable::new(architecture);
+    let layers = (0..architecture.layer_count).map(|number| (StageId::Layer(number), StageKind::Layer));
+    let stages = std::iter::once((StageId::Embedding, StageKind::Embedding))
+        .chain(layers)
+        .chain([(StageId::Output, StageKind::FinalNorm), (StageId::Output, StageKind::Head)]);
+    let weight = |stage, role, row, named_as: Role, tied| {
+        let name = names::name(family, stage, named_as)?;
+        Some(Weight { stage, role, row, tensors: names::expand(&name), name, tied })
+    };
+    let mut weights: Vec<_> = stages
+        .flat_map(|(stage, kind)| table.required(kind).map(move |row| (stage, row)))
+        .filter_map(|(stage, row)| weight(stage, row.role, row, row.role, false))
+        .collect();
+    if architecture.head == Head::Tied {
+        let row = table.row(Role::WordEmbedding);
+        weights.extend(row.and_then(|row| weight(StageId::Output, Role::HeadWeight, row, Role::WordEmbedding, true)));
+    }
+    weights
+}
+
+impl ModelSource for HuggingFaceModel {
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    fn tp_size(&self) -> usize {
+        1
+    }
+
+    fn dtype(&self) -> DType {
+        let embedding = self.of_stage(StageId::Embedding).next().and_then(|weight| weight.tensors.first());
+        embedding.and_then(|name| self.files.form(name)).map_or(DType::F32, |form| form.dtype)
+    }
+
+    fn size(&self) -> (u64, u64) {
+        let forms = self.weights.iter().filter(|weight| !weight.tied).flat_map(|weight| &weight.tensors);
+        forms.filter_map(|name| self.files.form(name)).fold((0, 0), |(parameters, bytes), form| {
+            let count = form.shape.iter().product::<usize>() as u64;
+            (parameters + count, bytes + count * form.dtype.size() as u64)
+        })
+    }
+
+    fn layout_name(&self) -> &'static str {
+        "hugging-face"
+    }
+
+    fn describe(&self) -> String {
+        format!("Hugging Face {}", self.class())
+    }
+
+    fn iteration(&self) -> Option<u64> {
+        None
+    }
+
+    fn vocabulary_multiple(&self) -> Option<usize> {
+        None
+    }
+
+    fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
+        let names = self.of_stage(id).flat_map(|weight| &weight.tensors);
+        names.map(|name| self.files.path(name)).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
+        self.read(id, |_| true)
+    }
+
+    fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
+        self.read(id, |weight| weight.row.kind.partition_dim().is_none())
+    }
+
+    fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
+        self.of_stage(id).flat_map(|weight| &weight.tensors).try_for_each(|name| self.files.check_unchanged(name))
+    }
+}

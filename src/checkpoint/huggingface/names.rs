@@ -1,0 +1,89 @@
+//! How transformers' two classes name and lay out the parameters of the partition table.
+
+use super::config::Family;
+use crate::config::{Architecture, QkvLayout};
+use crate::partition::{Role, StageId};
+use crate::tensor::{HostTensor, Piece, TensorError, concatenate};
+
+/// Names inside a layer (whole names outside of layers); `{a,b}` stands for several tensors, in the order in which
+/// [`join`] takes them.
+const NAMES: &[(Role, &str, &str)] = &[
+    (Role::WordEmbedding, "gpt_neox.embed_in.weight", "model.embed_tokens.weight"),
+    (Role::InputNormGain, "input_layernorm.weight", "input_layernorm.weight"),
+    (Role::InputNormBias, "input_layernorm.bias", ""),
+    (Role::MlpNormGain, "post_attention_layernorm.weight", "post_attention_layernorm.weight"),
+    (Role::MlpNormBias, "post_attention_layernorm.bias", ""),
+    (Role::QkvWeight, "attention.query_key_value.weight", "self_attn.{q,k,v}_proj.weight"),
+    (Role::QkvBias, "attention.query_key_value.bias", "self_attn.{q,k,v}_proj.bias"),
+    (Role::AttentionOutputWeight, "attention.dense.weight", "self_attn.o_proj.weight"),
+    (Role::AttentionOutputBias, "attention.dense.bias", "self_attn.o_proj.bias"),
+    (Role::MlpInputWeight, "mlp.dense_h_to_4h.weight", "mlp.{up,gate}_proj.weight"),
+    (Role::MlpInputBias, "mlp.dense_h_to_4h.bias", "mlp.{up,gate}_proj.bias"),
+    (Role::MlpOutputWeight, "mlp.dense_4h_to_h.weight", "mlp.down_proj.weight"),
+    (Role::MlpOutputBias, "mlp.dense_4h_to_h.bias", "mlp.down_proj.bias"),
+    (Role::FinalNormGain, "gpt_neox.final_layer_norm.weight", "model.norm.weight"),
+    (Role::FinalNormBias, "gpt_neox.final_layer_norm.bias", ""),
+    (Role::HeadWeight, "embed_out.weight", "lm_head.weight"),
+];
+
+/// The name of a role's tensors in a stage, with `{a,b}` where there are several; `None` where the class has none.
+pub(super) fn name(family: Family, stage: StageId, role: Role) -> Option<String> {
+    let &(_, neox, llama) = NAMES.iter().find(|(known, ..)| *known == role)?;
+    let (name, prefix) = match family {
+        Family::GptNeox => (neox, "gpt_neox"),
+        Family::Llama => (llama, "model"),
+    };
+    if name.is_empty() {
+        return None;
+    }
+    Some(match stage {
+        StageId::Layer(number) => format!("{prefix}.layers.{number}.{name}"),
+        StageId::Embedding | StageId::Output => name.to_owned(),
+    })
+}
+
+/// The names that `{a,b}` stands for.
+pub(super) fn expand(name: &str) -> Vec<String> {
+    let braces = name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
+    match braces {
+        Some((before, (middle, after))) => middle.split(',').map(|part| format!("{before}{part}{after}")).collect(),
+        None => vec![name.to_owned()],
+    }
+}
+
+/// Shapes of the tensors that make up a parameter of the given shape.
+pub(super) fn shapes(architecture: &Architecture, role: Role, shape: &[usize], count: usize) -> Vec<Vec<usize>> {
+    let key_value = architecture.kv_head_count * architecture.head_size();
+    let rows = match (role, count) {
+        (Role::QkvWeight | Role::QkvBias, 3) => vec![architecture.hidden_size, key_value, key_value],
+        (_, count) if count > 1 => vec![architecture.mlp_inner_size; count],
+        _ => return vec![shape.to_vec()],
+    };
+    rows.into_iter().map(|rows| std::iter::once(rows).chain(shape.iter().skip(1).copied()).collect()).collect()
+}
+
+/// Makes one tensor of them in the layout that the architecture reads.
+pub(super) fn join(architecture: &Architecture, role: Role, tensors: &[HostTensor]) -> Result<HostTensor, TensorError> {
+    let [query, key, value] = tensors else {
+        let whole = |tensor| Piece { tensor, range: 0..tensor.shape().first().copied().unwrap_or(0) };
+        return match tensors {
+            [only] => Ok(only.clone()),
+            several => concatenate(0, &several.iter().map(whole).collect::<Vec<_>>()),
+        };
+    };
+    let size = architecture.head_size();
+    let is_qkv = matches!(role, Role::QkvWeight | Role::QkvBias);
+    let pieces: Vec<_> = if is_qkv && architecture.qkv == QkvLayout::Interleaved {
+        let of_head =
+            |head: usize| [query, key, value].map(|tensor| Piece { tensor, range: head * size..(head + 1) * size });
+        (0..architecture.head_count).flat_map(of_head).collect()
+    } else {
+        tensors.iter().map(|tensor| Piece { tensor, range: 0..tensor.shape()[0] }).collect()
+    };
+    concatenate(0, &pieces)
+}
+
+/// Whether a tensor of this name is no parameter: masks and tables that older versions saved.
+pub(super) fn is_ignored(name: &str) -> bool {
+    [".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"].iter().any(|ending| name.ends_with(ending))
+}

@@ -1,0 +1,127 @@
+//! A stage whose files are open, for readers that take its parameters one by one and want no more of it in memory.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::inventory::RankStage;
+use super::{Checkpoint, CheckpointError, ParamEntry, Shard, Source};
+use crate::partition::{Param, ParamValue, Role, StageId, join};
+use crate::tensor::HostTensor;
+
+/// The open files of one stage.
+pub struct StageReader<'a> {
+    checkpoint: &'a Checkpoint,
+    sources: Vec<Source>,
+    shards: BTreeMap<usize, Vec<Shard>>,
+}
+
+impl Checkpoint {
+    /// Opens the files of a stage; nothing is read yet. Also offers what the model does not use.
+    ///
+    /// # Errors
+    /// A file that cannot be opened (any more).
+    pub fn open_stage(&self, id: StageId) -> Result<StageReader<'_>, CheckpointError> {
+        StageReader::open(self, self.sources(id, |_| true))
+    }
+
+    /// The parameters of a stage in the files, also those that the model does not use, each with the number of its file
+    /// stage. A tied head stands under its own role and has the word embedding's entry.
+    #[must_use]
+    pub fn stage_entries(&self, id: StageId) -> Vec<(Role, usize, &ParamEntry)> {
+        let entry =
+            |(role, at, file_role): Source| Some((role, self.stages[at].index, self.entries[at].get(&file_role)?));
+        self.sources(id, |_| true).into_iter().filter_map(entry).collect()
+    }
+
+    /// Every file that holds weights, in the order of the stages.
+    #[must_use]
+    pub fn weight_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for rank in self.stages.iter().flat_map(|stage| &stage.ranks) {
+            if !files.contains(&rank.path) {
+                files.push(rank.path.clone());
+            }
+        }
+        files
+    }
+}
+
+impl<'a> StageReader<'a> {
+    pub(super) fn open(checkpoint: &'a Checkpoint, sources: Vec<Source>) -> Result<Self, CheckpointError> {
+        let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
+        for &(_, stage, _) in &sources {
+            if let Entry::Vacant(vacant) = shards.entry(stage) {
+                let ranks = &checkpoint.stages[stage].ranks;
+                vacant.insert(ranks.iter().map(|rank| rank.open(checkpoint.layout)).collect::<Result<_, _>>()?);
+            }
+        }
+        Ok(Self { checkpoint, sources, shards })
+    }
+
+    /// What each rank holds of a parameter, in rank order: shards that make one tensor together, or replicas. The files
+    /// are read side by side.
+    ///
+    /// # Errors
+    /// The stage has no such parameter, a file cannot be read, or a weight is NaN or infinite.
+    pub fn read_shards(&self, role: Role) -> Result<Vec<HostTensor>, CheckpointError> {
+        let (at, entry) = self.entry(role)?;
+        self.shards[&at]
+            .par_iter()
+            .zip(&self.checkpoint.stages[at].ranks)
+            .enumerate()
+            .map(|(tp_rank, (shard, rank))| {
+                let tensor = shard.read(&format!("{}{}", rank.prefix, entry.name))?;
+                match tensor.first_non_finite() {
+                    None => Ok(tensor),
+                    Some(index) => {
+                        let (path, name) = (rank.path.clone(), entry.name.clone());
+                        Err(CheckpointError::NonFinite { path, tp_rank, name, index })
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// A parameter of all ranks: joined where it is partitioned, replicas side by side where it is not.
+    ///
+    /// # Errors
+    /// As [`StageReader::read_shards`].
+    pub fn read(&self, role: Role) -> Result<Param, CheckpointError> {
+        let (_, entry) = self.entry(role)?;
+        let tensors = self.read_shards(role)?;
+        let value = match entry.row.partition(self.checkpoint.architecture()) {
+            None => ParamValue::Replicas(tensors),
+            Some(partition) => {
+                let joined = join(&partition, &tensors).map_err(|source| CheckpointError::Partition {
+                    folder: self.checkpoint.folder.clone(),
+                    name: entry.name.clone(),
+                    source,
+                })?;
+                ParamValue::Joined(joined)
+            }
+        };
+        Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
+    }
+
+    /// Refuses files that are no longer those that were opened. To be called once everything was read.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`], or a file that is gone.
+    pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        let stages = self.shards.keys().map(|&at| &self.checkpoint.stages[at]);
+        stages.flat_map(|stage| &stage.ranks).try_for_each(RankStage::check_unchanged)
+    }
+
+    /// Where the parameter of a role is.
+    fn entry(&self, role: Role) -> Result<(usize, &'a ParamEntry), CheckpointError> {
+        let source = self.sources.iter().find(|&&(of, ..)| of == role);
+        let found = source.and_then(|&(_, at, file_role)| Some((at, self.checkpoint.entries[at].get(&file_role)?)));
+        found.ok_or_else(|| CheckpointError::MissingTensor {
+            path: self.checkpoint.folder.clone(),
+            name: format!("{role:?}"),
+        })
+    }
+}

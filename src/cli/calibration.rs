@@ -1,0 +1,78 @@
+//! The passages that `merge` calibrates with: those that `compare` would take, so that what is written is what was
+//! evaluated.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+
+use super::evaluation::{MOST_SET_ASIDE, find_tokenizer, set_aside, streams_differ};
+use crate::checkpoint::Checkpoint;
+use crate::eval::documents::read_documents;
+use crate::eval::packing::Passage;
+use crate::eval::samples;
+use crate::eval::task::Task;
+use crate::eval::tokenizer::Tokenizer;
+use crate::merge::Strategy;
+use crate::model::{Backend, Compute, DeviceChoice};
+
+/// What fold-calibrated needs where the ranks' residual streams differ.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CalibrationArgs {
+    /// For fold-calibrated: passages to calibrate with, in a file of their own.
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    calibration: Option<PathBuf>,
+    /// For fold-calibrated: the passages that `compare` evaluates; the fifth is taken that it sets aside.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// How the passages are read: a built-in task, or a task file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "lambada_openai")]
+    task: String,
+    /// What the calibration runs on: auto, cpu, cuda, or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+}
+
+/// A calibration that is to run.
+pub(super) struct Calibration {
+    pub backend: Backend,
+    pub passages: Vec<Passage>,
+}
+
+impl CalibrationArgs {
+    /// The calibration of a strategy; `None` where it needs none.
+    pub(super) fn prepare(
+        &self,
+        checkpoint: &Checkpoint,
+        strategy: &Strategy,
+        tokenizer: Option<&Path>,
+    ) -> anyhow::Result<Option<Calibration>> {
+        if !strategy.calibrate || !streams_differ(checkpoint)? {
+            return Ok(None);
+        }
+        let task = Task::resolve(&self.task)?;
+        let documents = match (&self.calibration, &self.data) {
+            (Some(path), _) => {
+                let mut documents = read_documents(path, &task, None)?.documents;
+                documents.truncate(MOST_SET_ASIDE);
+                documents
+            }
+            (None, Some(path)) => set_aside(&mut read_documents(path, &task, None)?.documents)?,
+            (None, None) => bail!(
+                "{} calibrates, since the ranks' residual streams differ: give passages with --calibration FILE, or with \
+                 --data FILE those that compare takes",
+                strategy.name
+            ),
+        };
+        let tokenizer = Tokenizer::from_file(&find_tokenizer(tokenizer, checkpoint.folder())?)?;
+        let architecture = checkpoint.architecture();
+        tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
+        let pairs = tokenizer.encode_documents(&documents)?;
+        let (passages, _) = samples::passages(&pairs, architecture.longest_input())?;
+        let devices = self.device.resolve()?;
+        let Some(&device) = devices.first() else { bail!("no device to calibrate on") };
+        let backend = Backend { device, kind: Compute::Auto.resolve(checkpoint.dtype(), device) };
+        tracing::info!("calibrating with {} passages on {backend}", passages.len());
+        Ok(Some(Calibration { backend, passages }))
+    }
+}

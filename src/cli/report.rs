@@ -1,0 +1,92 @@
+//! `kintsugi report`: a finished run shown again, from its files alone.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+
+use super::output::Screen;
+use crate::report::{self, Material, Report, Results, TerminalStyle};
+
+/// Arguments of `report`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ReportArgs {
+    /// The --output-dir of a run, or its report.json.
+    #[arg(value_name = "DIR|FILE")]
+    path: PathBuf,
+    /// How to show it. Default: what the ending of --output says, else terminal.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Write into this file instead of stdout; for lm-eval, into this folder. Default for lm-eval: lm-eval beside the report.
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+}
+
+/// The renderings of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Text for a terminal.
+    Terminal,
+    /// A page that needs nothing else.
+    Html,
+    /// Markdown for a pull request or a model card.
+    Markdown,
+    /// JSON by configs/report.schema.json.
+    Json,
+    /// lm-evaluation-harness's results_*.json and samples_*.jsonl, a folder for each model.
+    LmEval,
+}
+
+impl Format {
+    /// What the ending of a file name asks for.
+    fn of_file(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "html" | "htm" => Some(Self::Html),
+            "md" | "markdown" => Some(Self::Markdown),
+            "json" => Some(Self::Json),
+            "txt" => Some(Self::Terminal),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn run(args: &ReportArgs, screen: &Screen) -> anyhow::Result<()> {
+    let asked = args.format.or_else(|| args.output.as_deref().and_then(Format::of_file));
+    if let (None, Some(output)) = (asked, &args.output) {
+        bail!("{}: its ending is none of .html, .md, .json and .txt: say --format", output.display());
+    }
+    let format = asked.unwrap_or(Format::Terminal);
+    let results = Results::read(&args.path)?;
+    let material = results.material();
+    if format == Format::LmEval {
+        return write_lm_eval(args, &material);
+    }
+    let text = render(format, &material, args)?;
+    match &args.output {
+        Some(path) => Ok(report::write_atomically(path, text.as_bytes())?),
+        None => screen.data(&text),
+    }
+}
+
+fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> anyhow::Result<String> {
+    let comparison = || -> anyhow::Result<&Report> {
+        material.report.with_context(|| format!("{}: an explanation, but no report.json", args.path.display()))
+    };
+    let is_shown = args.output.is_none();
+    let style = TerminalStyle { width: Screen::width(), styled: is_shown && Screen::styled() };
+    Ok(match (format, material.report, material.explanation) {
+        (Format::Html, ..) => report::render_html(material)?,
+        (Format::Terminal, None, Some(explanation)) => report::render_explanation(explanation, style),
+        (Format::Markdown, ..) => report::render_markdown(comparison()?),
+        (Format::Json, ..) => report::to_json(comparison()?)?,
+        _ => report::render_terminal(comparison()?, style),
+    })
+}
+
+fn write_lm_eval(args: &ReportArgs, material: &Material<'_>) -> anyhow::Result<()> {
+    let beside = if args.path.is_dir() { Some(args.path.as_path()) } else { args.path.parent() };
+    let folder = args.output.clone().unwrap_or_else(|| beside.unwrap_or(Path::new(".")).join("lm-eval"));
+    let written = report::write_lm_eval(material, &folder)?;
+    tracing::info!("{} files in {}", written.len(), folder.display());
+    Ok(())
+}

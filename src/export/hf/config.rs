@@ -1,0 +1,142 @@
+//! The JSON files beside the weights, with what transformers 4 and 5 both read.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::model::{Class, HfModel};
+use crate::config::{Architecture, Head, Residual};
+use crate::export::tokenizer_files::TokenizerFiles;
+use crate::tensor::DType;
+
+/// Tokens that begin a text, the more specific first.
+const BEGINNINGS: &[&str] = &["<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>"];
+
+/// Tokens that end a text.
+const ENDINGS: &[&str] = &["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>"];
+
+/// What the files say.
+pub(super) struct Facts<'a> {
+    pub architecture: &'a Architecture,
+    pub model: &'a HfModel,
+    pub vocab_size: usize,
+    pub dtype: DType,
+    pub unties_head: bool,
+    pub tokenizer: Option<&'a TokenizerFiles>,
+}
+
+/// `config.json`, `generation_config.json` and what the tokenizer lacks.
+pub(super) fn texts(facts: &Facts<'_>) -> Vec<(PathBuf, String)> {
+    let token = |names| facts.tokenizer.and_then(|tokenizer: &TokenizerFiles| tokenizer.first_of(names));
+    let (beginning, ending) = (token(BEGINNINGS), token(ENDINGS));
+    let number = |token: Option<(&str, usize)>| token.map_or(Value::Null, |(_, id)| json!(id));
+    let tokens = [("bos_token_id", number(beginning)), ("eos_token_id", number(ending))];
+    let mut config = config(facts);
+    config.extend(tokens.clone().map(|(key, value)| (key.to_owned(), value)));
+    let mut generation = Map::new();
+    generation.insert("_from_model_config".to_owned(), json!(true));
+    generation.extend(tokens.into_iter().filter(|(_, id)| !id.is_null()).map(|(key, value)| (key.to_owned(), value)));
+    let mut texts = vec![
+        ("config.json".into(), pretty(&Value::Object(config))),
+        ("generation_config.json".into(), pretty(&Value::Object(generation))),
+    ];
+    let Some(tokenizer) = facts.tokenizer else { return texts };
+    let special = [("bos_token", beginning), ("eos_token", ending), ("unk_token", ending)];
+    let special: Map<String, Value> =
+        special.into_iter().filter_map(|(key, token)| Some((key.to_owned(), json!(token?.0)))).collect();
+    if !tokenizer.copies_file("tokenizer_config.json") {
+        let mut keys = special.clone();
+        keys.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        keys.insert("model_max_length".to_owned(), json!(facts.architecture.max_position_embeddings));
+        keys.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
+        texts.push(("tokenizer_config.json".into(), pretty(&Value::Object(keys))));
+    }
+    if !tokenizer.copies_file("special_tokens_map.json") {
+        texts.push(("special_tokens_map.json".into(), pretty(&Value::Object(special))));
+    }
+    texts
+}
+
+fn config(facts: &Facts<'_>) -> Map<String, Value> {
+    let Facts { architecture, model, .. } = facts;
+    let (rotary_dims, rotary_base) = model.rotary;
+    let mut config = Map::new();
+    let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
+    set("architectures", json!([model.class.name()]));
+    match model.class {
+        Class::GptNeox => {
+            set("model_type", json!("gpt_neox"));
+            set("use_parallel_residual", json!(architecture.residual != Residual::Sequential));
+            set("rotary_pct", json!(share(rotary_dims, architecture.head_size())));
+            set("rotary_emb_base", json!(rotary_base));
+            set("layer_norm_eps", json!(model.epsilon));
+            set("attention_dropout", json!(0.0));
+            set("hidden_dropout", json!(0.0));
+        }
+        Class::Llama => {
+            set("model_type", json!("llama"));
+            set("num_key_value_heads", json!(architecture.kv_head_count));
+            set("head_dim", json!(architecture.head_size()));
+            set("rope_theta", json!(rotary_base));
+            set("rms_norm_eps", json!(model.epsilon));
+            set("mlp_bias", json!(architecture.mlp_bias));
+            set("attention_dropout", json!(0.0));
+        }
+    }
+    set("hidden_act", json!(model.hidden_act));
+    set("hidden_size", json!(architecture.hidden_size));
+    set("intermediate_size", json!(architecture.mlp_inner_size));
+    set("num_hidden_layers", json!(architecture.layer_count));
+    set("num_attention_heads", json!(architecture.head_count));
+    set("attention_bias", json!(architecture.attention_bias));
+    set("max_position_embeddings", json!(architecture.max_position_embeddings));
+    set("vocab_size", json!(facts.vocab_size));
+    set("tie_word_embeddings", json!(architecture.head == Head::Tied && !facts.unties_head));
+    set("initializer_range", json!(0.02));
+    set("use_cache", json!(true));
+    let dtype = match facts.dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::F64 => "float64",
+        _ => "float32",
+    };
+    set("torch_dtype", json!(dtype));
+    config
+}
+
+/// The share of a head that makes transformers' `int(head_size * share)` come out as `dims`.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "elements of a head"
+)]
+fn share(dims: usize, head_size: usize) -> f64 {
+    let exact = dims as f64 / head_size as f64;
+    let comes_out = |share: f64| (head_size as f64 * share) as usize == dims;
+    if comes_out(exact) { exact } else { exact.next_up() }
+}
+
+pub(super) fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "as transformers does"
+    )]
+    fn every_share_comes_out() {
+        for head_size in 1..=256_usize {
+            for dims in (0..=head_size).step_by(2) {
+                assert_eq!((head_size as f64 * share(dims, head_size)) as usize, dims, "{dims} of {head_size}");
+            }
+        }
+    }
+}

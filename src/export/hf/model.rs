@@ -1,0 +1,190 @@
+//! Which of transformers' models computes what a gpt-neox model computes, and why none does where none does.
+
+use crate::config::{
+    Activation, Architecture, EpsilonPlacement, MlpInput, MlpMatrices, Multipliers, Norm, Positions, Residual,
+};
+use crate::export::ExportError;
+
+/// The largest epsilon that may stand outside the root of an RMS norm where the model has it inside: relative to a mean
+/// square of order one, it is below the rounding of float32.
+const NEGLIGIBLE_EPSILON: f64 = 1e-7;
+
+/// A class of transformers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// `GPTNeoXForCausalLM`.
+    GptNeox,
+    /// `LlamaForCausalLM`.
+    Llama,
+}
+
+/// A model as transformers knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct HfModel {
+    pub class: Class,
+    /// Name of the MLP's non-linearity (`transformers/activations.py`).
+    pub hidden_act: &'static str,
+    /// Rotated elements of each head, and the base of their frequencies.
+    pub rotary: (usize, f64),
+    /// Epsilon of the norms.
+    pub epsilon: f64,
+}
+
+/// What a model has no words for: the reason, and what to do instead.
+type Refusal = (String, &'static str);
+
+const NEOX_INSTEAD: &str = "--format neox writes it as gpt-neox runs it";
+const LOSSY_INSTEAD: &str = "--format neox writes it as it is; --allow-inexact takes the nearest that there is";
+
+impl Class {
+    /// Its name in `config.json`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::GptNeox => "GPTNeoXForCausalLM",
+            Self::Llama => "LlamaForCausalLM",
+        }
+    }
+}
+
+impl HfModel {
+    /// The model of transformers that is this one. Where one differs in details that `allow_inexact` may pass over, only
+    /// then.
+    ///
+    /// # Errors
+    /// [`ExportError::Inexpressible`], with the reason.
+    pub(super) fn of(architecture: &Architecture, allow_inexact: bool) -> Result<Self, ExportError> {
+        let class = if architecture.norm.is_rms() { Class::Llama } else { Class::GptNeox };
+        let refuse = |(reason, instead): Refusal| ExportError::Inexpressible {
+            format: class.name(),
+            reason,
+            instead: instead.to_owned(),
+        };
+        let rotary = rotary(architecture).map_err(refuse)?;
+        common(architecture).map_err(refuse)?;
+        match class {
+            Class::GptNeox => gpt_neox(architecture).map_err(refuse)?,
+            Class::Llama => llama(architecture, rotary.0).map_err(refuse)?,
+        }
+        if !allow_inexact {
+            nearly(architecture).map_err(refuse)?;
+        }
+        let hidden_act = hidden_act(architecture).map_err(refuse)?;
+        Ok(Self { class, hidden_act, rotary, epsilon: epsilon(architecture) })
+    }
+}
+
+fn refused(reason: &str) -> Result<(), Refusal> {
+    Err((reason.to_owned(), NEOX_INSTEAD))
+}
+
+fn rotary(architecture: &Architecture) -> Result<(usize, f64), Refusal> {
+    let positions = match architecture.positions {
+        Positions::Rotary { dims, base } if dims > 0 => return Ok((dims, base)),
+        Positions::Rotary { .. } | Positions::Absent => "no positions",
+        Positions::Learned { .. } => "learned positions (pos_emb: learned)",
+        Positions::Sinusoidal => "sinusoidal positions (pos_emb: sinusoidal)",
+        Positions::Alibi => "a slope for each head (pos_emb: alibi)",
+        Positions::RelativeBuckets { .. } => "relative position biases (pos_emb: rpe)",
+    };
+    Err((format!("its positions are rotary embeddings, and this model has {positions}"), NEOX_INSTEAD))
+}
+
+/// What neither class has.
+fn common(architecture: &Architecture) -> Result<(), Refusal> {
+    if architecture.query_key_norm {
+        return refused(
+            "it normalises no queries and keys (use_qk_layernorm), least of all over the heads of one rank",
+        );
+    }
+    if architecture.norm == Norm::ScaleNorm {
+        return refused("it has no norm with a single gain (norm: scalenorm)");
+    }
+    if architecture.mlp_input == MlpInput::NormOfAttentionNorm {
+        return refused("its MLP does not read a norm of the attention's norm (gpt-neox of 2021-09-29 to 2021-10-20)");
+    }
+    if architecture.multipliers != Multipliers::NONE {
+        return refused("it has no multipliers of maximal update parametrisation (use_mup)");
+    }
+    let windowed = (0..architecture.layer_count).any(|layer| architecture.is_flash(layer));
+    if windowed && architecture.sliding_window.is_some_and(|window| window < architecture.max_position_embeddings) {
+        return refused("its attention has no window (sliding_window_width)");
+    }
+    Ok(())
+}
+
+fn gpt_neox(architecture: &Architecture) -> Result<(), Refusal> {
+    if architecture.gated {
+        let reason = format!(
+            "its MLP is not gated (activation: {}), and LlamaForCausalLM, whose is, has no LayerNorm",
+            architecture.activation
+        );
+        return Err((reason, NEOX_INSTEAD));
+    }
+    if architecture.kv_head_count != architecture.head_count {
+        return refused("it has as many key heads as query heads (num_kv_heads)");
+    }
+    Ok(())
+}
+
+fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal> {
+    if architecture.residual != Residual::Sequential {
+        return refused(
+            "it adds attention and MLP one after the other (gpt_j_residual), and GPTNeoXForCausalLM has no RMS norm",
+        );
+    }
+    if !architecture.gated {
+        let reason = format!("its MLP is gated, and this model's is not (activation: {})", architecture.activation);
+        return Err((reason, NEOX_INSTEAD));
+    }
+    if rotary_dims != architecture.head_size() {
+        return refused("it turns all of each head (rotary_pct)");
+    }
+    Ok(())
+}
+
+/// What differs in the last digits only.
+fn nearly(architecture: &Architecture) -> Result<(), Refusal> {
+    let refused = |reason: &str| Err((reason.to_owned(), LOSSY_INSTEAD));
+    if architecture.onnx_gelu {
+        return refused("its GELU does not round √2 to 1.41421 (onnx_safe)");
+    }
+    if architecture.norm.is_rms()
+        && architecture.rms_epsilon == EpsilonPlacement::Outside
+        && architecture.norm_epsilon > NEGLIGIBLE_EPSILON
+    {
+        return refused("its RMS norm adds epsilon below the root (quirk rms-epsilon)");
+    }
+    if architecture.norm_form() != architecture.mlp_norm_form() {
+        return refused("all its norms have one epsilon (te_layernorm_mlp)");
+    }
+    Ok(())
+}
+
+/// With epsilon outside the root, √(x² + ε²) is nearest to |x| + ε.
+fn epsilon(architecture: &Architecture) -> f64 {
+    match architecture.rms_epsilon {
+        EpsilonPlacement::Outside if architecture.norm.is_rms() => architecture.norm_epsilon.powi(2),
+        _ => architecture.norm_epsilon,
+    }
+}
+
+fn hidden_act(architecture: &Architecture) -> Result<&'static str, Refusal> {
+    Ok(match architecture.activation {
+        // The tanh form as gpt-neox writes it; GPT-NeoX-20B's published configuration names it so too.
+        Activation::Gelu | Activation::GeGlu if architecture.tanh_gelu => "gelu_fast",
+        Activation::Gelu | Activation::GeGlu => "gelu",
+        Activation::Relu | Activation::ReGlu => "relu",
+        Activation::Swish | Activation::Silu | Activation::SwiGlu => "silu",
+        Activation::Mish => "mish",
+        Activation::Glu => "sigmoid",
+        Activation::Bilinear => "linear",
+        Activation::Softsign => {
+            return Err(("transformers knows no activation `softsign`".to_owned(), NEOX_INSTEAD));
+        }
+    })
+}
+
+/// Whether the MLP's first matrix holds the gate before the other half.
+pub(super) fn gate_comes_first(architecture: &Architecture) -> bool {
+    architecture.mlp_matrices == MlpMatrices::TransformerEngine
+}

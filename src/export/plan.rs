@@ -1,0 +1,250 @@
+//! What a merge will write, before anything big is read: every parameter with its form and rule, grouped into units of
+//! work that need to be in memory together. Most matrices are a unit of their own; a norm that is folded comes with the
+//! layers that read it.
+
+use std::collections::BTreeSet;
+
+use crate::checkpoint::{Checkpoint, ParamEntry};
+use crate::config::Head;
+use crate::merge::{Exactness, StageMerger, Strategy};
+use crate::partition::{Kind, Partition, Role, StageId, StageTensors};
+use crate::tensor::DType;
+
+use super::ExportError;
+
+/// Which merge of a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeChoice<'a> {
+    /// How replicas become one.
+    pub strategy: &'a Strategy,
+    /// Type of the written weights; none: as each is in the checkpoint.
+    pub dtype: Option<DType>,
+    /// Rows of the vocabulary to keep; none: all, with their padding.
+    pub vocab_size: Option<usize>,
+    /// Whether whole stages come merged from a calibration.
+    pub calibrated: bool,
+}
+
+/// A parameter of the merged model.
+#[derive(Debug, Clone)]
+pub(super) struct PlannedParam {
+    pub stage: StageId,
+    pub role: Role,
+    /// Number of its stage in file names.
+    pub file_stage: usize,
+    /// Name in gpt-neox's files.
+    pub name: String,
+    pub kind: Kind,
+    /// Type to merge in: the wider of the checkpoint's and the output's.
+    pub work_dtype: DType,
+    /// Type to write.
+    pub dtype: DType,
+    /// Shape of the one-rank tensor.
+    pub shape: Vec<usize>,
+    /// How it divides among ranks; none: every rank has all of it.
+    pub partition: Option<Partition>,
+    /// Whether the model uses it.
+    pub used: bool,
+    /// Whether nothing is computed from it: it is written as it was read, but for its type.
+    pub untouched: bool,
+    /// What the recipe says of it.
+    pub rule: String,
+}
+
+/// What has to be in memory together.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub stage: StageId,
+    /// Its parameters, places in [`Plan::params`].
+    pub params: std::ops::Range<usize>,
+    pub work: Work,
+    /// Bytes it takes at most.
+    pub bytes: u64,
+}
+
+/// What is done to a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Goes through [`StageMerger`].
+    Merge,
+    /// No rule touches it: shards are written one behind another.
+    Join,
+    /// What the files hold and the model does not use: rank 0's.
+    FirstRank,
+    /// The merged stage comes from outside.
+    Supplied,
+}
+
+/// The whole merge.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub params: Vec<PlannedParam>,
+    pub units: Vec<Unit>,
+    /// What makes the merge differ from the unmerged model.
+    pub exactness: Exactness,
+    /// Whether a tied head becomes a matrix of its own.
+    pub unties_head: bool,
+}
+
+impl Plan {
+    /// Plans the merge. Reads the replicated parameters, a small part of the checkpoint.
+    pub(super) fn new(checkpoint: &Checkpoint, choice: &MergeChoice<'_>) -> Result<Self, ExportError> {
+        choice.strategy.check_exists(checkpoint.architecture(), checkpoint.tp_size())?;
+        let mut plan = Self::default();
+        for id in checkpoint.stage_ids() {
+            plan.add_stage(checkpoint, choice, id)?;
+        }
+        Ok(plan)
+    }
+
+    fn add_stage(&mut self, checkpoint: &Checkpoint, choice: &MergeChoice<'_>, id: StageId) -> Result<(), ExportError> {
+        let replicated = checkpoint.read_replicated(id)?.used;
+        let merger = StageMerger::new(&replicated, checkpoint.architecture());
+        merger.judge(choice.strategy, &mut self.exactness)?;
+        let groups = merger.folded_together(choice.strategy)?;
+        let folded = |role: Role| groups.iter().any(|group| group.contains(&role));
+        let tied = checkpoint.architecture().head == Head::Tied;
+        // Calibration may give any head a term of its own.
+        let unties = tied && (folded(Role::HeadWeight) || choice.calibrated);
+        let mut entries = checkpoint.stage_entries(id);
+        if id == StageId::Output {
+            self.unties_head |= unties;
+            entries.retain(|&(role, ..)| role != Role::HeadWeight || !tied || unties);
+        }
+        let context = Context { checkpoint, choice, replicated: &replicated };
+
+        let (used, unused): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(_, _, entry)| entry.used);
+        if choice.calibrated {
+            self.add_unit(&context, &used, Work::Supplied, &groups)?;
+        } else {
+            for group in &groups {
+                let together: Vec<_> = used.iter().filter(|(role, ..)| group.contains(role)).copied().collect();
+                self.add_unit(&context, &together, Work::Merge, &groups)?;
+            }
+            let rest = used.into_iter().filter(|&(role, ..)| !folded(role));
+            let (replicas, partitioned): (Vec<_>, Vec<_>) =
+                rest.partition(|(_, _, entry)| entry.row.kind.is_replicated());
+            self.add_unit(&context, &replicas, Work::Merge, &groups)?;
+            for entry in partitioned {
+                self.add_unit(&context, &[entry], Work::Join, &groups)?;
+            }
+        }
+        unused.iter().try_for_each(|&entry| self.add_unit(&context, &[entry], Work::FirstRank, &groups))
+    }
+
+    fn add_unit(
+        &mut self,
+        context: &Context<'_>,
+        entries: &[(Role, usize, &ParamEntry)],
+        work: Work,
+        groups: &[BTreeSet<Role>],
+    ) -> Result<(), ExportError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let start = self.params.len();
+        let tp_size = context.checkpoint.tp_size();
+        let mut bytes = 0;
+        for &(role, file_stage, entry) in entries {
+            let param = context.param(role, file_stage, entry, work, groups)?;
+            let count = entry.rank_shape.iter().product::<usize>() * tp_size;
+            bytes += count * (entry.dtype.size() + if param.dtype == entry.dtype { 0 } else { param.dtype.size() });
+            self.params.push(param);
+        }
+        // Joining and folding each make a second tensor of the size of the first.
+        let copies =
+            if work == Work::Join && self.params[start].partition.as_ref().is_some_and(|p| p.dim == 0) { 1 } else { 2 };
+        let (stage, params) = (context.replicated.id, start..self.params.len());
+        self.units.push(Unit { stage, params, work, bytes: bytes as u64 * copies });
+        Ok(())
+    }
+}
+
+struct Context<'a> {
+    checkpoint: &'a Checkpoint,
+    choice: &'a MergeChoice<'a>,
+    replicated: &'a StageTensors,
+}
+
+impl Context<'_> {
+    fn param(
+        &self,
+        role: Role,
+        file_stage: usize,
+        entry: &ParamEntry,
+        work: Work,
+        groups: &[BTreeSet<Role>],
+    ) -> Result<PlannedParam, ExportError> {
+        let architecture = self.checkpoint.architecture();
+        let stage = self.replicated.id;
+        let dtype = self.choice.dtype.unwrap_or(entry.dtype);
+        let work_dtype = match (entry.dtype, dtype) {
+            (from, to) if from == to || from.size() > to.size() => from,
+            (from, to) if from.size() == to.size() => DType::F32,
+            (_, to) => to,
+        };
+        let mut shape = (entry.row.shape)(architecture);
+        let mut partition = entry.row.partition(architecture);
+        if let Some(rows) = self.choice.vocab_size
+            && matches!(role, Role::WordEmbedding | Role::HeadWeight)
+        {
+            shape[0] = rows;
+            if let Some(partition) = partition.as_mut().filter(|partition| partition.dim == 0) {
+                partition.blocks = vec![rows];
+            }
+        }
+        let (name, file_stage) = match role {
+            Role::HeadWeight if architecture.head == Head::Tied => self.untied_head(file_stage),
+            _ => (entry.name.clone(), file_stage),
+        };
+        let rule = self.rule(role, entry, work, groups)?;
+        Ok(PlannedParam {
+            stage,
+            role,
+            file_stage,
+            name,
+            kind: entry.row.kind,
+            work_dtype,
+            dtype,
+            shape,
+            partition,
+            used: entry.used,
+            untouched: matches!(work, Work::Join | Work::FirstRank),
+            rule,
+        })
+    }
+
+    /// Name and place of the head that a tied model gets: two behind the last layer's successor, as in gpt-neox's
+    /// untied models.
+    fn untied_head(&self, otherwise: usize) -> (String, usize) {
+        let first = self.checkpoint.stage_entries(StageId::Layer(0)).first().map(|&(_, at, _)| at);
+        let layers = self.checkpoint.architecture().layer_count;
+        ("final_linear.weight".to_owned(), first.map_or(otherwise, |first| first + layers + 2))
+    }
+
+    fn rule(
+        &self,
+        role: Role,
+        entry: &ParamEntry,
+        work: Work,
+        groups: &[BTreeSet<Role>],
+    ) -> Result<String, ExportError> {
+        let kind = entry.row.kind;
+        if work == Work::FirstRank {
+            return Ok("rank 0; the model does not use it".to_owned());
+        }
+        if kind.is_replicated() {
+            let rule = self.choice.strategy.rule(self.replicated.id, &entry.name, kind)?;
+            let rule = rule.resolve(kind, self.checkpoint.architecture().residual);
+            let agree = self.replicated.ranks_agree(role) && rule.keeps_equal_replicas();
+            return Ok(if agree { format!("{rule}; replicas agree") } else { rule.to_string() });
+        }
+        let folded = groups.iter().any(|group| group.contains(&role));
+        Ok(match (folded, work) {
+            (true, Work::Supplied) => "joined, the norm that it reads folded in, calibrated".to_owned(),
+            (false, Work::Supplied) => "joined, calibrated where a norm is read".to_owned(),
+            (true, _) => "joined, the norm that it reads folded in".to_owned(),
+            (false, _) => "joined".to_owned(),
+        })
+    }
+}

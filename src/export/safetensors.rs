@@ -1,0 +1,90 @@
+//! Safetensors files, written front to back: eight bytes of length, a JSON header that names every tensor with its
+//! place, then the tensors without gaps (<https://huggingface.co/docs/safetensors>).
+
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::ExportError;
+use super::output_file::OutputFile;
+use super::spread::Span;
+use crate::tensor::DType;
+
+/// The header is padded so that the tensors begin at a multiple of this, in bytes.
+const ALIGNMENT: usize = 8;
+
+/// A tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TensorHeader {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+}
+
+impl TensorHeader {
+    /// Bytes of the tensor.
+    pub(super) fn bytes(&self) -> u64 {
+        self.shape.iter().map(|&extent| extent as u64).product::<u64>() * self.dtype.size() as u64
+    }
+}
+
+/// A file that is being written. It leaves nothing behind unless it is published.
+pub(super) struct SafetensorsFile {
+    path: PathBuf,
+    out: BufWriter<OutputFile>,
+    expected: Vec<u64>,
+    written: usize,
+}
+
+impl SafetensorsFile {
+    /// Starts a file; the tensors are to be pushed next, in this order.
+    pub(super) fn create(path: &Path, tensors: &[TensorHeader]) -> Result<Self, ExportError> {
+        let mut out = BufWriter::new(OutputFile::create(path, true)?);
+        let header = header(tensors);
+        out.write_all(&(header.len() as u64).to_le_bytes()).map_err(ExportError::at(path))?;
+        out.write_all(&header).map_err(ExportError::at(path))?;
+        let expected = tensors.iter().map(TensorHeader::bytes).collect();
+        Ok(Self { path: path.to_owned(), out, expected, written: 0 })
+    }
+
+    /// Writes the next tensor from parts that lie one behind another in it.
+    pub(super) fn push(&mut self, spans: &[Span]) -> Result<(), ExportError> {
+        let found: u64 = spans.iter().map(|span| span.bytes().len() as u64).sum();
+        let expected = self.expected.get(self.written).copied().unwrap_or(0);
+        if found != expected {
+            let (path, tensor) = (self.path.clone(), self.written);
+            return Err(ExportError::TensorBytes { path, tensor, expected, found });
+        }
+        self.written += 1;
+        spans.iter().try_for_each(|span| self.out.write_all(span.bytes())).map_err(ExportError::at(&self.path))
+    }
+
+    /// Completes the file, which is then to be published.
+    pub(super) fn close(self) -> Result<OutputFile, ExportError> {
+        if self.written != self.expected.len() {
+            let (path, expected) = (self.path, self.expected.len());
+            return Err(ExportError::StorageCount { path, expected, found: self.written });
+        }
+        self.out.into_inner().map_err(|error| ExportError::at(&self.path)(error.into_error()))
+    }
+}
+
+fn header(tensors: &[TensorHeader]) -> Vec<u8> {
+    let mut entries = Map::new();
+    entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
+    let mut start = 0;
+    for tensor in tensors {
+        let end = start + tensor.bytes();
+        let entry = json!({
+            "dtype": tensor.dtype.name().to_uppercase(),
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        });
+        entries.insert(tensor.name.clone(), entry);
+        start = end;
+    }
+    let mut header = Value::Object(entries).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+    header
+}

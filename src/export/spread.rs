@@ -1,0 +1,222 @@
+//! A tensor that lies in several host tensors, and parts of it as bytes to write. Shards are never joined where the
+//! output holds them one behind another anyway: their bytes go to the file as they are.
+
+use std::ops::Range;
+
+use crate::partition::{Partition, PartitionError, rank_ranges};
+use crate::tensor::{DType, HostTensor, Piece, TensorError, concatenate};
+
+/// A run of bytes of a host tensor.
+#[derive(Debug, Clone)]
+pub(super) struct Span {
+    tensor: HostTensor,
+    range: Range<usize>,
+}
+
+impl Span {
+    /// All of a tensor.
+    pub(super) fn whole(tensor: HostTensor) -> Self {
+        let range = 0..tensor.bytes().len();
+        Self { tensor, range }
+    }
+
+    /// The bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.tensor.bytes()[self.range.clone()]
+    }
+}
+
+/// One tensor, cut along one dimension and spread over several host tensors.
+#[derive(Debug, Clone)]
+pub(super) struct Spread {
+    dim: usize,
+    shape: Vec<usize>,
+    dtype: DType,
+    /// In the order of the joined tensor, without gaps.
+    segments: Vec<Segment>,
+}
+
+/// A part of the joined tensor, and where it lies.
+#[derive(Debug, Clone)]
+struct Segment {
+    start: usize,
+    tensor: HostTensor,
+    range: Range<usize>,
+}
+
+impl Spread {
+    /// A tensor that lies in one piece.
+    pub(super) fn whole(tensor: HostTensor) -> Self {
+        let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
+        let range = 0..shape.first().copied().unwrap_or(1);
+        Self { dim: 0, shape, dtype, segments: vec![Segment { start: 0, tensor, range }] }
+    }
+
+    /// The tensor that these shards make, one a rank, in rank order.
+    ///
+    /// # Errors
+    /// Shards of other shape than the partition says, or that differ in type.
+    pub(super) fn of_shards(partition: &Partition, shards: &[HostTensor]) -> Result<Self, PartitionError> {
+        let tp_size = shards.len();
+        let first = shards.first().ok_or(TensorError::Empty)?;
+        let (mut shape, dtype) = (first.shape().to_vec(), first.dtype());
+        let extent: usize = partition.blocks.iter().sum();
+        let mut segments = Vec::new();
+        for (tp_rank, tensor) in shards.iter().enumerate() {
+            first.check_same_form(tensor)?;
+            let mut at = 0;
+            for range in rank_ranges(partition, tp_size, tp_rank)? {
+                let (start, length) = (range.start, range.len());
+                segments.push(Segment { start, tensor: tensor.clone(), range: at..at + length });
+                at += length;
+            }
+            if shape.get(partition.dim) != Some(&at) {
+                let blocks = partition.blocks.clone();
+                return Err(PartitionError::Indivisible { extent, tp_size, blocks });
+            }
+        }
+        shape[partition.dim] = extent;
+        segments.sort_by_key(|segment| segment.start);
+        Ok(Self { dim: partition.dim, shape, dtype, segments })
+    }
+
+    /// Shape of the joined tensor.
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Element type.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// All of it.
+    pub(super) fn all(&self) -> Result<Vec<Span>, TensorError> {
+        let extent = self.shape.get(self.dim).copied().unwrap_or(1);
+        self.ranges(self.dim, std::slice::from_ref(&(0..extent)))
+    }
+
+    /// These ranges along `dim`, one behind another. Copies only where they are not runs of bytes.
+    pub(super) fn ranges(&self, dim: usize, ranges: &[Range<usize>]) -> Result<Vec<Span>, TensorError> {
+        if dim != self.dim {
+            return Self::whole_along(self.joined()?, dim).ranges(dim, ranges);
+        }
+        let parts = ranges.iter().flat_map(|range| self.parts(range));
+        if dim == 0 {
+            let row_bytes = self.shape.get(1..).map_or(1, |rest| rest.iter().product()) * self.dtype.size();
+            let mut spans: Vec<Span> = Vec::new();
+            for (tensor, rows) in parts {
+                let range = rows.start * row_bytes..rows.end * row_bytes;
+                match spans.last_mut() {
+                    Some(last) if last.tensor.storage_id() == tensor.storage_id() && last.range.end == range.start => {
+                        last.range.end = range.end;
+                    }
+                    _ => spans.push(Span { tensor: tensor.clone(), range }),
+                }
+            }
+            return Ok(spans);
+        }
+        let pieces: Vec<_> = parts.map(|(tensor, range)| Piece { tensor, range }).collect();
+        Ok(vec![Span::whole(concatenate(dim, &pieces)?)])
+    }
+
+    /// The same tensor without what lies beyond `extent` along the first dimension.
+    pub(super) fn first_rows(&self, extent: usize) -> Result<Self, TensorError> {
+        let mut kept = if self.dim == 0 { self.clone() } else { Self::whole_along(self.joined()?, 0) };
+        kept.segments.retain(|segment| segment.start < extent);
+        for segment in &mut kept.segments {
+            segment.range.end = segment.range.end.min(segment.range.start + extent - segment.start);
+        }
+        if let Some(rows) = kept.shape.first_mut() {
+            *rows = extent.min(*rows);
+        }
+        Ok(kept)
+    }
+
+    fn whole_along(tensor: HostTensor, dim: usize) -> Self {
+        let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
+        let range = 0..shape.get(dim).copied().unwrap_or(1);
+        Self { dim, shape, dtype, segments: vec![Segment { start: 0, tensor, range }] }
+    }
+
+    fn joined(&self) -> Result<HostTensor, TensorError> {
+        let pieces =
+            self.segments.iter().map(|segment| Piece { tensor: &segment.tensor, range: segment.range.clone() });
+        concatenate(self.dim, &pieces.collect::<Vec<_>>())
+    }
+
+    /// Where the elements of a range along the own dimension lie.
+    fn parts(&self, wanted: &Range<usize>) -> impl Iterator<Item = (&HostTensor, Range<usize>)> {
+        let wanted = wanted.clone();
+        self.segments.iter().filter_map(move |segment| {
+            let start = wanted.start.max(segment.start);
+            let end = wanted.end.min(segment.start + segment.range.len());
+            let at = segment.range.start;
+            (start < end).then(|| (&segment.tensor, at + start - segment.start..at + end - segment.start))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::{join, split};
+
+    fn numbered(shape: &[usize]) -> HostTensor {
+        let count = shape.iter().product::<usize>();
+        HostTensor::new(DType::U8, shape.to_vec(), (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect())
+            .unwrap()
+    }
+
+    fn bytes(spans: &[Span]) -> Vec<u8> {
+        spans.iter().flat_map(|span| span.bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn from_any_number_of_ranks_to_any_other() {
+        let along_rows = Partition { dim: 0, blocks: vec![12, 24, 12] };
+        let along_columns = Partition { dim: 1, blocks: vec![24, 24] };
+        for partition in [along_rows, along_columns] {
+            let joined = numbered(&[48, 48]);
+            for from in [1, 2, 3, 4] {
+                let spread = Spread::of_shards(&partition, &split(&partition, &joined, from).unwrap()).unwrap();
+                assert_eq!((spread.shape(), spread.dtype()), (&[48, 48][..], DType::U8));
+                assert_eq!(bytes(&spread.all().unwrap()), joined.bytes());
+                for to in [1, 2, 3, 4, 6, 12] {
+                    for (tp_rank, expected) in split(&partition, &joined, to).unwrap().iter().enumerate() {
+                        let ranges = rank_ranges(&partition, to, tp_rank).unwrap();
+                        let spans = spread.ranges(partition.dim, &ranges).unwrap();
+                        assert_eq!(bytes(&spans), expected.bytes(), "{from} to {to}, rank {tp_rank}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_cut_off_and_bytes_are_not_copied() {
+        let joined = numbered(&[8, 6]);
+        for dim in [0, 1] {
+            let partition = Partition { dim, blocks: vec![[8, 6][dim]] };
+            let shards = split(&partition, &joined, 2).unwrap();
+            let spread = Spread::of_shards(&partition, &shards).unwrap();
+            let kept = spread.first_rows(5).unwrap();
+            assert_eq!((kept.shape(), bytes(&kept.all().unwrap())), (&[5, 6][..], joined.bytes()[..30].to_vec()));
+            assert_eq!(bytes(&spread.ranges(0, &[6..8, 1..2]).unwrap())[..12], joined.bytes()[36..48]);
+            if dim == 0 {
+                let spans = spread.all().unwrap();
+                assert!(spans.iter().zip(&shards).all(|(span, shard)| span.tensor.storage_id() == shard.storage_id()));
+            } else {
+                assert!(join(&partition, &shards).unwrap().same_bits(&joined));
+            }
+        }
+    }
+
+    #[test]
+    fn shards_must_fit() {
+        let partition = Partition { dim: 0, blocks: vec![8] };
+        assert!(Spread::of_shards(&partition, &[numbered(&[4, 2]), numbered(&[3, 2])]).is_err());
+        assert!(Spread::of_shards(&partition, &[numbered(&[3, 2]), numbered(&[3, 2])]).is_err());
+        assert!(Spread::of_shards(&partition, &[]).is_err());
+    }
+}

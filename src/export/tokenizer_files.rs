@@ -1,0 +1,112 @@
+//! The tokenizer that goes with the weights: its files are copied, and read only as far as the written configuration
+//! needs: how many tokens there are, and which of them begin and end a text.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::ExportError;
+use crate::files;
+
+/// Names under which a tokenizer lies beside a checkpoint.
+const NAMES: [&str; 2] = ["tokenizer.json", "20B_tokenizer.json"];
+
+/// What may lie beside `tokenizer.json` and belongs to it.
+const COMPANIONS: [&str; 5] =
+    ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
+
+/// The largest of these files that is read; those of the largest vocabularies have 30 MB.
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// A `tokenizer.json`.
+#[derive(Debug, Clone)]
+pub struct TokenizerFiles {
+    path: PathBuf,
+    companions: Vec<PathBuf>,
+    tokens: BTreeMap<String, usize>,
+}
+
+#[derive(Deserialize)]
+struct TokenizerJson {
+    model: Model,
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    vocab: Value,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: usize,
+    content: String,
+}
+
+impl TokenizerFiles {
+    /// The file given, else the one that lies beside the checkpoint, if any does. `step` is the `global_stepN` folder.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no `tokenizer.json`.
+    pub fn find(given: Option<&Path>, step: &Path) -> Result<Option<Self>, ExportError> {
+        if let Some(path) = given {
+            return Self::read(path).map(Some);
+        }
+        let folders = [Some(step), step.parent()];
+        let places = folders.into_iter().flatten().flat_map(|folder| NAMES.map(|name| folder.join(name)));
+        places.into_iter().find(|path| path.is_file()).map(|path| Self::read(&path)).transpose()
+    }
+
+    fn read(path: &Path) -> Result<Self, ExportError> {
+        let wrong = |reason: String| ExportError::Tokenizer { path: path.to_owned(), reason };
+        let text = files::read(path, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
+        let json: TokenizerJson =
+            serde_json::from_slice(&text).map_err(|error| wrong(format!("no tokenizer.json: {error}")))?;
+        let mut tokens = BTreeMap::new();
+        match json.model.vocab {
+            Value::Object(vocab) => {
+                for (token, id) in vocab {
+                    let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
+                    tokens.insert(token.clone(), id.ok_or_else(|| wrong(format!("token `{token}` has no number")))?);
+                }
+            }
+            // Unigram models list pairs of token and score.
+            Value::Array(vocab) => {
+                for (id, entry) in vocab.iter().enumerate() {
+                    tokens.insert(entry.get(0).and_then(Value::as_str).unwrap_or_default().to_owned(), id);
+                }
+            }
+            _ => return Err(wrong("`model.vocab` is neither a dictionary nor a list".to_owned())),
+        }
+        tokens.extend(json.added_tokens.into_iter().map(|token| (token.content, token.id)));
+        let beside = |name: &str| path.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());
+        let companions = COMPANIONS.iter().filter_map(|name| beside(name)).collect();
+        Ok(Self { path: path.to_owned(), companions, tokens })
+    }
+
+    /// Numbers that a model must have rows for: one more than the largest.
+    #[must_use]
+    pub fn token_count(&self) -> usize {
+        self.tokens.values().max().map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// The first of these tokens that exists, with its number.
+    pub(super) fn first_of(&self, names: &[&'static str]) -> Option<(&'static str, usize)> {
+        names.iter().find_map(|&name| Some((name, *self.tokens.get(name)?)))
+    }
+
+    /// The files to copy, with the names that they get.
+    pub(super) fn copies(&self) -> Vec<(PathBuf, String)> {
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let companions = self.companions.iter().map(|path| (path.clone(), name(path)));
+        std::iter::once((self.path.clone(), NAMES[0].to_owned())).chain(companions).collect()
+    }
+
+    /// Whether a file of this name is among the copies.
+    pub(super) fn copies_file(&self, name: &str) -> bool {
+        self.companions.iter().any(|path| path.file_name().is_some_and(|found| found == name))
+    }
+}

@@ -1,0 +1,86 @@
+//! Threads. On a CPU whole chunks are divided among threads, and libtorch computes alone in each: no thread waits for
+//! another inside a chunk, what lies between the matrix products is as parallel as they are, and a chunk's activations
+//! stay in one core's cache. On a GPU the device is parallel enough, and chunks follow each other on its stream.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tch::Device;
+
+use super::{Backend, EmbeddingStage, LayerStage, ModelError, OutputStage, RotaryTable};
+
+/// Threads asked for; 0 until somebody asks.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// The pool and its size.
+static POOL: Mutex<Option<(usize, Arc<ThreadPool>)>> = Mutex::new(None);
+
+/// Threads that compute on the CPU.
+pub fn set_threads(threads: usize) {
+    ASKED.store(threads.max(1), Ordering::Relaxed);
+    // What runs outside the pool, on the calling thread.
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
+/// `work` of every item; the results are in the items' order. Items go to as many threads as were asked for where the
+/// backend is a CPU, else one after the other to the calling thread.
+///
+/// # Errors
+/// One of those of `work`, or the threads cannot be had.
+pub fn each<T: Send, R: Send>(
+    backend: Backend,
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<R, ModelError> + Sync,
+) -> Result<Vec<R>, ModelError> {
+    if backend.device != Device::Cpu {
+        return items.into_iter().map(work).collect();
+    }
+    let pool = pool()?;
+    pool.install(|| {
+        items
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|item| {
+                // Whether gradients are kept is each thread's own affair.
+                let _no_grad = tch::no_grad_guard();
+                work(item)
+            })
+            .collect()
+    })
+}
+
+fn pool() -> Result<Arc<ThreadPool>, ModelError> {
+    let threads = match ASKED.load(Ordering::Relaxed) {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        asked => asked,
+    };
+    let mut current = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((size, pool)) = &*current
+        && *size == threads
+    {
+        return Ok(Arc::clone(pool));
+    }
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|at| format!("compute-{at}"))
+        .start_handler(|_| tch::set_num_threads(1))
+        .build()
+        .map_err(|error| ModelError::Device { device: "cpu".to_owned(), reason: error.to_string() })?;
+    let pool = Arc::new(pool);
+    *current = Some((threads, Arc::clone(&pool)));
+    Ok(pool)
+}
+
+/// A stage's weights serve all threads. They are private to the stage, and no method writes to them.
+macro_rules! read_by_many_threads {
+    ($($stage:ty),*) => {$(
+        // SAFETY: through a shared reference the stage's methods only have libtorch read its tensors and count
+        // references to them, both of which libtorch allows to many threads at once.
+        #[expect(unsafe_code, reason = "tch does not say of its tensors that they can be read by many threads")]
+        unsafe impl Sync for $stage {}
+    )*};
+}
+
+read_by_many_threads!(EmbeddingStage, LayerStage, OutputStage, RotaryTable);

@@ -1,0 +1,90 @@
+//! A merge made elsewhere: what it is, and what whoever made it did to the checkpoint's parameters.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::FileDigest;
+use crate::merge::Elsewhere;
+use crate::partition::Kind;
+
+/// A merge made elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CandidateInfo {
+    /// The directory as it was given.
+    pub path: String,
+    /// What it is, such as `Hugging Face GPTNeoXForCausalLM` or `gpt-neox, 1 rank`.
+    pub format: String,
+    /// Data type the parameters are stored in.
+    pub dtype: String,
+    /// Rows of its vocabulary. Where they are not the checkpoint's, probabilities are over its own rows, and divergences
+    /// from the baseline are between both distributions renormalised over the tokens that both have.
+    pub vocab_size: usize,
+    /// What was done to the checkpoint's replicated parameters, kind by kind.
+    pub replicated: Vec<ReplicatedKind>,
+    /// Whether its matrices are the checkpoint's joined shards, kind by kind.
+    pub joined: Vec<JoinedKind>,
+    /// Settings of the model that are not the checkpoint's.
+    pub settings: Vec<SettingDifference>,
+    /// Digest of every file read; absent where they were not computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<Vec<FileDigest>>,
+}
+
+/// What was done to the replicated parameters of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplicatedKind {
+    /// The kind.
+    pub kind: Kind,
+    /// Names of the parameters inside the checkpoint's layers.
+    pub parameters: Vec<String>,
+    /// The rule whose result is closest, such as `mean`, `sum` or `rank 0`.
+    pub rule: String,
+    /// Whether the values are that result, bit for bit.
+    pub same_bits: bool,
+    /// Largest absolute difference from that result.
+    pub max_abs_difference: f64,
+}
+
+/// How the partitioned parameters of one kind compare with the joined shards.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JoinedKind {
+    /// The kind.
+    pub kind: Kind,
+    /// Whether they are the joined shards, bit for bit.
+    pub same_bits: bool,
+    /// Largest absolute difference from the joined shards.
+    pub max_abs_difference: f64,
+}
+
+/// A setting that is not the checkpoint's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SettingDifference {
+    /// Its name.
+    pub setting: String,
+    /// The checkpoint's value.
+    pub checkpoint: String,
+    /// The candidate's.
+    pub candidate: String,
+}
+
+impl CandidateInfo {
+    /// Fills in what was found out about its parameters.
+    #[must_use]
+    pub fn with_parameters(mut self, elsewhere: &Elsewhere) -> Self {
+        let replicated = elsewhere.treatments().into_iter().map(|treatment| ReplicatedKind {
+            kind: treatment.kind,
+            parameters: treatment.parameters,
+            rule: treatment.rule.to_string(),
+            same_bits: treatment.same_bits,
+            max_abs_difference: treatment.difference.max_abs,
+        });
+        self.replicated = replicated.collect();
+        let joined = elsewhere.joinings().into_iter().map(|joining| JoinedKind {
+            kind: joining.kind,
+            same_bits: joining.same_bits,
+            max_abs_difference: joining.difference.max_abs,
+        });
+        self.joined = joined.collect();
+        self
+    }
+}

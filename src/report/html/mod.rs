@@ -1,0 +1,209 @@
+//! The report as one self-contained page: nothing is fetched, it reads without JavaScript, in light and dark, on paper.
+//! The markup is `templates/report.html`; here the report becomes what the template shows.
+
+mod flips;
+
+use askama::Template;
+
+use super::explanation::{FACTOR_HEADINGS, FactorRow, factor_rows};
+use super::material::Material;
+use super::plots::Plots;
+use super::table::{Column, lines};
+use super::{Explanation, Report, ReportError, format, markdown, why};
+use flips::Flips;
+
+/// The columns of the comparison. The rise of perplexity says no more than its ratio, and a screen is only so wide.
+const COLUMNS: [Column; 11] = [
+    Column::Name,
+    Column::Accuracy,
+    Column::AccuracyLoss,
+    Column::Discordant,
+    Column::PValue,
+    Column::Perplexity,
+    Column::PerplexityRatio,
+    Column::KlMean,
+    Column::SameTop1,
+    Column::LargestChange,
+    Column::Exact,
+];
+
+/// The page.
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page<'a> {
+    title: String,
+    subject: String,
+    style: &'static str,
+    script: &'static str,
+    partial: Option<String>,
+    lead: String,
+    differences: Vec<String>,
+    comparison: Option<Comparison>,
+    cautions: Vec<String>,
+    inexact: Vec<Inexact>,
+    findings: Vec<String>,
+    plots: Plots,
+    flips: Option<Flips<'a>>,
+    headings: [&'static str; 4],
+    factors: Vec<FactorTable<'a>>,
+    causes: &'a [String],
+    provenance: Vec<(&'static str, String)>,
+    digests: Vec<(&'a str, &'a str, String)>,
+    commands: Vec<String>,
+    tool: String,
+}
+
+/// The comparison table.
+struct Comparison {
+    caption: String,
+    header: Vec<String>,
+    rows: Vec<Row>,
+}
+
+impl Row {
+    /// The cells, what is in brackets apart.
+    fn parts(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.cells.iter().map(|cell| match cell.split_once(" [") {
+            Some((value, interval)) => (value, Some(interval.trim_end_matches(']'))),
+            None => (cell.as_str(), None),
+        })
+    }
+}
+
+struct Row {
+    name: String,
+    description: String,
+    /// What became of it, in a word or two; empty for the baseline.
+    standing: &'static str,
+    /// The same as the style sheet has it.
+    class: String,
+    cells: Vec<String>,
+}
+
+/// Why some variants are not exact.
+struct Inexact {
+    names: String,
+    because: Vec<String>,
+}
+
+/// What a strategy costs, by group of parameters.
+struct FactorTable<'a> {
+    strategy: &'a str,
+    rows: Vec<FactorRow<'a>>,
+}
+
+/// The report as HTML.
+///
+/// # Errors
+/// [`ReportError::NothingToShow`] for neither a report nor an explanation, [`ReportError::Page`] where the template cannot
+/// be filled.
+pub fn render_html(material: &Material<'_>) -> Result<String, ReportError> {
+    page(material, Plots::new(material.report, material.explanation, &material.samples))
+}
+
+/// The page with plots that have been drawn already.
+pub(super) fn page(material: &Material<'_>, plots: Plots) -> Result<String, ReportError> {
+    let (report, explanation) = (material.report, material.explanation);
+    let (checkpoint, task, run) = match (report, explanation) {
+        (Some(report), _) => (&report.checkpoint, &report.task, &report.run),
+        (None, Some(explanation)) => (&explanation.checkpoint, &explanation.task, &explanation.run),
+        (None, None) => return Err(ReportError::NothingToShow),
+    };
+    let (lead, differences) = match (report, explanation) {
+        (Some(report), _) => report.verdict_parts(),
+        (None, Some(explanation)) => (explanation.findings.first().cloned().unwrap_or_default(), Vec::new()),
+        (None, None) => (String::new(), Vec::new()),
+    };
+    let verb = if report.is_some_and(|report| report.variants.is_empty()) { "Evaluating" } else { "Merging" };
+    let mut commands: Vec<String> = report.iter().map(|report| markdown::command_line(&report.run.argv)).collect();
+    commands.extend(explanation.iter().map(|found| markdown::command_line(&found.run.argv)));
+    let digests = checkpoint.digests.as_deref().unwrap_or_default();
+    let inexact = report.map(why::inexact).unwrap_or_default();
+    let page = Page {
+        title: format!("{verb} {}", checkpoint.name),
+        subject: format!(
+            "{} ({}); {}",
+            task.name,
+            format::count(task.documents.effective, "document"),
+            why::setting(checkpoint, run)
+        ),
+        style: include_str!("../templates/report.css"),
+        script: include_str!("../templates/report.js"),
+        partial: report.and_then(why::partial),
+        lead,
+        differences,
+        comparison: report.map(comparison),
+        cautions: report.map(why::cautions).unwrap_or_default(),
+        inexact: inexact
+            .into_iter()
+            .map(|(names, because)| Inexact {
+                names: format::list(&names),
+                because: because.into_iter().map(str::to_owned).collect(),
+            })
+            .collect(),
+        findings: report.map(|report| report.findings.clone()).unwrap_or_default(),
+        flips: flips::find(material),
+        plots,
+        headings: FACTOR_HEADINGS,
+        factors: explanation.map(factor_tables).unwrap_or_default(),
+        causes: explanation.map_or(&[], |found| &found.findings),
+        provenance: markdown::provenance(checkpoint, task, run, report.map(markdown::statistics_line)),
+        digests: digests
+            .iter()
+            .map(|digest| (digest.file.as_str(), digest.sha256.as_str(), format::grouped(digest.bytes)))
+            .collect(),
+        commands,
+        tool: format!("kintsugi {}", run.versions.kintsugi),
+    };
+    page.render().map_err(|error| ReportError::Page { reason: error.to_string() })
+}
+
+/// Text as HTML, what stands between backticks as code.
+fn rich(text: &str) -> String {
+    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let parts: Vec<&str> = text.split('`').collect();
+    // An odd backtick is a backtick.
+    if parts.len().is_multiple_of(2) {
+        return escape(text);
+    }
+    let parts = parts.into_iter().enumerate().map(|(place, part)| {
+        if place.is_multiple_of(2) { escape(part) } else { format!("<code>{}</code>", escape(part)) }
+    });
+    parts.collect()
+}
+
+fn comparison(report: &Report) -> Comparison {
+    let is_compared = report.compared().next().is_some();
+    let columns = if is_compared { &COLUMNS[..] } else { &markdown::ALONE[..] };
+    let header = columns.iter().map(|column| column.header(report).replace('\n', " ")).collect();
+    let level = format::level(report.statistics.confidence);
+    let rows = lines(report).into_iter().map(|line| {
+        let model = line.model();
+        let standing = match line.variant() {
+            None => "",
+            Some(_) if report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == model.name) => "noise",
+            Some(row) => report.standing(row),
+        };
+        Row {
+            name: model.name.clone(),
+            description: model.description.clone(),
+            standing,
+            class: standing.replace(' ', "-"),
+            cells: columns.iter().skip(1).map(|column| column.cell(line)).collect(),
+        }
+    });
+    Comparison {
+        caption: if is_compared {
+            format!("Every model on the same documents: value ± standard error; differences with {level} intervals")
+        } else {
+            "Value ± standard error".to_owned()
+        },
+        header,
+        rows: rows.collect(),
+    }
+}
+
+fn factor_tables(explanation: &Explanation) -> Vec<FactorTable<'_>> {
+    let tables = explanation.strategies.iter();
+    tables.map(|effect| FactorTable { strategy: &effect.strategy, rows: factor_rows(effect) }).collect()
+}

@@ -1,0 +1,166 @@
+//! Results and samples in lm-evaluation-harness's own schema (0.4), a folder for each model as the harness lays them out, so
+//! that its tools read them: `make_table`, `zeno_visualize.py`, comparisons of `results_*.json`. `sample.rs` has the lines
+//! of `samples_*.jsonl`.
+
+mod sample;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde_json::{Value, json};
+
+use super::material::Material;
+use super::{ModelRow, Report, ReportError, TaskInfo, write_atomically};
+use crate::samples::{DocumentText, Sample, write_jsonl};
+use crate::stats::{self, LM_EVAL_BOOTSTRAP_ITERATIONS};
+use sample::LmEvalSample;
+
+/// The version of lm-evaluation-harness whose schema this is.
+const LM_EVAL_VERSION: &str = "0.4.13";
+
+/// Writes `NAME/results_DATE.json` and `NAME/samples_TASK_DATE.jsonl` for every model whose samples are at hand; the date is
+/// the run's, so that writing them again replaces them. Samples need the texts of the passages and are left out without.
+///
+/// # Errors
+/// Nothing to write, statistics that cannot be computed, or whatever keeps a file from being written.
+pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let report = material.report.ok_or(ReportError::NothingToShow)?;
+    let texts: HashMap<usize, &DocumentText> = material.documents.iter().map(|text| (text.doc_id, text)).collect();
+    let date = report.run.started.strftime("%Y-%m-%dT%H-%M-%S.%6f").to_string();
+    let task = file_part(&report.task.name);
+    let mut written = Vec::new();
+    for row in std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model)) {
+        let Some(samples) = material.samples.get(row.name.as_str()) else {
+            return Err(ReportError::NoSamples { name: row.name.clone(), file: row.samples.clone() });
+        };
+        let folder = folder.join(model_folder(row));
+        fs::create_dir_all(&folder).map_err(|source| ReportError::NotWritable { path: folder.clone(), source })?;
+        let lines: Option<Vec<_>> = samples
+            .iter()
+            .map(|sample| texts.get(&sample.doc_id).map(|text| LmEvalSample::new(sample, text)))
+            .collect();
+        let results = results(report, row, samples, lines.as_deref())?;
+        let mut text = serde_json::to_string_pretty(&results).map_err(ReportError::Json)?;
+        text.push('\n');
+        let file = folder.join(format!("results_{date}.json"));
+        if let Some(lines) = lines {
+            let samples_file = folder.join(format!("samples_{task}_{date}.jsonl"));
+            write_jsonl(&samples_file, &lines)?;
+            written.push(samples_file);
+        }
+        write_atomically(&file, text.as_bytes())?;
+        written.push(file);
+    }
+    Ok(written)
+}
+
+/// The name of a model's folder: that of its samples.
+fn model_folder(row: &ModelRow) -> String {
+    let stem = Path::new(&row.samples).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| file_part(&row.name))
+}
+
+/// lm-evaluation-harness's `sanitize_task_name` and `sanitize_model_name` together.
+fn file_part(name: &str) -> String {
+    name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' }).collect()
+}
+
+fn results(
+    report: &Report,
+    row: &ModelRow,
+    samples: &[Sample],
+    lines: Option<&[LmEvalSample<'_>]>,
+) -> Result<Value, ReportError> {
+    let (task, run, checkpoint) = (&report.task, &report.run, &report.checkpoint);
+    let name = task.name.as_str();
+    let loglikelihoods: Vec<f64> = samples.iter().map(|sample| sample.loglikelihood).collect();
+    let stderr = stats::perplexity_stderr_bootstrap(&loglikelihoods, LM_EVAL_BOOTSTRAP_ITERATIONS)
+        .map_err(|source| ReportError::Stats { name: row.name.clone(), source })?;
+    let or_none = |value: Option<f64>| value.map_or_else(|| json!("N/A"), |value| json!(value));
+    let task_hashes = lines.map_or_else(|| json!({}), |lines| json!({ name: sample::task_hash(lines) }));
+    Ok(json!({
+        "results": { name: {
+            "name": name,
+            "alias": name,
+            "sample_len": row.n,
+            "perplexity,none": row.perplexity,
+            "perplexity_stderr,none": or_none(stderr),
+            "acc,none": row.acc,
+            "acc_stderr,none": or_none(row.acc_stderr),
+        }},
+        "group_subtasks": {},
+        "configs": { name: task_config(task) },
+        "versions": { name: task.version },
+        "n-shot": { name: 0 },
+        "higher_is_better": { name: { "perplexity": false, "acc": true } },
+        "n-samples": { name: { "original": task.documents.original, "effective": task.documents.effective } },
+        "config": {
+            "model": "kintsugi",
+            "model_args": {
+                "checkpoint": checkpoint.path,
+                "variant": row.name,
+                "tensor_parallel": checkpoint.tp_size,
+                "iteration": checkpoint.iteration,
+            },
+            "model_num_parameters": checkpoint.parameter_count,
+            "model_dtype": run.dtype,
+            "model_revision": format!("global_step{}", checkpoint.iteration),
+            "model_sha": "",
+            "batch_size": Value::Null,
+            "batch_sizes": [],
+            "device": run.device,
+            "use_cache": Value::Null,
+            "limit": run.limit,
+            "bootstrap_iters": LM_EVAL_BOOTSTRAP_ITERATIONS,
+            "gen_kwargs": {},
+            "random_seed": 0,
+            "numpy_seed": 1234,
+            "torch_seed": 1234,
+            "fewshot_seed": 1234,
+        },
+        "git_hash": run.versions.git_commit,
+        "date": run.started.as_duration().as_secs_f64(),
+        "pretty_env_info": format!("kintsugi {}, libtorch {}", run.versions.kintsugi, run.versions.libtorch),
+        "transformers_version": Value::Null,
+        "lm_eval_version": LM_EVAL_VERSION,
+        "upper_git_hash": Value::Null,
+        "task_hashes": task_hashes,
+        "model_source": "kintsugi",
+        "model_name": format!("{}/{}", checkpoint.name, row.name),
+        "model_name_sanitized": model_folder(row),
+        "system_instruction": Value::Null,
+        "system_instruction_sha": Value::Null,
+        "fewshot_as_multiturn": Value::Null,
+        "chat_template": Value::Null,
+        "chat_template_sha": Value::Null,
+        "total_evaluation_time_seconds": run.seconds.to_string(),
+    }))
+}
+
+/// The task's definition as the harness dumps it.
+fn task_config(task: &TaskInfo) -> Value {
+    let (context, target) = ("{{text.split(' ')[:-1]|join(' ')}}", "{{' '+text.split(' ')[-1]}}");
+    json!({
+        "task": task.name,
+        "dataset_path": "json",
+        "dataset_kwargs": { "data_files": { "test": task.data.file } },
+        "test_split": "test",
+        "doc_to_text": context,
+        "doc_to_target": target,
+        "unsafe_code": false,
+        "description": "",
+        "target_delimiter": " ",
+        "fewshot_delimiter": "\n\n",
+        "num_fewshot": 0,
+        "metric_list": [
+            { "metric": "perplexity", "aggregation": "perplexity", "higher_is_better": false },
+            { "metric": "acc", "aggregation": "mean", "higher_is_better": true },
+        ],
+        "output_type": "loglikelihood",
+        "repeats": 1,
+        "should_decontaminate": true,
+        "doc_to_decontamination_query": "{{text}}",
+        "metadata": { "version": task.version, "data_sha256": task.data.sha256 },
+    })
+}

@@ -1,0 +1,137 @@
+//! What a page is made of: a report with its samples and passages, an explanation, or both. It comes from a run that has
+//! just ended, or back from the files of an output directory.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::output::{self, OutputDir};
+use super::{Explanation, ModelRow, Outcome, Report, ReportError, json};
+use crate::samples::{DocumentText, Sample, read_jsonl};
+
+/// Everything that can be shown.
+#[derive(Debug, Clone, Default)]
+pub struct Material<'a> {
+    /// The comparison.
+    pub report: Option<&'a Report>,
+    /// Samples by the name of the model.
+    pub samples: HashMap<&'a str, &'a [Sample]>,
+    /// The texts of the passages.
+    pub documents: &'a [DocumentText],
+    /// What costs what.
+    pub explanation: Option<&'a Explanation>,
+}
+
+impl<'a> Material<'a> {
+    /// A report fresh from its run.
+    pub fn new(
+        report: &'a Report,
+        outcomes: impl IntoIterator<Item = &'a Outcome>,
+        documents: &'a [DocumentText],
+    ) -> Self {
+        let samples = outcomes.into_iter().map(|outcome| (outcome.name.as_str(), outcome.samples.as_slice())).collect();
+        Self { report: Some(report), samples, documents, explanation: None }
+    }
+
+    /// The same with an explanation beside it.
+    #[must_use]
+    pub fn with_explanation(self, explanation: Option<&'a Explanation>) -> Self {
+        Self { explanation, ..self }
+    }
+}
+
+/// What the files of an output directory hold.
+#[derive(Debug, Clone, Default)]
+pub struct Results {
+    /// The comparison.
+    pub report: Option<Report>,
+    /// Samples by the name of the model, where their files are there.
+    pub samples: Vec<(String, Vec<Sample>)>,
+    /// The texts of the passages, where their file is there.
+    pub documents: Vec<DocumentText>,
+    /// What costs what, where it is of the same checkpoint and data.
+    pub explanation: Option<Explanation>,
+}
+
+impl Results {
+    /// Reads an output directory, or a report and what lies beside it.
+    ///
+    /// # Errors
+    /// A directory with neither report nor explanation, a file that is not what its name says, or samples that do not
+    /// belong to the report.
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let (folder, report_file) = if path.is_dir() {
+            (path.to_owned(), path.join(output::REPORT))
+        } else {
+            (path.parent().map(Path::to_owned).unwrap_or_default(), path.to_owned())
+        };
+        let explanation_file = folder.join(output::EXPLANATION);
+        let explanation = explanation_file.is_file().then(|| json::read_explanation(&explanation_file)).transpose()?;
+        if !report_file.is_file() {
+            return match explanation {
+                Some(_) if path.is_dir() => Ok(Self { explanation, ..Self::default() }),
+                _ => Err(ReportError::NoReport { path: path.to_owned() }),
+            };
+        }
+        let report = json::read_json(&report_file)?;
+        let mut samples = Vec::new();
+        for row in std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model)) {
+            if let Some(of_model) = read_samples(&folder, row)? {
+                samples.push((row.name.clone(), of_model));
+            }
+        }
+        let passages = folder.join(output::DOCUMENTS);
+        let documents = if passages.is_file() { read_jsonl(&passages)? } else { Vec::new() };
+        let explanation = explanation.filter(|found| belongs(&report, found));
+        Ok(Self { report: Some(report), samples, documents, explanation })
+    }
+
+    /// The same, as pages take it.
+    #[must_use]
+    pub fn material(&self) -> Material<'_> {
+        Material {
+            report: self.report.as_ref(),
+            samples: self.samples.iter().map(|(name, samples)| (name.as_str(), samples.as_slice())).collect(),
+            documents: &self.documents,
+            explanation: self.explanation.as_ref(),
+        }
+    }
+}
+
+/// The explanation in an output directory, where it is of the report's checkpoint and data.
+pub(super) fn explanation_beside(report: &Report, output: &OutputDir) -> Option<Explanation> {
+    let file = output.path().join(output::EXPLANATION);
+    if !file.is_file() {
+        return None;
+    }
+    match json::read_explanation(&file) {
+        Ok(found) => Some(found).filter(|found| belongs(report, found)),
+        Err(error) => {
+            tracing::warn!("left out of report.html: {error}");
+            None
+        }
+    }
+}
+
+fn read_samples(folder: &Path, row: &ModelRow) -> Result<Option<Vec<Sample>>, ReportError> {
+    let file: PathBuf = folder.join(&row.samples);
+    match read_jsonl::<Sample>(&file) {
+        Ok(samples) if samples.len() == row.n => Ok(Some(samples)),
+        Ok(samples) => {
+            Err(ReportError::DocumentCount { name: row.name.clone(), expected: row.n, found: samples.len() })
+        }
+        Err(_) if !fs::exists(&file).unwrap_or(false) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether both speak of the same model and passages.
+fn belongs(report: &Report, explanation: &Explanation) -> bool {
+    let (one, other) = (&report.checkpoint, &explanation.checkpoint);
+    let same_files = match (&one.digests, &other.digests) {
+        (Some(one), Some(other)) => one == other,
+        _ => (&one.path, one.iteration, one.bytes) == (&other.path, other.iteration, other.bytes),
+    };
+    same_files && report.task.data.sha256 == explanation.task.data.sha256
+}

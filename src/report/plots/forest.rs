@@ -1,0 +1,104 @@
+//! Forest plots: what each merge loses, with its interval, beside the noise floor.
+
+use kuva::plot::ForestPlot;
+use kuva::plot::annotations::ShadedRegion;
+use kuva::prelude::{Layout, Plot};
+
+use super::picture::{Ink, Picture};
+use crate::report::{Report, VariantRow, format};
+use crate::stats::Interval;
+
+/// An estimate with its interval.
+#[derive(Clone, Copy)]
+struct Estimate {
+    value: f64,
+    interval: Interval,
+}
+
+/// Accuracy loss and log-perplexity ratio; none where nothing is compared.
+pub(super) fn draw(report: &Report) -> Vec<Picture> {
+    if report.compared().next().is_none() {
+        return Vec::new();
+    }
+    let level = format::level(report.statistics.confidence);
+    let accuracy = forest(
+        report,
+        "accuracy-loss",
+        format!("Accuracy lost against the baseline, with {level} interval"),
+        "points of accuracy (right of zero: the merge is worse)",
+        |row| Estimate { value: 100.0 * row.loss.acc, interval: scaled(row.loss.acc_interval, 100.0) },
+    );
+    let perplexity = forest(
+        report,
+        "perplexity-ratio",
+        format!("Logarithm of the perplexity ratio to the baseline, with {level} interval"),
+        "ln(perplexity / perplexity of the baseline)",
+        |row| {
+            let value = -row.loss.delta_loglikelihood;
+            let interval = row.loss.delta_loglikelihood_interval;
+            // A gain of likelihood is a fall of log-perplexity.
+            let interval = interval.map(|ends| Interval { lower: -ends.upper, upper: -ends.lower });
+            Estimate { value, interval: interval.unwrap_or(Interval { lower: value, upper: value }) }
+        },
+    );
+    vec![accuracy, perplexity]
+}
+
+fn forest(
+    report: &Report,
+    file: &str,
+    title: String,
+    axis: &str,
+    estimate: impl Fn(&VariantRow) -> Estimate,
+) -> Picture {
+    let mut plot = ForestPlot::new().with_null_value(0.0).with_marker_size(5.0).with_whisker_width(2.0);
+    let (mut lines, mut extent) = (Vec::new(), (0.0_f64, 0.0_f64));
+    for row in report.compared() {
+        let Estimate { value, interval } = estimate(row);
+        let is_noise = report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == row.model.name);
+        let colour = if is_noise { Ink::NOISE } else { Ink::GOLD };
+        plot = plot.with_colored_row(row.model.name.clone(), value, interval.lower, interval.upper, colour);
+        extent = (extent.0.min(interval.lower), extent.1.max(interval.upper));
+        lines.push(format!(
+            "{}: {} [{}, {}]",
+            row.model.name,
+            short(value),
+            short(interval.lower),
+            short(interval.upper)
+        ));
+    }
+    let count = lines.len();
+    let plots = vec![Plot::Forest(plot)];
+    // A little air, so that caps do not lie on the frame; something to see where all is zero.
+    let margin = (0.06 * (extent.1 - extent.0)).max(1e-6);
+    #[expect(clippy::cast_precision_loss, reason = "a height in pixels")]
+    let height = 120.0 + 30.0 * count as f64;
+    let mut layout = Layout::auto_from_plots(&plots)
+        .with_x_label(axis)
+        .with_width(760.0)
+        .with_height(height)
+        .with_x_axis_min(extent.0 - margin)
+        .with_x_axis_max(extent.1 + margin);
+    if let Some(floor) = &report.noise_floor {
+        let Interval { lower, upper } = estimate(floor).interval;
+        layout =
+            layout.with_shaded_region(ShadedRegion::vertical(lower, upper).with_color(Ink::NOISE).with_opacity(0.15));
+    }
+    Picture::of_plots(file, title, format!("{}.", lines.join("; ")), plots, layout)
+}
+
+fn scaled(interval: Interval, factor: f64) -> Interval {
+    Interval { lower: factor * interval.lower, upper: factor * interval.upper }
+}
+
+/// A number in a sentence.
+fn short(value: f64) -> String {
+    let size = value.abs();
+    if size == 0.0 {
+        "0".to_owned()
+    } else if size < 0.001 {
+        format::scientific(value)
+    } else {
+        format!("{value:.3}").replace('-', "−")
+    }
+}

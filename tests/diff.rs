@@ -1,0 +1,470 @@
+//! `kintsugi diff` and the reading of Hugging Face directories, through the program: what is identical, what differs and by
+//! how much, and what it says of damaged directories.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use common::hugging_face::{HuggingFace, write_safetensors};
+use common::{TinyCheckpoint, TinyModel, edit_layer_file, set_element, truncate, truncate_half};
+use fs_err as fs;
+use kintsugi::checkpoint::Layout;
+use kintsugi::export::synth::SynthOptions;
+use kintsugi::tensor::{DType, HostTensor};
+use serde_json::{Value, json};
+
+fn diff(left: &Path, right: &Path, further: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kintsugi"));
+    for variable in ["KINTSUGI_LOG", "NO_COLOR", "CLICOLOR_FORCE", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command.env("COLUMNS", "100").arg("diff").arg(left).arg(right).args(further).output().unwrap()
+}
+
+fn as_json(left: &Path, right: &Path) -> Value {
+    let output = diff(left, right, &["--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn as_text(left: &Path, right: &Path, further: &[&str]) -> String {
+    let output = diff(left, right, further);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.replace(&left.display().to_string(), "LEFT").replace(&right.display().to_string(), "RIGHT")
+}
+
+/// What it says of a directory that it cannot compare.
+fn complaint(left: &Path, right: &Path) -> String {
+    let output = diff(left, right, &[]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr.replace(&right.display().to_string(), "RIGHT")
+}
+
+/// The parameter of this name in the first model (in the second, where only that has it).
+fn parameter<'a>(found: &'a Value, stage: &str, name: &str) -> &'a Value {
+    let has_name = |parameter: &Value| {
+        parameter["stage"] == stage && (parameter["left"]["name"] == name || parameter["right"]["name"] == name)
+    };
+    found["parameters"].as_array().unwrap().iter().find(|parameter| has_name(parameter)).unwrap()
+}
+
+fn tiny(change: impl FnOnce(&mut SynthOptions)) -> TinyCheckpoint {
+    TinyModel::new().with(|options| options.drift = 0.05).with(change).write()
+}
+
+/// A Hugging Face directory of the checkpoint.
+fn converted(files: &TinyCheckpoint, strategy: &str, edit: impl FnOnce(&mut HuggingFace)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut written = HuggingFace::merged(&files.open(), strategy);
+    edit(&mut written);
+    written.write(folder.path());
+    folder
+}
+
+#[test]
+fn the_same_model_is_identical_whatever_its_layout() {
+    let files = tiny(|_| {});
+    let found = as_json(files.path(), files.path());
+    assert_eq!((found["identical"].as_bool(), found["settings"].as_array().unwrap().len()), (Some(true), 0));
+    let parameters = found["parameters"].as_array().unwrap();
+    assert!(parameters.len() > 20 && parameters.iter().all(|parameter| parameter["identical"] == true));
+    assert!(as_text(files.path(), files.path(), &[]).contains("identical: 28 parameters, every bit and every setting"));
+    let others = [tiny(|options| options.layout = Layout::RankFiles), tiny(|options| options.legacy_names = true)];
+    for other in others {
+        assert_eq!(as_json(files.path(), other.path())["identical"], true);
+    }
+}
+
+#[test]
+fn the_same_model_on_one_rank_and_on_several() {
+    // The seed decides on partitioned parameters whatever the number of ranks; without drift replicas agree.
+    let on_ranks = |gpt_j_residual: bool| {
+        [1, 2, 4].map(|ranks| {
+            tiny(|options| {
+                (options.tp_size, options.drift, options.gpt_j_residual) = (ranks, 0.0, gpt_j_residual);
+                // Padding rows alone depend on the number of ranks.
+                options.shape.vocab_size = 128;
+            })
+        })
+    };
+    let [one, two, four] = on_ranks(false);
+    for other in [&two, &four] {
+        assert_eq!(as_json(one.path(), other.path())["identical"], true);
+    }
+    // Two copies and four are compared as what the models count.
+    assert_eq!(parameter(&as_json(four.path(), two.path()), "output", "norm.bias")["values"]["max_abs"], 0.0);
+    // With a parallel residual each rank holds its share of the row-parallel biases.
+    let [one, two, four] = on_ranks(true);
+    for (left, right) in [(&one, &two), (&four, &one), (&four, &two)] {
+        let found = as_json(left.path(), right.path());
+        let bias = parameter(&found, "layer 0", "mlp.linear2.bias");
+        let expected = (&json!("sum"), &json!(0.0), &json!(false));
+        assert_eq!((&bias["rule"], &bias["values"]["max_abs"], &bias["identical"]), expected);
+        assert_eq!(parameter(&found, "layer 0", "mlp.linear2.weight")["identical"], true);
+    }
+}
+
+#[test]
+fn copies_on_several_ranks_are_compared_with_one_by_rule() {
+    let files = tiny(|options| options.gpt_j_residual = false);
+    for (strategy, norm, bias) in
+        [("zeroth", "rank 0", "rank 0"), ("reduce-aware", "mean", "mean"), ("merge20b", "mean", "sum")]
+    {
+        let other = converted(&files, strategy, |_| {});
+        let found = as_json(files.path(), other.path());
+        assert_eq!(found["identical"], false);
+        for (name, rule) in
+            [("input_layernorm.weight", norm), ("attention.dense.bias", bias), ("mlp.linear2.bias", bias)]
+        {
+            let parameter = parameter(&found, "layer 1", name);
+            assert_eq!((parameter["rule"].as_str(), parameter["values"]["max_abs"].as_f64()), (Some(rule), Some(0.0)));
+            assert_eq!((&parameter["left"]["replicas"], &parameter["right"]["replicas"]), (&json!(2), &json!(1)));
+        }
+        let weight = parameter(&found, "layer 1", "attention.query_key_value.weight");
+        assert_eq!(weight["identical"], true);
+        assert_eq!(weight["right"]["name"], "gpt_neox.layers.1.attention.query_key_value.weight");
+        // The other way round the same rules hold.
+        let back = as_json(other.path(), files.path());
+        assert_eq!(parameter(&back, "layer 1", "mlp.linear2.bias")["rule"], bias);
+    }
+    let other = converted(&files, "merge20b", |_| {});
+    insta::assert_snapshot!("an_unmerged_model_and_a_converted_one", as_text(files.path(), other.path(), &[]));
+}
+
+#[test]
+fn differences_are_measured() {
+    let files = tiny(|_| {});
+    let other = tiny(|_| {});
+    let path = other.layer_file(2, 1);
+    let name = "attention.dense.weight";
+    let old = common::read_tensors(&path)[name].to_f64().unwrap()[3];
+    set_element(&path, name, 3, old + 0.25);
+    let found = as_json(files.path(), other.path());
+    let changed: Vec<_> = found["parameters"].as_array().unwrap().iter().filter(|p| p["identical"] == false).collect();
+    assert_eq!(changed.len(), 1);
+    let values = &changed[0]["values"];
+    assert_eq!((&values["differing"], &values["count"]), (&json!(1), &json!(64 * 64)));
+    let max_abs = values["max_abs"].as_f64().unwrap();
+    assert!((max_abs - 0.25).abs() < 1e-6);
+    assert!((values["mean_abs"].as_f64().unwrap() * 4096.0 - max_abs).abs() < 1e-9);
+    assert!(values["relative"].as_f64().unwrap() > 0.0 && values["max_ulps"].as_u64().unwrap() > 1000);
+    // A copy on one rank alone counts too.
+    let third = tiny(|_| {});
+    let path = third.layer_file(3, 0);
+    set_element(&path, "input_layernorm.bias", 0, 1.0);
+    let found = as_json(files.path(), third.path());
+    assert_eq!(parameter(&found, "layer 1", "input_layernorm.bias")["values"]["differing"], 1);
+}
+
+#[test]
+fn types_settings_and_shapes_that_differ_are_named() {
+    let files = tiny(|options| (options.drift, options.dtype) = (0.0, DType::F32));
+    let half = tiny(|options| (options.drift, options.dtype) = (0.0, DType::BF16));
+    let found = as_json(files.path(), half.path());
+    assert_eq!((&found["identical"], &found["right"]["dtype"]), (&json!(false), &json!("bf16")));
+    let weight = parameter(&found, "layer 0", "mlp.linear1.weight");
+    // Rounded, the values are the same: no step of the coarser type lies between them.
+    assert_eq!((&weight["identical"], &weight["values"]["max_ulps"]), (&json!(false), &json!(0)));
+    assert!(weight["values"]["relative"].as_f64().unwrap() > 1e-4);
+
+    let deeper = tiny(|options| (options.drift, options.shape.layer_count) = (0.0, 3));
+    let found = as_json(files.path(), deeper.path());
+    assert!(found["settings"].as_array().unwrap().contains(&json!({ "setting": "layers", "left": "2", "right": "3" })));
+    let further = parameter(&found, "layer 2", "attention.dense.bias");
+    assert!(further.get("left").is_none() && further.get("values").is_none());
+
+    let wider = tiny(|options| (options.drift, options.shape.mlp_inner_size) = (0.0, Some(128)));
+    let found = as_json(files.path(), wider.path());
+    let weight = parameter(&found, "layer 0", "mlp.linear2.weight");
+    assert_eq!((&weight["left"]["shape"], &weight["right"]["shape"]), (&json!([64, 256]), &json!([64, 128])));
+    assert!(weight.get("values").is_none());
+    assert!(as_text(files.path(), wider.path(), &[]).contains("[64, 256] → [64, 128]"));
+
+    let tanh = tiny(|options| options.drift = 0.0);
+    let converted = converted(&tanh, "fold", |written| {
+        written.config.insert("hidden_act".to_owned(), json!("gelu"));
+        *written = written.clone().with_vocabulary(120);
+    });
+    let found = as_json(tanh.path(), converted.path());
+    assert_eq!(found["settings"], json!([{ "setting": "activation", "left": "gelu (tanh)", "right": "gelu" }]));
+    let words = parameter(&found, "embedding", "word_embeddings.weight");
+    assert_eq!((&words["identical"], &words["values"]["max_abs"]), (&json!(false), &json!(0.0)));
+    assert_eq!(words["values"]["count"], 120 * 64);
+}
+
+#[test]
+fn matrices_laid_out_otherwise_are_compared_as_what_they_are() {
+    // Grouped queries as today in blocks, and query head by query head as until 2024-11.
+    let blocks = tiny(|options| (options.drift, options.shape.kv_head_count) = (0.0, Some(4)));
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    copy_folder(blocks.path(), &old);
+    for stage in 2..4 {
+        for tp_rank in 0..2 {
+            let name = format!("layer_{stage:02}-model_{tp_rank:02}-model_states.pt");
+            edit_layer_file(&old.join(blocks.step().file_name().unwrap()).join(name), |tensors| {
+                for name in ["attention.query_key_value.weight", "attention.query_key_value.bias"] {
+                    let changed = interleaved(&tensors[name]);
+                    tensors.insert(name.to_owned(), changed);
+                }
+            });
+        }
+    }
+    let output = diff(blocks.path(), &old, &["--json", "--quirk", "gqa-layout=interleaved"]);
+    let as_old: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Read alike, they differ.
+    assert_eq!(as_old["identical"], false);
+    assert_eq!(as_json(blocks.path(), &old)["identical"], false);
+    // Read as what each is (the program reads both sides alike), by the library.
+    let open = |path: &Path, quirk: Option<&str>| {
+        let settings = quirk.into_iter().map(|quirk| quirk.parse().unwrap()).collect();
+        let quirks = kintsugi::config::QuirkOptions { era: None, settings };
+        let options = kintsugi::checkpoint::OpenOptions { quirks, ..Default::default() };
+        kintsugi::checkpoint::open_model(path, &options).unwrap()
+    };
+    let (left, right) = (open(blocks.path(), None), open(&old, Some("gqa-layout=interleaved")));
+    let found = kintsugi::merge::diff_models(&*left, &*right).unwrap();
+    assert!(found.parameters.iter().all(|parameter| parameter.identical));
+}
+
+/// One rank's `[Q | K | V]` (4 query heads of 8, 2 key heads) as query head by query head, each with its share of keys and
+/// values.
+fn interleaved(tensor: &HostTensor) -> HostTensor {
+    let (heads, size, share) = (4, 8, 4);
+    let width = tensor.shape().get(1).copied().unwrap_or(1);
+    let values = tensor.to_f64().unwrap();
+    let row = |at: usize| values[at * width..(at + 1) * width].to_vec();
+    let mut rows = Vec::new();
+    for head in 0..heads {
+        rows.extend((0..size).flat_map(|at| row(head * size + at)));
+        rows.extend((0..share).flat_map(|at| row(heads * size + head * share + at)));
+        rows.extend((0..share).flat_map(|at| row(heads * size + heads * share + head * share + at)));
+    }
+    HostTensor::from_f64(tensor.dtype(), tensor.shape().to_vec(), &rows).unwrap()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy_folder(&path, &target) } else { fs::copy(&path, &target).map(drop).unwrap() }
+    }
+}
+
+#[test]
+fn what_upstream_makes_of_a_checkpoint() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/checkpoints");
+    for (name, bias, setting) in [
+        ("sequential-residual-tied-tp2-drift", Some("sum"), None),
+        ("parallel-residual-tp2-drift", Some("sum"), Some("activation")),
+        ("llama-gqa-swiglu-tp2-drift", None, None),
+    ] {
+        let folder = shared.join(name);
+        if !folder.exists() {
+            eprintln!("skipped: {} is missing", folder.display());
+            continue;
+        }
+        let found = as_json(&folder, &folder.join("hf_converted"));
+        let settings: Vec<_> =
+            found["settings"].as_array().unwrap().iter().map(|setting| setting["setting"].as_str().unwrap()).collect();
+        assert_eq!(settings, setting.into_iter().collect::<Vec<_>>(), "{name}");
+        for parameter in found["parameters"].as_array().unwrap() {
+            let own = parameter["left"]["name"].as_str().unwrap();
+            let expected = if own.contains("norm") {
+                Some("mean")
+            } else if own == "attention.dense.bias" || own == "mlp.linear2.bias" {
+                bias
+            } else {
+                None
+            };
+            assert_eq!(parameter.get("rule").and_then(Value::as_str), expected, "{name}: {own}");
+            assert_eq!(parameter["values"]["max_abs"], 0.0, "{name}: {own}");
+            assert_eq!(parameter["identical"], expected.is_none(), "{name}: {own}");
+        }
+    }
+}
+
+/// A sound directory beside the checkpoint it was made of, to be damaged.
+struct Damaged {
+    files: TinyCheckpoint,
+    folder: tempfile::TempDir,
+}
+
+impl Damaged {
+    fn new() -> Self {
+        let files = tiny(|_| {});
+        let folder = converted(&files, "mean", |_| {});
+        Self { files, folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn complaint(&self) -> String {
+        complaint(self.files.path(), self.folder.path())
+    }
+
+    /// Writes it anew with other tensors and settings.
+    fn rewrite(&self, edit: impl FnOnce(&mut HuggingFace)) {
+        let mut written = HuggingFace::merged(&self.files.open(), "mean");
+        edit(&mut written);
+        written.write(self.folder.path());
+    }
+}
+
+#[test]
+fn damaged_directories_are_refused_with_file_tensor_and_hint() {
+    let damaged = Damaged::new();
+    let mut complaints: Vec<(&str, String)> = Vec::new();
+    let mut note = |what, complaint| complaints.push((what, complaint));
+    damaged.rewrite(|written| drop(written.tensors.remove("gpt_neox.layers.1.mlp.dense_4h_to_h.bias")));
+    note("a tensor is missing", damaged.complaint());
+    damaged.rewrite(|written| {
+        let tensor = written.tensors["embed_out.weight"].clone();
+        written.tensors.insert("gpt_neox.layers.2.mlp.dense_4h_to_h.weight".to_owned(), tensor);
+    });
+    note("a tensor too many", damaged.complaint());
+    damaged.rewrite(|written| drop(written.config.insert("intermediate_size".to_owned(), json!(128))));
+    note("another width", damaged.complaint());
+    damaged.rewrite(|written| written.set_element("gpt_neox.final_layer_norm.weight", 5, f64::NAN));
+    note("not a number", damaged.complaint());
+    damaged.rewrite(|written| {
+        let shape = written.tensors["embed_out.weight"].shape().to_vec();
+        let bytes = vec![0; shape.iter().product()];
+        let tensor = HostTensor::new(DType::U8, shape, bytes).unwrap();
+        written.tensors.insert("embed_out.weight".to_owned(), tensor);
+    });
+    note("integers", damaged.complaint());
+    damaged.rewrite(|_| {});
+    truncate_half(&damaged.path("model.safetensors"));
+    note("half a file", damaged.complaint());
+    truncate(&damaged.path("model.safetensors"), 3);
+    note("three bytes", damaged.complaint());
+    fs::write(damaged.path("model.safetensors"), u64::MAX.to_le_bytes()).unwrap();
+    note("a header without end", damaged.complaint());
+    fs::write(damaged.path("model.safetensors"), [&2_u64.to_le_bytes()[..], b"[]"].concat()).unwrap();
+    note("a header of another kind", damaged.complaint());
+    fs::remove_file(damaged.path("model.safetensors")).unwrap();
+    note("no weights", damaged.complaint());
+    fs::write(damaged.path("pytorch_model.bin"), b"not a pickle").unwrap();
+    note("no pickle", damaged.complaint());
+    let text =
+        complaints.iter().map(|(what, complaint)| format!("# {what}\n{complaint}")).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("damaged_weights", text);
+}
+
+#[test]
+fn indices_that_lie_are_refused() {
+    let damaged = Damaged::new();
+    let sharded = |damaged: &Damaged| {
+        let _ = fs::remove_file(damaged.path("model.safetensors"));
+        HuggingFace::merged(&damaged.files.open(), "mean").write_sharded(damaged.folder.path());
+    };
+    let edit = |damaged: &Damaged, change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        sharded(damaged);
+        let path = damaged.path("model.safetensors.index.json");
+        let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(index["weight_map"].as_object_mut().unwrap());
+        fs::write(path, index.to_string()).unwrap();
+        damaged.complaint()
+    };
+    sharded(&damaged);
+    // Sound to begin with.
+    assert_eq!(as_json(damaged.folder.path(), damaged.folder.path())["identical"], true);
+    let embedding = "gpt_neox.embed_in.weight";
+    let mut complaints: Vec<(&str, String)> = Vec::new();
+    let outside = tempfile::tempdir().unwrap();
+    write_safetensors(&outside.path().join("x.safetensors"), std::iter::empty());
+    for (what, file) in [
+        ("a file that is missing", "model-00003-of-00002.safetensors".to_owned()),
+        ("a file of the parent folder", "../model.safetensors".to_owned()),
+        ("an absolute path", "/etc/passwd".to_owned()),
+        ("nothing", String::new()),
+    ] {
+        complaints.push((what, edit(&damaged, &|places| drop(places.insert(embedding.to_owned(), json!(file))))));
+    }
+    // Names in order alternate between the two files; the word embedding is the second.
+    let other = "model-00001-of-00002.safetensors";
+    complaints
+        .push(("another file", edit(&damaged, &|places| drop(places.insert(embedding.to_owned(), json!(other))))));
+    complaints.push((
+        "a tensor that is nowhere",
+        edit(&damaged, &|places| drop(places.insert("x".to_owned(), json!(other)))),
+    ));
+    complaints.push(("a tensor left out", edit(&damaged, &|places| drop(places.remove(embedding)))));
+    complaints.push(("an empty index", edit(&damaged, &serde_json::Map::clear)));
+    fs::write(damaged.path("model.safetensors.index.json"), "{\"weight_map\": 3}").unwrap();
+    complaints.push(("garbage", damaged.complaint()));
+    let text =
+        complaints.iter().map(|(what, complaint)| format!("# {what}\n{complaint}")).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("indices_that_lie", text);
+}
+
+#[test]
+fn configurations_that_cannot_be_evaluated_are_refused() {
+    let damaged = Damaged::new();
+    let mut complaints = Vec::new();
+    for (key, value) in [
+        ("architectures", json!(["MistralForCausalLM"])),
+        ("hidden_size", json!("wide")),
+        ("hidden_size", json!(-1)),
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(65)),
+        ("num_attention_heads", json!(0)),
+        ("num_hidden_layers", json!(4_000_000_000_u64)),
+        ("intermediate_size", json!(u64::MAX)),
+        ("vocab_size", json!(0)),
+        ("hidden_act", json!("quick_gelu")),
+        ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 })),
+        ("quantization_config", json!({ "bits": 4 })),
+        ("head_dim", json!(16)),
+        ("rotary_pct", json!(0.2)),
+        ("layer_norm_eps", json!(-1.0)),
+        ("vocab_size", Value::Null),
+    ] {
+        damaged.rewrite(|written| drop(written.config.insert(key.to_owned(), value.clone())));
+        complaints.push((format!("{key}: {value}"), damaged.complaint()));
+    }
+    fs::write(damaged.path("config.json"), "{\"architectures\": [").unwrap();
+    complaints.push(("half a file".to_owned(), damaged.complaint()));
+    fs::write(damaged.path("config.json"), "[]").unwrap();
+    complaints.push(("a list".to_owned(), damaged.complaint()));
+    fs::write(damaged.path("config.json"), "{}").unwrap();
+    complaints.push(("no class".to_owned(), damaged.complaint()));
+    fs::remove_file(damaged.path("config.json")).unwrap();
+    complaints.push(("no config.json".to_owned(), damaged.complaint()));
+    let text =
+        complaints.iter().map(|(what, complaint)| format!("# {what}\n{complaint}")).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("configurations_refused", text);
+}
+
+#[test]
+fn folders_that_are_no_model_are_refused() {
+    let files = tiny(|_| {});
+    let folder = tempfile::tempdir().unwrap();
+    assert!(complaint(files.path(), folder.path()).contains("not a gpt-neox checkpoint"));
+    assert!(complaint(files.path(), &folder.path().join("nowhere")).contains("expected a checkpoint directory"));
+}
+
+#[test]
+fn what_older_versions_saved_beside_the_parameters_is_passed_over() {
+    let files = tiny(|_| {});
+    let other = converted(&files, "mean", |written| {
+        for (name, dtype) in [
+            ("attention.bias", DType::U8),
+            ("attention.masked_bias", DType::F32),
+            ("attention.rotary_emb.inv_freq", DType::F32),
+        ] {
+            let tensor = HostTensor::new(dtype, vec![1], vec![0; dtype.size()]).unwrap();
+            written.tensors.insert(format!("gpt_neox.layers.0.{name}"), tensor);
+        }
+    });
+    assert_eq!(as_json(files.path(), other.path())["parameters"].as_array().unwrap().len(), 28);
+}
