@@ -6,16 +6,18 @@ use std::cell::RefCell;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use kintsugi::checkpoint::{CheckpointError, Shard};
+use fs_err as fs;
+use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, Shard};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
 use kintsugi::eval::documents::parse_documents;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
+use kintsugi::export::TokenizerFiles;
 use kintsugi::gate::Gates;
 use kintsugi::merge::Strategy;
-use kintsugi::report::{parse_json, render_markdown, to_json};
+use kintsugi::report::{Material, parse_json, render_html, render_markdown, to_json};
 use kintsugi::samples::{DocumentText, Sample, parse_jsonl};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -27,9 +29,11 @@ pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
     ("archive", archive),
     ("config", config),
     ("gates", gates),
+    ("hugging_face", hugging_face),
     ("passages", passages),
     ("pickle", pickle),
     ("report", report),
+    ("safetensors", safetensors),
     ("samples", samples),
     ("strategy", strategy),
     ("task", task),
@@ -77,11 +81,9 @@ fn in_file(bytes: &[u8], run: impl FnOnce(&Path)) {
         static FILE: RefCell<Option<NamedTempFile>> = const { RefCell::new(None) };
     }
     FILE.with_borrow_mut(|slot| {
-        let memory = Path::new("/dev/shm");
-        let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let mut file = match slot.take() {
             Some(file) => file,
-            None => NamedTempFile::new_in(folder).unwrap_or_else(|error| panic!("a temporary file: {error}")),
+            None => NamedTempFile::new_in(memory()).unwrap_or_else(|error| panic!("a temporary file: {error}")),
         };
         let inner = file.as_file_mut();
         let written =
@@ -89,6 +91,64 @@ fn in_file(bytes: &[u8], run: impl FnOnce(&Path)) {
         assert!(written.is_ok(), "writing a temporary file");
         run(file.path());
         *slot = Some(file);
+    });
+}
+
+/// Where files are in memory, if the system has such a place.
+fn memory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+}
+
+/// A Hugging Face directory, in parts with a zero byte between them: `config.json`, the header of a safetensors file with
+/// [`DATA_BYTES`] of tensors behind it, and perhaps an index.
+pub fn hugging_face(bytes: &[u8]) {
+    let mut parts = bytes.splitn(3, |&byte| byte == 0);
+    let (config, header, index) = (parts.next(), parts.next().unwrap_or_default(), parts.next());
+    let file = [&(header.len() as u64).to_le_bytes(), header, &[0; DATA_BYTES]].concat();
+    let name = if index.is_some() { "a.safetensors" } else { "model.safetensors" };
+    let files = [("config.json", config), (name, Some(file.as_slice())), ("model.safetensors.index.json", index)];
+    in_folder(&files, read_hugging_face);
+}
+
+/// Bytes of the tensors behind every header of [`hugging_face`].
+const DATA_BYTES: usize = 1024;
+
+/// A whole safetensors file beside a `config.json` that is sound.
+pub fn safetensors(bytes: &[u8]) {
+    const CONFIG: &[u8] = include_bytes!("config.json");
+    in_folder(&[("config.json", Some(CONFIG)), ("model.safetensors", Some(bytes))], read_hugging_face);
+}
+
+fn read_hugging_face(folder: &Path) {
+    let Ok(model) = HuggingFaceModel::open(folder) else { return };
+    let _ = (model.size(), model.dtype(), model.architecture().summary());
+    for id in model.stage_ids() {
+        let (whole, replicas) = (model.read_stage(id), model.read_replicas(id));
+        assert!(whole.is_err() || replicas.is_ok(), "a part of what was read");
+    }
+}
+
+/// Runs with these files in a folder, and no others.
+fn in_folder(files: &[(&str, Option<&[u8]>)], run: impl FnOnce(&Path)) {
+    thread_local! {
+        static FOLDER: RefCell<Option<TempDir>> = const { RefCell::new(None) };
+    }
+    FOLDER.with_borrow_mut(|slot| {
+        let folder = match slot.take() {
+            Some(folder) => folder,
+            None => TempDir::new_in(memory()).unwrap_or_else(|error| panic!("a temporary folder: {error}")),
+        };
+        for (name, bytes) in files {
+            let path = folder.path().join(name);
+            let written = bytes.is_none_or(|bytes| fs::write(path, bytes).is_ok());
+            assert!(written, "writing a temporary file");
+        }
+        run(folder.path());
+        for (name, bytes) in files {
+            assert!(bytes.is_none() || fs::remove_file(folder.path().join(name)).is_ok(), "removing a temporary file");
+        }
+        *slot = Some(folder);
     });
 }
 
@@ -126,6 +186,7 @@ pub fn report(bytes: &[u8]) {
     if let Ok(report) = parse_json(bytes, Path::new("report.json")) {
         let _ = to_json(&report);
         let _ = render_markdown(&report);
+        let _ = render_html(&Material { report: Some(&report), ..Material::default() });
     }
 }
 
@@ -145,8 +206,13 @@ pub fn task(bytes: &[u8]) {
     let _ = text(bytes).map(|text| Task::from_yaml(text, "task.yml"));
 }
 
-/// A tokenizer, and a text through it.
+/// A tokenizer, a text through it, and what is copied of it beside a merge.
 pub fn tokenizer(bytes: &[u8]) {
+    in_file(bytes, |path| {
+        if let Ok(Some(files)) = TokenizerFiles::find(Some(path), path) {
+            let _ = files.token_count();
+        }
+    });
     if let Ok(tokenizer) = Tokenizer::from_bytes(bytes, Path::new("tokenizer.json")) {
         let _ = tokenizer.encode_pair("w1 Ünï  42", " w2");
     }

@@ -188,3 +188,65 @@ SPLIT = {**BPE, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
 for name, tokenizer in {"words": TOKENIZER, "bpe": BPE, "unigram": UNIGRAM, "word_piece": WORD_PIECE, "split": SPLIT}.items():
     write("tokenizer", f"{name}.json", json.dumps(tokenizer))
 write("tokenizer", "other.json", '{"w1": 1}')
+
+# transformers' directories. The tensors of each fill DATA_BYTES of entry_points.rs, by a mask that is passed over.
+DATA_BYTES = 1024
+NEOX = {"architectures": ["GPTNeoXForCausalLM"], "hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1,
+        "intermediate_size": 8, "vocab_size": 4, "max_position_embeddings": 8, "rotary_pct": 1.0,
+        "use_parallel_residual": True, "hidden_act": "gelu"}
+LLAMA = {**NEOX, "architectures": ["LlamaForCausalLM"], "num_key_value_heads": 1, "tie_word_embeddings": True,
+         "hidden_act": "silu", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+LAYER = "gpt_neox.layers.0."
+NEOX_SHAPES = {"gpt_neox.embed_in.weight": [4, 4], "embed_out.weight": [4, 4], "gpt_neox.final_layer_norm.weight": [4],
+               "gpt_neox.final_layer_norm.bias": [4]}
+for name, shape in {"input_layernorm": [4], "post_attention_layernorm": [4], "attention.query_key_value": [12, 4],
+                    "attention.dense": [4, 4], "mlp.dense_h_to_4h": [8, 4], "mlp.dense_4h_to_h": [4, 8]}.items():
+    NEOX_SHAPES |= {f"{LAYER}{name}.weight": shape, f"{LAYER}{name}.bias": shape[:1]}
+LAYER = "model.layers.0."
+LLAMA_SHAPES = {"model.embed_tokens.weight": [4, 4], "model.norm.weight": [4], f"{LAYER}input_layernorm.weight": [4],
+                f"{LAYER}post_attention_layernorm.weight": [4], f"{LAYER}self_attn.q_proj.weight": [4, 4],
+                f"{LAYER}self_attn.k_proj.weight": [2, 4], f"{LAYER}self_attn.v_proj.weight": [2, 4],
+                f"{LAYER}self_attn.o_proj.weight": [4, 4], f"{LAYER}mlp.up_proj.weight": [8, 4],
+                f"{LAYER}mlp.gate_proj.weight": [8, 4], f"{LAYER}mlp.down_proj.weight": [4, 8]}
+
+
+def header_of(shapes):
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    mask = {"dtype": "U8", "shape": [DATA_BYTES - end], "data_offsets": [end, DATA_BYTES]}
+    return {**header, "layers.0.attention.bias": mask}
+
+
+def directory(config, header, *index):
+    return "\0".join(json.dumps(part) for part in (config, header, *index))
+
+
+def whole(header, length=None):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(DATA_BYTES)
+
+
+neox, llama = header_of(NEOX_SHAPES), header_of(LLAMA_SHAPES)
+first = "gpt_neox.embed_in.weight"
+lies = {
+    "overlapping": {**neox, first: {**neox[first], "data_offsets": [16, 80]}},
+    "out_of_range": {**neox, first: {**neox[first], "data_offsets": [2**63, 2**63 + 64]}},
+    "backwards": {**neox, first: {**neox[first], "data_offsets": [64, 0]}},
+    "overflowing": {**neox, first: {**neox[first], "shape": [2**62, 8]}},
+    "other_type": {**neox, first: {"dtype": "F8_E4M3", "shape": [64], "data_offsets": [0, 64]}},
+}
+places = {name: "a.safetensors" for name in neox if name != "__metadata__"}
+write("hugging_face", "neox", directory(NEOX, neox))
+write("hugging_face", "llama", directory(LLAMA, llama))
+write("hugging_face", "indexed", directory(NEOX, neox, {"metadata": {}, "weight_map": places}))
+write("hugging_face", "traversal", directory(NEOX, neox, {"weight_map": {**places, first: "../a.safetensors"}}))
+write("hugging_face", "layers", directory({**NEOX, "num_hidden_layers": 100_000}, neox))
+for name, header in lies.items():
+    write("hugging_face", name, directory(NEOX, header))
+    write("safetensors", f"{name}.safetensors", whole(header))
+write("safetensors", "neox.safetensors", whole(neox))
+write("safetensors", "long_header.safetensors", whole(neox, 2**63))
+write("safetensors", "no_header.safetensors", b"\0" * 8)
+write("..", "config.json", json.dumps(NEOX) + "\n")

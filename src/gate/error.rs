@@ -27,16 +27,6 @@ pub enum GateError {
         /// What the YAML reader says, with line and column.
         message: String,
     },
-    /// Samples outside the report's folder.
-    #[error("{path}: the samples of `{name}` are said to be in `{found}`, expected a file below the report's folder", path = path.display())]
-    Outside {
-        /// The report.
-        path: PathBuf,
-        /// The model.
-        name: String,
-        /// Where they are said to be.
-        found: String,
-    },
     /// Nothing to judge.
     #[error("{path}: nothing to judge: {reason}", path = path.display())]
     NothingToJudge {
