@@ -186,7 +186,10 @@ pub fn report(bytes: &[u8]) {
     if let Ok(report) = parse_json(bytes, Path::new("report.json")) {
         let _ = to_json(&report);
         let _ = render_markdown(&report);
-        let _ = render_html(&Material { report: Some(&report), ..Material::default() });
+        // Takes a hundred times as long as all else.
+        if bytes.len().is_multiple_of(16) {
+            let _ = render_html(&Material { report: Some(&report), ..Material::default() });
+        }
     }
 }
 

@@ -8,9 +8,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::evaluation::{options, passages, variants};
+use common::hugging_face::HuggingFace;
 use common::{TinyCheckpoint, TinyModel, delete, flip_byte, truncate_half};
 use fs_err as fs;
-use kintsugi::checkpoint::{Checkpoint, CheckpointError};
+use kintsugi::checkpoint::{Checkpoint, CheckpointError, HuggingFaceModel, ModelSource};
 use kintsugi::eval::{EngineOptions, EvalError, Evaluation, Observer, Work, evaluate};
 use kintsugi::partition::StageId;
 
@@ -72,4 +73,34 @@ fn a_change_between_reading_and_hashing_is_noticed() {
     assert!(matches!(&error, CheckpointError::Changed { path, .. } if *path == files.layer_file(3, 1)), "{error}");
     // Other stages are as they were.
     checkpoint.check_unchanged(StageId::Layer(0)).unwrap();
+}
+
+#[test]
+fn a_hugging_face_directory_that_changes_is_noticed() {
+    let files = TinyModel::new().write();
+    let folder = tempfile::tempdir().unwrap();
+    type Sabotage = fn(&Path);
+    let sabotages: [(Sabotage, &str); 4] = [
+        (replace, "another file has its name"),
+        (|path| flip_byte(path, 3000), "it was written to"),
+        (truncate_half, "bytes became"),
+        (delete, "No such file"),
+    ];
+    for (sabotage, expected) in sabotages {
+        HuggingFace::merged(&files.open(), "mean").write_sharded(folder.path());
+        let model = HuggingFaceModel::open(folder.path()).unwrap();
+        model.read_stage(StageId::Layer(1)).unwrap();
+        model.check_unchanged(StageId::Layer(1)).unwrap();
+        // Times are kept in steps of some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        sabotage(&folder.path().join("model-00001-of-00002.safetensors"));
+        for result in [
+            model.check_unchanged(StageId::Layer(1)),
+            model.read_stage(StageId::Layer(1)).map(drop),
+            model.read_replicas(StageId::Layer(1)).map(drop),
+        ] {
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains("model-00001-of-00002.safetensors") && text.contains(expected), "{text}");
+        }
+    }
 }

@@ -173,6 +173,9 @@ impl ReportError {
             Self::NoReport { .. } => {
                 Some("give the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
             }
+            Self::Samples(SampleError::Line { .. } | SampleError::LineTooLong { .. }) => {
+                Some("samples/ and documents.jsonl are as `--output-dir` writes them: copy the folder anew".to_owned())
+            }
             _ => None,
         }
     }

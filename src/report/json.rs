@@ -67,7 +67,23 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, ReportErro
     if found != SCHEMA_VERSION {
         return Err(ReportError::SchemaVersion { path: path.to_owned(), found, expected: SCHEMA_VERSION });
     }
-    serde_json::from_slice(bytes).map_err(not_a_report)
+    let parsed = serde_json::from_slice(bytes).map_err(not_a_report)?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(not_a_report)?;
+    if replace_controls(&mut value) { serde_json::from_value(value).map_err(not_a_report) } else { Ok(parsed) }
+}
+
+/// Replaces what a terminal takes for a command: reports of others are shown there. Whether there was any.
+fn replace_controls(value: &mut Value) -> bool {
+    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    match value {
+        Value::String(text) if text.contains(is_command) => {
+            *text = text.replace(is_command, "\u{fffd}");
+            true
+        }
+        Value::Array(items) => items.iter_mut().fold(false, |any, item| replace_controls(item) || any),
+        Value::Object(fields) => fields.values_mut().fold(false, |any, field| replace_controls(field) || any),
+        _ => false,
+    }
 }
 
 /// The JSON Schema of `report.json`, generated from the types: the text of `configs/report.schema.json`.

@@ -21,12 +21,12 @@ fn write_archive(path: &Path, entries: &[(&str, &[u8])]) {
 }
 
 /// A `.pt` file of this pickle and one storage of 64 bytes.
-fn write_pickle(path: &Path, pickle: &[u8]) {
+pub(super) fn write_pickle(path: &Path, pickle: &[u8]) {
     write_archive(path, &[("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", &[0; 64])]);
 }
 
 /// Opcode `BINUNICODE`.
-fn text_opcode(text: &str) -> Vec<u8> {
+pub(super) fn text_opcode(text: &str) -> Vec<u8> {
     [b"X".as_slice(), &u32::try_from(text.len()).unwrap().to_le_bytes(), text.as_bytes()].concat()
 }
 
@@ -41,7 +41,7 @@ fn tuple_of(numbers: &[i128]) -> Vec<u8> {
 }
 
 /// The pickle of `{"norm.weight": tensor}`, float32, with a storage of `count` elements.
-fn tensor_pickle(shape: &[i128], stride: &[i128], offset: i128, count: i128) -> Vec<u8> {
+pub(super) fn tensor_pickle(shape: &[i128], stride: &[i128], offset: i128, count: i128) -> Vec<u8> {
     [
         b"\x80\x02}".as_slice(),
         &text_opcode("norm.weight"),
@@ -181,26 +181,23 @@ fn tensors_that_overlap_are_read_as_torch_reads_them() {
     assert_eq!(read_tensors(&path)["norm.weight"].to_f64().unwrap(), [1.0, 2.0, 2.0, 3.0, 3.0, 4.0]);
 }
 
+/// A `.pt` file whose entry of this name claims 3 GB of zeros, packed.
+pub(super) fn write_compressed(path: &Path, name: &str) {
+    write_archive(path, &[("a/version", b"3\n"), (name, &[0; 1000])]);
+    // The method is at offset 10 of the directory's entry, the size at 24.
+    edit_norm(path, |bytes| {
+        let entry = bytes.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap();
+        bytes[entry + 10] = 8;
+        bytes[entry + 24..entry + 28].copy_from_slice(&3_000_000_000_u32.to_le_bytes());
+    });
+}
+
 #[test]
 fn compressed_archives_are_refused_before_they_are_unpacked() {
-    // 3 GB of zeros in 3 MB, named as a pickle, as a storage and as something else.
+    // Named as a pickle, as a storage and as something else.
     for name in ["a/data.pkl", "a/data/0", "a/readme"] {
         assert_refused(
-            |path| {
-                let mut archive = ZipWriter::new(fs::File::create(path).unwrap());
-                let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-                archive.start_file("a/version", stored).unwrap();
-                archive.write_all(b"3\n").unwrap();
-                archive.start_file(name, stored).unwrap();
-                archive.write_all(&[0; 1000]).unwrap();
-                archive.finish().unwrap();
-                // The method is at offset 10 of the directory's entry, the size at 24.
-                edit_norm(path, |bytes| {
-                    let entry = bytes.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap();
-                    bytes[entry + 10] = 8;
-                    bytes[entry + 24..entry + 28].copy_from_slice(&3_000_000_000_u32.to_le_bytes());
-                });
-            },
+            |path| write_compressed(path, name),
             &format!("its entry `{name}` is compressed, which torch.save never does"),
         );
     }

@@ -13,6 +13,8 @@ mod eras;
 mod faults;
 mod flags;
 mod hostile;
+mod hostile_hugging_face;
+mod hostile_results;
 mod hostile_text;
 mod places;
 mod rendering;

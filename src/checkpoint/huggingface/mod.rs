@@ -89,6 +89,8 @@ impl HuggingFaceModel {
     }
 
     fn read(&self, id: StageId, wanted: impl Fn(&Weight) -> bool) -> Result<StageTensors, CheckpointError> {
+        // Before, so that a change is told as what it is; after, so that there was none.
+        self.check_unchanged(id)?;
         let weights: Vec<_> = self.of_stage(id).filter(|weight| wanted(weight)).collect();
         let params = weights
             .into_par_iter()
