@@ -47,7 +47,7 @@ fuzz: setup ## Fuzz every reader of files, EXECUTIONS=1000000 each (needs `cargo
 	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch} fuzz/run.sh
 
 soak: setup ## 200 compares in one process: memory and descriptors flat, numbers the same
-	$(CARGO) test --release --locked --test soak -- --ignored --nocapture
+	$(CARGO) test --locked --test soak -- --ignored --nocapture >/dev/null
 
 clean: ## Remove what was built and what the demo wrote
 	$(CARGO) clean

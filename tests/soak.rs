@@ -1,42 +1,50 @@
-//! A long run: 200 compares of the bundled checkpoint in one process, with the same numbers every time and neither memory
-//! nor descriptors that pile up. Opt-in (`make soak`): it takes minutes.
+//! A long run: consecutive compares of the bundled checkpoint in one process, with the same results every time and neither
+//! memory nor descriptors that pile up. Opt-in (`make soak`): it takes minutes.
 #![cfg(all(feature = "libtorch", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
-mod common;
-
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
-use common::evaluation::{demo, in_repository, options, passages};
 use fs_err as fs;
-use kintsugi::checkpoint::Checkpoint;
-use kintsugi::eval::documents::read_documents;
-use kintsugi::eval::task::Task;
-use kintsugi::eval::tokenizer::Tokenizer;
-use kintsugi::eval::{EngineOptions, Evaluation, Quiet, Variant, evaluate};
-use kintsugi::merge::Strategy;
+use serde_json::Value;
 
+/// `KINTSUGI_SOAK` asks for another number.
 const COMPARES: usize = 200;
 /// Allocators and thread pools have filled up by then.
 const WARM: usize = 20;
-/// Passages a compare: the overheads are what is tested.
-const PASSAGES: usize = 12;
 /// What resident memory may grow by afterwards: a leak of one stage (400 kB) a compare would be 70 MB.
 const SLACK_BYTES: u64 = 16 << 20;
 
-/// Everything that `kintsugi compare` does up to the scores, from files to numbers.
-fn compare() -> Evaluation {
-    let checkpoint = Checkpoint::open(&demo(), &[]).unwrap();
-    let task = Task::resolve(in_repository("evals/demo/task.yml").to_str().unwrap()).unwrap();
-    let data = read_documents(&in_repository("evals/demo/passages.jsonl"), &task, Some(PASSAGES)).unwrap();
-    let tokenizer = Tokenizer::from_file(&in_repository("evals/demo/tokenizer.json")).unwrap();
-    let pairs = tokenizer.encode_documents(&data.documents).unwrap();
-    let mut variants = vec![Variant::baseline()];
-    variants.extend(Strategy::built_in().unwrap().into_iter().map(Variant::merged));
-    variants.push(Variant::noise_floor());
-    let passages = passages(&pairs, checkpoint.architecture().longest_input());
-    let options = EngineOptions { digests: true, ..options() };
-    evaluate(&checkpoint, &variants, passages, &options, &Quiet).unwrap()
+fn demo(name: &str) -> OsString {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("evals/demo").join(name).into_os_string()
+}
+
+/// `kintsugi compare` of twelve passages from arguments to files: the overheads are what is tested.
+fn compare() -> BTreeMap<PathBuf, Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    let words = |words: &str| words.split(' ').map(OsString::from).collect::<Vec<_>>();
+    let arguments = [
+        words("kintsugi --quiet compare --device cpu --limit 12 --bootstrap-replicates 200 --task"),
+        vec![demo("task.yml"), "--tokenizer".into(), demo("tokenizer.json"), "--data".into(), demo("passages.jsonl")],
+        vec!["--output-dir".into(), folder.path().into(), demo("checkpoint")],
+    ];
+    assert_eq!(kintsugi::cli::run(arguments.concat()), ExitCode::SUCCESS);
+    results(folder.path())
+}
+
+/// The numbers of a run: its samples byte by byte, and its report but for times and the name of its folder.
+fn results(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let samples = fs::read_dir(folder.join("samples")).unwrap().map(|entry| entry.unwrap().path());
+    let mut results: BTreeMap<_, _> =
+        samples.map(|path| (path.file_name().unwrap().into(), fs::read(&path).unwrap())).collect();
+    let mut report: Value = serde_json::from_slice(&fs::read(folder.join("report.json")).unwrap()).unwrap();
+    drop(report.as_object_mut().unwrap().remove("run").unwrap());
+    results.insert("report.json".into(), report.to_string().into_bytes());
+    results
 }
 
 fn resident_bytes() -> u64 {
@@ -55,14 +63,18 @@ fn threads() -> usize {
 
 #[test]
 #[ignore = "takes minutes: make soak"]
-fn two_hundred_compares_leave_nothing_behind() {
+fn consecutive_compares_leave_nothing_behind() {
+    let compares = std::env::var("KINTSUGI_SOAK").map_or(COMPARES, |number| number.parse().unwrap());
     let clock = Instant::now();
     let first = compare();
+    assert!(first.len() > 6, "{:?}", first.keys());
     let mut warm = (0, 0, 0);
-    for number in 2..=COMPARES {
+    for number in 2..=compares {
         let next = compare();
-        assert_eq!(next.scores, first.scores, "compare {number} gives other numbers");
-        assert_eq!(next.digests, first.digests, "compare {number} read other files");
+        for (name, bytes) in &first {
+            assert!(next.get(name) == Some(bytes), "compare {number}: {} is another", name.display());
+        }
+        assert_eq!(next.len(), first.len(), "compare {number}");
         let now = (resident_bytes(), descriptors(), threads());
         if number % WARM == 0 {
             let seconds = clock.elapsed().as_secs();

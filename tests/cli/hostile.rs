@@ -7,7 +7,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::*;
-use crate::common::read_tensors;
+use crate::common::{read_tensors, set_element};
 
 /// A `.pt` file of these entries.
 fn write_archive(path: &Path, entries: &[(&str, &[u8])]) {
@@ -264,4 +264,35 @@ fn archives_of_other_kinds_are_refused() {
         },
         "",
     );
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_a_finding_of_every_command() {
+    for value in [f64::NAN, f64::INFINITY] {
+        let inputs = Inputs::new();
+        set_element(&inputs.files.layer_file(5, 1), "norm.weight", 3, value);
+        let (path, other, merged) = (inputs.files.path(), TinyModel::new().write(), inputs.path("merged"));
+        let commands: [&[&std::ffi::OsStr]; 4] = [
+            &["inspect".as_ref(), path.as_ref()],
+            &["diff".as_ref(), path.as_ref(), other.path().as_ref()],
+            &["merge".as_ref(), path.as_ref(), "-o".as_ref(), merged.as_ref()],
+            &["merge".as_ref(), path.as_ref(), "-o".as_ref(), merged.as_ref(), "--format".as_ref(), "hf".as_ref()],
+        ];
+        let said = commands.map(|command| inputs.without_paths(&failure(kintsugi().args(command))));
+        for complaint in said.into_iter().chain([inputs.complaint(&[])]) {
+            assert!(complaint.contains("rank 1: tensor `norm.weight`: NaN or infinity at element 3"), "{complaint}");
+            assert!(complaint.contains(FILE) && complaint.contains("\nhint: "), "{complaint}");
+        }
+        assert!(!merged.exists());
+    }
+}
+
+#[test]
+fn weights_that_overflow_in_the_forward_pass_end_with_an_error() {
+    let inputs = Inputs::new();
+    for rank in 0..2 {
+        (0..64).for_each(|at| set_element(&inputs.files.layer_file(5, rank), "norm.weight", at, 3e38));
+    }
+    let complaint = inputs.refusal(&[]);
+    assert!(complaint.contains("`baseline` gives NaN") && complaint.contains("\nhint: "), "{complaint}");
 }
