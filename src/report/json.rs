@@ -80,8 +80,8 @@ fn replace_controls(value: &mut Value) -> bool {
             *text = text.replace(is_command, "\u{fffd}");
             true
         }
-        Value::Array(items) => items.iter_mut().fold(false, |any, item| replace_controls(item) || any),
-        Value::Object(fields) => fields.values_mut().fold(false, |any, field| replace_controls(field) || any),
+        Value::Array(items) => items.iter_mut().fold(false, |any, item| any | replace_controls(item)),
+        Value::Object(fields) => fields.values_mut().fold(false, |any, field| any | replace_controls(field)),
         _ => false,
     }
 }
