@@ -31,6 +31,9 @@ fn run(files: &TinyCheckpoint, sabotage: impl Fn(&Path) + Sync) -> Result<Evalua
     evaluate(&checkpoint, &variants(&["mean"]), passages, &options, &Saboteur(files.layer_file(3, 1), sabotage))
 }
 
+/// What is done to a file.
+type Sabotage = fn(&Path);
+
 /// Another sound file of the same names and sizes under its name.
 fn replace(path: &Path) {
     let other = path.with_extension("other");
@@ -40,7 +43,6 @@ fn replace(path: &Path) {
 
 #[test]
 fn a_file_that_is_replaced_or_written_during_the_run_is_noticed() {
-    type Sabotage = fn(&Path);
     let sabotages: [Sabotage; 3] = [replace, |path| flip_byte(path, 3000), truncate_half];
     for sabotage in sabotages {
         let files = TinyModel::new().write();
@@ -79,7 +81,6 @@ fn a_change_between_reading_and_hashing_is_noticed() {
 fn a_hugging_face_directory_that_changes_is_noticed() {
     let files = TinyModel::new().write();
     let folder = tempfile::tempdir().unwrap();
-    type Sabotage = fn(&Path);
     let sabotages: [(Sabotage, &str); 4] = [
         (replace, "another file has its name"),
         (|path| flip_byte(path, 3000), "it was written to"),
