@@ -10,7 +10,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use fs_err as fs;
+use mimalloc::MiMalloc;
 use serde_json::Value;
+
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// `KINTSUGI_SOAK` asks for another number.
 const COMPARES: usize = 200;

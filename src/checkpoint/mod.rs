@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use client::ClientState;
-pub use digest::{FileDigest, sha256_file};
+pub use digest::{FileDigest, digest_file};
 pub use error::CheckpointError;
 pub use huggingface::{HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;

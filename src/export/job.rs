@@ -13,7 +13,7 @@ use super::recipe::{OutputRecord, Recipe, RecipeInput, Record};
 use super::staging::{RECIPE_FILE, Staging};
 use super::tokenizer_files::{MAX_FILE_BYTES, TokenizerFiles};
 use super::{ExportError, Progress, card};
-use crate::checkpoint::{Checkpoint, FileDigest, sha256_file};
+use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
 
@@ -264,6 +264,6 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<FileDigest, ExportE
         fs::create_dir_all(parent).map_err(ExportError::at(parent))?;
     }
     write_atomically(&full, bytes).map_err(ExportError::at(&full))?;
-    let digest = sha256_file(&full).map_err(ExportError::at(&full))?;
+    let digest = digest_file(&full).map_err(ExportError::at(&full))?;
     Ok(FileDigest { file: path.to_string_lossy().into_owned(), ..digest })
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::ExportError;
-use crate::checkpoint::{FileDigest, sha256_file};
+use crate::checkpoint::{FileDigest, digest_file};
 
 /// Files that are hashed at once.
 const HASHERS: usize = 3;
@@ -17,7 +17,7 @@ pub(super) fn hash(files: &[PathBuf], failed: &AtomicBool) -> Result<Vec<FileDig
     let hash_files = || {
         let mut digests = Vec::new();
         while let Some((at, path)) = take(files, &next).filter(|_| !failed.load(Ordering::Relaxed)) {
-            digests.push((at, sha256_file(path).map_err(|source| ExportError::Read { source })?));
+            digests.push((at, digest_file(path).map_err(|source| ExportError::Read { source })?));
         }
         Ok::<_, ExportError>(digests)
     };
