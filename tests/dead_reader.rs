@@ -74,6 +74,10 @@ impl ModelSource for Dying {
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         self.read_stage(id)
     }
+
+    fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
+        self.checkpoint.check_unchanged(id)
+    }
 }
 
 /// A slice as this test keeps it.

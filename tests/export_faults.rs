@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::TinyModel;
 use common::disk::SmallDisk;
 use common::merging::{Merge, files_below};
-use kintsugi::checkpoint::{Checkpoint, Layout, digest_file};
+use kintsugi::checkpoint::{Checkpoint, CheckpointError, Layout, digest_file};
 use kintsugi::export::synth::{Shape, SynthOptions};
 use kintsugi::export::{ExportError, Progress, RECIPE_FILE};
 use kintsugi::tensor::DType;
@@ -160,7 +160,7 @@ fn a_source_that_changes_while_it_is_read_is_an_error() {
         std::thread::sleep(Duration::from_millis(50));
         let meddler = Meddler { path: &path, append, done: AtomicBool::new(false) };
         let error = Merge::by("mean").with(&source.open(), &target, |job| job.run(None, &meddler)).unwrap_err();
-        assert!(matches!(error, ExportError::SourceChanged { .. }), "{error}");
+        assert!(matches!(error, ExportError::Checkpoint(CheckpointError::Changed { .. })), "{error}");
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
     }

@@ -4,9 +4,10 @@
 use std::io::Read;
 use std::path::Path;
 
-use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// A file and the digest of its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +28,7 @@ const HASHED_AT_ONCE: usize = 1 << 18;
 /// # Errors
 /// The file cannot be read.
 pub fn digest_file(path: &Path) -> Result<FileDigest, std::io::Error> {
-    let mut file = fs::File::open(path)?;
+    let mut file = files::open(path)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0_u8; HASHED_AT_ONCE];
     loop {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::evaluation;
 use crate::checkpoint::{self, ModelSource, digest_file};
-use crate::eval::{EvalError, Variant, Weights};
+use crate::eval::{Variant, Weights};
 use crate::report::{FileDigest, FileStamp, ModelsRecord};
 use crate::samples::{Differences, SampleError};
 
@@ -32,16 +32,6 @@ impl<'a> FilesRead<'a> {
 
     pub(super) fn stamps(&self) -> &[FileStamp] {
         &self.stamps
-    }
-
-    /// Whether nobody has written to them since.
-    pub(super) fn check_unchanged(&self) -> Result<(), EvalError> {
-        for known in &self.stamps {
-            if stamp(&known.path).ok().as_ref() != Some(known) {
-                return Err(EvalError::FileChanged { path: known.path.clone() });
-            }
-        }
-        Ok(())
     }
 
     /// The digests of the checkpoint's files, sorted by name. Reads all of them.

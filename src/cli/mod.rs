@@ -42,6 +42,7 @@ mod recording;
 mod report;
 mod synth;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -98,7 +99,12 @@ enum Command {
 /// Parses the process's arguments, runs, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    run(std::env::args_os())
+}
+
+/// Runs with these arguments, the program's name first. Arguments that make no sense end the process, as `--help` does.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(arguments);
     let screen = output::Screen::new(cli.verbosity);
     let outcome = match cli.command {
         Command::Gate(args) => match gate::run(&args, &screen) {

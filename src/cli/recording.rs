@@ -109,7 +109,7 @@ pub(super) fn evaluate(
         tracing::warn!("shard {index}/{count} holds no passage: there are {} chunks to share out", plan.chunk_count());
     }
     let part = Part { done: records.done(), ..whole };
-    let mut keeper = Keeper { job, prepared, plan: &plan, part: &part, files: &files, journal, records, drift: None };
+    let mut keeper = Keeper { job, prepared, plan: &plan, part: &part, journal, records, drift: None };
     if resumed {
         keeper.announce();
     }
@@ -216,7 +216,6 @@ struct Keeper<'a> {
     prepared: &'a Prepared,
     plan: &'a ChunkPlan,
     part: &'a Part,
-    files: &'a FilesRead<'a>,
     journal: Option<Journal>,
     records: Records,
     /// Drift of the replicated parameters, until it is recorded.
@@ -247,7 +246,6 @@ impl Keeper<'_> {
     }
 
     fn keep(&mut self, slice: SliceOutcome) -> Result<(), EvalError> {
-        self.files.check_unchanged()?;
         if self.records.models.is_none() {
             let models = ModelsRecord {
                 checkpoint: provenance::checkpoint_info(

@@ -2,14 +2,14 @@
 //! or plain text with one passage a line; its first line tells which.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use sha2::{Digest, Sha256};
 
 use super::data_error::DataError;
 use super::task::{DataIdentity, Task};
+use crate::files;
 
 /// The longest line read. LAMBADA's longest line has 979 bytes; this guards against files that are no text.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
@@ -65,7 +65,20 @@ pub struct DataSet {
 /// passage with nothing but white space before its last word. lm-evaluation-harness would predict such a word from
 /// an end-of-text token alone; in a set of passages it is a mistake. Errors name the file and the line.
 pub fn read_documents(path: &Path, task: &Task, limit: Option<usize>) -> Result<DataSet, DataError> {
-    let mut lines = Lines::open(path)?;
+    parse_documents(BufReader::new(files::open(path)?), path, task, limit)
+}
+
+/// As [`read_documents`], of bytes from anywhere; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_documents`].
+pub fn parse_documents(
+    reader: impl BufRead,
+    path: &Path,
+    task: &Task,
+    limit: Option<usize>,
+) -> Result<DataSet, DataError> {
+    let mut lines = Lines { path: path.to_owned(), reader, hasher: Sha256::new(), number: 0 };
     let mut format = None;
     let mut documents = Vec::new();
     let mut total_count = 0;
@@ -120,20 +133,15 @@ impl DataFormat {
 }
 
 /// The lines of a file as UTF-8, with every byte hashed on the way.
-struct Lines {
+struct Lines<R> {
     path: PathBuf,
-    reader: BufReader<fs::File>,
+    reader: R,
     hasher: Sha256,
     /// 1-based number of the line read last.
     number: usize,
 }
 
-impl Lines {
-    fn open(path: &Path) -> Result<Self, DataError> {
-        let reader = BufReader::new(fs::File::open(path)?);
-        Ok(Self { path: path.to_owned(), reader, hasher: Sha256::new(), number: 0 })
-    }
-
+impl<R: BufRead> Lines<R> {
     /// The next line without its line end, or nothing at the end of the file.
     fn next_line(&mut self) -> Result<Option<String>, DataError> {
         let mut bytes = Vec::new();
@@ -228,6 +236,8 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
 
     fn read(bytes: &[u8], limit: Option<usize>) -> Result<DataSet, DataError> {

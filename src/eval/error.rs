@@ -84,12 +84,6 @@ pub enum EvalError {
     /// What was computed could not be kept.
     #[error(transparent)]
     Samples(#[from] SampleError),
-    /// A file of a model was written to while it was read.
-    #[error("{path}: changed while it was read", path = path.display())]
-    FileChanged {
-        /// The file.
-        path: PathBuf,
-    },
     /// The user or the system asked the run to stop.
     #[error("interrupted: {done} of {total} slices are in {path}", path = journal.display())]
     Interrupted {
@@ -134,9 +128,6 @@ impl EvalError {
             ),
             Self::Samples(error) => error.hint(),
             Self::Interrupted { .. } => Some("run the same command again: it goes on with the next slice".to_owned()),
-            Self::FileChanged { .. } => {
-                Some("start anew, with --restart, once nobody writes to the checkpoint any more".to_owned())
-            }
             Self::ReaderGone { .. } => None,
         }
     }

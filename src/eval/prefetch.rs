@@ -68,6 +68,7 @@ fn read_all(
                 if hash {
                     // The bytes were just read: they come from the page cache.
                     digests.add(model.stage_files(id))?;
+                    model.check_unchanged(id)?;
                 }
                 Ok(stage)
             })

@@ -21,9 +21,19 @@ pub enum SampleError {
         /// What the JSON reader says.
         source: serde_json::Error,
     },
-    /// The finished file could not be moved to its name.
-    #[error("{path}: could not be moved into place: {source}", path = path.display())]
-    Persist {
+    /// A line is longer than any sample.
+    #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
+    LineTooLong {
+        /// The sample file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// The longest line read.
+        limit_bytes: u64,
+    },
+    /// The file could not be written whole under its name.
+    #[error("{path}: could not be written: {source}", path = path.display())]
+    Write {
         /// The intended name.
         path: PathBuf,
         /// What the file system says.
@@ -85,7 +95,7 @@ impl SampleError {
             Self::JournalForm { .. } | Self::AnotherRun { .. } => {
                 "give another --output-dir, or --restart to discard what the journal holds"
             }
-            Self::Io(_) | Self::Line { .. } | Self::Persist { .. } => return None,
+            Self::Io(_) | Self::Line { .. } | Self::LineTooLong { .. } | Self::Write { .. } => return None,
         };
         Some(text.to_owned())
     }

@@ -1,5 +1,6 @@
 //! What was measured, per passage. Knows nothing of libtorch or of checkpoints: a [`Sample`] is plain data that goes
-//! to `samples/NAME.jsonl` and comes back from there; until a run is finished, its results are in a [`Journal`]. Statistics over samples live in `report` (which calls `stats`).
+//! to `samples/NAME.jsonl` and comes back from there; until a run is finished, its results are in a [`Journal`]. Statistics
+//! over samples live in `report` (which calls `stats`).
 
 mod error;
 mod identity;
@@ -8,10 +9,9 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::path::Path;
 
-use fs_err as fs;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ use crate::files;
 pub use error::SampleError;
 pub use identity::{Differences, Identity};
 pub use journal::{Contents, Journal, read_journal};
+
+/// The longest line read: a target of a hundred thousand tokens.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
 /// A token that a model might have put at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +92,10 @@ pub struct DocumentText {
 /// # Errors
 /// Whatever keeps the file from being written, synced or moved into place.
 pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), SampleError> {
+    write_lines(path, samples).map_err(|source| SampleError::Write { path: path.to_owned(), source })
+}
+
+fn write_lines<T: Serialize>(path: &Path, samples: &[T]) -> std::io::Result<()> {
     let mut file = files::temporary_sibling(path)?;
     let mut out = std::io::BufWriter::new(file.as_file_mut());
     for sample in samples {
@@ -97,7 +104,7 @@ pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), Sampl
     }
     out.flush()?;
     drop(out);
-    files::publish(file, path).map_err(|source| SampleError::Persist { path: path.to_owned(), source })
+    files::publish(file, path)
 }
 
 /// Reads what [`write_jsonl`] wrote.
@@ -105,19 +112,29 @@ pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), Sampl
 /// # Errors
 /// A file that cannot be read, or a line that is not what was expected (named by its number).
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SampleError> {
-    let reader = BufReader::new(fs::File::open(path)?);
+    parse_jsonl(BufReader::new(files::open(path)?), path)
+}
+
+/// As [`read_jsonl`], of bytes from anywhere; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_jsonl`].
+pub fn parse_jsonl<T: DeserializeOwned>(mut reader: impl BufRead, path: &Path) -> Result<Vec<T>, SampleError> {
     let mut samples = Vec::new();
-    for (index, line) in reader.lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        if reader.by_ref().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        if bytes.len() as u64 > MAX_LINE_BYTES {
+            return Err(SampleError::LineTooLong { path: path.to_owned(), line, limit_bytes: MAX_LINE_BYTES });
+        }
+        if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let sample = serde_json::from_str(&line).map_err(|source| SampleError::Line {
-            path: path.to_owned(),
-            line: index + 1,
-            source,
-        })?;
-        samples.push(sample);
+        let not_a_sample = |source| SampleError::Line { path: path.to_owned(), line, source };
+        samples.push(serde_json::from_slice(&bytes).map_err(not_a_sample)?);
     }
     Ok(samples)
 }
