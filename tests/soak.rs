@@ -36,7 +36,7 @@ fn compare() -> BTreeMap<PathBuf, Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let words = |words: &str| words.split(' ').map(OsString::from).collect::<Vec<_>>();
     let arguments = [
-        words("kintsugi --quiet compare --device cpu --limit 12 --bootstrap-replicates 200 --task"),
+        words("kintsugi --quiet compare --no-cache --device cpu --limit 12 --bootstrap-replicates 200 --task"),
         vec![demo("task.yml"), "--tokenizer".into(), demo("tokenizer.json"), "--data".into(), demo("passages.jsonl")],
         vec!["--output-dir".into(), folder.path().into(), demo("checkpoint")],
     ];

@@ -37,7 +37,7 @@ fn kintsugi() -> Command {
         command.env_remove(variable);
     }
     // A panic is a failure in any case; its trace is not wanted.
-    command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0");
+    command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0").env("KINTSUGI_NO_CACHE", "1");
     command
 }
 

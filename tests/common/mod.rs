@@ -7,12 +7,15 @@
     reason = "a test file uses some of these"
 )]
 
+pub mod disk;
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
 pub mod hugging_face;
 pub mod merging;
 pub mod npz;
 pub mod reports;
+#[cfg(feature = "libtorch")]
+pub mod runs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
