@@ -41,7 +41,7 @@ fn whole_files(folder: &Path) -> BTreeSet<String> {
 /// Runs a shell line with the command as `"$@"`.
 fn in_shell(line: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
-    shell.args(["-c", line, "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.args(["-c", line, "sh"]).arg(command.get_program()).args(command.get_args()).env("KINTSUGI_NO_CACHE", "1");
     shell
 }
 

@@ -105,6 +105,7 @@ fn an_output_folder_that_may_not_be_written_to_is_named_before_anything_is_compu
 fn as_somebody(inputs: &Inputs, command: &Command) -> Option<Command> {
     if fs::metadata(inputs.folder.path()).unwrap().uid() != 0 {
         let mut same = Command::new(command.get_program());
+        same.env("KINTSUGI_NO_CACHE", "1");
         same.args(command.get_args());
         return Some(same);
     }
@@ -114,6 +115,7 @@ fn as_somebody(inputs: &Inputs, command: &Command) -> Option<Command> {
     let other = |arguments: &[&std::ffi::OsStr]| {
         let mut other = Command::new("setpriv");
         other.args(["--reuid=65534", "--clear-groups"]).arg(command.get_program()).args(arguments);
+        other.env("KINTSUGI_NO_CACHE", "1");
         other
     };
     if !other(&["--version".as_ref()]).output().is_ok_and(|output| output.status.success()) {
