@@ -9,6 +9,7 @@
 //! | 0 | [`tensor`] | host tensors and their arithmetic |
 //! | 0 | [`config`] | what the model is: gpt-neox's configuration, typed and validated |
 //! | 0 | [`files`] | files that are there whole or not at all |
+//! | 0 | [`hub`] | files by name: the Hugging Face cache and Hub; where tokenizers lie |
 //! | 1 | [`samples`] | what was measured, per passage, on disk |
 //! | 1 | [`partition`] | the one table: parameter name → kind; joining and splitting |
 //! | 2 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
@@ -30,6 +31,7 @@ pub mod eval;
 pub mod export;
 pub mod files;
 pub mod gate;
+pub mod hub;
 pub mod merge;
 #[cfg(feature = "libtorch")]
 pub mod model;

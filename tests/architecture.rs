@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by level; a room may import from lower levels only.
 const LEVELS: &[&[&str]] = &[
-    &["stats", "tensor", "config", "files"],
+    &["stats", "tensor", "config", "files", "hub"],
     &["partition", "samples"],
     &["checkpoint"],
     &["merge", "model"],

@@ -107,7 +107,7 @@ fn compare(
     output: Option<&OutputDir>,
     screen: &Screen,
 ) -> anyhow::Result<()> {
-    let mut prepared = prepare(job.model, &args.evaluation, setting)?;
+    let mut prepared = prepare(job.model, &args.evaluation, setting, screen)?;
     let mut variants = vec![Variant::baseline()];
     variants.extend(job.strategies.iter().cloned().map(Variant::merged));
     variants.extend(job.candidates.iter().map(Candidate::variant));

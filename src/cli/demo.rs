@@ -66,8 +66,8 @@ pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
     let evaluation = EvaluationArgs {
         tokenizer: Some(tokenizer),
         device: args.device.clone(),
-        task: task.display().to_string(),
-        ..EvaluationArgs::for_data(data)
+        data: Some(data),
+        ..EvaluationArgs::for_task(task.display().to_string())
     };
     let model = ModelArgs::at(checkpoint);
     compare::run(&CompareArgs::new(model, evaluation, Some(args.output_dir.clone())), screen)

@@ -1,15 +1,15 @@
 //! What every evaluating subcommand does first: open the checkpoint, read passages, tokenize, choose devices.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 
 use super::args::{EvaluationArgs, ModelArgs, ReadingArgs};
-use super::provenance;
+use super::output::Screen;
+use super::{names, provenance};
 use crate::checkpoint::{Checkpoint, ModelSource, open_model};
-use crate::eval::data_error::DataError;
 use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
 use crate::eval::task::{DataIdentity, Task};
@@ -80,15 +80,21 @@ pub(super) fn open_any(
 /// Opens and checks all inputs; nothing is computed yet.
 ///
 /// Where a strategy calibrates and the model needs it, passages are set aside for that unless a file of them is given.
-pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: Setting) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(
+    model: &dyn ModelSource,
+    args: &EvaluationArgs,
+    setting: Setting,
+    screen: &Screen,
+) -> anyhow::Result<Prepared> {
     let Setting { clocks, threads, calibrates } = setting;
     model.check_evaluation()?;
     let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut data = read_documents(&args.data, &task, limit)?;
+    let place = names::data(args.data.as_deref(), &task, screen)?;
+    let mut data = read_documents(&place, &task, limit)?;
     if let DataIdentity::Different { .. } = data.identity {
-        tracing::info!("{}: {}", args.data.display(), identity_text(&task, &data.identity));
+        tracing::info!("{}: {}", place.display(), identity_text(&task, &data.identity));
     }
     let set_aside = match &args.calibration {
         _ if !calibrates => Vec::new(),
@@ -102,7 +108,7 @@ pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: S
             bail!("shard {}/{} holds no passage", shard.index, shard.count);
         }
     }
-    let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), model.folder())?)?;
+    let tokenizer = Tokenizer::from_file(&names::tokenizer(args.tokenizer.as_deref(), model, screen)?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
     if let Some(multiple) = model.vocabulary_multiple()
         && let Err(error) = tokenizer.check_padding(architecture.padded_vocab_size, multiple)
@@ -232,21 +238,6 @@ pub(super) fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Doc
     let (taken, kept): (Vec<_>, Vec<_>) = all.partition(|&(place, _)| chosen(place));
     documents.extend(kept.into_iter().map(|(_, document)| document));
     Ok(taken.into_iter().map(|(_, document)| document).collect())
-}
-
-/// The file given, else the one that lies beside the checkpoint.
-pub(super) fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
-    }
-    let places = [Some(folder), folder.parent()];
-    let names = ["tokenizer.json", "20B_tokenizer.json"];
-    places
-        .into_iter()
-        .flatten()
-        .flat_map(|place| names.map(|name| place.join(name)))
-        .find(|path| path.is_file())
-        .ok_or_else(|| DataError::NoTokenizer { folder: folder.to_owned() })
 }
 
 fn identity_text(task: &Task, identity: &DataIdentity) -> String {

@@ -6,6 +6,7 @@ use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::export::ExportError;
 use crate::gate::GateError;
+use crate::hub::HubError;
 use crate::merge::MergeError;
 use crate::report::ReportError;
 
@@ -38,6 +39,9 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<GateError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<HubError>() {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<ReportError>() {

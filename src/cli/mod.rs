@@ -23,6 +23,7 @@ mod failure;
 mod gate;
 mod inspect;
 mod merge;
+mod names;
 mod output;
 mod provenance;
 mod report;

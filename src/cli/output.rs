@@ -97,6 +97,11 @@ impl Screen {
         MergeBar(self.bar())
     }
 
+    /// A bar for a download.
+    pub(super) fn download_bar(&self) -> DownloadBar<'_> {
+        DownloadBar { screen: self, bar: None }
+    }
+
     fn bar(&self) -> ProgressBar {
         if self.quiet || !io::stderr().is_terminal() {
             return ProgressBar::hidden();
@@ -126,6 +131,39 @@ impl Write for AboveBars {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().lock().flush()
+    }
+}
+
+/// Shows how far a download is, once there is one.
+#[derive(Debug)]
+pub(super) struct DownloadBar<'a> {
+    screen: &'a Screen,
+    bar: Option<ProgressBar>,
+}
+
+impl crate::hub::Progress for DownloadBar<'_> {
+    fn start(&mut self, bytes: u64) {
+        let bar = self.bar.get_or_insert_with(|| self.screen.bar());
+        bar.set_length(bytes);
+        bar.set_position(0);
+        let template = "downloading {bar:24} {bytes} of {total_bytes} · {bytes_per_sec} · {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+}
+
+impl Drop for DownloadBar<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

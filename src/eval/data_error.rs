@@ -101,11 +101,25 @@ pub enum DataError {
         /// What the tokenizer library says.
         message: String,
     },
-    /// No tokenizer was given and none lies beside the checkpoint.
-    #[error("no tokenizer.json or 20B_tokenizer.json beside {folder}", folder = folder.display())]
-    NoTokenizer {
-        /// The checkpoint's folder.
-        folder: PathBuf,
+    /// The task's data file is not here, and the task names no place to get it from.
+    #[error("no data for {task}: there is no {looked}", looked = looked.display())]
+    NoData {
+        /// The task.
+        task: String,
+        /// Where its file would be.
+        looked: PathBuf,
+        /// Where a user gets it.
+        url: String,
+    },
+    /// The task's data file is not here, and did not come from the Hub.
+    #[error("no data for {task}: there is no {looked}, and {source}", looked = looked.display())]
+    Hub {
+        /// The task.
+        task: String,
+        /// Where its file would be on this machine.
+        looked: PathBuf,
+        /// What the Hub says.
+        source: crate::hub::HubError,
     },
     /// The tokenizer library refused a text.
     #[error("{path}: tokenizing failed: {message}", path = path.display())]
@@ -192,7 +206,8 @@ impl DataError {
                 "expected the tokenizer.json of Hugging Face tokenizers, such as 20B_tokenizer.json; \
                  a vocab.json with merges.txt must be converted first"
             }
-            Self::NoTokenizer { .. } => "give one with --tokenizer FILE",
+            Self::NoData { url, .. } => return Some(format!("give it with --data FILE; it is at {url}")),
+            Self::Hub { source, .. } => return source.hint(),
             Self::WrongVocabulary { .. } | Self::SmallVocabulary { .. } => {
                 "pass the tokenizer the checkpoint was trained with"
             }

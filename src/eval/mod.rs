@@ -7,6 +7,7 @@ mod calibrated_merge;
 mod calibration;
 mod candidates;
 pub mod data_error;
+pub mod data_place;
 mod device_run;
 pub mod documents;
 pub mod engine;

@@ -1,17 +1,26 @@
 //! Tasks: which data set, how a passage is split, which numbers come out. A task is a small YAML file; the built-in
 //! ones are `evals/*.yml`, compiled in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::data_error::DataError;
+use crate::hub::HubFile;
 
 /// The built-in tasks: name and YAML text.
-const BUILT_IN: [(&str, &str); 2] = [
-    ("lambada_openai", include_str!("../../evals/lambada_openai.yml")),
-    ("lambada_standard", include_str!("../../evals/lambada_standard.yml")),
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../../evals/", $name, ".yml")))),*] };
+}
+const BUILT_IN: [(&str, &str); 7] = built_in![
+    "lambada_openai",
+    "lambada_standard",
+    "lambada_openai_mt_en",
+    "lambada_openai_mt_de",
+    "lambada_openai_mt_es",
+    "lambada_openai_mt_fr",
+    "lambada_openai_mt_it",
 ];
 
 /// One evaluation: its data set, its splitting rule and its metrics.
@@ -30,6 +39,9 @@ pub struct Task {
     pub splitting: Splitting,
     /// The numbers the task reports.
     pub metrics: Vec<Metric>,
+    /// The folder that the data file's name is relative to: the task file's, or for a built-in task the working directory.
+    #[serde(skip)]
+    pub folder: PathBuf,
 }
 
 /// Which file a task is defined on.
@@ -43,8 +55,11 @@ pub struct DataDescription {
     pub sha256: Option<String>,
     /// How many passages the file holds.
     pub document_count: usize,
-    /// Where a user gets the file. Text for people; nothing is downloaded.
+    /// Where a user gets the file. Text for people.
     pub url: String,
+    /// Where it is fetched from when it is not on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubFile>,
 }
 
 /// How a passage becomes context and target.
@@ -107,7 +122,8 @@ impl Task {
                 known: Self::built_in_names().into_iter().map(str::to_owned).collect(),
             });
         }
-        Self::from_yaml(&fs::read_to_string(path)?, name_or_path)
+        let task = Self::from_yaml(&fs::read_to_string(path)?, name_or_path)?;
+        Ok(Self { folder: path.parent().map(Path::to_owned).unwrap_or_default(), ..task })
     }
 
     /// Reads and validates the YAML text of a task; `place` is named in errors.
@@ -118,6 +134,9 @@ impl Task {
             && !(sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
         {
             return Err(invalid(format!("`data.sha256` must be 64 lower-case hexadecimal digits, found `{sha256}`")));
+        }
+        if let Some(file) = &task.data.hub {
+            file.check().map_err(|error| invalid(format!("`data.hub`: {error}")))?;
         }
         if task.metrics.is_empty() {
             return Err(invalid("`metrics` is empty".to_owned()));
@@ -198,7 +217,10 @@ mod tests {
     #[test]
     fn an_unknown_task_lists_the_known_ones() {
         let error = Task::resolve("lambda").unwrap_err();
-        assert_eq!(error.to_string(), "unknown task `lambda`; known tasks: lambada_openai, lambada_standard");
+        assert_eq!(
+            error.to_string(),
+            format!("unknown task `lambda`; known tasks: {}", Task::built_in_names().join(", "))
+        );
         assert!(error.hint().is_some());
     }
 

@@ -11,6 +11,8 @@ mod checkpoints;
 mod data;
 mod eras;
 mod flags;
+#[cfg(feature = "hub")]
+mod hub;
 mod rendering;
 mod results;
 mod strategies;
@@ -30,6 +32,11 @@ fn kintsugi() -> Command {
     for variable in ["KINTSUGI_LOG", "NO_COLOR", "CLICOLOR_FORCE", "RUST_LOG"] {
         command.env_remove(variable);
     }
+    for variable in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "TRANSFORMERS_OFFLINE"] {
+        command.env_remove(variable);
+    }
+    // No test asks the real Hub, or finds what somebody else has fetched.
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent/huggingface");
     // A panic is a failure in any case; its trace is not wanted.
     command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0");
     command

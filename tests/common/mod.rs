@@ -9,6 +9,8 @@
 
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod hugging_face;
 pub mod merging;
 pub mod npz;
