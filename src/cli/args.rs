@@ -115,6 +115,10 @@ mod evaluation_args {
     /// What to evaluate on, and how.
     #[derive(Debug, Clone, Args)]
     pub(in crate::cli) struct EvaluationArgs {
+        /// A run file: YAML in which every flag is a key, without its dashes. Flags win over KINTSUGI_FLAG in the
+        /// environment, which wins over the file.
+        #[arg(long, value_name = "FILE")]
+        pub config: Option<PathBuf>,
         /// The tokenizer: a tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b). Default:
         /// `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that its configuration names.
         #[arg(long, value_name = "FILE|NAME")]
@@ -161,6 +165,7 @@ mod evaluation_args {
         /// A task, everything else at its default.
         pub(in crate::cli) fn for_task(task: String) -> Self {
             Self {
+                config: None,
                 tokenizer: None,
                 data: None,
                 task,

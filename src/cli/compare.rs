@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
 use super::candidates::{Candidate, CandidateArgs};
-use super::drift;
 use super::evaluation::{self, Prepared, Setting, open_any, open_checkpoint, prepare};
 use super::output::Screen;
+use super::{drift, dry_run};
 use crate::checkpoint::ModelSource;
 use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
@@ -34,6 +34,10 @@ pub(super) struct CompareArgs {
     /// Write report.html, report.md, report.json, plots, samples and lm-eval files into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
+    /// Check everything (names, shapes, passages, tokenizer, device, memory, disk) and say what would be read, computed and
+    /// written, but compute nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Leave out the baseline's second run in chunks of another size, below whose differences all is noise.
     #[arg(long)]
     no_noise_floor: bool,
@@ -56,6 +60,7 @@ impl CompareArgs {
             merge: MergeArgs::default(),
             candidates: CandidateArgs::default(),
             output_dir,
+            dry_run: false,
             no_noise_floor: false,
             bootstrap_replicates: u32::try_from(replicate_count).unwrap_or(u32::MAX),
             seed,
@@ -96,6 +101,9 @@ pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
 
 impl CompareArgs {
     fn prepare_output(&self) -> Result<Option<OutputDir>, ReportError> {
+        if self.dry_run {
+            return Ok(None);
+        }
         self.output_dir.as_deref().map(report::prepare_output).transpose()
     }
 }
@@ -114,8 +122,17 @@ fn compare(
     if !args.no_noise_floor {
         variants.push(Variant::noise_floor());
     }
-    let bar = screen.evaluation_bar();
     let passages = std::mem::take(&mut prepared.passages);
+    if args.dry_run {
+        return dry_run::show(
+            (job.model, &args.model.checkpoint),
+            &variants,
+            passages,
+            (&prepared, args.output_dir.as_deref()),
+            screen,
+        );
+    }
+    let bar = screen.evaluation_bar();
     let evaluation = evaluate(job.model, &variants, passages, &prepared.options, &bar);
     bar.finish();
     let evaluation = evaluation?;

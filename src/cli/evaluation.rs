@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use super::args::{EvaluationArgs, ModelArgs, ReadingArgs};
 use super::output::Screen;
-use super::{names, provenance};
+use super::{names, provenance, settings};
 use crate::checkpoint::{Checkpoint, ModelSource, open_model};
 use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
@@ -87,6 +87,9 @@ pub(super) fn prepare(
     screen: &Screen,
 ) -> anyhow::Result<Prepared> {
     let Setting { clocks, threads, calibrates } = setting;
+    if let Some(file) = &args.config {
+        tracing::info!("run file: {}", file.display());
+    }
     model.check_evaluation()?;
     let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;
@@ -324,7 +327,7 @@ pub(super) fn run_info(args: &EvaluationArgs, prepared: &Prepared, evaluation: &
     #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
     let tokens_per_second = tokens as f64 / timings.compute.as_secs_f64().max(1e-9);
     RunInfo {
-        argv: std::env::args().collect(),
+        argv: settings::command_line(),
         started,
         seconds: clock.elapsed().as_secs_f64(),
         device: backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),

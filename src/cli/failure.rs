@@ -35,6 +35,9 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<CheckpointError>() {
             return error.hint();
         }
+        if let Some(error) = cause.downcast_ref::<super::settings::SettingError>() {
+            return error.hint();
+        }
         if let Some(error) = cause.downcast_ref::<MergeError>() {
             return error.hint();
         }

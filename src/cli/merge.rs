@@ -88,7 +88,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
     let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
     let calibration = calibration(args, &checkpoint, &strategy, screen)?;
     let record = Record {
-        command: std::env::args().collect(),
+        command: super::settings::command_line(),
         strategy_text: Strategy::text(&args.strategy)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: Some(env!("KINTSUGI_GIT_COMMIT")).filter(|commit| !commit.is_empty()).map(str::to_owned),

@@ -14,6 +14,8 @@ mod diff;
 mod doctor;
 mod drift;
 #[cfg(feature = "libtorch")]
+mod dry_run;
+#[cfg(feature = "libtorch")]
 mod eval;
 #[cfg(feature = "libtorch")]
 mod evaluation;
@@ -27,6 +29,7 @@ mod names;
 mod output;
 mod provenance;
 mod report;
+mod settings;
 mod synth;
 
 use std::process::ExitCode;
@@ -83,7 +86,13 @@ enum Command {
 /// Parses the process's arguments, runs, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match settings::complete(&Cli::command(), std::env::args_os().collect()) {
+        Ok(arguments) => Cli::parse_from(arguments),
+        Err(error) => {
+            output::Screen::new(output::Verbosity::default()).error(&error);
+            return ExitCode::from(2);
+        }
+    };
     let screen = output::Screen::new(cli.verbosity);
     let outcome = match cli.command {
         Command::Gate(args) => match gate::run(&args, &screen) {

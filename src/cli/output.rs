@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::failure;
 
 /// How much to say on stderr.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct Verbosity {
     /// Say nothing but errors.
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]

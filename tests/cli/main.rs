@@ -15,6 +15,7 @@ mod flags;
 mod hub;
 mod rendering;
 mod results;
+mod settings;
 mod strategies;
 
 use std::path::{Path, PathBuf};
