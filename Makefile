@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test bench bench-peers verify-hf lint clean
+.PHONY: help setup build demo test bench bench-peers verify-hf verify-rolling lint clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,10 @@ bench-peers: build ## Beside transformers + lm-evaluation-harness: make bench-pe
 
 verify-hf: build ## Compare merges for transformers with kintsugi's own numbers (PYTHON needs torch and transformers)
 	$(PYTHON) evals/verify/hf_loglikelihoods.py target/release/kintsugi $(CHECKPOINTS)
+
+verify-rolling: build ## Compare perplexities of whole texts with lm-evaluation-harness's (PYTHON needs torch, transformers and lm-eval; TEXT=FILE)
+	@test -n "$(TEXT)" || { echo "give TEXT=FILE" >&2; exit 2; }
+	$(PYTHON) evals/verify/lm_eval_rolling.py target/release/kintsugi $(firstword $(CHECKPOINTS)) $(TEXT)
 
 lint: setup ## Formatting and clippy, warnings denied
 	$(CARGO) fmt --check

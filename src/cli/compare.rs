@@ -14,7 +14,7 @@ use crate::checkpoint::ModelSource;
 use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
 use crate::report::{self, Exact, Outcome, OutputDir, Report, ReportError, ReportInput, TerminalStyle};
-use crate::samples::Sample;
+use crate::samples::{RollingText, Sample};
 use crate::stats::PairedBootstrap;
 
 /// Arguments of `compare`.
@@ -208,6 +208,11 @@ fn report_input(
             }
         }
     }
+    findings.extend(
+        prepared
+            .rolling
+            .map(|text| per_word(text, baseline.samples.len(), std::iter::once(&baseline).chain(&variants))),
+    );
     let noise_floor = samples.next().transpose()?.map(|samples| Outcome {
         name: "noise floor".to_owned(),
         description: "the baseline again, in chunks of another size".to_owned(),
@@ -238,6 +243,22 @@ fn report_input(
             ..PairedBootstrap::default()
         },
     })
+}
+
+/// What perplexities of whole texts are divided by, and the models' bits per byte.
+fn per_word<'a>(text: RollingText, windows: usize, outcomes: impl Iterator<Item = &'a Outcome>) -> String {
+    let RollingText { documents, words, bytes, tokens } = text;
+    let texts = if documents == 1 { "one text".to_owned() } else { format!("{documents} texts") };
+    let mut line = format!(
+        "{texts} of {words} words, {bytes} bytes and {tokens} tokens in {windows} windows, which count as documents: perplexity is \
+         per word, accuracy per token; bits per byte:"
+    );
+    for (at, outcome) in outcomes.enumerate() {
+        let loglikelihood: f64 = outcome.samples.iter().map(|sample| sample.loglikelihood).sum();
+        let comma = if at == 0 { "" } else { "," };
+        let _ = write!(line, "{comma} {} {:.6}", outcome.name, text.bits_per_byte(loglikelihood));
+    }
+    line
 }
 
 /// Wrong rules, loudly, and what folding did to the weights.

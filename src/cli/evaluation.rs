@@ -12,7 +12,8 @@ use super::{names, provenance, settings};
 use crate::checkpoint::{Checkpoint, ModelSource, open_model};
 use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
 use crate::eval::packing::Passage;
-use crate::eval::task::{DataIdentity, Task};
+use crate::eval::rolling::documents_of_windows;
+use crate::eval::task::{DataIdentity, Splitting, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{Divergence, EngineOptions, Evaluation, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
@@ -21,7 +22,7 @@ use crate::report::{
     CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo,
     TokenizerInfo, Versions,
 };
-use crate::samples::DocumentText;
+use crate::samples::{DocumentText, RollingText};
 
 /// Calibration averages a few thousand tokens; more would not change it.
 pub(super) const MOST_SET_ASIDE: usize = 256;
@@ -42,6 +43,8 @@ pub(super) struct Setting {
 pub(super) struct Prepared {
     pub task: Task,
     pub data: DataSet,
+    /// Where whole texts are predicted: how much there is. The documents are windows then.
+    pub rolling: Option<RollingText>,
     pub tokenizer: Tokenizer,
     pub pairs: Vec<TokenPair>,
     pub passages: Vec<Passage>,
@@ -99,7 +102,7 @@ pub(super) fn prepare(
     if let DataIdentity::Different { .. } = data.identity {
         tracing::info!("{}: {}", place.display(), identity_text(&task, &data.identity));
     }
-    let set_aside = match &args.calibration {
+    let mut set_aside = match &args.calibration {
         _ if !calibrates => Vec::new(),
         Some(path) => unseen(read_documents(path, &task, None)?.documents, &data.documents)?,
         None => set_aside(&mut data.documents)?,
@@ -118,7 +121,6 @@ pub(super) fn prepare(
     {
         tracing::warn!("{error}");
     }
-    let pairs = tokenizer.encode_documents(&data.documents)?;
     let model_length = architecture.longest_input();
     let max_length = match args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) {
         Some(length) if length > model_length => {
@@ -127,8 +129,20 @@ pub(super) fn prepare(
         Some(length) => length,
         None => model_length,
     };
+    let mut rolling = None;
+    let mut tokenize = |documents: &mut Vec<Document>| -> anyhow::Result<Vec<TokenPair>> {
+        if task.splitting == Splitting::LastSpace {
+            return Ok(tokenizer.encode_documents(documents)?);
+        }
+        let (windows, pairs, counts) = documents_of_windows(documents, &task, &tokenizer, max_length)?;
+        *documents = windows;
+        rolling = Some(counts);
+        Ok(pairs)
+    };
+    let calibration = tokenize(&mut set_aside)?;
+    let pairs = tokenize(&mut data.documents)?;
     let (passages, truncated) = samples::passages(&pairs, max_length)?;
-    let (calibration, _) = samples::passages(&tokenizer.encode_documents(&set_aside)?, max_length)?;
+    let (calibration, _) = samples::passages(&calibration, max_length)?;
     let calibration_count = if args.calibration.is_none() { calibration.len() } else { 0 };
     if calibration_count > 0 {
         tracing::info!("{calibration_count} passages are set aside for calibration and not scored");
@@ -151,7 +165,19 @@ pub(super) fn prepare(
         calibration,
         divergence: true,
     };
-    Ok(Prepared { task, data, tokenizer, pairs, passages, truncated, calibration_count, options, threads, clocks })
+    Ok(Prepared {
+        task,
+        data,
+        rolling,
+        tokenizer,
+        pairs,
+        passages,
+        truncated,
+        calibration_count,
+        options,
+        threads,
+        clocks,
+    })
 }
 
 impl Prepared {
@@ -172,13 +198,14 @@ impl Prepared {
                 identity: identity_text(&self.task, &self.data.identity),
             },
             documents: DocumentCounts {
-                original: self.data.total_count,
+                original: if self.rolling.is_some() { self.data.documents.len() } else { self.data.total_count },
                 effective: self.data.documents.len(),
                 calibration: self.calibration_count,
             },
             tokenizer: TokenizerInfo { file: name(self.tokenizer.path()), sha256: self.tokenizer.sha256().to_owned() },
             splitting: self.task.splitting.name().to_owned(),
             truncated_count: self.truncated,
+            rolling: self.rolling,
         }
     }
 }
@@ -249,6 +276,7 @@ fn identity_text(task: &Task, identity: &DataIdentity) -> String {
         DataIdentity::Different { what, expected, found } => {
             format!("not the data set that {} names ({what}: expected {expected}, found {found})", task.name)
         }
+        DataIdentity::Unpinned if task.data.document_count.is_none() => format!("{} names no data set", task.name),
         DataIdentity::Unpinned => format!("{} names no checksum; the number of passages is right", task.name),
     }
 }

@@ -129,6 +129,14 @@ pub enum DataError {
         /// What the tokenizer library says.
         message: String,
     },
+    /// The tokenizer has no token that stands before a text.
+    #[error("{path}: the tokenizer has no {} to stand before a text", names.join(" or "), path = path.display())]
+    NoPrefixToken {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The tokens that were looked for.
+        names: Vec<String>,
+    },
     /// A context or a target has no token of its own.
     #[error("the {part} {text:?} has no tokens of its own")]
     NoTokens {
@@ -210,6 +218,9 @@ impl DataError {
             Self::Hub { source, .. } => return source.hint(),
             Self::WrongVocabulary { .. } | Self::SmallVocabulary { .. } => {
                 "pass the tokenizer the checkpoint was trained with"
+            }
+            Self::NoPrefixToken { .. } => {
+                "name one of its tokens as `prefix_token` in a task file (see evals/text_perplexity.yml)"
             }
             Self::Document { source, .. } => return source.hint(),
             _ => return None,

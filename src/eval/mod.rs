@@ -15,6 +15,7 @@ mod error;
 pub mod packing;
 mod plan;
 mod prefetch;
+pub mod rolling;
 pub mod samples;
 pub mod self_check;
 mod slice_run;

@@ -13,7 +13,7 @@ use crate::hub::HubFile;
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../../evals/", $name, ".yml")))),*] };
 }
-const BUILT_IN: [(&str, &str); 7] = built_in![
+const BUILT_IN: [(&str, &str); 8] = built_in![
     "lambada_openai",
     "lambada_standard",
     "lambada_openai_mt_en",
@@ -21,6 +21,7 @@ const BUILT_IN: [(&str, &str); 7] = built_in![
     "lambada_openai_mt_es",
     "lambada_openai_mt_fr",
     "lambada_openai_mt_it",
+    "text_perplexity",
 ];
 
 /// One evaluation: its data set, its splitting rule and its metrics.
@@ -39,6 +40,10 @@ pub struct Task {
     pub splitting: Splitting,
     /// The numbers the task reports.
     pub metrics: Vec<Metric>,
+    /// What stands before the first token of a text (rolling windows only); default: the tokenizer's own beginning or end of
+    /// a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_token: Option<String>,
     /// The folder that the data file's name is relative to: the task file's, or for a built-in task the working directory.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -53,8 +58,9 @@ pub struct DataDescription {
     /// SHA-256 of the file, 64 lower-case hexadecimal digits; absent where none is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// How many passages the file holds.
-    pub document_count: usize,
+    /// How many passages the file holds; absent where any file will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_count: Option<usize>,
     /// Where a user gets the file. Text for people.
     pub url: String,
     /// Where it is fetched from when it is not on this machine.
@@ -68,6 +74,9 @@ pub struct DataDescription {
 pub enum Splitting {
     /// At the last space (U+0020): lm-evaluation-harness' `text.split(' ')[:-1]|join(' ')` and `' '+text.split(' ')[-1]`.
     LastSpace,
+    /// Not at all: every token of the text is predicted, in windows of the model's length; lm-evaluation-harness'
+    /// `loglikelihood_rolling`. A text file is one text, a line of JSONL another.
+    RollingWindows,
 }
 
 /// A number that a task reports.
@@ -78,6 +87,12 @@ pub enum Metric {
     Perplexity,
     /// The fraction of documents whose target is the greedy continuation; larger is better.
     Acc,
+    /// exp(−log-likelihood of all texts / their words); smaller is better.
+    WordPerplexity,
+    /// exp(−log-likelihood of all texts / their bytes); smaller is better.
+    BytePerplexity,
+    /// −log₂-likelihood of all texts / their bytes; smaller is better.
+    BitsPerByte,
 }
 
 /// Whether a data file is the one a task names.
@@ -154,11 +169,13 @@ impl DataDescription {
             Some(expected) => {
                 DataIdentity::Different { what: "sha256", expected: expected.clone(), found: sha256.to_owned() }
             }
-            None if self.document_count == document_count => DataIdentity::Unpinned,
-            None => DataIdentity::Different {
-                what: "document_count",
-                expected: self.document_count.to_string(),
-                found: document_count.to_string(),
+            None => match self.document_count {
+                Some(expected) if expected != document_count => DataIdentity::Different {
+                    what: "document_count",
+                    expected: expected.to_string(),
+                    found: document_count.to_string(),
+                },
+                _ => DataIdentity::Unpinned,
             },
         }
     }
@@ -170,6 +187,7 @@ impl Splitting {
     pub fn name(self) -> &'static str {
         match self {
             Self::LastSpace => "last-space",
+            Self::RollingWindows => "rolling-windows",
         }
     }
 
@@ -184,6 +202,7 @@ impl Splitting {
                 let (context, word) = text.rsplit_once(' ').unwrap_or(("", text));
                 (context.to_owned(), format!(" {word}"))
             }
+            Self::RollingWindows => (String::new(), text.to_owned()),
         }
     }
 }
@@ -195,6 +214,9 @@ impl Metric {
         match self {
             Self::Perplexity => "perplexity",
             Self::Acc => "acc",
+            Self::WordPerplexity => "word_perplexity",
+            Self::BytePerplexity => "byte_perplexity",
+            Self::BitsPerByte => "bits_per_byte",
         }
     }
 }
@@ -209,8 +231,10 @@ mod tests {
         for name in Task::built_in_names() {
             let task = Task::resolve(name).unwrap();
             assert_eq!(task.name, name);
-            assert_eq!(task.data.document_count, 5153);
-            assert_eq!(task.metrics, [Metric::Perplexity, Metric::Acc]);
+            if task.splitting == Splitting::LastSpace {
+                assert_eq!(task.data.document_count, Some(5153));
+                assert_eq!(task.metrics, [Metric::Perplexity, Metric::Acc]);
+            }
         }
     }
 

@@ -91,6 +91,40 @@ pub struct Sample {
     pub target_hash: String,
 }
 
+/// Whole texts that were predicted in windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RollingText {
+    /// Texts.
+    pub documents: usize,
+    /// Their words, as Python's `re.split(r"\s+", text)` counts them.
+    pub words: usize,
+    /// Their bytes in UTF-8.
+    pub bytes: usize,
+    /// Their tokens.
+    pub tokens: usize,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+impl RollingText {
+    /// `exp(−loglikelihood / words)`.
+    #[must_use]
+    pub fn word_perplexity(self, loglikelihood: f64) -> f64 {
+        (-loglikelihood / self.words.max(1) as f64).exp()
+    }
+
+    /// `exp(−loglikelihood / bytes)`.
+    #[must_use]
+    pub fn byte_perplexity(self, loglikelihood: f64) -> f64 {
+        (-loglikelihood / self.bytes.max(1) as f64).exp()
+    }
+
+    /// `−log₂ likelihood / bytes`.
+    #[must_use]
+    pub fn bits_per_byte(self, loglikelihood: f64) -> f64 {
+        -loglikelihood / self.bytes.max(1) as f64 / std::f64::consts::LN_2
+    }
+}
+
 /// The text of one passage, as the task divided it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DocumentText {

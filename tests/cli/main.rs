@@ -17,6 +17,7 @@ mod rendering;
 mod results;
 mod settings;
 mod strategies;
+mod whole_texts;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
