@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
@@ -13,6 +14,7 @@ use super::{drift, dry_run};
 use crate::checkpoint::ModelSource;
 use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
 use crate::merge::{Exactness, Strategy};
+use crate::model::DeviceChoice;
 use crate::report::{self, Exact, Outcome, OutputDir, Report, ReportError, ReportInput, TerminalStyle};
 use crate::samples::{RollingText, Sample};
 use crate::stats::PairedBootstrap;
@@ -86,10 +88,42 @@ pub(super) fn run_alone(
     let output = args.prepare_output()?;
     let (model, setting) = open_any(&args.model.checkpoint, reading, &args.evaluation)?;
     let job = Job { model: &*model, strategies: &[], candidates: &[] };
-    compare(&args, &job, setting, output.as_ref(), screen)
+    let report = compare(&args, &job, setting, output.as_ref(), screen)?;
+    report.map_or(Ok(()), |report| show(&report, screen))
 }
 
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
+    let report = evaluate_all(args, screen)?;
+    report.map_or(Ok(()), |report| show(&report, screen))
+}
+
+/// What a caller of the library asks for.
+pub(crate) struct Asked {
+    pub checkpoint: PathBuf,
+    pub task: String,
+    pub data: Option<PathBuf>,
+    pub tokenizer: Option<PathBuf>,
+    pub strategies: Vec<String>,
+    pub device: DeviceChoice,
+    pub limit: Option<u64>,
+    pub output_dir: Option<PathBuf>,
+}
+
+/// `compare`, with nothing shown.
+pub(crate) fn compare_quietly(asked: Asked) -> anyhow::Result<Report> {
+    let evaluation = EvaluationArgs {
+        data: asked.data,
+        tokenizer: asked.tokenizer,
+        device: asked.device,
+        limit: asked.limit,
+        ..EvaluationArgs::for_task(asked.task)
+    };
+    let args = CompareArgs::new(ModelArgs::at(asked.checkpoint), evaluation, asked.output_dir);
+    let report = evaluate_all(&CompareArgs { strategy: asked.strategies, ..args }, &Screen::silent())?;
+    report.context("nothing was evaluated")
+}
+
+fn evaluate_all(args: &CompareArgs, screen: &Screen) -> anyhow::Result<Option<Report>> {
     let mut strategies = Strategy::asked_for(&args.strategy)?;
     args.merge.apply(&mut strategies);
     let output = args.prepare_output()?;
@@ -114,7 +148,7 @@ fn compare(
     setting: Setting,
     output: Option<&OutputDir>,
     screen: &Screen,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Report>> {
     let mut prepared = prepare(job.model, &args.evaluation, setting, screen)?;
     let mut variants = vec![Variant::baseline()];
     variants.extend(job.strategies.iter().cloned().map(Variant::merged));
@@ -124,13 +158,14 @@ fn compare(
     }
     let passages = std::mem::take(&mut prepared.passages);
     if args.dry_run {
-        return dry_run::show(
+        dry_run::show(
             (job.model, &args.model.checkpoint),
             &variants,
             passages,
             (&prepared, args.output_dir.as_deref()),
             screen,
-        );
+        )?;
+        return Ok(None);
     }
     let bar = screen.evaluation_bar();
     let evaluation = evaluate(job.model, &variants, passages, &prepared.options, &bar);
@@ -145,8 +180,12 @@ fn compare(
         report::write_all(&report, input.outcomes(), &documents, output)?;
         tracing::info!("report in {}", output.path().display());
     }
+    Ok(Some(report))
+}
+
+fn show(report: &Report, screen: &Screen) -> anyhow::Result<()> {
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
-    screen.data(&report::render_terminal(&report, style))
+    screen.data(&report::render_terminal(report, style))
 }
 
 /// Everything the report is made of.

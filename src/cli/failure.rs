@@ -18,7 +18,7 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// The hint of the first cause that has one.
-pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
+pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         #[cfg(feature = "libtorch")]
         {
@@ -58,7 +58,7 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
 }
 
 /// The message and its causes, one a line; a cause that its parent already quotes is not repeated.
-pub(super) fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();

@@ -51,6 +51,12 @@ impl Screen {
         Self { bars, quiet: verbosity.quiet }
     }
 
+    /// Nothing is shown, and who logs is somebody else's business: the library's screen.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn silent() -> Self {
+        Self { bars: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), quiet: true }
+    }
+
     /// Writes data to stdout.
     pub(super) fn data(&self, text: &str) -> anyhow::Result<()> {
         self.bars.suspend(|| {

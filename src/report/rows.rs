@@ -111,12 +111,11 @@ impl Columns {
         #[expect(clippy::cast_precision_loss, reason = "counts")]
         let scale = rolling.map_or(1.0, |text| samples.len() as f64 / text.words.max(1) as f64);
         let likelihoods = samples.iter().map(|sample| sample.loglikelihood);
-        let correct = match rolling {
-            None => samples.iter().map(|sample| sample.is_greedy).collect(),
-            Some(_) => {
-                let tokens = samples.iter().flat_map(|sample| &sample.tokens);
-                tokens.map(|token| token.id == token.greedy_id).collect()
-            }
+        let correct = if rolling.is_some() {
+            let tokens = samples.iter().flat_map(|sample| &sample.tokens);
+            tokens.map(|token| token.id == token.greedy_id).collect()
+        } else {
+            samples.iter().map(|sample| sample.is_greedy).collect()
         };
         Self { loglikelihoods: likelihoods.map(|value| value * scale).collect(), correct }
     }
