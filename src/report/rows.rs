@@ -108,16 +108,11 @@ struct Columns {
 impl Columns {
     /// Of whole texts, likelihoods are scaled so that their mean is that of a word, and every token is an answer.
     fn of(samples: &[Sample], rolling: Option<RollingText>) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "counts")]
-        let scale = rolling.map_or(1.0, |text| samples.len() as f64 / text.words.max(1) as f64);
-        let likelihoods = samples.iter().map(|sample| sample.loglikelihood);
-        let correct = if rolling.is_some() {
-            let tokens = samples.iter().flat_map(|sample| &sample.tokens);
-            tokens.map(|token| token.id == token.greedy_id).collect()
-        } else {
-            samples.iter().map(|sample| sample.is_greedy).collect()
-        };
-        Self { loglikelihoods: likelihoods.map(|value| value * scale).collect(), correct }
+        let count = samples.len();
+        Self {
+            loglikelihoods: samples.iter().map(|sample| sample.scored_loglikelihood(rolling, count)).collect(),
+            correct: samples.iter().flat_map(|sample| sample.answers(rolling)).collect(),
+        }
     }
 }
 

@@ -104,6 +104,25 @@ pub struct RollingText {
     pub tokens: usize,
 }
 
+impl Sample {
+    /// What counts as an answer that is right or wrong: the whole target, or of whole texts every token.
+    #[must_use]
+    pub fn answers(&self, rolling: Option<RollingText>) -> Vec<bool> {
+        match rolling {
+            None => vec![self.is_greedy],
+            Some(_) => self.tokens.iter().map(|token| token.id == token.greedy_id).collect(),
+        }
+    }
+
+    /// The log-likelihood as statistics take it, with `count` samples in all: of whole texts scaled so that the mean over
+    /// samples is that over words.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts")]
+    pub fn scored_loglikelihood(&self, rolling: Option<RollingText>, count: usize) -> f64 {
+        rolling.map_or(self.loglikelihood, |text| self.loglikelihood * (count as f64 / text.words.max(1) as f64))
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts")]
 impl RollingText {
     /// `exp(−loglikelihood / words)`.

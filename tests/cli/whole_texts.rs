@@ -48,6 +48,10 @@ fn perplexities_of_a_text_file_are_those_of_the_harness() {
     assert!(stdout.contains("one text of 2411 words, 13267 bytes and 3235 tokens in 26 windows"), "{stdout}");
     let report = kintsugi::report::read_json(&out.join("report.json")).unwrap();
     assert!((report.baseline.perplexity - 8.334_292_183).abs() < 1e-5, "the perplexity of the report is per word");
+    let ratio = report.variants[0].loss.perplexity_ratio;
+    let gate = run(kintsugi().arg("gate").arg(&out).args(["--max-ppl-increase", "1%", "--model", "merge20b"]));
+    let found = format!("{:+.3} %", (ratio - 1.0) * 100.0).replace('−', "-");
+    assert!(gate.status.success() && text(&gate.stdout).contains(&found), "{found}: {}", text(&gate.stdout));
     // Next tokens: those that `fold` answers otherwise are fewer than those of `merge20b`, whose norms differ.
     let changed = |at: usize| report.variants[at].loss.baseline_only + report.variants[at].loss.variant_only;
     assert!(report.variants[1].model.name == "fold" && changed(1) < changed(0), "{} {}", changed(0), changed(1));
