@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test bench bench-peers verify-hf verify-rolling lint doc deny msrv man clean
+.PHONY: help setup build demo test bench bench-peers verify-hf verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -63,6 +63,13 @@ msrv: setup ## Check with the oldest Rust that Cargo.toml promises, where rustup
 
 man: build ## Write manual pages into target/man
 	target/release/kintsugi man target/man
+
+fuzz: setup ## Fuzz every reader of files, EXECUTIONS=1000000 each (needs `cargo install cargo-fuzz`)
+	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz build -s none
+	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch} fuzz/run.sh
+
+soak: setup ## 200 compares in one process: memory and descriptors flat, numbers the same
+	$(CARGO) test --locked --test soak -- --ignored --nocapture >/dev/null
 
 clean: ## Remove what was built and what the demo wrote
 	$(CARGO) clean

@@ -5,21 +5,21 @@
 //!
 //! | level | room | what is in it |
 //! |---|---|---|
-//! | 0 | [`stats`] | proportions, paired tests, bootstrap, fidelity: plain numbers in and out |
-//! | 0 | [`tensor`] | host tensors and their arithmetic |
-//! | 0 | [`config`] | what the model is: gpt-neox's configuration, typed and validated |
-//! | 0 | [`files`] | files that are there whole or not at all |
-//! | 0 | [`hub`] | files by name: the Hugging Face cache and Hub; where tokenizers lie |
-//! | 1 | [`samples`] | what was measured, per passage, on disk |
-//! | 1 | [`partition`] | the one table: parameter name → kind; joining and splitting |
-//! | 2 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
-//! | 3 | [`merge`] | strategies as data, reducing, folding, drift, exactness |
-//! | 3 | `model` | the forward pass on libtorch |
-//! | 4 | [`export`] | writing merges, for gpt-neox and transformers; the `.pt` writer; synthetic checkpoints |
-//! | 4 | `eval` | tasks, tokens, the layer-major engine |
-//! | 4 | [`report`] | reports and their renderings; runs nothing |
-//! | 5 | [`gate`] | reports held against limits and against earlier reports |
-//! | 6 | [`cli`] | one file per subcommand |
+//! | 0 | [`files`] | files that are there whole or not at all, and are what they seem |
+//! | 1 | [`stats`] | proportions, paired tests, bootstrap, fidelity: plain numbers in and out |
+//! | 1 | [`tensor`] | host tensors and their arithmetic |
+//! | 1 | [`config`] | what the model is: gpt-neox's configuration, typed and validated |
+//! | 1 | [`hub`] | files by name: the Hugging Face cache and Hub; where tokenizers lie |
+//! | 2 | [`samples`] | what was measured, per passage, on disk |
+//! | 2 | [`partition`] | the one table: parameter name → kind; joining and splitting |
+//! | 3 | [`checkpoint`] | directories and `.pt` files: layout, accounting, reading a stage at a time |
+//! | 4 | [`merge`] | strategies as data, reducing, folding, drift, exactness |
+//! | 4 | `model` | the forward pass on libtorch |
+//! | 5 | [`export`] | writing merges, for gpt-neox and transformers; the `.pt` writer; synthetic checkpoints |
+//! | 5 | `eval` | tasks, tokens, the layer-major engine |
+//! | 5 | [`report`] | reports and their renderings; runs nothing |
+//! | 6 | [`gate`] | reports held against limits and against earlier reports |
+//! | 7 | [`cli`] | one file per subcommand |
 //!
 //! `model` and `eval` need the feature `libtorch` (on by default); everything else builds and works without.
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by level; a room may import from lower levels only.
 const LEVELS: &[&[&str]] = &[
-    &["stats", "tensor", "config", "files", "hub"],
+    &["files"],
+    &["stats", "tensor", "config", "hub"],
     &["partition", "samples"],
     &["checkpoint"],
     &["merge", "model"],

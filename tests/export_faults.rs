@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::TinyModel;
 use common::merging::{Merge, files_below};
-use kintsugi::checkpoint::{Checkpoint, Layout, sha256_file};
+use kintsugi::checkpoint::{Checkpoint, CheckpointError, Layout, digest_file};
 use kintsugi::export::synth::{Shape, SynthOptions};
 use kintsugi::export::{ExportError, Progress, RECIPE_FILE};
 use kintsugi::tensor::DType;
@@ -26,7 +26,7 @@ fn assert_complete(directory: &Path) {
     let mut listed: BTreeSet<_> = [RECIPE_FILE, "README.md"].map(|name| directory.join(name)).into();
     for output in recipe["outputs"].as_array().unwrap() {
         let path = directory.join(output["file"].as_str().unwrap());
-        assert_eq!(sha256_file(&path).unwrap().sha256, output["sha256"].as_str().unwrap(), "{}", path.display());
+        assert_eq!(digest_file(&path).unwrap().blake3, output["blake3"].as_str().unwrap(), "{}", path.display());
         listed.insert(path);
     }
     assert_eq!(files_below(directory).into_iter().collect::<BTreeSet<_>>(), listed);
@@ -118,7 +118,7 @@ fn a_full_disk_leaves_source_and_earlier_output_as_they_were() {
 
     let source = larger_model().write();
     let digests =
-        |folder: &Path| -> Vec<_> { files_below(folder).iter().map(|path| sha256_file(path).unwrap()).collect() };
+        |folder: &Path| -> Vec<_> { files_below(folder).iter().map(|path| digest_file(path).unwrap()).collect() };
     let before = digests(source.path());
     for layout in [Merge::by("fold"), Merge::by("fold").hf(1 << 30)] {
         let error = Merge { overwrite: true, ..layout }.write(&source.open(), &target).unwrap_err();
@@ -187,7 +187,7 @@ fn a_source_that_changes_while_it_is_read_is_an_error() {
         std::thread::sleep(Duration::from_millis(50));
         let meddler = Meddler { path: &path, append, done: AtomicBool::new(false) };
         let error = Merge::by("mean").with(&source.open(), &target, |job| job.run(None, &meddler)).unwrap_err();
-        assert!(matches!(error, ExportError::SourceChanged { .. }), "{error}");
+        assert!(matches!(error, ExportError::Checkpoint(CheckpointError::Changed { .. })), "{error}");
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -235,7 +235,7 @@ fn recipe_and_card_say_what_was_done() {
     assert_eq!((&recipe["exact"], &recipe["strategy"]["name"]), (&true.into(), &"fold".into()));
     for input in recipe["inputs"].as_array().unwrap() {
         let path = source.step().join(input["file"].as_str().unwrap());
-        assert_eq!(sha256_file(&path).unwrap().sha256, input["sha256"].as_str().unwrap());
+        assert_eq!(digest_file(&path).unwrap().blake3, input["blake3"].as_str().unwrap());
     }
     let rule = |name: &str| {
         let parameters = recipe["parameters"].as_array().unwrap();

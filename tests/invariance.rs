@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use common::evaluation::{cpu, demo, demo_reference, pairs, passages, variants, worst_difference};
 use common::{TinyCheckpoint, TinyModel};
-use kintsugi::checkpoint::{Checkpoint, sha256_file};
+use kintsugi::checkpoint::{Checkpoint, digest_file};
 use kintsugi::eval::documents::{Document, select_shard};
 use kintsugi::eval::packing::Passage;
 use kintsugi::eval::tokenizer::TokenPair;
@@ -249,7 +249,7 @@ fn hashing_changes_nothing_and_names_every_file() {
             case.checkpoint.stage_ids().into_iter().flat_map(|id| case.checkpoint.stage_files(id)).collect();
         files.sort();
         files.dedup();
-        let expected: Vec<_> = files.iter().map(|path| sha256_file(path).unwrap()).collect();
+        let expected: Vec<_> = files.iter().map(|path| digest_file(path).unwrap()).collect();
         assert_eq!(hashed.digests, expected, "{}", case.name);
         // Again when the checkpoint is read several times over: once a file, not once a slice.
         let sliced = case.evaluate_with(|options| (options.digests, options.memory_budget) = (true, Some(1 << 19)));

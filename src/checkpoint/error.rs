@@ -6,6 +6,7 @@ use pytorch_reader::PytorchError;
 
 use super::{Checkpoint, HuggingFaceError};
 use crate::config::{ConfigError, Unsupported};
+use crate::files;
 use crate::partition::{PartitionError, StageKind};
 use crate::tensor::{DType, TensorError};
 
@@ -56,6 +57,15 @@ pub enum CheckpointError {
     /// A model that is refused.
     #[error("this model is refused: {0}")]
     Unsupported(#[from] Unsupported),
+    /// A file that nothing is read from.
+    #[error("{path}: not a torch.save file that is read: {reason}", path = path.display())]
+    Archive { path: PathBuf, reason: String },
+    /// A tensor that takes more room than the file it is in.
+    #[error("{path}: tensor `{name}` has {bytes} bytes, the whole file {file_bytes}", path = path.display())]
+    LargerThanFile { path: PathBuf, name: String, bytes: u64, file_bytes: u64 },
+    /// A file that is another one than when the checkpoint was opened.
+    #[error("{path}: changed since it was opened: {what}", path = path.display())]
+    Changed { path: PathBuf, what: String },
     /// A file that `torch.save` did not write or that was damaged since.
     #[error("{path}: cannot be read as a torch.save file: {source}", path = path.display())]
     Damaged { path: PathBuf, source: PytorchError },
@@ -141,9 +151,12 @@ impl CheckpointError {
                 "is this the configuration that the checkpoint was trained with? --neox-config FILE overrides it"
                     .to_owned()
             }
-            Self::Damaged { .. } | Self::Unreadable { .. } => {
+            Self::Damaged { .. } | Self::Unreadable { .. } | Self::LargerThanFile { .. } => {
                 "the file may be truncated: compare its size or checksum with the original".to_owned()
             }
+            Self::Archive { .. } => "copy the file anew, or load it with torch and torch.save it again".to_owned(),
+            Self::Changed { .. } => "start again when nothing writes to the checkpoint any more".to_owned(),
+            Self::Io(error) => return files::hint(error),
             Self::NonFinite { .. } => "training diverged or the file is damaged; earlier steps may be sound".to_owned(),
             Self::NoModel { .. } => "with pipelines the weights are in layer files: copy those too".to_owned(),
             Self::StageCount { found: 0, .. } => {

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::shard::{Shard, TensorForm};
+use super::{CheckpointError, unchanged};
 use crate::config::{Architecture, Unsupported};
+use crate::files::Identity;
 use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name};
 use crate::tensor::DType;
 
@@ -29,6 +30,8 @@ pub(super) struct FileStage {
 pub(super) struct RankStage {
     /// The file.
     pub path: PathBuf,
+    /// What tells whether it is still the file whose tensors are listed here.
+    pub identity: Identity,
     /// What stands before the parameter names in it.
     pub prefix: String,
     /// The tensors by name inside the stage.
@@ -53,10 +56,16 @@ pub struct ParamEntry {
 impl RankStage {
     /// Opens the file again, to read tensors from it.
     pub(super) fn open(&self, layout: Layout) -> Result<Shard, CheckpointError> {
+        self.check_unchanged()?;
         match layout {
             Layout::LayerFiles => Shard::open(&self.path),
             Layout::RankFiles => Shard::open_key(&self.path, "module"),
         }
+    }
+
+    /// Refuses a file that is no longer the one that was listed.
+    pub(super) fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        unchanged::check(&self.path, &self.identity)
     }
 }
 
@@ -69,16 +78,19 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
                 files.layers.iter().flat_map(|(&index, ranks)| ranks.values().map(move |path| (index, path))).collect();
             let opened: Vec<_> = jobs
                 .into_par_iter()
-                .map(|(index, path)| Ok((index, path.clone(), Shard::open(path)?.forms()?)))
+                .map(|(index, path)| Ok((index, Shard::open(path)?)))
                 .collect::<Result<_, CheckpointError>>()?;
-            for (index, path, forms) in opened {
-                stages.entry(index).or_default().push(RankStage { path, prefix: String::new(), forms });
+            for (index, shard) in opened {
+                let (path, identity, forms) = (shard.path().to_owned(), shard.identity(), shard.forms()?);
+                stages.entry(index).or_default().push(RankStage { path, identity, prefix: String::new(), forms });
             }
         }
         Layout::RankFiles => {
             for path in files.rank_files.values() {
                 let mut groups: BTreeMap<usize, RankStage> = BTreeMap::new();
-                for (name, form) in Shard::open_key(path, "module")?.forms()? {
+                let shard = Shard::open_key(path, "module")?;
+                let identity = shard.identity();
+                for (name, form) in shard.forms()? {
                     let Some((index, inner)) = sequential_name(&name) else {
                         return Err(CheckpointError::UnknownStage { path: path.clone(), names: name });
                     };
@@ -86,7 +98,7 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
                     let inner = inner.to_owned();
                     groups
                         .entry(index)
-                        .or_insert_with(|| RankStage { path: path.clone(), prefix, forms: BTreeMap::new() })
+                        .or_insert_with(|| RankStage { path: path.clone(), identity, prefix, forms: BTreeMap::new() })
                         .forms
                         .insert(inner, form);
                 }

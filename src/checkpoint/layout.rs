@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::CheckpointError;
 use crate::config::Unsupported;
 use crate::config::refusals::EXPERTS;
+use crate::files;
+
+/// The largest `latest` that is read: it holds the name of a folder.
+const MAX_LATEST_BYTES: u64 = 4096;
 
 /// How the shards are spread over files. Detected from the files, never from `pipe_parallel_size`, whose meaning changed
 /// six times between 2021 and 2024.
@@ -65,8 +69,9 @@ pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
         return Err(CheckpointError::NotADirectory { path: path.to_owned(), found });
     }
     let latest = path.join("latest");
-    if latest.is_file() {
-        let text = fs::read_to_string(&latest)?;
+    // Also where it is something that cannot be read: there is no telling which step it meant.
+    if latest.symlink_metadata().is_ok() {
+        let text = files::read_to_string(&latest, MAX_LATEST_BYTES)?;
         let tag = text.trim();
         let mut components = Path::new(tag).components();
         let only = (components.next(), components.next());
@@ -166,7 +171,8 @@ impl StepFiles {
                 let known = path.extension().is_some_and(|extension| {
                     ["yml", "yaml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
                 });
-                if known && path.is_file() {
+                // A broken link stays: settings that are there and cannot be read must not be passed over.
+                if known && !path.is_dir() {
                     found.push(path);
                 }
             }

@@ -2,6 +2,7 @@
 //! accounting for every tensor, reading a stage at a time ([`ModelSource`]).
 //! What a name means is decided in `partition`; how stages are merged, in `merge`.
 
+mod archive;
 mod client;
 mod digest;
 mod error;
@@ -14,15 +15,16 @@ mod source;
 mod stage_reader;
 #[cfg(test)]
 mod tests;
+mod unchanged;
 mod warnings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 pub use client::ClientState;
-pub use digest::{FileDigest, sha256_file};
+pub use digest::{FileDigest, digest_file};
 pub use error::CheckpointError;
 pub use huggingface::{HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
@@ -35,7 +37,7 @@ use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, Role, StageId, StageKind, StageTensors};
 use crate::tensor::HostTensor;
 use facts::{check_stages, observe};
-use inventory::FileStage;
+use inventory::{FileStage, RankStage};
 
 /// A checkpoint whose every tensor has been accounted for. No weights are held.
 #[derive(Debug)]
@@ -264,11 +266,20 @@ impl Checkpoint {
         stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
     }
 
+    /// As [`ModelSource::check_unchanged`].
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`], or a file that is gone.
+    pub fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
+        let stages: BTreeSet<_> = self.sources(id, |_| true).into_iter().map(|(_, stage, _)| stage).collect();
+        stages.into_iter().flat_map(|stage| &self.stages[stage].ranks).try_for_each(RankStage::check_unchanged)
+    }
+
     /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
     /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
     ///
     /// # Errors
-    /// A file that cannot be read (any more), or a weight that is NaN or infinite.
+    /// A file that cannot be read (any more) or has changed, or a weight that is NaN or infinite.
     pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         let params = self.read_sources(&self.sources(id, |entry| entry.used))?;
         Ok(StageTensors { id, tp_size: self.tp_size, params })
@@ -289,7 +300,12 @@ impl Checkpoint {
 
     fn read_sources(&self, sources: &[Source]) -> Result<BTreeMap<Role, Param>, CheckpointError> {
         let reader = StageReader::open(self, sources.to_vec())?;
-        sources.par_iter().map(|&(role, ..)| Ok((role, reader.read(role)?))).collect()
+        let params = sources
+            .par_iter()
+            .map(|&(role, ..)| Ok((role, reader.read(role)?)))
+            .collect::<Result<_, CheckpointError>>()?;
+        reader.check_unchanged()?;
+        Ok(params)
     }
 
     /// Where the parameters of a logical stage are, as far as they are wanted.

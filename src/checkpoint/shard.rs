@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use pytorch_reader::{DType as FileDType, PickleValue, PytorchError, PytorchReader, Tensor};
 
-use super::CheckpointError;
+use super::{CheckpointError, archive};
+use crate::files::Identity;
 use crate::tensor::{DType, HostTensor};
 
 /// An opened `.pt` file: names, types and shapes are known, no tensor is read yet.
 pub struct Shard {
     path: PathBuf,
+    identity: Identity,
     tensors: HashMap<String, Tensor>,
 }
 
@@ -37,7 +39,8 @@ impl Shard {
     /// # Errors
     /// The file cannot be read or is not what `torch.save` writes.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        Self::from_reader(path, PytorchReader::new(path))
+        let identity = archive::check(path)?;
+        Self::from_reader(path, identity, PytorchReader::new(path))
     }
 
     /// Opens the dictionary of tensors that a file holds under `key`.
@@ -45,16 +48,21 @@ impl Shard {
     /// # Errors
     /// As [`Shard::open`]; also when there is no such key or it holds `None`.
     pub fn open_key(path: &Path, key: &str) -> Result<Self, CheckpointError> {
+        let identity = archive::check(path)?;
         let reader = PytorchReader::with_top_level_key(path, key);
         if reader.is_err() && matches!(read_value(path, key), Ok(None)) {
             return Err(CheckpointError::NoModel { path: path.to_owned() });
         }
-        Self::from_reader(path, reader)
+        Self::from_reader(path, identity, reader)
     }
 
-    fn from_reader(path: &Path, reader: Result<PytorchReader, PytorchError>) -> Result<Self, CheckpointError> {
+    fn from_reader(
+        path: &Path,
+        identity: Identity,
+        reader: Result<PytorchReader, PytorchError>,
+    ) -> Result<Self, CheckpointError> {
         let reader = reader.map_err(|source| CheckpointError::Damaged { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), tensors: reader.into_tensors() })
+        Ok(Self { path: path.to_owned(), identity, tensors: reader.into_tensors() })
     }
 
     /// The file.
@@ -63,10 +71,16 @@ impl Shard {
         &self.path
     }
 
+    /// What tells whether the file is still the one that was opened.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// Names and forms of all tensors, sorted by name.
     ///
     /// # Errors
-    /// A tensor of a type that no model parameter has.
+    /// A tensor of a type that no model parameter has, or of more bytes than the file.
     pub fn forms(&self) -> Result<BTreeMap<String, TensorForm>, CheckpointError> {
         self.tensors
             .iter()
@@ -86,7 +100,7 @@ impl Shard {
     /// Reads one tensor, contiguous and row-major whatever its strides in the file.
     ///
     /// # Errors
-    /// There is no such tensor, or its bytes cannot be read.
+    /// There is no such tensor, it has more bytes than the file, or they cannot be read.
     pub fn read(&self, name: &str) -> Result<HostTensor, CheckpointError> {
         let tensor = self
             .tensors
@@ -106,6 +120,12 @@ impl Shard {
     }
 
     fn host_dtype(&self, name: &str, tensor: &Tensor) -> Result<DType, CheckpointError> {
+        // A stride of 0 makes any number of elements out of one.
+        let (bytes, file_bytes) = (tensor.byte_len() as u64, self.identity.bytes());
+        if bytes > file_bytes {
+            let (path, name) = (self.path.clone(), name.to_owned());
+            return Err(CheckpointError::LargerThanFile { path, name, bytes, file_bytes });
+        }
         Ok(match tensor.dtype() {
             FileDType::F64 => DType::F64,
             FileDType::F32 => DType::F32,
@@ -129,6 +149,7 @@ impl Shard {
 /// # Errors
 /// The file cannot be read or is not what `torch.save` writes.
 pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, CheckpointError> {
+    archive::check(path)?;
     match PytorchReader::read_pickle_data(path, Some(key)) {
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),

@@ -56,6 +56,13 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// As [`ModelSource::read_stage`].
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
 
+    /// Refuses a stage whose files are no longer those that were opened: what was read of them need not belong together,
+    /// nor be what is hashed afterwards. Reading a stage ends with this; to be called again after hashing its files.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`], or a file that is gone.
+    fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError>;
+
     /// Refuses a model whose parameters are understood, so that it can be compared and merged, but not evaluated.
     ///
     /// # Errors
@@ -154,5 +161,9 @@ impl ModelSource for Checkpoint {
 
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         Ok(self.read_replicated(id)?.used)
+    }
+
+    fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
+        self.check_unchanged(id)
     }
 }

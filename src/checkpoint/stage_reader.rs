@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::inventory::RankStage;
 use super::{Checkpoint, CheckpointError, ParamEntry, Shard, Source};
 use crate::partition::{Param, ParamValue, Role, StageId, join};
 use crate::tensor::HostTensor;
@@ -103,6 +104,15 @@ impl<'a> StageReader<'a> {
             }
         };
         Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
+    }
+
+    /// Refuses files that are no longer those that were opened. To be called once everything was read.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`], or a file that is gone.
+    pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        let stages = self.shards.keys().map(|&at| &self.checkpoint.stages[at]);
+        stages.flat_map(|stage| &stage.ranks).try_for_each(RankStage::check_unchanged)
     }
 
     /// Where the parameter of a role is.

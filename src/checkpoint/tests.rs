@@ -6,7 +6,7 @@ use fs_err as fs;
 use tempfile::TempDir;
 
 use super::layout::{self, Layout, parse_layer_file, parse_rank_file, step_folder};
-use super::{CheckpointError, sha256_file};
+use super::{CheckpointError, digest_file};
 
 /// A folder of empty files.
 fn folder(names: &[&str]) -> TempDir {
@@ -214,15 +214,15 @@ fn configurations_lie_beside_the_shards_or_else_in_the_save_folder() {
 }
 
 #[test]
-fn digests_are_those_of_sha256sum() {
+fn digests_are_those_of_b3sum() {
     let folder = folder(&["empty"]);
-    let digest = sha256_file(&folder.path().join("empty")).unwrap();
+    let digest = digest_file(&folder.path().join("empty")).unwrap();
     assert_eq!((digest.file.as_str(), digest.bytes), ("empty", 0));
-    assert_eq!(digest.sha256, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    // More than one buffer: python3 -c "import hashlib; print(hashlib.sha256(b'ab' * 600000).hexdigest())"
+    assert_eq!(digest.blake3, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
+    // More than one buffer: python3 -c "import blake3; print(blake3.blake3(b'ab' * 600000).hexdigest())"
     let path = folder.path().join("long");
     fs::write(&path, "ab".repeat(600_000)).unwrap();
-    let digest = sha256_file(&path).unwrap();
+    let digest = digest_file(&path).unwrap();
     assert_eq!(digest.bytes, 1_200_000);
-    assert_eq!(digest.sha256, "7bc052cd8a0db3b17cca34f2d98a6b0401a71595549004a35835e9bb84cacd15");
+    assert_eq!(digest.blake3, "254a1b8b26ed73ef1b714bf02437825b3764d2ad52f01be5d7a02a0b242c257f");
 }

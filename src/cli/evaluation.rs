@@ -320,7 +320,7 @@ pub(super) fn peak_rss_bytes() -> Option<u64> {
 pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDigest> {
     let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {
         file: digest.file.clone(),
-        sha256: digest.sha256.clone(),
+        blake3: digest.blake3.clone(),
         bytes: digest.bytes,
     };
     digests.iter().map(convert).collect()

@@ -69,3 +69,9 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     }
     text
 }
+
+/// Text without what a terminal takes for a command: file and tensor names are quoted as they stand in files of others.
+pub(super) fn printable(text: &str) -> String {
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+}

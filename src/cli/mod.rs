@@ -33,6 +33,7 @@ mod report;
 mod settings;
 mod synth;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -105,7 +106,12 @@ enum Command {
 /// Parses the process's arguments, runs, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match settings::complete(&Cli::command(), std::env::args_os().collect()) {
+    run(std::env::args_os())
+}
+
+/// Runs with these arguments, the program's name first. Arguments that make no sense end the process, as `--help` does.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match settings::complete(&Cli::command(), arguments.into_iter().collect()) {
         Ok(arguments) => Cli::parse_from(arguments),
         Err(error) => {
             output::Screen::new(output::Verbosity::default()).error(&error);

@@ -76,7 +76,7 @@ impl Screen {
             text.push('\n');
         }
         // There is nowhere left to report that stderr is gone.
-        let _ = self.bars.suspend(|| io::stderr().lock().write_all(text.as_bytes()));
+        let _ = self.bars.suspend(|| io::stderr().lock().write_all(failure::printable(&text).as_bytes()));
     }
 
     /// Columns of the terminal on stdout, 100 if it is none.

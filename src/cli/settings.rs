@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
@@ -21,7 +21,7 @@ const COMMANDS: [&str; 3] = ["compare", "eval", "explain"];
 const TYPED_ONLY: [&str; 3] = ["config", "help", "version"];
 
 /// The arguments that the run was made of, file and environment included.
-static COMPLETED: OnceLock<Vec<String>> = OnceLock::new();
+static COMPLETED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,8 @@ fn similar(nearest: Option<&str>) -> String {
 
 /// The command line that repeats this run.
 pub(super) fn command_line() -> Vec<String> {
-    COMPLETED.get().cloned().unwrap_or_else(|| std::env::args().collect())
+    let completed = COMPLETED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if completed.is_empty() { std::env::args().collect() } else { completed }
 }
 
 /// The arguments with those added that environment and run file give.
@@ -76,7 +77,7 @@ pub(super) fn complete(cli: &Command, typed: Vec<OsString>) -> anyhow::Result<Ve
     let place = typed.iter().position(|argument| argument == name).map_or(typed.len(), |at| at + 1);
     let mut completed = typed;
     completed.splice(place..place, settings.arguments.into_iter().map(OsString::from));
-    let _ = COMPLETED.set(without_config(&completed));
+    *COMPLETED.lock().unwrap_or_else(PoisonError::into_inner) = without_config(&completed);
     Ok(completed)
 }
 

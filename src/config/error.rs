@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::files;
+
 /// Where a key stands: a file and a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPlace {
@@ -141,7 +143,8 @@ impl ConfigError {
                 "the configuration belongs to another checkpoint or was edited after training; use the files saved \
                  with this checkpoint"
             }
-            Self::Read { .. } | Self::InvalidValue { .. } => return None,
+            Self::Read { source, .. } => return files::hint(source),
+            Self::InvalidValue { .. } => return None,
         };
         Some(hint.to_owned())
     }

@@ -38,7 +38,7 @@ pub use quirks::{
     QuirkOptions, QuirkSetting, Quirks, Reduction, RotaryTables, Why,
 };
 pub use refusals::Unsupported;
-pub use yaml::{Sources, read_files};
+pub use yaml::{Sources, combine, read_files};
 
 /// The architecture of a gpt-neox model and how it was trained, as far as reading, merging, running and exporting it
 /// need to know.
@@ -220,6 +220,15 @@ impl NeoxConfig {
     /// Everything in [`ConfigError`] except a mismatch with a checkpoint.
     pub fn from_files(paths: &[PathBuf]) -> Result<Self, ConfigError> {
         let (raw, sources) = read_files(paths)?;
+        Self::from_raw(raw, sources)
+    }
+
+    /// Combines and validates configuration files whose bytes are at hand.
+    ///
+    /// # Errors
+    /// As [`NeoxConfig::from_files`].
+    pub fn from_bytes(contents: &[(PathBuf, Vec<u8>)]) -> Result<Self, ConfigError> {
+        let (raw, sources) = combine(contents)?;
         Self::from_raw(raw, sources)
     }
 

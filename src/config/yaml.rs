@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::fmt;
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -16,6 +16,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Error as YamlError, NonFiniteFloatPolicy,
 
 use super::error::{ConfigError, KeyPlace};
 use super::values::shorten;
+use crate::files;
 
 /// Real configurations are a few kilobytes; long lists of data files make some larger.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -68,26 +69,36 @@ impl From<Vec<PathBuf>> for Sources {
 /// # Errors
 /// A file that cannot be read or parsed, or a key that appears twice anywhere.
 pub fn read_files(paths: &[PathBuf]) -> Result<(Map<String, Value>, Sources), ConfigError> {
-    if paths.is_empty() {
+    let texts = paths.iter().map(|path| Ok((path.clone(), read_bytes(path)?)));
+    combine(&texts.collect::<Result<Vec<_>, ConfigError>>()?)
+}
+
+/// Combines configuration files whose bytes are at hand, as [`read_files`] does.
+///
+/// # Errors
+/// As [`read_files`].
+pub fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Value>, Sources), ConfigError> {
+    if contents.is_empty() {
         return Err(ConfigError::NoFiles);
     }
     let mut combined = Combined::default();
-    for path in paths {
-        let text = read_text(path)?;
-        let entries = match parse(&text, DuplicateKeyPolicy::Error) {
+    for (path, bytes) in contents {
+        let text = decode(path, bytes)?;
+        let entries = match parse(text, DuplicateKeyPolicy::Error) {
             Ok(entries) => entries,
             Err(error @ YamlError::DuplicateMappingKey { .. }) => {
                 // A second, permissive reading tells both lines if the key is a top-level one.
-                if let Ok(entries) = parse(&text, DuplicateKeyPolicy::PassThrough) {
+                if let Ok(entries) = parse(text, DuplicateKeyPolicy::PassThrough) {
                     combined.add(path, entries)?;
                 }
-                return Err(syntax_error(path, &text, &error));
+                return Err(syntax_error(path, text, &error));
             }
-            Err(error) => return Err(syntax_error(path, &text, &error)),
+            Err(error) => return Err(syntax_error(path, text, &error)),
         };
         combined.add(path, entries)?;
     }
-    Ok((combined.values, Sources { files: paths.to_vec(), place_of_key: combined.places }))
+    let files = contents.iter().map(|(path, _)| path.clone()).collect();
+    Ok((combined.values, Sources { files, place_of_key: combined.places }))
 }
 
 #[derive(Default)]
@@ -113,16 +124,16 @@ impl Combined {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, ConfigError> {
-    let mut bytes = Vec::new();
-    fs_err::File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(ConfigError::TooLarge { path: path.to_owned(), limit_bytes: MAX_FILE_BYTES });
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.as_bytes().utf8_chunks().next().map_or("", |chunk| chunk.valid());
+fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    files::read(path, MAX_FILE_BYTES).map_err(|source| match source.kind() {
+        ErrorKind::FileTooLarge => ConfigError::TooLarge { path: path.to_owned(), limit_bytes: MAX_FILE_BYTES },
+        _ => ConfigError::Read { path: path.to_owned(), source },
+    })
+}
+
+fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
+    std::str::from_utf8(bytes).map_err(|_| {
+        let valid = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
         ConfigError::Syntax {
             path: path.to_owned(),
             line: valid.matches('\n').count() + 1,

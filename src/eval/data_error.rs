@@ -199,6 +199,7 @@ impl DataError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::UnknownTask { .. } => "pass a known name or the path of a task file (see evals/lambada_openai.yml)",
+            Self::InvalidTask { .. } => "evals/lambada_openai.yml of the source shows every key",
             Self::NotUtf8 { binary_format: Some(format), .. } => {
                 return Some(format!(
                     "this looks like {format}; unpack or convert it to JSONL with one {{\"text\": …}} a line"
@@ -223,6 +224,7 @@ impl DataError {
                 "name one of its tokens as `prefix_token` in a task file (see evals/text_perplexity.yml)"
             }
             Self::Document { source, .. } => return source.hint(),
+            Self::Io(error) => return crate::files::hint(error),
             _ => return None,
         };
         Some(hint.to_owned())

@@ -2,18 +2,21 @@
 //! or plain text with one passage a line; its first line tells which.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use sha2::{Digest, Sha256};
 
 use super::data_error::DataError;
 use super::rolling;
 use super::task::{DataIdentity, Splitting, Task};
+use crate::files;
 
 /// The longest line read. LAMBADA's longest line has 979 bytes; this guards against files that are no text.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// The largest text that is read as one document.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
 
 /// One passage of the data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +69,20 @@ pub struct DataSet {
 /// passage with nothing but white space before its last word. lm-evaluation-harness would predict such a word from
 /// an end-of-text token alone; in a set of passages it is a mistake. Errors name the file and the line.
 pub fn read_documents(path: &Path, task: &Task, limit: Option<usize>) -> Result<DataSet, DataError> {
-    let mut lines = Lines::open(path)?;
+    parse_documents(BufReader::new(files::open(path)?), path, task, limit)
+}
+
+/// As [`read_documents`], of bytes from anywhere; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_documents`].
+pub fn parse_documents(
+    reader: impl BufRead,
+    path: &Path,
+    task: &Task,
+    limit: Option<usize>,
+) -> Result<DataSet, DataError> {
+    let mut lines = Lines { path: path.to_owned(), reader, hasher: Sha256::new(), number: 0 };
     let mut format = None;
     let mut documents = Vec::new();
     let mut total_count = 0;
@@ -108,7 +124,7 @@ pub fn read_documents(path: &Path, task: &Task, limit: Option<usize>) -> Result<
 
 /// A text file that is one document, to the last byte.
 fn whole_text(path: &Path, task: &Task) -> Result<DataSet, DataError> {
-    let bytes = fs::read(path)?;
+    let bytes = files::read(path, MAX_TEXT_BYTES)?;
     let sha256 = sha256_of(&bytes);
     let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         path: path.to_owned(),
@@ -159,20 +175,15 @@ impl DataFormat {
 }
 
 /// The lines of a file as UTF-8, with every byte hashed on the way.
-struct Lines {
+struct Lines<R> {
     path: PathBuf,
-    reader: BufReader<fs::File>,
+    reader: R,
     hasher: Sha256,
     /// 1-based number of the line read last.
     number: usize,
 }
 
-impl Lines {
-    fn open(path: &Path) -> Result<Self, DataError> {
-        let reader = BufReader::new(fs::File::open(path)?);
-        Ok(Self { path: path.to_owned(), reader, hasher: Sha256::new(), number: 0 })
-    }
-
+impl<R: BufRead> Lines<R> {
     /// The next line without its line end, or nothing at the end of the file.
     fn next_line(&mut self) -> Result<Option<String>, DataError> {
         let mut bytes = Vec::new();
@@ -267,6 +278,8 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
 
     fn read(bytes: &[u8], limit: Option<usize>) -> Result<DataSet, DataError> {

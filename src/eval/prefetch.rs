@@ -9,7 +9,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use rayon::prelude::*;
 
 use super::EvalError;
-use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, sha256_file};
+use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, digest_file};
 use crate::partition::{StageId, StageTensors};
 
 /// The same stage of every model.
@@ -68,6 +68,7 @@ fn read_all(
                 if hash {
                     // The bytes were just read: they come from the page cache.
                     digests.add(model.stage_files(id))?;
+                    model.check_unchanged(id)?;
                 }
                 Ok(stage)
             })
@@ -95,7 +96,7 @@ struct Digests {
 impl Digests {
     fn add(&mut self, files: Vec<PathBuf>) -> Result<(), CheckpointError> {
         let new: Vec<_> = files.into_iter().filter(|path| !self.known.contains(path)).collect();
-        self.found.extend(new.par_iter().map(|path| sha256_file(path)).collect::<Result<Vec<_>, _>>()?);
+        self.found.extend(new.par_iter().map(|path| digest_file(path)).collect::<Result<Vec<_>, _>>()?);
         self.known.extend(new);
         Ok(())
     }

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::data_error::DataError;
+use crate::files;
 use crate::hub::HubFile;
 
 /// The built-in tasks: name and YAML text.
@@ -23,6 +23,9 @@ const BUILT_IN: [(&str, &str); 8] = built_in![
     "lambada_openai_mt_it",
     "text_perplexity",
 ];
+
+/// The largest task file that is read; ours have a few hundred bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// One evaluation: its data set, its splitting rule and its metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,12 +140,15 @@ impl Task {
                 known: Self::built_in_names().into_iter().map(str::to_owned).collect(),
             });
         }
-        let task = Self::from_yaml(&fs::read_to_string(path)?, name_or_path)?;
+        let task = Self::from_yaml(&files::read_to_string(path, MAX_FILE_BYTES)?, name_or_path)?;
         Ok(Self { folder: path.parent().map(Path::to_owned).unwrap_or_default(), ..task })
     }
 
     /// Reads and validates the YAML text of a task; `place` is named in errors.
-    fn from_yaml(text: &str, place: &str) -> Result<Self, DataError> {
+    ///
+    /// # Errors
+    /// [`DataError::InvalidTask`].
+    pub fn from_yaml(text: &str, place: &str) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTask { place: place.to_owned(), message };
         let task: Self = serde_saphyr::from_str(text).map_err(|error| invalid(error.to_string()))?;
         if let Some(sha256) = &task.data.sha256
@@ -224,6 +230,8 @@ impl Metric {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
 
     #[test]

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use super::data_error::DataError;
 use super::documents::{Document, sha256_of, trim_end_as_python};
+use crate::files;
 use crate::samples::Sample;
 
 /// Token ids of a context and of its target.
@@ -15,6 +14,9 @@ pub type TokenPair = (Vec<u32>, Vec<u32>);
 /// Whether the tokenizer file's own post-processor may add special tokens: transformers' default. GPT-NeoX's
 /// tokenizers add none, and no token is ever added here.
 const ADD_SPECIAL_TOKENS: bool = true;
+
+/// The largest file that is read; those of the largest vocabularies have 30 MB.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A `tokenizer.json`, with its provenance.
 #[derive(Debug, Clone)]
@@ -32,14 +34,23 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read, or that is not a tokenizer with at least one token.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
+        Self::from_bytes(&files::read(path, MAX_FILE_BYTES)?, path)
+    }
+
+    /// As [`Tokenizer::from_file`], of bytes at hand; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
-        let bytes = fs::read(path)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))?;
+        // The library panics at broken JSON in some places; what is broken, strings included, is found before it sees it.
+        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| invalid(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
         let vocabulary = inner.get_vocab(true);
         let largest_id = vocabulary.values().copied().max().ok_or_else(|| invalid("it has no tokens".to_owned()))?;
         let vocab_size = vocabulary.len();
-        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(&bytes), vocab_size, largest_id })
+        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), vocab_size, largest_id })
     }
 
     /// The file it was read from.
@@ -98,14 +109,19 @@ impl Tokenizer {
         divide(whole, self.encode(trimmed)?, context, target)
     }
 
-    /// [`Self::encode_pair`] of every document, in the order given, on all threads of the rayon pool.
+    /// [`Self::encode_pair`] of every document, in the order given, on as many threads as the rayon pool has.
     ///
     /// # Errors
     /// Those of [`Self::encode_pair`], with the document's number.
     pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<TokenPair>, DataError> {
         let wholes = documents.iter().map(|document| format!("{}{}", document.context, document.target)).collect();
         let contexts = documents.iter().map(|document| trim_end_as_python(&document.context).to_owned()).collect();
-        let (wholes, contexts) = (self.encode_batch(wholes)?, self.encode_batch(contexts)?);
+        // The library caches words by thread, for as long as the thread lives and whatever becomes of the tokenizer:
+        // threads of our own take the cache along.
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
+        let (wholes, contexts) = threads
+            .map_err(|error| self.refused(&error))?
+            .install(|| Ok::<_, DataError>((self.encode_batch(wholes)?, self.encode_batch(contexts)?)))?;
         documents
             .iter()
             .zip(wholes.into_iter().zip(contexts))
@@ -145,7 +161,7 @@ impl Tokenizer {
     pub fn text_ends(&self) -> Vec<String> {
         let config = self.path.with_file_name("tokenizer_config.json");
         let config: Option<serde_json::Value> =
-            fs::read_to_string(config).ok().and_then(|text| serde_json::from_str(&text).ok());
+            files::read_to_string(&config, MAX_FILE_BYTES).ok().and_then(|text| serde_json::from_str(&text).ok());
         let token = |key: &str| {
             let token = config.as_ref()?.get(key)?;
             token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::CheckpointError;
 use crate::config::{ConfigError, Unsupported};
+use crate::files;
 use crate::merge::MergeError;
 use crate::partition::{PartitionError, StageId};
 use crate::tensor::{DType, TensorError};
@@ -28,9 +29,6 @@ pub enum ExportError {
     /// An input that cannot be read.
     #[error(transparent)]
     Read { source: std::io::Error },
-    /// A source file that was written to while it was being read.
-    #[error("{path}: changed while it was being read: {what}", path = path.display())]
-    SourceChanged { path: PathBuf, what: String },
     /// A weight that the output's type cannot hold.
     #[error("{stage}: `{name}`: element {index} is beyond the range of {dtype}")]
     Overflow { stage: StageId, name: String, index: usize, dtype: DType },
@@ -120,7 +118,6 @@ impl ExportError {
                 "--overwrite replaces only earlier merges; remove this yourself if it may go".to_owned()
             }
             Self::Busy { .. } => "wait for it, or choose another directory".to_owned(),
-            Self::SourceChanged { .. } => "nothing was written; run again when the checkpoint is complete".to_owned(),
             Self::Overflow { .. } => "--dtype f32 holds every value".to_owned(),
             Self::Inexpressible { instead, .. } => instead.clone(),
             Self::Vocabulary { .. } => "--trim-vocab=N gives the number of tokens to keep".to_owned(),
@@ -130,6 +127,7 @@ impl ExportError {
                 "choose a number of ranks that divides heads, hidden size and MLP width".to_owned()
             }
             Self::Config(error) => return error.hint(),
+            Self::Read { source } | Self::Io { source, .. } => return files::hint(source),
             _ => return None,
         })
     }

@@ -11,10 +11,10 @@ use super::pipeline::{StageSupply, Target, Written, run};
 use super::plan::{MergeChoice, Plan};
 use super::recipe::{OutputRecord, Recipe, RecipeInput, Record};
 use super::staging::{RECIPE_FILE, Staging};
-use super::tokenizer_files::TokenizerFiles;
+use super::tokenizer_files::{MAX_FILE_BYTES, TokenizerFiles};
 use super::{ExportError, Progress, card};
-use crate::checkpoint::{Checkpoint, FileDigest, sha256_file};
-use crate::files::write_atomically;
+use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
+use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
 
 /// What a merge is written as.
@@ -133,7 +133,7 @@ impl MergeJob<'_> {
             outputs.push(write(folder, &path, text.as_bytes())?);
         }
         for (source, name) in self.tokenizer.map(TokenizerFiles::copies).unwrap_or_default() {
-            let bytes = fs::read(&source).map_err(|source| ExportError::Read { source })?;
+            let bytes = files::read(&source, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
             outputs.push(write(folder, Path::new(&name), &bytes)?);
         }
         let output = self.output_record(&plan, &target);
@@ -264,6 +264,6 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<FileDigest, ExportE
         fs::create_dir_all(parent).map_err(ExportError::at(parent))?;
     }
     write_atomically(&full, bytes).map_err(ExportError::at(&full))?;
-    let digest = sha256_file(&full).map_err(ExportError::at(&full))?;
+    let digest = digest_file(&full).map_err(ExportError::at(&full))?;
     Ok(FileDigest { file: path.to_string_lossy().into_owned(), ..digest })
 }

@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::budget::{Budget, Permit};
 use super::plan::{MergeChoice, Plan, PlannedParam, Unit, Work};
-use super::sources::SourceFiles;
+use super::sources;
 use super::spread::{Span, Spread};
 use super::writer::{FilePlan, write_files};
 use super::{ExportError, Progress};
@@ -84,7 +84,7 @@ pub(super) fn run(
     supply: Option<&mut StageSupply<'_>>,
     progress: &dyn Progress,
 ) -> Result<Written, ExportError> {
-    let sources = SourceFiles::note(checkpoint)?;
+    let sources = checkpoint.weight_files();
     let readers = ThreadPoolBuilder::new().num_threads(READERS).build().map_err(|_| ExportError::ThreadLost)?;
     let budget = Budget::new(budget);
     let failed = AtomicBool::new(false);
@@ -98,7 +98,7 @@ pub(super) fn run(
     let (outputs, inputs) = thread::scope(|scope| {
         let (units, to_merge) = sync_channel(QUEUE);
         let (batches, to_write) = sync_channel(QUEUE);
-        let hashing = scope.spawn(|| sources.hash(&failed));
+        let hashing = scope.spawn(|| sources::hash(&sources, &failed));
         scope.spawn(|| read_units(checkpoint, plan, &readers, &budget, units));
         let writing = scope.spawn(|| {
             let written = write_files(target.files(), folder, to_write, progress);
@@ -121,7 +121,8 @@ pub(super) fn run(
             (Ok(()), Ok(outputs)) => Ok((outputs, hashed?)),
         }
     })?;
-    sources.check_unchanged()?;
+    // What was read and hashed must be one checkpoint.
+    checkpoint.stage_ids().into_iter().try_for_each(|id| checkpoint.check_unchanged(id))?;
     Ok(Written { inputs, outputs, exactness })
 }
 

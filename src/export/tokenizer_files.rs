@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::ExportError;
+use crate::files;
 
 /// The name that the copy gets.
 const NAME: &str = "tokenizer.json";
@@ -16,6 +16,9 @@ const NAME: &str = "tokenizer.json";
 /// What may lie beside `tokenizer.json` and belongs to it.
 const COMPANIONS: [&str; 5] =
     ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
+
+/// The largest of these files that is read; those of the largest vocabularies have 30 MB.
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A `tokenizer.json`.
 #[derive(Debug, Clone)]
@@ -50,9 +53,9 @@ impl TokenizerFiles {
     /// The file cannot be read or is no `tokenizer.json`.
     pub fn read(path: &Path) -> Result<Self, ExportError> {
         let wrong = |reason: String| ExportError::Tokenizer { path: path.to_owned(), reason };
-        let text = fs::read_to_string(path).map_err(|source| ExportError::Read { source })?;
+        let text = files::read(path, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
         let json: TokenizerJson =
-            serde_json::from_str(&text).map_err(|error| wrong(format!("no tokenizer.json: {error}")))?;
+            serde_json::from_slice(&text).map_err(|error| wrong(format!("no tokenizer.json: {error}")))?;
         let mut tokens = BTreeMap::new();
         match json.model.vocab {
             Value::Object(vocab) => {
@@ -78,7 +81,7 @@ impl TokenizerFiles {
     /// Numbers that a model must have rows for: one more than the largest.
     #[must_use]
     pub fn token_count(&self) -> usize {
-        self.tokens.values().max().map_or(0, |last| last + 1)
+        self.tokens.values().max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The first of these tokens that exists, with its number.

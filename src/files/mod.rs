@@ -1,10 +1,15 @@
-//! Files that are there whole or not at all: written under a temporary name beside the target, synced, renamed. Every
-//! writer of the crate goes through here; what is written, and what to say when it fails, is the caller's business.
+//! Files that are there whole or not at all: written under a temporary name beside the target, synced, renamed; and
+//! input files that are what they seem: regular, of bounded size, the same from one look to the next. Every reader and
+//! writer of the crate goes through here; what is in a file, and what to say when it fails, is the caller's business.
+
+mod input;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+
+pub use input::{FileError, Identity, check_regular, hint, open, read, read_to_string};
 
 /// A file in the folder of `path`, for whose renaming no bytes need to move. It is gone unless it is [`publish`]ed.
 ///

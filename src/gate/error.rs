@@ -27,16 +27,6 @@ pub enum GateError {
         /// What the YAML reader says, with line and column.
         message: String,
     },
-    /// Samples outside the report's folder.
-    #[error("{path}: the samples of `{name}` are said to be in `{found}`, expected a file below the report's folder", path = path.display())]
-    Outside {
-        /// The report.
-        path: PathBuf,
-        /// The model.
-        name: String,
-        /// Where they are said to be.
-        found: String,
-    },
     /// Nothing to judge.
     #[error("{path}: nothing to judge: {reason}", path = path.display())]
     NothingToJudge {
@@ -87,6 +77,7 @@ impl GateError {
                 "a gate pairs models passage by passage: keep samples/ beside report.json, as --output-dir writes them"
                     .to_owned(),
             ),
+            Self::Io(error) => crate::files::hint(error),
             Self::Syntax { .. } => Some("evals/gates.yml of the source shows every key".to_owned()),
             Self::OtherPassages { .. } => Some("evaluate both on the same data, with the same --limit".to_owned()),
             _ => None,

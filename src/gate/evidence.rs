@@ -1,7 +1,7 @@
 //! A report with the samples that it was made of.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::GateError;
 use crate::report::{ModelRow, Report, read_json};
@@ -55,12 +55,7 @@ impl Evidence {
     /// # Errors
     /// They cannot be read, lie outside the report's folder, or are not as many as the report says.
     pub(super) fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
-        let relative = Path::new(&row.samples);
-        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-            let (path, name, found) = (self.path.clone(), row.name.clone(), row.samples.clone());
-            return Err(GateError::Outside { path, name, found });
-        }
-        let file = self.path.parent().unwrap_or(Path::new("")).join(relative);
+        let file = row.samples_file(self.path.parent().unwrap_or(Path::new("")))?;
         let samples: BTreeMap<usize, Sample> =
             read_jsonl(&file)?.into_iter().map(|sample: Sample| (sample.doc_id, sample)).collect();
         if samples.len() != row.n {

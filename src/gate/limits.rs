@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use fs_err as fs;
 use serde::Deserialize;
 
 use super::GateError;
+use crate::files;
 
 /// The limits that hold where none are given.
 const BUILT_IN: &str = include_str!("../../evals/gates.yml");
+
+/// The largest file of limits that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Percentage points, written `0.5pp`.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
@@ -144,7 +147,7 @@ impl Gates {
     /// # Errors
     /// The file cannot be read or says something else.
     pub fn read(path: &Path) -> Result<Self, GateError> {
-        Self::parse(&fs::read_to_string(path)?, &path.display().to_string())
+        Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, &path.display().to_string())
     }
 
     /// The limits of `evals/gates.yml`.
@@ -155,7 +158,11 @@ impl Gates {
         Self::parse(BUILT_IN, "built-in gates")
     }
 
-    fn parse(text: &str, origin: &str) -> Result<Self, GateError> {
+    /// Reads limits from YAML; `origin` is named in errors.
+    ///
+    /// # Errors
+    /// [`GateError::Syntax`].
+    pub fn parse(text: &str, origin: &str) -> Result<Self, GateError> {
         let syntax = |message: String| GateError::Syntax { origin: origin.to_owned(), message };
         let gates: Self = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
         let significance = gates.significance;

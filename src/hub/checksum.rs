@@ -4,11 +4,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use fs_err as fs;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::HubError;
+use crate::files;
+
+/// The largest file that is checked; tokenizers and data sets of passages have megabytes.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Checks that the bytes of a cached file are those that its name in the cache says. A file whose name is no checksum (a
 /// mirror's own `ETag`, a cache without symbolic links) is let pass.
@@ -18,7 +21,7 @@ pub(super) fn check(path: &Path) -> Result<(), HubError> {
     if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
     }
-    let bytes = || fs::read(&blob).map_err(|source| HubError::Read { path: blob.clone(), source });
+    let bytes = || files::read(&blob, MAX_BYTES).map_err(|source| HubError::Read { path: blob.clone(), source });
     let found = match name.len() {
         64 => hexadecimal(&Sha256::digest(bytes()?)),
         40 => {

@@ -166,6 +166,7 @@ impl MergeError {
             Self::NoRule { kind, .. } => Some(format!("add `{kind}: mean` (or another rule) under `rules:`")),
             Self::SameName { .. } => Some("leave one out, or give it a `name:` of its own".to_owned()),
             Self::AtLine { source, .. } => source.hint(),
+            Self::Io(error) => crate::files::hint(error),
             Self::Read(error) => error.hint(),
             Self::NoSuchRank { .. } => Some("ranks are counted from 0".to_owned()),
             Self::HalfFolded { .. } => Some("give `norm-gain` and `norm-bias` the rule `fold`, or neither".to_owned()),

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fs_err as fs;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use wildmatch::WildMatch;
 
 use super::{Factor, MergeError, Rule};
 use crate::config::Architecture;
+use crate::files;
 use crate::partition::{Kind, StageId};
 use crate::tensor::Arithmetic;
+
+/// The largest strategy file that is read; ours have a kilobyte.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Where a strategy's sums and means are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -141,7 +144,7 @@ impl Strategy {
             let known: Vec<_> = built_in.iter().map(|strategy| strategy.name.as_str()).collect();
             return Err(MergeError::UnknownStrategy { name: name_or_path.to_owned(), known: known.join(", ") });
         }
-        Self::parse(&fs::read_to_string(path)?, name_or_path)
+        Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, name_or_path)
     }
 
     /// The text that [`Strategy::resolve`] reads for this name or file.
@@ -154,7 +157,7 @@ impl Strategy {
                 return Ok((*text).to_owned());
             }
         }
-        Ok(fs::read_to_string(name_or_path)?)
+        Ok(files::read_to_string(Path::new(name_or_path), MAX_FILE_BYTES)?)
     }
 
     /// The strategies of these names or files; all built-in ones where there are none.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::files;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
@@ -124,6 +125,16 @@ pub enum ReportError {
         /// Its sample file, relative to the output directory.
         file: String,
     },
+    /// A report that names a file which is not beside it.
+    #[error("{folder}: the samples of `{name}` are said to be in `{found}`, expected a file below the report's folder", folder = folder.display())]
+    Outside {
+        /// The report's folder.
+        folder: PathBuf,
+        /// The model.
+        name: String,
+        /// What the report says.
+        found: String,
+    },
     /// A page of neither a report nor an explanation.
     #[error("there is neither a report nor an explanation to show")]
     NothingToShow,
@@ -152,8 +163,18 @@ impl ReportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotWritable { .. } => Some("choose another --output-dir".to_owned()),
+            Self::NotAReport { .. } => Some("give the report.json that `--output-dir` was left with".to_owned()),
+            Self::Write { source, .. }
+            | Self::Read(source)
+            | Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
+            Self::Outside { .. } => {
+                Some("`--output-dir` writes samples/ beside report.json: this report was changed since".to_owned())
+            }
             Self::NoReport { .. } => {
                 Some("give the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
+            }
+            Self::Samples(SampleError::Line { .. } | SampleError::LineTooLong { .. }) => {
+                Some("samples/ and documents.jsonl are as `--output-dir` writes them: copy the folder anew".to_owned())
             }
             _ => None,
         }

@@ -120,8 +120,8 @@ pub struct CheckpointInfo {
 pub struct FileDigest {
     /// File name, relative to the checkpoint.
     pub file: String,
-    /// SHA-256 of its bytes, hexadecimal.
-    pub sha256: String,
+    /// BLAKE3 of its bytes (256 bits), hexadecimal, as `b3sum` prints it.
+    pub blake3: String,
     /// Its size in bytes.
     pub bytes: u64,
 }

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use fs_err as fs;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::output::write_atomically;
 use super::{Explanation, Report, ReportError, SCHEMA_VERSION};
+use crate::files;
+
+/// The largest report that is read; ours have some 100 kB, most of it digests.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// The report as pretty-printed JSON with a final line break.
 ///
@@ -34,26 +37,53 @@ pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
 /// # Errors
 /// A file that cannot be read, is no report, or is one of another `schema_version`.
 pub fn read_json(path: &Path) -> Result<Report, ReportError> {
-    read(path)
+    parse_json(&read(path)?, path)
+}
+
+/// As [`read_json`], of bytes at hand; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_json`].
+pub fn parse_json(bytes: &[u8], path: &Path) -> Result<Report, ReportError> {
+    parse(bytes, path)
 }
 
 /// Reads an `explanation.json`.
 pub(super) fn read_explanation(path: &Path) -> Result<Explanation, ReportError> {
-    read(path)
+    parse(&read(path)?, path)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReportError> {
+fn read(path: &Path) -> Result<Vec<u8>, ReportError> {
+    files::read(path, MAX_FILE_BYTES).map_err(ReportError::Read)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, ReportError> {
     #[derive(Deserialize)]
     struct Probe {
         schema_version: String,
     }
-    let text = fs::read_to_string(path).map_err(ReportError::Read)?;
     let not_a_report = |source| ReportError::NotAReport { path: path.to_owned(), source };
-    let Probe { schema_version: found } = serde_json::from_str(&text).map_err(not_a_report)?;
+    let Probe { schema_version: found } = serde_json::from_slice(bytes).map_err(not_a_report)?;
     if found != SCHEMA_VERSION {
         return Err(ReportError::SchemaVersion { path: path.to_owned(), found, expected: SCHEMA_VERSION });
     }
-    serde_json::from_str(&text).map_err(not_a_report)
+    let parsed = serde_json::from_slice(bytes).map_err(not_a_report)?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(not_a_report)?;
+    if replace_controls(&mut value) { serde_json::from_value(value).map_err(not_a_report) } else { Ok(parsed) }
+}
+
+/// Replaces what a terminal takes for a command: reports of others are shown there. Whether there was any.
+fn replace_controls(value: &mut Value) -> bool {
+    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    match value {
+        Value::String(text) if text.contains(is_command) => {
+            *text = text.replace(is_command, "\u{fffd}");
+            true
+        }
+        Value::Array(items) => items.iter_mut().fold(false, |any, item| any | replace_controls(item)),
+        Value::Object(fields) => fields.values_mut().fold(false, |any, field| any | replace_controls(field)),
+        _ => false,
+    }
 }
 
 /// The JSON Schema of `report.json`, generated from the types: the text of `configs/report.schema.json`.

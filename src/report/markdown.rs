@@ -170,8 +170,8 @@ fn plain(value: &serde_json::Value) -> String {
 
 fn digest_list(digests: &[FileDigest]) -> String {
     let lines: Vec<String> =
-        digests.iter().map(|digest| format!("{}  {}  {} bytes", digest.sha256, digest.file, digest.bytes)).collect();
-    let summary = format!("SHA-256 of {}", format::count(digests.len(), "file"));
+        digests.iter().map(|digest| format!("{}  {}  {} bytes", digest.blake3, digest.file, digest.bytes)).collect();
+    let summary = format!("BLAKE3 of {}", format::count(digests.len(), "file"));
     format!("<details><summary>{summary}</summary>\n\n```text\n{}\n```\n\n</details>", lines.join("\n"))
 }
 

@@ -2,7 +2,7 @@
 //! just ended, or back from the files of an output directory.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 
@@ -115,7 +115,7 @@ pub(super) fn explanation_beside(report: &Report, output: &OutputDir) -> Option<
 }
 
 fn read_samples(folder: &Path, row: &ModelRow) -> Result<Option<Vec<Sample>>, ReportError> {
-    let file: PathBuf = folder.join(&row.samples);
+    let file = row.samples_file(folder)?;
     match read_jsonl::<Sample>(&file) {
         Ok(samples) if samples.len() == row.n => Ok(Some(samples)),
         Ok(samples) => {

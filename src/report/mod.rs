@@ -46,7 +46,7 @@ pub use inspection::{
     DTypeCount, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, Vocabulary, render_drift_svg,
     render_inspection,
 };
-pub use json::{read_json, schema, to_json, write_json};
+pub use json::{parse_json, read_json, schema, to_json, write_json};
 pub use lm_eval::write_lm_eval;
 pub use markdown::render_markdown;
 pub use material::{Material, Results};

@@ -167,7 +167,7 @@ impl SampleFiles {
 }
 
 /// Letters, digits, `.`, `_`, `+` and `-` stay; anything else becomes `-`. Never empty, hidden or a parent directory.
-fn file_stem(name: &str) -> String {
+pub(super) fn file_stem(name: &str) -> String {
     let safe: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '-' }).take(100).collect();
     let stem = safe.trim_start_matches(['.', '-']);

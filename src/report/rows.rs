@@ -1,5 +1,7 @@
 //! The rows of a report: one model each, computed from its samples.
 
+use std::path::{Component, Path, PathBuf};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,22 @@ pub struct ModelRow {
     pub acc_wilson: Interval,
     /// Number of documents.
     pub n: usize,
+}
+
+impl ModelRow {
+    /// Where its samples are, the report being in `folder`.
+    ///
+    /// # Errors
+    /// [`ReportError::Outside`] where the report names a place outside of its folder.
+    pub fn samples_file(&self, folder: &Path) -> Result<PathBuf, ReportError> {
+        let relative = Path::new(&self.samples);
+        let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
+        if inside && relative.file_name().is_some() {
+            return Ok(folder.join(relative));
+        }
+        let (folder, name, found) = (folder.to_owned(), self.name.clone(), self.samples.clone());
+        Err(ReportError::Outside { folder, name, found })
+    }
 }
 
 /// One variant beside the baseline.

@@ -4,21 +4,23 @@
 #[cfg(test)]
 mod tests;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
 
+/// The longest line read: a target of a hundred thousand tokens.
+const MAX_LINE_BYTES: u64 = 16 << 20;
+
 /// What can go wrong with sample files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleError {
-    /// The file could not be read or written.
+    /// The file could not be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A line is not a sample, or not a passage.
@@ -31,9 +33,19 @@ pub enum SampleError {
         /// What the JSON reader says.
         source: serde_json::Error,
     },
-    /// The finished file could not be moved to its name.
-    #[error("{path}: could not be moved into place: {source}", path = path.display())]
-    Persist {
+    /// A line is longer than any sample.
+    #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
+    LineTooLong {
+        /// The sample file.
+        path: PathBuf,
+        /// 1-based line number.
+        line: usize,
+        /// The longest line read.
+        limit_bytes: u64,
+    },
+    /// The file could not be written whole under its name.
+    #[error("{path}: could not be written: {source}", path = path.display())]
+    Write {
         /// The intended name.
         path: PathBuf,
         /// What the file system says.
@@ -161,6 +173,10 @@ pub struct DocumentText {
 /// # Errors
 /// Whatever keeps the file from being written, synced or moved into place.
 pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), SampleError> {
+    write_lines(path, samples).map_err(|source| SampleError::Write { path: path.to_owned(), source })
+}
+
+fn write_lines<T: Serialize>(path: &Path, samples: &[T]) -> std::io::Result<()> {
     let mut file = files::temporary_sibling(path)?;
     let mut out = std::io::BufWriter::new(file.as_file_mut());
     for sample in samples {
@@ -169,7 +185,7 @@ pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), Sampl
     }
     out.flush()?;
     drop(out);
-    files::publish(file, path).map_err(|source| SampleError::Persist { path: path.to_owned(), source })
+    files::publish(file, path)
 }
 
 /// Reads what [`write_jsonl`] wrote.
@@ -177,19 +193,29 @@ pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), Sampl
 /// # Errors
 /// A file that cannot be read, or a line that is not what was expected (named by its number).
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SampleError> {
-    let reader = BufReader::new(fs::File::open(path)?);
+    parse_jsonl(BufReader::new(files::open(path)?), path)
+}
+
+/// As [`read_jsonl`], of bytes from anywhere; `path` is named in errors.
+///
+/// # Errors
+/// As [`read_jsonl`].
+pub fn parse_jsonl<T: DeserializeOwned>(mut reader: impl BufRead, path: &Path) -> Result<Vec<T>, SampleError> {
     let mut samples = Vec::new();
-    for (index, line) in reader.lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        if reader.by_ref().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        if bytes.len() as u64 > MAX_LINE_BYTES {
+            return Err(SampleError::LineTooLong { path: path.to_owned(), line, limit_bytes: MAX_LINE_BYTES });
+        }
+        if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let sample = serde_json::from_str(&line).map_err(|source| SampleError::Line {
-            path: path.to_owned(),
-            line: index + 1,
-            source,
-        })?;
-        samples.push(sample);
+        let not_a_sample = |source| SampleError::Line { path: path.to_owned(), line, source };
+        samples.push(serde_json::from_slice(&bytes).map_err(not_a_sample)?);
     }
     Ok(samples)
 }

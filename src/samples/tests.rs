@@ -1,3 +1,4 @@
+use fs_err as fs;
 use proptest::prelude::*;
 
 use super::*;
@@ -68,7 +69,7 @@ fn a_line_that_is_no_sample_is_named_by_its_number() {
     let missing = read_jsonl::<Sample>(&folder.path().join("no.jsonl")).unwrap_err().to_string();
     assert!(missing.contains("no.jsonl"), "{missing}");
     let nowhere = write_jsonl::<Sample>(&folder.path().join("no/mean.jsonl"), &[]).unwrap_err();
-    assert!(matches!(nowhere, SampleError::Io(_)), "{nowhere}");
+    assert!(matches!(nowhere, SampleError::Write { .. }), "{nowhere}");
 }
 
 fn finite() -> impl Strategy<Value = f64> {

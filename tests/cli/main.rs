@@ -1,6 +1,6 @@
 //! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and what it says of every
 //! kind of damaged input.
-#![cfg(feature = "libtorch")]
+#![cfg(all(feature = "libtorch", unix))]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 #[path = "../common/mod.rs"]
@@ -10,9 +10,15 @@ mod candidates;
 mod checkpoints;
 mod data;
 mod eras;
+mod faults;
 mod flags;
+mod hostile;
+mod hostile_hugging_face;
+mod hostile_results;
+mod hostile_text;
 #[cfg(feature = "hub")]
 mod hub;
+mod places;
 mod rendering;
 mod results;
 mod settings;
@@ -64,6 +70,21 @@ fn failure(command: &mut Command) -> String {
     assert_eq!(text(&output.stdout), "", "data on stdout of a run that failed");
     assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
     stderr
+}
+
+/// The same with 4 GB of addresses, of which libtorch takes the most part: who asks for more is killed.
+fn with_little_memory(command: &Command) -> Command {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 4000000; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    // Nothing here takes seconds; a program that waits for what never comes must not take the tests along.
+    limited.timeout(std::time::Duration::from_secs(600));
+    limited
 }
 
 /// A checkpoint of two layers and two ranks, a tokenizer for it and passages: a run that would succeed.
@@ -132,6 +153,11 @@ impl Inputs {
             text = text.replace(&path.display().to_string(), name);
         }
         text
+    }
+
+    /// What `compare` says of it when it has little memory.
+    fn refusal(&self, further: &[&str]) -> String {
+        self.without_paths(&failure(&mut with_little_memory(&self.compare(further))))
     }
 
     /// What `compare` says of it.

@@ -121,7 +121,7 @@ fn checkpoint_info() -> CheckpointInfo {
     let architecture = json!({"hidden_size": 6144, "num_layers": 44, "residual": "parallel"});
     let digest = |rank: u64| FileDigest {
         file: format!("layer_00-model_{rank:02}-model_states.pt"),
-        sha256: format!("{:064x}", 0xfeed + rank),
+        blake3: format!("{:064x}", 0xfeed + rank),
         bytes: 309_657_600,
     };
     CheckpointInfo {

@@ -1,15 +1,14 @@
 //! `config.json` of transformers as gpt-neox settings, so that one resolution of settings serves both. Keys and defaults
 //! after transformers' `GPTNeoXConfig` and `LlamaConfig` (4.38 to 5).
 
-use std::io::Read as _;
 use std::path::Path;
 
-use fs_err as fs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::HuggingFaceError;
 use crate::config::{ConfigError, NeoxConfig, Unsupported};
+use crate::files;
 
 /// A configuration is a few kilobytes.
 const MAX_BYTES: u64 = 16 << 20;
@@ -92,11 +91,7 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
     if !path.is_file() {
         return Err(broken("the file is missing".to_owned()));
     }
-    let mut text = Vec::new();
-    fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(broken(format!("expected a configuration of at most {MAX_BYTES} bytes, found more")));
-    }
+    let text = files::read(path, MAX_BYTES)?;
     // Its class first: the keys of another class may be missing altogether.
     let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
     let family = family(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use safetensors::SafeTensorError;
 
 use crate::config::{ConfigError, Unsupported};
+use crate::files;
 use crate::tensor::{DType, TensorError};
 
 /// What can be wrong with a Hugging Face directory.
@@ -97,7 +98,8 @@ impl HuggingFaceError {
             Self::NonFinite { .. } => "the conversion overflowed, training diverged or the file is damaged".to_owned(),
             Self::Value(error) => return error.hint(),
             Self::Unsupported { source, .. } => source.needed.clone(),
-            Self::Siblings { .. } | Self::Tensor { .. } | Self::Io(_) => return None,
+            Self::Io(error) => return files::hint(error),
+            Self::Siblings { .. } | Self::Tensor { .. } => return None,
         })
     }
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use fs_err as fs;
 use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde::Deserialize;
 
 use super::HuggingFaceError;
-use crate::checkpoint::{CheckpointError, Shard, TensorForm};
+use crate::checkpoint::{CheckpointError, Shard, TensorForm, unchanged};
+use crate::files::{self, Identity};
 use crate::tensor::{DType, HostTensor};
 
 /// Length of the header's length at the start of a safetensors file.
@@ -40,7 +40,7 @@ struct Place {
 
 #[derive(Debug)]
 enum WeightFile {
-    Safetensors { path: PathBuf, metadata: Metadata, data_start: u64 },
+    Safetensors { path: PathBuf, identity: Identity, metadata: Metadata, data_start: u64 },
     Pickled(Shard),
 }
 
@@ -118,6 +118,14 @@ impl WeightFiles {
         let place = self.places.get(name).ok_or_else(missing)?;
         self.files[place.file].read(name, &place.form)
     }
+
+    /// Refuses the file of a tensor if it is no longer the one whose header was read.
+    pub(super) fn check_unchanged(&self, name: &str) -> Result<(), CheckpointError> {
+        match self.places.get(name).and_then(|place| self.files.get(place.file)) {
+            Some(file) => unchanged::check(file.path(), &file.identity()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl WeightFile {
@@ -126,8 +134,9 @@ impl WeightFile {
             return Ok(Self::Pickled(Shard::open(&path)?));
         }
         let damaged = |message: String| HuggingFaceError::Damaged { path: path.clone(), message };
-        let mut file = fs::File::open(&path)?;
-        let size = file.metadata()?.len();
+        let identity = Identity::of(&path)?;
+        let size = identity.bytes();
+        let mut file = files::open(&path)?;
         let mut length = [0_u8; 8];
         if size < LENGTH_BYTES {
             return Err(HuggingFaceError::damaged(path, &SafeTensorError::HeaderTooSmall).into());
@@ -146,13 +155,20 @@ impl WeightFile {
         if expected != found {
             return Err(damaged(format!("the header speaks of {expected} bytes of tensors, found {found}")).into());
         }
-        Ok(Self::Safetensors { path, metadata, data_start })
+        Ok(Self::Safetensors { path, identity, metadata, data_start })
     }
 
     fn path(&self) -> &Path {
         match self {
             Self::Safetensors { path, .. } => path,
             Self::Pickled(shard) => shard.path(),
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        match self {
+            Self::Safetensors { identity, .. } => *identity,
+            Self::Pickled(shard) => shard.identity(),
         }
     }
 
@@ -176,7 +192,7 @@ impl WeightFile {
     fn read(&self, name: &str, form: &TensorForm) -> Result<HostTensor, CheckpointError> {
         let (path, metadata, data_start) = match self {
             Self::Pickled(shard) => return shard.read(name),
-            Self::Safetensors { path, metadata, data_start } => (path, metadata, *data_start),
+            Self::Safetensors { path, metadata, data_start, .. } => (path, metadata, *data_start),
         };
         let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_owned() };
         let (start, end) = metadata.info(name).ok_or_else(missing)?.data_offsets;
@@ -184,7 +200,7 @@ impl WeightFile {
             let (path, name) = (path.clone(), name.to_owned());
             CheckpointError::Unreadable { path, name, source }
         };
-        let mut file = fs::File::open(path)?;
+        let mut file = files::open(path)?;
         file.seek(SeekFrom::Start(data_start + start as u64)).map_err(unreadable)?;
         let mut bytes = vec![0_u8; end - start];
         file.read_exact(&mut bytes).map_err(unreadable)?;
@@ -198,8 +214,7 @@ impl WeightFile {
 /// Where each tensor is, by an index whose every file lies in the same folder.
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, HuggingFaceError> {
     let broken = |message: String| HuggingFaceError::Index { path: path.to_owned(), message };
-    let mut text = Vec::new();
-    fs::File::open(path)?.take(MAX_INDEX_BYTES).read_to_end(&mut text)?;
+    let text = files::read(path, MAX_INDEX_BYTES)?;
     let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     for (name, file) in &weight_map {

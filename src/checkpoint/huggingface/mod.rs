@@ -74,10 +74,8 @@ impl HuggingFaceModel {
         };
         let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
             .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
-        let weights = weights(family, &architecture);
-        let model = Self { folder: folder.to_owned(), family, architecture, files, weights };
-        model.account()?;
-        Ok(model)
+        let weights = account(family, &architecture, &files)?;
+        Ok(Self { folder: folder.to_owned(), family, architecture, files, weights })
     }
 
     /// transformers' name of the model's class.
@@ -86,61 +84,19 @@ impl HuggingFaceModel {
         self.family.class()
     }
 
-    /// Every tensor that the architecture has is there in the right form, and no other.
-    fn account(&self) -> Result<(), HuggingFaceError> {
-        let mut known = BTreeSet::new();
-        for weight in &self.weights {
-            let shapes = self.shapes(weight);
-            let mut dtype = None;
-            for (name, expected) in weight.tensors.iter().zip(shapes) {
-                let path = || self.files.path(name);
-                let Some(TensorForm { dtype: found_dtype, shape: found }) = self.files.form(name) else {
-                    return Err(HuggingFaceError::Missing { path: path(), name: name.clone(), expected });
-                };
-                if !found_dtype.is_float() {
-                    let found = found_dtype.to_string();
-                    return Err(HuggingFaceError::NotFloat { path: path(), name: name.clone(), found });
-                }
-                if *found != expected {
-                    let (name, found) = (name.clone(), found.clone());
-                    return Err(HuggingFaceError::Shape { path: path(), name, expected, found });
-                }
-                let expected = *dtype.get_or_insert(*found_dtype);
-                if expected != *found_dtype {
-                    let (name, found) = (name.clone(), *found_dtype);
-                    return Err(HuggingFaceError::Siblings { path: path(), name, expected, found });
-                }
-                known.insert(name.as_str());
-            }
-        }
-        // A tied head may be written all the same: transformers reads the embedding in its place.
-        let head = names::name(self.family, StageId::Output, Role::HeadWeight).unwrap_or_default();
-        let tied = self.architecture.head == Head::Tied;
-        for (name, form) in self.files.forms() {
-            let passed_over = names::is_ignored(name) || (tied && *name == head);
-            if !known.contains(name.as_str()) && !passed_over {
-                let (path, name, found) = (self.files.path(name), name.clone(), form.shape.clone());
-                return Err(HuggingFaceError::Unexpected { path, name, found });
-            }
-        }
-        Ok(())
-    }
-
-    fn shapes(&self, weight: &Weight) -> Vec<Vec<usize>> {
-        let shape = (weight.row.shape)(&self.architecture);
-        names::shapes(&self.architecture, weight.role, &shape, weight.tensors.len())
-    }
-
     fn of_stage(&self, id: StageId) -> impl Iterator<Item = &Weight> {
         self.weights.iter().filter(move |weight| weight.stage == id)
     }
 
     fn read(&self, id: StageId, wanted: impl Fn(&Weight) -> bool) -> Result<StageTensors, CheckpointError> {
+        // Before, so that a change is told as what it is; after, so that there was none.
+        self.check_unchanged(id)?;
         let weights: Vec<_> = self.of_stage(id).filter(|weight| wanted(weight)).collect();
         let params = weights
             .into_par_iter()
             .map(|weight| Ok((weight.role, self.read_param(weight)?)))
             .collect::<Result<_, CheckpointError>>()?;
+        self.check_unchanged(id)?;
         Ok(StageTensors { id, tp_size: 1, params })
     }
 
@@ -168,26 +124,74 @@ impl HuggingFaceModel {
     }
 }
 
-/// Every parameter that a model of this architecture has.
-fn weights(family: Family, architecture: &Architecture) -> Vec<Weight> {
+/// Every parameter that a model of this architecture has; each of its tensors is there in the right form, and no other
+/// tensor is. Ends at the first that is missing: `config.json` may speak of any number of layers.
+fn account(family: Family, architecture: &Architecture, files: &WeightFiles) -> Result<Vec<Weight>, HuggingFaceError> {
+    let mut found = Vec::new();
+    for weight in weights(family, architecture) {
+        weight.check(architecture, files)?;
+        found.push(weight);
+    }
+    let known: BTreeSet<_> = found.iter().flat_map(|weight| &weight.tensors).map(String::as_str).collect();
+    // A tied head may be written all the same: transformers reads the embedding in its place.
+    let head = names::name(family, StageId::Output, Role::HeadWeight).unwrap_or_default();
+    let tied = architecture.head == Head::Tied;
+    for (name, form) in files.forms() {
+        let passed_over = names::is_ignored(name) || (tied && *name == head);
+        if !known.contains(name.as_str()) && !passed_over {
+            let (path, name, found) = (files.path(name), name.clone(), form.shape.clone());
+            return Err(HuggingFaceError::Unexpected { path, name, found });
+        }
+    }
+    Ok(found)
+}
+
+impl Weight {
+    /// Its tensors are there, of the shapes that the architecture asks for, of one floating-point type.
+    fn check(&self, architecture: &Architecture, files: &WeightFiles) -> Result<(), HuggingFaceError> {
+        let shape = (self.row.shape)(architecture);
+        let shapes = names::shapes(architecture, self.role, &shape, self.tensors.len());
+        let mut dtype = None;
+        for (name, expected) in self.tensors.iter().zip(shapes) {
+            let path = || files.path(name);
+            let Some(TensorForm { dtype: found_dtype, shape: found }) = files.form(name) else {
+                return Err(HuggingFaceError::Missing { path: path(), name: name.clone(), expected });
+            };
+            if !found_dtype.is_float() {
+                let found = found_dtype.to_string();
+                return Err(HuggingFaceError::NotFloat { path: path(), name: name.clone(), found });
+            }
+            if *found != expected {
+                let (name, found) = (name.clone(), found.clone());
+                return Err(HuggingFaceError::Shape { path: path(), name, expected, found });
+            }
+            let expected = *dtype.get_or_insert(*found_dtype);
+            if expected != *found_dtype {
+                let (name, found) = (name.clone(), *found_dtype);
+                return Err(HuggingFaceError::Siblings { path: path(), name, expected, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every parameter that a model of this architecture has, in the order of the model.
+fn weights(family: Family, architecture: &Architecture) -> impl Iterator<Item = Weight> {
     let table = PartitionTable::new(architecture);
     let layers = (0..architecture.layer_count).map(|number| (StageId::Layer(number), StageKind::Layer));
     let stages = std::iter::once((StageId::Embedding, StageKind::Embedding))
         .chain(layers)
         .chain([(StageId::Output, StageKind::FinalNorm), (StageId::Output, StageKind::Head)]);
-    let weight = |stage, role, row, named_as: Role, tied| {
+    let weight = move |stage, role, row, named_as: Role, tied| {
         let name = names::name(family, stage, named_as)?;
         Some(Weight { stage, role, row, tensors: names::expand(&name), name, tied })
     };
-    let mut weights: Vec<_> = stages
-        .flat_map(|(stage, kind)| table.required(kind).map(move |row| (stage, row)))
-        .filter_map(|(stage, row)| weight(stage, row.role, row, row.role, false))
-        .collect();
-    if architecture.head == Head::Tied {
-        let row = table.row(Role::WordEmbedding);
-        weights.extend(row.and_then(|row| weight(StageId::Output, Role::HeadWeight, row, Role::WordEmbedding, true)));
-    }
-    weights
+    let tied_row = if architecture.head == Head::Tied { table.row(Role::WordEmbedding) } else { None };
+    let tied = tied_row.and_then(|row| weight(StageId::Output, Role::HeadWeight, row, Role::WordEmbedding, true));
+    stages
+        .flat_map(move |(stage, kind)| table.required(kind).map(move |row| (stage, row)))
+        .filter_map(move |(stage, row)| weight(stage, row.role, row, row.role, false))
+        .chain(tied)
 }
 
 impl ModelSource for HuggingFaceModel {
@@ -243,5 +247,9 @@ impl ModelSource for HuggingFaceModel {
 
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         self.read(id, |weight| weight.row.kind.partition_dim().is_none())
+    }
+
+    fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
+        self.of_stage(id).flat_map(|weight| &weight.tensors).try_for_each(|name| self.files.check_unchanged(name))
     }
 }

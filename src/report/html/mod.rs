@@ -150,7 +150,7 @@ pub(super) fn page(material: &Material<'_>, plots: Plots) -> Result<String, Repo
         provenance: markdown::provenance(checkpoint, task, run, report.map(markdown::statistics_line)),
         digests: digests
             .iter()
-            .map(|digest| (digest.file.as_str(), digest.sha256.as_str(), format::grouped(digest.bytes)))
+            .map(|digest| (digest.file.as_str(), digest.blake3.as_str(), format::grouped(digest.bytes)))
             .collect(),
         commands,
         tool: format!("kintsugi {}", run.versions.kintsugi),

@@ -11,6 +11,7 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use super::material::Material;
+use super::output::file_stem;
 use super::{ModelRow, Report, ReportError, TaskInfo, write_atomically};
 use crate::samples::{DocumentText, Sample, write_jsonl};
 use crate::stats::{self, LM_EVAL_BOOTSTRAP_ITERATIONS};
@@ -61,7 +62,7 @@ pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathB
 /// The name of a model's folder: that of its samples.
 fn model_folder(row: &ModelRow) -> String {
     let stem = Path::new(&row.samples).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    stem.unwrap_or_else(|| file_part(&row.name))
+    file_stem(&stem.unwrap_or_else(|| row.name.clone()))
 }
 
 /// lm-evaluation-harness's `sanitize_task_name` and `sanitize_model_name` together.

@@ -1,0 +1,226 @@
+//! Bytes into every reader of files that others wrote. What comes out, a value or an error, makes no difference: a reader
+//! must come back, without a panic and without more memory than its input warrants. `fuzz_targets/` mutates the bytes;
+//! `tests/corpus_replay.rs` feeds the recorded ones, on stable and in seconds.
+
+use std::cell::RefCell;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, Shard};
+use kintsugi::config::{Architecture, NeoxConfig, Observed};
+use kintsugi::eval::documents::parse_documents;
+use kintsugi::eval::task::Task;
+use kintsugi::eval::tokenizer::Tokenizer;
+use kintsugi::export::TokenizerFiles;
+use kintsugi::gate::Gates;
+use kintsugi::merge::Strategy;
+use kintsugi::report::{Material, parse_json, render_html, render_markdown, to_json};
+use kintsugi::samples::{DocumentText, Sample, parse_jsonl};
+use tempfile::{NamedTempFile, TempDir};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+/// A reader: takes bytes, gives nothing back.
+pub type EntryPoint = fn(&[u8]);
+
+/// Every entry point by the name of its fuzz target and corpus folder.
+pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
+    ("archive", archive),
+    ("config", config),
+    ("gates", gates),
+    ("hugging_face", hugging_face),
+    ("passages", passages),
+    ("pickle", pickle),
+    ("report", report),
+    ("safetensors", safetensors),
+    ("samples", samples),
+    ("strategy", strategy),
+    ("task", task),
+    ("tokenizer", tokenizer),
+];
+
+/// A whole `.pt` file.
+pub fn archive(bytes: &[u8]) {
+    in_file(bytes, read_shard);
+}
+
+/// The pickle inside a `.pt` file that is sound otherwise: checksums would stop nearly every mutation of a whole file.
+pub fn pickle(bytes: &[u8]) {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let mut archive = ZipWriter::new(&mut file);
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let storage: Vec<u8> = (0..64).collect();
+    let entries: [(&str, &[u8]); 4] =
+        [("a/data.pkl", bytes), ("a/byteorder", b"little"), ("a/data/0", &storage), ("a/data/1", &storage)];
+    for (name, bytes) in entries {
+        let written = archive.start_file(name, stored).is_ok() && archive.write_all(bytes).is_ok();
+        assert!(written, "writing to memory");
+    }
+    assert!(archive.finish().is_ok(), "writing to memory");
+    in_file(file.get_ref(), read_shard);
+}
+
+fn read_shard(path: &Path) {
+    let read = |shard: Result<Shard, CheckpointError>| -> Result<(), CheckpointError> {
+        let shard = shard?;
+        for (name, form) in shard.forms()? {
+            let tensor = shard.read(&name)?;
+            assert_eq!((tensor.dtype(), tensor.shape()), (form.dtype, form.shape.as_slice()));
+            let _ = tensor.first_non_finite();
+        }
+        Ok(())
+    };
+    let _ = read(Shard::open(path));
+    let _ = read(Shard::open_key(path, "module"));
+}
+
+/// Runs with the bytes in a file, for readers that seek. In memory where the system has a file system there.
+fn in_file(bytes: &[u8], run: impl FnOnce(&Path)) {
+    thread_local! {
+        static FILE: RefCell<Option<NamedTempFile>> = const { RefCell::new(None) };
+    }
+    FILE.with_borrow_mut(|slot| {
+        let mut file = match slot.take() {
+            Some(file) => file,
+            None => NamedTempFile::new_in(memory()).unwrap_or_else(|error| panic!("a temporary file: {error}")),
+        };
+        let inner = file.as_file_mut();
+        let written =
+            inner.set_len(0).and_then(|()| inner.seek(SeekFrom::Start(0))).and_then(|_| inner.write_all(bytes));
+        assert!(written.is_ok(), "writing a temporary file");
+        run(file.path());
+        *slot = Some(file);
+    });
+}
+
+/// Where files are in memory, if the system has such a place.
+fn memory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+}
+
+/// A Hugging Face directory, in parts with a zero byte between them: `config.json`, the header of a safetensors file with
+/// [`DATA_BYTES`] of tensors behind it, and perhaps an index.
+pub fn hugging_face(bytes: &[u8]) {
+    let mut parts = bytes.splitn(3, |&byte| byte == 0);
+    let (config, header, index) = (parts.next(), parts.next().unwrap_or_default(), parts.next());
+    let file = [&(header.len() as u64).to_le_bytes(), header, &[0; DATA_BYTES]].concat();
+    let name = if index.is_some() { "a.safetensors" } else { "model.safetensors" };
+    let files = [("config.json", config), (name, Some(file.as_slice())), ("model.safetensors.index.json", index)];
+    in_folder(&files, read_hugging_face);
+}
+
+/// Bytes of the tensors behind every header of [`hugging_face`].
+const DATA_BYTES: usize = 1024;
+
+/// A whole safetensors file beside a `config.json` that is sound.
+pub fn safetensors(bytes: &[u8]) {
+    const CONFIG: &[u8] = include_bytes!("config.json");
+    in_folder(&[("config.json", Some(CONFIG)), ("model.safetensors", Some(bytes))], read_hugging_face);
+}
+
+fn read_hugging_face(folder: &Path) {
+    let Ok(model) = HuggingFaceModel::open(folder) else { return };
+    let _ = (model.size(), model.dtype(), model.architecture().summary());
+    for id in model.stage_ids() {
+        let (whole, replicas) = (model.read_stage(id), model.read_replicas(id));
+        assert!(whole.is_err() || replicas.is_ok(), "a part of what was read");
+    }
+}
+
+/// Runs with these files in a folder, and no others.
+fn in_folder(files: &[(&str, Option<&[u8]>)], run: impl FnOnce(&Path)) {
+    thread_local! {
+        static FOLDER: RefCell<Option<TempDir>> = const { RefCell::new(None) };
+    }
+    FOLDER.with_borrow_mut(|slot| {
+        let folder = match slot.take() {
+            Some(folder) => folder,
+            None => TempDir::new_in(memory()).unwrap_or_else(|error| panic!("a temporary folder: {error}")),
+        };
+        for (name, bytes) in files {
+            let path = folder.path().join(name);
+            let written = bytes.is_none_or(|bytes| fs::write(path, bytes).is_ok());
+            assert!(written, "writing a temporary file");
+        }
+        run(folder.path());
+        for (name, bytes) in files {
+            assert!(bytes.is_none() || fs::remove_file(folder.path().join(name)).is_ok(), "removing a temporary file");
+        }
+        *slot = Some(folder);
+    });
+}
+
+/// gpt-neox's configuration, YAML or JSON, up to the architecture; a zero byte divides files.
+pub fn config(bytes: &[u8]) {
+    let files: Vec<_> = bytes
+        .split(|&byte| byte == 0)
+        .enumerate()
+        .map(|(number, part)| (PathBuf::from(format!("{number}.yml")), part.to_vec()))
+        .collect();
+    let Ok(config) = NeoxConfig::from_bytes(&files) else { return };
+    for tp_size in [1, 2] {
+        let observed = Observed { tp_size, ..Observed::default() };
+        if let Ok(architecture) = Architecture::resolve(&config, &observed) {
+            let _ = architecture.summary();
+        }
+    }
+}
+
+/// A file of gates.
+pub fn gates(bytes: &[u8]) {
+    if let Some(gates) = text(bytes).and_then(|text| Gates::parse(text, "gates.yml").ok()) {
+        let _ = gates.of("mean");
+    }
+}
+
+/// A data set, JSONL or plain text.
+pub fn passages(bytes: &[u8]) {
+    let Ok(task) = Task::resolve("lambada_openai") else { return };
+    let _ = parse_documents(bytes, Path::new("passages.jsonl"), &task, Some(3));
+}
+
+/// A report, and what is made of it.
+pub fn report(bytes: &[u8]) {
+    if let Ok(report) = parse_json(bytes, Path::new("report.json")) {
+        let _ = to_json(&report);
+        let _ = render_markdown(&report);
+        // Takes a hundred times as long as all else.
+        if bytes.len().is_multiple_of(16) {
+            let _ = render_html(&Material { report: Some(&report), ..Material::default() });
+        }
+    }
+}
+
+/// The samples of a model, and the passages beside them.
+pub fn samples(bytes: &[u8]) {
+    let _ = parse_jsonl::<Sample>(bytes, Path::new("mean.jsonl"));
+    let _ = parse_jsonl::<DocumentText>(bytes, Path::new("documents.jsonl"));
+}
+
+/// A strategy file.
+pub fn strategy(bytes: &[u8]) {
+    let _ = text(bytes).map(|text| Strategy::parse(text, "strategy.yml"));
+}
+
+/// A task file.
+pub fn task(bytes: &[u8]) {
+    let _ = text(bytes).map(|text| Task::from_yaml(text, "task.yml"));
+}
+
+/// A tokenizer, a text through it, and what is copied of it beside a merge.
+pub fn tokenizer(bytes: &[u8]) {
+    in_file(bytes, |path| {
+        if let Ok(files) = TokenizerFiles::read(path) {
+            let _ = files.token_count();
+        }
+    });
+    if let Ok(tokenizer) = Tokenizer::from_bytes(bytes, Path::new("tokenizer.json")) {
+        let _ = tokenizer.encode_pair("w1 Ünï  42", " w2");
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
