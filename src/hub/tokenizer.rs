@@ -71,7 +71,8 @@ impl TokenizerRequest<'_> {
 
     fn of_given(given: &Path, hub: &Hub, progress: &mut dyn Progress) -> Result<TokenizerPlace, HubError> {
         let given_here = |path: PathBuf| TokenizerPlace { path, origin: Origin::Given };
-        if given.is_dir() {
+        let named_as_a_file = given.extension().is_some_and(|ending| ending == "json");
+        if given.is_dir() && !named_as_a_file {
             let looked = NAMES.map(|name| given.join(name));
             return match looked.iter().find(|path| path.is_file()) {
                 Some(path) => Ok(given_here(path.clone())),
@@ -79,7 +80,7 @@ impl TokenizerRequest<'_> {
             };
         }
         // A path that leads nowhere is told by whoever opens it; a name has no ending of a file and is not relative or rooted.
-        let looks_like_a_file = given.exists() || given.extension().is_some_and(|ending| ending == "json");
+        let looks_like_a_file = given.exists() || named_as_a_file;
         let named = given.to_str().filter(|_| !looks_like_a_file).and_then(|name| HubFile::named(name, NAMES[0]));
         let Some(file) = named else { return Ok(given_here(given.to_owned())) };
         let found = hub.fetch(RepoKind::Model, &file, progress)?;
