@@ -89,6 +89,7 @@ enum Command {
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::InspectArgs),
     /// Join the shards of a run, which several processes have evaluated, into the report of one.
+    #[command(after_help = examples::COMBINE)]
     Combine(combine::CombineArgs),
     /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
     #[command(after_help = examples::GATE)]
