@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test test-launchers reliability bench bench-peers verify-hf lint fuzz soak clean
+.PHONY: help setup build demo test test-launchers reliability bench bench-peers verify-hf verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -45,10 +45,32 @@ bench-peers: build ## Beside transformers + lm-evaluation-harness: make bench-pe
 verify-hf: build ## Compare merges for transformers with kintsugi's own numbers (PYTHON needs torch and transformers)
 	$(PYTHON) evals/verify/hf_loglikelihoods.py target/release/kintsugi $(CHECKPOINTS)
 
+verify-rolling: build ## Compare perplexities of whole texts with lm-evaluation-harness's (PYTHON needs torch, transformers and lm-eval; TEXT=FILE)
+	@test -n "$(TEXT)" || { echo "give TEXT=FILE" >&2; exit 2; }
+	$(PYTHON) evals/verify/lm_eval_rolling.py target/release/kintsugi $(firstword $(CHECKPOINTS)) $(TEXT)
+
 lint: setup ## Formatting and clippy, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --all-targets -- -D warnings
+
+doc: setup ## The crate's documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+deny: ## Licences, bans and sources of all dependencies, advisories where their list can be had (cargo install cargo-deny)
+	$(CARGO) deny --locked check licenses bans sources
+	$(CARGO) deny --locked check advisories || $(CARGO) deny --locked check --disable-fetch advisories || \
+		echo "advisories were not checked or not met; see above" >&2
+
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+msrv: setup ## Check with the oldest Rust that Cargo.toml promises, where rustup has it, and that no dependency asks for a newer one
+	@if rustup run $(MSRV) cargo --version >/dev/null 2>&1; then rustup run $(MSRV) cargo check --locked; \
+		else echo "Rust $(MSRV) is not installed: only what dependencies ask for is checked" >&2; fi
+	$(PYTHON) evals/verify/msrv.py $(MSRV)
+
+man: build ## Write manual pages into target/man
+	target/release/kintsugi man target/man
 
 fuzz: setup ## Fuzz every reader of files, EXECUTIONS=1000000 each (needs `cargo install cargo-fuzz`)
 	RUSTC_BOOTSTRAP=1 $(CARGO) fuzz build -s none

@@ -212,7 +212,7 @@ pub fn task(bytes: &[u8]) {
 /// A tokenizer, a text through it, and what is copied of it beside a merge.
 pub fn tokenizer(bytes: &[u8]) {
     in_file(bytes, |path| {
-        if let Ok(Some(files)) = TokenizerFiles::find(Some(path), path) {
+        if let Ok(files) = TokenizerFiles::read(path) {
             let _ = files.token_count();
         }
     });

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The rooms by level; a room may import from lower levels only.
 const LEVELS: &[&[&str]] = &[
     &["files"],
-    &["stats", "tensor", "config"],
+    &["stats", "tensor", "config", "hub"],
     &["partition", "samples"],
     &["checkpoint"],
     &["merge", "model"],

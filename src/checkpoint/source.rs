@@ -36,6 +36,11 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// The vocabulary was padded to a multiple of this; `None` where nobody can tell.
     fn vocabulary_multiple(&self) -> Option<usize>;
 
+    /// The tokenizer file that the model's own configuration names, as a path on the machine that trained.
+    fn tokenizer_file(&self) -> Option<&str> {
+        None
+    }
+
     /// The files that hold a stage.
     fn stage_files(&self, id: StageId) -> Vec<PathBuf>;
 
@@ -138,6 +143,12 @@ impl ModelSource for Checkpoint {
 
     fn vocabulary_multiple(&self) -> Option<usize> {
         self.config().make_vocab_size_divisible_by.checked_mul(self.tp_size())
+    }
+
+    fn tokenizer_file(&self) -> Option<&str> {
+        // The files of gpt-neox's other tokenizers are no tokenizer.json.
+        let kind = self.config().tokenizer_type.as_deref();
+        self.config().vocab_file.as_deref().filter(|_| kind.is_none_or(|kind| kind == "HFTokenizer"))
     }
 
     fn stage_files(&self, id: StageId) -> Vec<PathBuf> {

@@ -115,12 +115,18 @@ mod evaluation_args {
     /// What to evaluate on, and how.
     #[derive(Debug, Clone, Args)]
     pub(in crate::cli) struct EvaluationArgs {
-        /// The tokenizer; default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint.
+        /// A run file: YAML in which every flag is a key, without its dashes. Flags win over KINTSUGI_FLAG in the
+        /// environment, which wins over the file.
         #[arg(long, value_name = "FILE")]
+        pub config: Option<PathBuf>,
+        /// The tokenizer: a tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b). Default:
+        /// `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that its configuration names.
+        #[arg(long, value_name = "FILE|NAME")]
         pub tokenizer: Option<PathBuf>,
-        /// Passages: a JSON object with `text` a line, or one passage a line.
+        /// Passages: a JSON object with `text` a line, or one passage a line. Default: the task's own file, from the Hugging
+        /// Face cache or Hub where it is not here.
         #[arg(long, value_name = "FILE")]
-        pub data: PathBuf,
+        pub data: Option<PathBuf>,
         /// Built-in task, or a task file.
         #[arg(long, value_name = "NAME|FILE", default_value = "lambada_openai")]
         pub task: String,
@@ -166,12 +172,13 @@ mod evaluation_args {
     }
 
     impl EvaluationArgs {
-        /// Everything at its default.
-        pub(in crate::cli) fn for_data(data: PathBuf) -> Self {
+        /// A task, everything else at its default.
+        pub(in crate::cli) fn for_task(task: String) -> Self {
             Self {
+                config: None,
                 tokenizer: None,
-                data,
-                task: "lambada_openai".to_owned(),
+                data: None,
+                task,
                 device: DeviceChoice::default(),
                 dtype: Compute::default(),
                 limit: None,

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 
-use super::evaluation::{MOST_SET_ASIDE, find_tokenizer, set_aside, streams_differ};
+use super::evaluation::{MOST_SET_ASIDE, set_aside, streams_differ};
+use super::names;
+use super::output::Screen;
 use crate::checkpoint::Checkpoint;
 use crate::eval::documents::read_documents;
 use crate::eval::packing::Passage;
@@ -46,6 +48,7 @@ impl CalibrationArgs {
         checkpoint: &Checkpoint,
         strategy: &Strategy,
         tokenizer: Option<&Path>,
+        screen: &Screen,
     ) -> anyhow::Result<Option<Calibration>> {
         if !strategy.calibrate || !streams_differ(checkpoint)? {
             return Ok(None);
@@ -64,7 +67,7 @@ impl CalibrationArgs {
                 strategy.name
             ),
         };
-        let tokenizer = Tokenizer::from_file(&find_tokenizer(tokenizer, checkpoint.folder())?)?;
+        let tokenizer = Tokenizer::from_file(&names::tokenizer(tokenizer, checkpoint, screen)?)?;
         let architecture = checkpoint.architecture();
         tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
         let pairs = tokenizer.encode_documents(&documents)?;

@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
 use super::candidates::{Candidate, CandidateArgs};
+use super::dry_run;
 use super::evaluation::{Setting, open_any, open_checkpoint, prepare};
 use super::output::Screen;
 use super::recording::{self, Job};
 use crate::checkpoint::ModelSource;
 use crate::eval::{SliceOutcome, Variant};
 use crate::merge::Strategy;
+use crate::model::DeviceChoice;
 use crate::report::{self, Exact, ModelRecord, ModelRole, OutputDir, Report, ReportError, TerminalStyle};
 use crate::stats::PairedBootstrap;
 
@@ -32,6 +35,10 @@ pub(super) struct CompareArgs {
     /// Write report.html, report.md, report.json, plots, samples and lm-eval files into this folder.
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
+    /// Check everything (names, shapes, passages, tokenizer, device, memory, disk) and say what would be read, computed and
+    /// written, but compute nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Leave out the baseline's second run in chunks of another size, below whose differences all is noise.
     #[arg(long)]
     no_noise_floor: bool,
@@ -54,6 +61,7 @@ impl CompareArgs {
             merge: MergeArgs::default(),
             candidates: CandidateArgs::default(),
             output_dir,
+            dry_run: false,
             no_noise_floor: false,
             bootstrap_replicates: u32::try_from(replicate_count).unwrap_or(u32::MAX),
             seed,
@@ -79,10 +87,42 @@ pub(super) fn run_alone(
     let output = args.prepare_output()?;
     let (model, setting) = open_any(&args.model.checkpoint, reading, &args.evaluation)?;
     let comparison = Comparison { model: &*model, strategies: &[], candidates: &[] };
-    compare(&args, &comparison, setting, output.as_ref(), screen)
+    let report = compare(&args, &comparison, setting, output.as_ref(), screen)?;
+    report.map_or(Ok(()), |report| show(&report, screen))
 }
 
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
+    let report = evaluate_all(args, screen)?;
+    report.map_or(Ok(()), |report| show(&report, screen))
+}
+
+/// What a caller of the library asks for.
+pub(crate) struct Asked {
+    pub checkpoint: PathBuf,
+    pub task: String,
+    pub data: Option<PathBuf>,
+    pub tokenizer: Option<PathBuf>,
+    pub strategies: Vec<String>,
+    pub device: DeviceChoice,
+    pub limit: Option<u64>,
+    pub output_dir: Option<PathBuf>,
+}
+
+/// `compare`, with nothing shown.
+pub(crate) fn compare_quietly(asked: Asked) -> anyhow::Result<Report> {
+    let evaluation = EvaluationArgs {
+        data: asked.data,
+        tokenizer: asked.tokenizer,
+        device: asked.device,
+        limit: asked.limit,
+        ..EvaluationArgs::for_task(asked.task)
+    };
+    let args = CompareArgs::new(ModelArgs::at(asked.checkpoint), evaluation, asked.output_dir);
+    let report = evaluate_all(&CompareArgs { strategy: asked.strategies, ..args }, &Screen::silent())?;
+    report.context("nothing was evaluated")
+}
+
+fn evaluate_all(args: &CompareArgs, screen: &Screen) -> anyhow::Result<Option<Report>> {
     let mut strategies = Strategy::asked_for(&args.strategy)?;
     args.merge.apply(&mut strategies);
     let output = args.prepare_output()?;
@@ -94,23 +134,34 @@ pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
 
 impl CompareArgs {
     fn prepare_output(&self) -> Result<Option<OutputDir>, ReportError> {
+        if self.dry_run {
+            return Ok(None);
+        }
         self.output_dir.as_deref().map(report::prepare_output).transpose()
     }
 }
 
+/// No report comes of a dry run, nor of a shard, whose report is made when it is joined with the others.
 fn compare(
     args: &CompareArgs,
     comparison: &Comparison<'_>,
     setting: Setting,
     output: Option<&OutputDir>,
     screen: &Screen,
-) -> anyhow::Result<()> {
-    let mut prepared = prepare(comparison.model, &args.evaluation, setting)?;
+) -> anyhow::Result<Option<Report>> {
+    let mut prepared = prepare(comparison.model, &args.evaluation, setting, screen)?;
     let mut variants = vec![Variant::baseline()];
     variants.extend(comparison.strategies.iter().cloned().map(Variant::merged));
     variants.extend(comparison.candidates.iter().map(Candidate::variant));
     if !args.no_noise_floor {
         variants.push(Variant::noise_floor());
+    }
+    if args.dry_run {
+        let passages = std::mem::take(&mut prepared.passages);
+        let output_dir = args.output_dir.as_deref();
+        let models = (comparison.model, args.model.checkpoint.as_path());
+        dry_run::show(models, &variants, passages, (&prepared, output_dir), screen)?;
+        return Ok(None);
     }
     let bootstrap = PairedBootstrap {
         replicate_count: args.bootstrap_replicates as usize,
@@ -134,7 +185,7 @@ fn compare(
             shard.count,
             folder.display()
         );
-        return Ok(());
+        return Ok(None);
     }
     let input = records.report_input(bootstrap)?;
     let report = Report::new(&input)?;
@@ -142,8 +193,12 @@ fn compare(
         report::write_all(&report, input.outcomes(), &records.texts(), output)?;
         tracing::info!("report in {}", output.path().display());
     }
+    Ok(Some(report))
+}
+
+fn show(report: &Report, screen: &Screen) -> anyhow::Result<()> {
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
-    screen.data(&report::render_terminal(&report, style))
+    screen.data(&report::render_terminal(report, style))
 }
 
 impl Comparison<'_> {

@@ -66,11 +66,11 @@ pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
     let evaluation = EvaluationArgs {
         tokenizer: Some(tokenizer),
         device: args.device.clone(),
-        task: task.display().to_string(),
+        data: Some(data),
         // What an earlier version of the program has left there is of no use.
         restart: true,
         cache: CacheArgs { no_cache: true, ..CacheArgs::default() },
-        ..EvaluationArgs::for_data(data)
+        ..EvaluationArgs::for_task(task.display().to_string())
     };
     let model = ModelArgs::at(checkpoint);
     compare::run(&CompareArgs::new(model, evaluation, Some(args.output_dir.clone())), screen)

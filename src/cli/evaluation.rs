@@ -2,23 +2,25 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 
 use super::args::{EvaluationArgs, ModelArgs, ReadingArgs, Shard};
-use super::launcher;
+use super::output::Screen;
+use super::{launcher, names};
 use crate::checkpoint::{Checkpoint, ModelSource, open_model};
-use crate::eval::data_error::DataError;
 use crate::eval::documents::{DataSet, Document, read_documents};
 use crate::eval::packing::Passage;
-use crate::eval::task::{DataIdentity, Task};
+use crate::eval::rolling::documents_of_windows;
+use crate::eval::task::{DataIdentity, Splitting, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{EngineOptions, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::{Backend, DeviceChoice};
 use crate::report::{DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
+use crate::samples::RollingText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
 pub(super) const MOST_SET_ASIDE: usize = 256;
@@ -39,6 +41,8 @@ pub(super) struct Setting {
 pub(super) struct Prepared {
     pub task: Task,
     pub data: DataSet,
+    /// Where whole texts are predicted: how much there is. The documents are windows then.
+    pub rolling: Option<RollingText>,
     pub tokenizer: Tokenizer,
     pub pairs: Vec<TokenPair>,
     pub passages: Vec<Passage>,
@@ -82,30 +86,38 @@ pub(super) fn open_any(
 /// Opens and checks all inputs; nothing is computed yet.
 ///
 /// Where a strategy calibrates and the model needs it, passages are set aside for that unless a file of them is given.
-pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: Setting) -> anyhow::Result<Prepared> {
+pub(super) fn prepare(
+    model: &dyn ModelSource,
+    args: &EvaluationArgs,
+    setting: Setting,
+    screen: &Screen,
+) -> anyhow::Result<Prepared> {
     let Setting { clocks, threads, calibrates } = setting;
+    if let Some(file) = &args.config {
+        tracing::info!("run file: {}", file.display());
+    }
     model.check_evaluation()?;
     let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut data = read_documents(&args.data, &task, limit)?;
+    let place = names::data(args.data.as_deref(), &task, screen)?;
+    let mut data = read_documents(&place, &task, limit)?;
     if let DataIdentity::Different { .. } = data.identity {
-        tracing::info!("{}: {}", args.data.display(), identity_text(&task, &data.identity));
+        tracing::info!("{}: {}", place.display(), identity_text(&task, &data.identity));
     }
-    let set_aside = match &args.calibration {
+    let mut set_aside = match &args.calibration {
         _ if !calibrates => Vec::new(),
         Some(path) => unseen(read_documents(path, &task, None)?.documents, &data.documents)?,
         None => set_aside(&mut data.documents)?,
     };
     let (shard, local_rank) = shard(args)?;
-    let tokenizer = Tokenizer::from_file(&find_tokenizer(args.tokenizer.as_deref(), model.folder())?)?;
+    let tokenizer = Tokenizer::from_file(&names::tokenizer(args.tokenizer.as_deref(), model, screen)?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
     if let Some(multiple) = model.vocabulary_multiple()
         && let Err(error) = tokenizer.check_padding(architecture.padded_vocab_size, multiple)
     {
         tracing::warn!("{error}");
     }
-    let pairs = tokenizer.encode_documents(&data.documents)?;
     let model_length = architecture.longest_input();
     let max_length = match args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) {
         Some(length) if length > model_length => {
@@ -114,8 +126,20 @@ pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: S
         Some(length) => length,
         None => model_length,
     };
+    let mut rolling = None;
+    let mut tokenize = |documents: &mut Vec<Document>| -> anyhow::Result<Vec<TokenPair>> {
+        if task.splitting == Splitting::LastSpace {
+            return Ok(tokenizer.encode_documents(documents)?);
+        }
+        let (windows, pairs, counts) = documents_of_windows(documents, &task, &tokenizer, max_length)?;
+        *documents = windows;
+        rolling = Some(counts);
+        Ok(pairs)
+    };
+    let calibration = tokenize(&mut set_aside)?;
+    let pairs = tokenize(&mut data.documents)?;
     let (passages, truncated) = samples::passages(&pairs, max_length)?;
-    let (calibration, _) = samples::passages(&tokenizer.encode_documents(&set_aside)?, max_length)?;
+    let (calibration, _) = samples::passages(&calibration, max_length)?;
     let calibration_count = if args.calibration.is_none() { calibration.len() } else { 0 };
     if calibration_count > 0 {
         tracing::info!("{calibration_count} passages are set aside for calibration and not scored");
@@ -143,6 +167,7 @@ pub(super) fn prepare(model: &dyn ModelSource, args: &EvaluationArgs, setting: S
     Ok(Prepared {
         task,
         data,
+        rolling,
         tokenizer,
         pairs,
         passages,
@@ -207,13 +232,14 @@ impl Prepared {
                 identity: identity_text(&self.task, &self.data.identity),
             },
             documents: DocumentCounts {
-                original: self.data.total_count,
+                original: if self.rolling.is_some() { self.data.documents.len() } else { self.data.total_count },
                 effective: self.data.documents.len(),
                 calibration: self.calibration_count,
             },
             tokenizer: TokenizerInfo { file: name(self.tokenizer.path()), sha256: self.tokenizer.sha256().to_owned() },
             splitting: self.task.splitting.name().to_owned(),
             truncated_count: self.truncated,
+            rolling: self.rolling,
         }
     }
 }
@@ -278,27 +304,13 @@ pub(super) fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Doc
     Ok(taken.into_iter().map(|(_, document)| document).collect())
 }
 
-/// The file given, else the one that lies beside the checkpoint.
-pub(super) fn find_tokenizer(given: Option<&Path>, folder: &Path) -> Result<PathBuf, DataError> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
-    }
-    let places = [Some(folder), folder.parent()];
-    let names = ["tokenizer.json", "20B_tokenizer.json"];
-    places
-        .into_iter()
-        .flatten()
-        .flat_map(|place| names.map(|name| place.join(name)))
-        .find(|path| path.is_file())
-        .ok_or_else(|| DataError::NoTokenizer { folder: folder.to_owned() })
-}
-
 fn identity_text(task: &Task, identity: &DataIdentity) -> String {
     match identity {
         DataIdentity::Same => format!("the data set that {} names", task.name),
         DataIdentity::Different { what, expected, found } => {
             format!("not the data set that {} names ({what}: expected {expected}, found {found})", task.name)
         }
+        DataIdentity::Unpinned if task.data.document_count.is_none() => format!("{} names no data set", task.name),
         DataIdentity::Unpinned => format!("{} names no checksum; the number of passages is right", task.name),
     }
 }

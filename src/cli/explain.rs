@@ -51,7 +51,7 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     args.merge.apply(&mut strategies);
     let output = args.output_dir.as_deref().map(report::prepare_output).transpose()?;
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
-    let mut prepared = prepare(&checkpoint, &args.evaluation, setting)?;
+    let mut prepared = prepare(&checkpoint, &args.evaluation, setting, screen)?;
     let plan = Plan::new(&checkpoint, strategies);
     let job = Job {
         model: &checkpoint,

@@ -6,6 +6,7 @@ use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::export::ExportError;
 use crate::gate::GateError;
+use crate::hub::HubError;
 use crate::merge::MergeError;
 use crate::report::ReportError;
 use crate::samples::SampleError;
@@ -28,7 +29,7 @@ pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// The hint of the first cause that has one.
-pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
+pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         #[cfg(feature = "libtorch")]
         {
@@ -45,10 +46,16 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<CheckpointError>() {
             return error.hint();
         }
+        if let Some(error) = cause.downcast_ref::<super::settings::SettingError>() {
+            return error.hint();
+        }
         if let Some(error) = cause.downcast_ref::<MergeError>() {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<GateError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<HubError>() {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<ReportError>() {
@@ -65,7 +72,7 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
 }
 
 /// The message and its causes, one a line; a cause that its parent already quotes is not repeated.
-pub(super) fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::args::{MergeArgs, ModelArgs, parse_bytes};
+use super::names;
 use super::output::Screen;
 use crate::checkpoint::Checkpoint;
 use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
@@ -49,8 +50,10 @@ pub(super) struct WriteArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
     #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
-    /// The tokenizer to put beside the weights; default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint.
-    #[arg(long, value_name = "FILE")]
+    /// The tokenizer to put beside the weights: a tokenizer.json, or a name on the Hugging Face Hub
+    /// (EleutherAI/gpt-neox-20b). Default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that
+    /// its configuration names.
+    #[arg(long, value_name = "FILE|NAME")]
     tokenizer: Option<PathBuf>,
     /// A report.json of `compare`: what it measured for the strategy goes into the model card.
     #[arg(long, value_name = "FILE")]
@@ -81,10 +84,11 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
     let [strategy] = strategies;
     let checkpoint = args.model.open()?;
     check_strategy(&checkpoint, &strategy)?;
-    let tokenizer = TokenizerFiles::find(args.tokenizer.as_deref(), checkpoint.folder())?;
-    let calibration = calibration(args, &checkpoint, &strategy)?;
+    let tokenizer_path = names::tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, screen)?;
+    let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
+    let calibration = calibration(args, &checkpoint, &strategy, screen)?;
     let record = Record {
-        command: std::env::args().collect(),
+        command: super::settings::command_line(),
         strategy_text: Strategy::text(&args.strategy)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: Some(env!("KINTSUGI_GIT_COMMIT")).filter(|commit| !commit.is_empty()).map(str::to_owned),
@@ -125,8 +129,13 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
 type Calibration = super::calibration::Calibration;
 
 #[cfg(feature = "libtorch")]
-fn calibration(args: &WriteArgs, checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Result<Option<Calibration>> {
-    args.calibration.prepare(checkpoint, strategy, args.tokenizer.as_deref())
+fn calibration(
+    args: &WriteArgs,
+    checkpoint: &Checkpoint,
+    strategy: &Strategy,
+    screen: &Screen,
+) -> anyhow::Result<Option<Calibration>> {
+    args.calibration.prepare(checkpoint, strategy, args.tokenizer.as_deref(), screen)
 }
 
 #[cfg(feature = "libtorch")]
@@ -148,7 +157,12 @@ fn run_job(
 enum Calibration {}
 
 #[cfg(not(feature = "libtorch"))]
-fn calibration(_: &WriteArgs, checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Result<Option<Calibration>> {
+fn calibration(
+    _: &WriteArgs,
+    checkpoint: &Checkpoint,
+    strategy: &Strategy,
+    _: &Screen,
+) -> anyhow::Result<Option<Calibration>> {
     if strategy.calibrate && checkpoint.architecture().streams_can_differ() {
         bail!("{} needs a forward pass, and this build has none (feature libtorch)", strategy.name);
     }

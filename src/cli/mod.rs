@@ -11,19 +11,22 @@ mod calibration;
 mod candidates;
 mod combine;
 #[cfg(feature = "libtorch")]
-mod compare;
+pub(crate) mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
 mod diff;
 mod doctor;
 mod drift;
 #[cfg(feature = "libtorch")]
+mod dry_run;
+#[cfg(feature = "libtorch")]
 mod eval;
 #[cfg(feature = "libtorch")]
 mod evaluation;
+mod examples;
 #[cfg(feature = "libtorch")]
 mod explain;
-mod failure;
+pub(crate) mod failure;
 #[cfg(feature = "libtorch")]
 mod files_read;
 mod gate;
@@ -35,11 +38,13 @@ mod interrupt;
 #[cfg(feature = "libtorch")]
 mod launcher;
 mod merge;
+mod names;
 mod output;
 mod provenance;
 #[cfg(feature = "libtorch")]
 mod recording;
 mod report;
+mod settings;
 mod synth;
 
 use std::ffi::OsString;
@@ -63,36 +68,55 @@ pub struct Cli {
 enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
     #[cfg(feature = "libtorch")]
+    #[command(after_help = examples::COMPARE)]
     Compare(Box<compare::CompareArgs>),
     /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory.
     #[cfg(feature = "libtorch")]
+    #[command(after_help = examples::EVAL)]
     Eval(Box<eval::EvalArgs>),
     /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.
     #[cfg(feature = "libtorch")]
+    #[command(after_help = examples::EXPLAIN)]
     Explain(Box<explain::ExplainArgs>),
     /// Run `compare` on the bundled checkpoint.
     #[cfg(feature = "libtorch")]
+    #[command(after_help = examples::DEMO)]
     Demo(demo::DemoArgs),
     /// Write one merge of a checkpoint, for gpt-neox (with any number of ranks) or for Hugging Face's transformers.
+    #[command(after_help = examples::MERGE)]
     Merge(Box<merge::WriteArgs>),
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::InspectArgs),
     /// Join the shards of a run, which several processes have evaluated, into the report of one.
+    #[command(after_help = examples::COMBINE)]
     Combine(combine::CombineArgs),
     /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
+    #[command(after_help = examples::GATE)]
     Gate(gate::GateArgs),
     /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
+    #[command(after_help = examples::DIFF)]
     Diff(diff::DiffArgs),
     /// Show a finished run again, from its files: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema.
+    #[command(after_help = examples::REPORT)]
     Report(report::ReportArgs),
     /// Say what this machine can do: libtorch, devices, threads, memory.
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArgs),
     /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
+    #[command(after_help = examples::SYNTH)]
     Synth(synth::SynthArgs),
     /// Print a completion script for a shell.
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each command, into a folder.
+    #[command(after_help = examples::MAN)]
+    Man {
+        /// The folder; it is made if it is not there.
+        folder: std::path::PathBuf,
     },
 }
 
@@ -104,7 +128,13 @@ pub fn main() -> ExitCode {
 
 /// Runs with these arguments, the program's name first. Arguments that make no sense end the process, as `--help` does.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(arguments);
+    let cli = match settings::complete(&Cli::command(), arguments.into_iter().collect()) {
+        Ok(arguments) => Cli::parse_from(arguments),
+        Err(error) => {
+            output::Screen::new(output::Verbosity::default()).error(&error);
+            return ExitCode::from(2);
+        }
+    };
     let screen = output::Screen::new(cli.verbosity);
     let outcome = match cli.command {
         Command::Gate(args) => match gate::run(&args, &screen) {
@@ -132,6 +162,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "kintsugi", &mut script);
             screen.data(&String::from_utf8_lossy(&script))
         }
+        Command::Man { folder } => manual(&folder),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -141,6 +172,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure::exit_code(&error))
         }
     }
+}
+
+/// Writes `kintsugi.1`, `kintsugi-compare.1`, ….
+fn manual(folder: &std::path::Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(folder)?;
+    let mut command = Cli::command();
+    command.build();
+    let pages = std::iter::once(&command).chain(command.get_subcommands().filter(|sub| sub.get_name() != "help"));
+    for page in pages {
+        let name = page.get_display_name().unwrap_or_else(|| page.get_name()).to_owned();
+        let mut text = Vec::new();
+        clap_mangen::Man::new(page.clone()).title(name.as_str()).render(&mut text)?;
+        crate::files::write_atomically(&folder.join(format!("{name}.1")), &text)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

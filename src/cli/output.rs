@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::failure;
 
 /// How much to say on stderr.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct Verbosity {
     /// Say nothing but errors.
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
@@ -49,6 +49,12 @@ impl Screen {
             .with_target(false)
             .try_init();
         Self { bars, quiet: verbosity.quiet }
+    }
+
+    /// Nothing is shown, and who logs is somebody else's business: the library's screen.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn silent() -> Self {
+        Self { bars: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), quiet: true }
     }
 
     /// Writes data to stdout.
@@ -97,6 +103,11 @@ impl Screen {
         MergeBar(self.bar())
     }
 
+    /// A bar for a download.
+    pub(super) fn download_bar(&self) -> DownloadBar<'_> {
+        DownloadBar { screen: self, bar: None }
+    }
+
     fn bar(&self) -> ProgressBar {
         if self.quiet || !io::stderr().is_terminal() {
             return ProgressBar::hidden();
@@ -126,6 +137,39 @@ impl Write for AboveBars {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().lock().flush()
+    }
+}
+
+/// Shows how far a download is, once there is one.
+#[derive(Debug)]
+pub(super) struct DownloadBar<'a> {
+    screen: &'a Screen,
+    bar: Option<ProgressBar>,
+}
+
+impl crate::hub::Progress for DownloadBar<'_> {
+    fn start(&mut self, bytes: u64) {
+        let bar = self.bar.get_or_insert_with(|| self.screen.bar());
+        bar.set_length(bytes);
+        bar.set_position(0);
+        let template = "downloading {bar:24} {bytes} of {total_bytes} · {bytes_per_sec} · {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+}
+
+impl Drop for DownloadBar<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::cache::Cache;
 use super::evaluation::{self, Prepared, peak_rss_bytes, versions};
 use super::files_read::FilesRead;
 use super::output::Screen;
-use super::{drift, identity, interrupt, provenance};
+use super::{drift, identity, interrupt, provenance, settings};
 use crate::checkpoint::ModelSource;
 use crate::eval::budget::kept_slice_tokens;
 use crate::eval::chunk_plan::{ChunkPlan, Part};
@@ -159,7 +159,7 @@ fn run_record(
         identity,
         shard: prepared.shard.map(|Shard { index, count }| report::Shard { index, count }),
         started: prepared.started(),
-        argv: std::env::args().collect(),
+        argv: settings::command_line(),
         versions: versions(),
         dtype: prepared.dtype_name().to_owned(),
         limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),

@@ -25,7 +25,7 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     files: Vec<PathBuf>,
-    file_of_key: HashMap<String, PathBuf>,
+    place_of_key: HashMap<String, KeyPlace>,
 }
 
 impl Sources {
@@ -38,7 +38,13 @@ impl Sources {
     /// The file that gave a top-level key (spelled with `_`).
     #[must_use]
     pub fn file_of(&self, key: &str) -> Option<&Path> {
-        self.file_of_key.get(key).map(PathBuf::as_path)
+        self.place_of_key.get(key).map(|place| place.path.as_path())
+    }
+
+    /// The line of its file, counted from 1, on which a top-level key (spelled with `_`) stands.
+    #[must_use]
+    pub fn line_of(&self, key: &str) -> Option<usize> {
+        self.place_of_key.get(key).map(|place| place.line)
     }
 
     /// For messages: the file that gave the key, else all files.
@@ -54,7 +60,7 @@ impl Sources {
 impl From<Vec<PathBuf>> for Sources {
     /// Files without the knowledge which gave which key.
     fn from(files: Vec<PathBuf>) -> Self {
-        Self { files, file_of_key: HashMap::new() }
+        Self { files, place_of_key: HashMap::new() }
     }
 }
 
@@ -91,8 +97,8 @@ pub fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Value>, S
         };
         combined.add(path, entries)?;
     }
-    let file_of_key = combined.places.into_iter().map(|(key, place)| (key, place.path)).collect();
-    Ok((combined.values, Sources { files: contents.iter().map(|(path, _)| path.clone()).collect(), file_of_key }))
+    let files = contents.iter().map(|(path, _)| path.clone()).collect();
+    Ok((combined.values, Sources { files, place_of_key: combined.places }))
 }
 
 #[derive(Default)]

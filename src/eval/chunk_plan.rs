@@ -77,6 +77,11 @@ impl ChunkPlan {
         &self.packed.passages()[self.chunks[chunk].0.clone()]
     }
 
+    /// All passages, in the order of the chunks.
+    pub(super) fn packed(&self) -> &Packed {
+        &self.packed
+    }
+
     /// How many passages there are.
     #[must_use]
     pub fn passage_count(&self) -> usize {

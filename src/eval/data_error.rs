@@ -93,11 +93,25 @@ pub enum DataError {
         /// What the tokenizer library says.
         message: String,
     },
-    /// No tokenizer was given and none lies beside the checkpoint.
-    #[error("no tokenizer.json or 20B_tokenizer.json beside {folder}", folder = folder.display())]
-    NoTokenizer {
-        /// The checkpoint's folder.
-        folder: PathBuf,
+    /// The task's data file is not here, and the task names no place to get it from.
+    #[error("no data for {task}: there is no {looked}", looked = looked.display())]
+    NoData {
+        /// The task.
+        task: String,
+        /// Where its file would be.
+        looked: PathBuf,
+        /// Where a user gets it.
+        url: String,
+    },
+    /// The task's data file is not here, and did not come from the Hub.
+    #[error("no data for {task}: there is no {looked}, and {source}", looked = looked.display())]
+    Hub {
+        /// The task.
+        task: String,
+        /// Where its file would be on this machine.
+        looked: PathBuf,
+        /// What the Hub says.
+        source: crate::hub::HubError,
     },
     /// The tokenizer library refused a text.
     #[error("{path}: tokenizing failed: {message}", path = path.display())]
@@ -106,6 +120,14 @@ pub enum DataError {
         path: PathBuf,
         /// What the tokenizer library says.
         message: String,
+    },
+    /// The tokenizer has no token that stands before a text.
+    #[error("{path}: the tokenizer has no {} to stand before a text", names.join(" or "), path = path.display())]
+    NoPrefixToken {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The tokens that were looked for.
+        names: Vec<String>,
     },
     /// A context or a target has no token of its own.
     #[error("the {part} {text:?} has no tokens of its own")]
@@ -184,9 +206,13 @@ impl DataError {
                 "expected the tokenizer.json of Hugging Face tokenizers, such as 20B_tokenizer.json; \
                  a vocab.json with merges.txt must be converted first"
             }
-            Self::NoTokenizer { .. } => "give one with --tokenizer FILE",
+            Self::NoData { url, .. } => return Some(format!("give it with --data FILE; it is at {url}")),
+            Self::Hub { source, .. } => return source.hint(),
             Self::WrongVocabulary { .. } | Self::SmallVocabulary { .. } => {
                 "pass the tokenizer the checkpoint was trained with"
+            }
+            Self::NoPrefixToken { .. } => {
+                "name one of its tokens as `prefix_token` in a task file (see evals/text_perplexity.yml)"
             }
             Self::Document { source, .. } => return source.hint(),
             Self::Io(error) => return crate::files::hint(error),

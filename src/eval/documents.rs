@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::data_error::DataError;
-use super::task::{DataIdentity, Task};
+use super::rolling;
+use super::task::{DataIdentity, Splitting, Task};
 use crate::files;
 
 /// The longest line read. LAMBADA's longest line has 979 bytes; this guards against files that are no text.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// The largest text that is read as one document.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
 
 /// One passage of the data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +95,16 @@ pub fn parse_documents(
             DataFormat::Jsonl => passage_of_json(&line, path, lines.number)?,
             DataFormat::PlainText => line,
         };
+        if task.splitting == Splitting::RollingWindows {
+            if format == DataFormat::PlainText {
+                return whole_text(path, task);
+            }
+            if limit.is_none_or(|limit| total_count < limit) {
+                documents.push(rolling::whole(total_count, text));
+            }
+            total_count += 1;
+            continue;
+        }
         let (context, target) = task.splitting.split(&text);
         if trim_end_as_python(&context).is_empty() {
             return Err(DataError::NoContext { path: path.to_owned(), line: lines.number, text: shorten(&text) });
@@ -108,6 +122,21 @@ pub fn parse_documents(
     Ok(DataSet { path: path.to_owned(), format, documents, total_count, sha256, identity })
 }
 
+/// A text file that is one document, to the last byte.
+fn whole_text(path: &Path, task: &Task) -> Result<DataSet, DataError> {
+    let bytes = files::read(path, MAX_TEXT_BYTES)?;
+    let sha256 = sha256_of(&bytes);
+    let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
+        path: path.to_owned(),
+        line: error.as_bytes()[..error.utf8_error().valid_up_to()].split(|&byte| byte == b'\n').count(),
+        byte: error.utf8_error().valid_up_to(),
+        binary_format: None,
+    })?;
+    let (documents, identity) = (vec![rolling::whole(0, text)], task.data.identify(&sha256, 1));
+    let (path, format) = (path.to_owned(), DataFormat::PlainText);
+    Ok(DataSet { path, format, documents, total_count: 1, sha256, identity })
+}
+
 /// SHA-256 in hexadecimal, as `sha256sum` prints it.
 pub(super) fn sha256_of(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
@@ -120,7 +149,7 @@ pub(super) fn trim_end_as_python(text: &str) -> &str {
 }
 
 impl Document {
-    fn new(doc_id: usize, context: String, target: String) -> Self {
+    pub(super) fn new(doc_id: usize, context: String, target: String) -> Self {
         let (prompt_hash, target_hash) = (sha256_of(context.as_bytes()), sha256_of(target.as_bytes()));
         Self { doc_id, context, target, prompt_hash, target_hash }
     }

@@ -167,6 +167,20 @@ pub fn plan_chunks(
 }
 
 /// Tokens whose residual streams a device holds.
+/// Bytes for residual streams, and in how many slices these chunks are computed.
+pub(super) fn slice_count(
+    model: &dyn ModelSource,
+    variants: &[Variant],
+    plan: &ChunkPlan,
+    options: &EngineOptions,
+) -> Result<(u64, usize), EvalError> {
+    let backend = first_backend(options)?;
+    let budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
+    let capacity = capacity((model, variants), plan.longest(), backend, options)?;
+    let tokens = capacity.saturating_mul(options.backends.len());
+    Ok((budget, slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
+}
+
 fn capacity(
     (checkpoint, variants): (&dyn ModelSource, &[Variant]),
     longest: usize,

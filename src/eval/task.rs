@@ -1,17 +1,27 @@
 //! Tasks: which data set, how a passage is split, which numbers come out. A task is a small YAML file; the built-in
 //! ones are `evals/*.yml`, compiled in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::data_error::DataError;
 use crate::files;
+use crate::hub::HubFile;
 
 /// The built-in tasks: name and YAML text.
-const BUILT_IN: [(&str, &str); 2] = [
-    ("lambada_openai", include_str!("../../evals/lambada_openai.yml")),
-    ("lambada_standard", include_str!("../../evals/lambada_standard.yml")),
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../../evals/", $name, ".yml")))),*] };
+}
+const BUILT_IN: [(&str, &str); 8] = built_in![
+    "lambada_openai",
+    "lambada_standard",
+    "lambada_openai_mt_en",
+    "lambada_openai_mt_de",
+    "lambada_openai_mt_es",
+    "lambada_openai_mt_fr",
+    "lambada_openai_mt_it",
+    "text_perplexity",
 ];
 
 /// The largest task file that is read; ours have a few hundred bytes.
@@ -33,6 +43,13 @@ pub struct Task {
     pub splitting: Splitting,
     /// The numbers the task reports.
     pub metrics: Vec<Metric>,
+    /// What stands before the first token of a text (rolling windows only); default: the tokenizer's own beginning or end of
+    /// a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_token: Option<String>,
+    /// The folder that the data file's name is relative to: the task file's, or for a built-in task the working directory.
+    #[serde(skip)]
+    pub folder: PathBuf,
 }
 
 /// Which file a task is defined on.
@@ -44,10 +61,14 @@ pub struct DataDescription {
     /// SHA-256 of the file, 64 lower-case hexadecimal digits; absent where none is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// How many passages the file holds.
-    pub document_count: usize,
-    /// Where a user gets the file. Text for people; nothing is downloaded.
+    /// How many passages the file holds; absent where any file will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_count: Option<usize>,
+    /// Where a user gets the file. Text for people.
     pub url: String,
+    /// Where it is fetched from when it is not on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubFile>,
 }
 
 /// How a passage becomes context and target.
@@ -56,6 +77,9 @@ pub struct DataDescription {
 pub enum Splitting {
     /// At the last space (U+0020): lm-evaluation-harness' `text.split(' ')[:-1]|join(' ')` and `' '+text.split(' ')[-1]`.
     LastSpace,
+    /// Not at all: every token of the text is predicted, in windows of the model's length; lm-evaluation-harness'
+    /// `loglikelihood_rolling`. A text file is one text, a line of JSONL another.
+    RollingWindows,
 }
 
 /// A number that a task reports.
@@ -66,6 +90,12 @@ pub enum Metric {
     Perplexity,
     /// The fraction of documents whose target is the greedy continuation; larger is better.
     Acc,
+    /// exp(−log-likelihood of all texts / their words); smaller is better.
+    WordPerplexity,
+    /// exp(−log-likelihood of all texts / their bytes); smaller is better.
+    BytePerplexity,
+    /// −log₂-likelihood of all texts / their bytes; smaller is better.
+    BitsPerByte,
 }
 
 /// Whether a data file is the one a task names.
@@ -110,7 +140,8 @@ impl Task {
                 known: Self::built_in_names().into_iter().map(str::to_owned).collect(),
             });
         }
-        Self::from_yaml(&files::read_to_string(path, MAX_FILE_BYTES)?, name_or_path)
+        let task = Self::from_yaml(&files::read_to_string(path, MAX_FILE_BYTES)?, name_or_path)?;
+        Ok(Self { folder: path.parent().map(Path::to_owned).unwrap_or_default(), ..task })
     }
 
     /// Reads and validates the YAML text of a task; `place` is named in errors.
@@ -124,6 +155,9 @@ impl Task {
             && !(sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
         {
             return Err(invalid(format!("`data.sha256` must be 64 lower-case hexadecimal digits, found `{sha256}`")));
+        }
+        if let Some(file) = &task.data.hub {
+            file.check().map_err(|error| invalid(format!("`data.hub`: {error}")))?;
         }
         if task.metrics.is_empty() {
             return Err(invalid("`metrics` is empty".to_owned()));
@@ -141,11 +175,13 @@ impl DataDescription {
             Some(expected) => {
                 DataIdentity::Different { what: "sha256", expected: expected.clone(), found: sha256.to_owned() }
             }
-            None if self.document_count == document_count => DataIdentity::Unpinned,
-            None => DataIdentity::Different {
-                what: "document_count",
-                expected: self.document_count.to_string(),
-                found: document_count.to_string(),
+            None => match self.document_count {
+                Some(expected) if expected != document_count => DataIdentity::Different {
+                    what: "document_count",
+                    expected: expected.to_string(),
+                    found: document_count.to_string(),
+                },
+                _ => DataIdentity::Unpinned,
             },
         }
     }
@@ -157,6 +193,7 @@ impl Splitting {
     pub fn name(self) -> &'static str {
         match self {
             Self::LastSpace => "last-space",
+            Self::RollingWindows => "rolling-windows",
         }
     }
 
@@ -171,6 +208,7 @@ impl Splitting {
                 let (context, word) = text.rsplit_once(' ').unwrap_or(("", text));
                 (context.to_owned(), format!(" {word}"))
             }
+            Self::RollingWindows => (String::new(), text.to_owned()),
         }
     }
 }
@@ -182,6 +220,9 @@ impl Metric {
         match self {
             Self::Perplexity => "perplexity",
             Self::Acc => "acc",
+            Self::WordPerplexity => "word_perplexity",
+            Self::BytePerplexity => "byte_perplexity",
+            Self::BitsPerByte => "bits_per_byte",
         }
     }
 }
@@ -198,15 +239,20 @@ mod tests {
         for name in Task::built_in_names() {
             let task = Task::resolve(name).unwrap();
             assert_eq!(task.name, name);
-            assert_eq!(task.data.document_count, 5153);
-            assert_eq!(task.metrics, [Metric::Perplexity, Metric::Acc]);
+            if task.splitting == Splitting::LastSpace {
+                assert_eq!(task.data.document_count, Some(5153));
+                assert_eq!(task.metrics, [Metric::Perplexity, Metric::Acc]);
+            }
         }
     }
 
     #[test]
     fn an_unknown_task_lists_the_known_ones() {
         let error = Task::resolve("lambda").unwrap_err();
-        assert_eq!(error.to_string(), "unknown task `lambda`; known tasks: lambada_openai, lambada_standard");
+        assert_eq!(
+            error.to_string(),
+            format!("unknown task `lambda`; known tasks: {}", Task::built_in_names().join(", "))
+        );
         assert!(error.hint().is_some());
     }
 

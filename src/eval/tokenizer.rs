@@ -144,7 +144,36 @@ impl Tokenizer {
         }
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+    /// The id of a token.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of some tokens, special ones included; empty where the library has none.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, false).unwrap_or_default()
+    }
+
+    /// Tokens that begin or end a text, by the `tokenizer_config.json` beside the file, and what gpt-neox takes.
+    #[must_use]
+    pub fn text_ends(&self) -> Vec<String> {
+        let config = self.path.with_file_name("tokenizer_config.json");
+        let config: Option<serde_json::Value> =
+            files::read_to_string(&config, MAX_FILE_BYTES).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let token = |key: &str| {
+            let token = config.as_ref()?.get(key)?;
+            token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+        };
+        ["bos_token", "eos_token"].into_iter().filter_map(token).chain(["<|endoftext|>".to_owned()]).collect()
+    }
+
+    /// Token ids of a text by itself.
+    ///
+    /// # Errors
+    /// Whatever the tokenizer library refuses.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self.inner.encode_fast(text, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
         Ok(encoding.get_ids().to_vec())
     }

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::ExportError;
 use crate::files;
 
-/// Names under which a tokenizer lies beside a checkpoint.
-const NAMES: [&str; 2] = ["tokenizer.json", "20B_tokenizer.json"];
+/// The name that the copy gets.
+const NAME: &str = "tokenizer.json";
 
 /// What may lie beside `tokenizer.json` and belongs to it.
 const COMPANIONS: [&str; 5] =
@@ -47,20 +47,11 @@ struct AddedToken {
 }
 
 impl TokenizerFiles {
-    /// The file given, else the one that lies beside the checkpoint, if any does. `step` is the `global_stepN` folder.
+    /// Reads the file, and sees what lies beside it.
     ///
     /// # Errors
     /// The file cannot be read or is no `tokenizer.json`.
-    pub fn find(given: Option<&Path>, step: &Path) -> Result<Option<Self>, ExportError> {
-        if let Some(path) = given {
-            return Self::read(path).map(Some);
-        }
-        let folders = [Some(step), step.parent()];
-        let places = folders.into_iter().flatten().flat_map(|folder| NAMES.map(|name| folder.join(name)));
-        places.into_iter().find(|path| path.is_file()).map(|path| Self::read(&path)).transpose()
-    }
-
-    fn read(path: &Path) -> Result<Self, ExportError> {
+    pub fn read(path: &Path) -> Result<Self, ExportError> {
         let wrong = |reason: String| ExportError::Tokenizer { path: path.to_owned(), reason };
         let text = files::read(path, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
         let json: TokenizerJson =
@@ -102,7 +93,7 @@ impl TokenizerFiles {
     pub(super) fn copies(&self) -> Vec<(PathBuf, String)> {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let companions = self.companions.iter().map(|path| (path.clone(), name(path)));
-        std::iter::once((self.path.clone(), NAMES[0].to_owned())).chain(companions).collect()
+        std::iter::once((self.path.clone(), NAME.to_owned())).chain(companions).collect()
     }
 
     /// Whether a file of this name is among the copies.

@@ -5,7 +5,7 @@
 mod input;
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -33,6 +33,28 @@ pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Bytes that may still be written where this path is, or would be once its folders are made; `None` where nobody tells.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(&nearest(path).ok()?).ok()?;
+    space.f_bavail.checked_mul(space.f_frsize)
+}
+
+/// Whether files can be made in this folder, or in the one that it would be made in. Nothing stays behind.
+///
+/// # Errors
+/// What the file system says.
+pub fn probe(folder: &Path) -> io::Result<()> {
+    temporary_sibling(&nearest(folder)?.join("probe")).map(drop)
+}
+
+/// The path itself, or the nearest folder above it that is there.
+fn nearest(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let there = absolute.ancestors().find(|folder| folder.exists());
+    there.map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Writes these bytes as one file.

@@ -202,9 +202,12 @@ fn chosen(report: &Evidence, has_earlier: bool, gates: &Gates, only: &[String]) 
 /// What two models scored on the same passages.
 #[derive(Default)]
 struct Scores {
-    documents: Vec<usize>,
     reference: (Vec<f64>, Vec<bool>),
     model: (Vec<f64>, Vec<bool>),
+    /// Right and wrong, answer by answer: more than one a passage where every token of a text is one.
+    answers: (Vec<bool>, Vec<bool>),
+    /// The passages of which an answer changed.
+    changed: Vec<usize>,
 }
 
 /// Pairs samples by document; `source` is the report that the reference is from.
@@ -222,6 +225,7 @@ fn paired(
     if reference.len() != model.len() {
         return Err(other("number of passages".to_owned(), model.len().to_string(), reference.len().to_string()));
     }
+    let (rolling, count) = (source.report().task.rolling, model.len());
     let mut scores = Scores::default();
     for (doc_id, sample) in model {
         let Some(before) = reference.get(doc_id) else {
@@ -234,11 +238,16 @@ fn paired(
                 return Err(other(format!("{what} of passage {doc_id}"), expected.clone(), found.clone()));
             }
         }
-        scores.documents.push(*doc_id);
-        scores.reference.0.push(before.loglikelihood);
+        scores.reference.0.push(before.scored_loglikelihood(rolling, count));
         scores.reference.1.push(before.is_greedy);
-        scores.model.0.push(sample.loglikelihood);
+        scores.model.0.push(sample.scored_loglikelihood(rolling, count));
         scores.model.1.push(sample.is_greedy);
+        let (old, new) = (before.answers(rolling), sample.answers(rolling));
+        if old != new {
+            scores.changed.push(*doc_id);
+        }
+        scores.answers.0.extend(old);
+        scores.answers.1.extend(new);
     }
     Ok(scores)
 }
@@ -264,7 +273,7 @@ fn compare(
     bootstrap: &PairedBootstrap,
 ) -> Result<Pair, GateError> {
     let stats = |source| GateError::Stats { name: model.clone(), source };
-    let counts = PairedCounts::from_outcomes(&scores.reference.1, &scores.model.1).map_err(stats)?;
+    let counts = PairedCounts::from_outcomes(&scores.answers.0, &scores.answers.1).map_err(stats)?;
     let ratio = || {
         bootstrap.losses(&PairedScores {
             baseline_loglikelihood: &scores.reference.0,
@@ -275,8 +284,7 @@ fn compare(
     };
     let ratio = limits.max_ppl_increase.map(|_| ratio()).transpose().map_err(stats)?;
     let ratio = ratio.map(|losses| losses.perplexity_ratio);
-    let outcomes = scores.documents.iter().zip(scores.reference.1.iter().zip(&scores.model.1));
-    let changed = outcomes.filter(|(_, (before, after))| before != after).map(|(doc_id, _)| *doc_id).collect();
+    let changed = scores.changed.clone();
     Ok(Pair { model, reference, limits, counts, changed, ratio, p_value: counts.mcnemar_p() })
 }
 

@@ -13,6 +13,7 @@ mod output;
 mod parallel;
 mod rotary;
 mod scores;
+mod speed;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
 pub use output::{DeviceScores, OutputStage, Reference, TargetScores};
 pub use rotary::RotaryTable;
+pub use speed::matrix_product_flops;
 pub use streams::Streams;
 pub use threads::{each, set_threads};
 pub use weights::Uploader;

@@ -1,5 +1,5 @@
 //! The partition table: what every parameter of a GPT-NeoX checkpoint is, and how the shards of the tensor-parallel
-//! ranks make one tensor. Reader, merger, splitter, model and exporter all read this one table ([`rules`]); nothing
+//! ranks make one tensor. Reader, merger, splitter, model and exporter all read this one table (`rules`); nothing
 //! anywhere infers a kind from values. A name that matches no row, or a required row that finds no name, stops the run.
 
 mod canonical;

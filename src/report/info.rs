@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::samples::RollingText;
 use serde_json::{Map, Value};
 
 /// The program that made the report.
@@ -145,6 +147,10 @@ pub struct TaskInfo {
     pub splitting: String,
     /// Documents whose context was cut at its beginning to fit the model.
     pub truncated_count: usize,
+    /// Where every token of whole texts is predicted: what there is. Documents are windows then, perplexities are per word,
+    /// and accuracies are those of the greedy next token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<RollingText>,
 }
 
 /// The data file of a task.

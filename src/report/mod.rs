@@ -177,7 +177,7 @@ impl Report {
         if found == 0 || found != expected {
             return Err(ReportError::DocumentCount { name: input.baseline.name.clone(), expected, found });
         }
-        let rows = rows::Baseline::new(&input.baseline.samples, input.bootstrap);
+        let rows = rows::Baseline::new(&input.baseline.samples, input.bootstrap, input.task.rolling);
         let mut files = output::SampleFiles::default();
         let baseline = rows.model_row(&input.baseline, files.baseline())?;
         let mut variants = Vec::with_capacity(input.variants.len());

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{CandidateInfo, Outcome, ReportError};
-use crate::samples::Sample;
+use crate::samples::{RollingText, Sample};
 use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, PairedScores, Proportion, TokenPairs};
 
 /// One model and what it scored.
@@ -124,10 +124,12 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(samples: &[Sample]) -> Self {
+    /// Of whole texts, likelihoods are scaled so that their mean is that of a word, and every token is an answer.
+    fn of(samples: &[Sample], rolling: Option<RollingText>) -> Self {
+        let count = samples.len();
         Self {
-            loglikelihoods: samples.iter().map(|sample| sample.loglikelihood).collect(),
-            correct: samples.iter().map(|sample| sample.is_greedy).collect(),
+            loglikelihoods: samples.iter().map(|sample| sample.scored_loglikelihood(rolling, count)).collect(),
+            correct: samples.iter().flat_map(|sample| sample.answers(rolling)).collect(),
         }
     }
 }
@@ -137,16 +139,17 @@ pub(super) struct Baseline<'a> {
     samples: &'a [Sample],
     columns: Columns,
     bootstrap: PairedBootstrap,
+    rolling: Option<RollingText>,
 }
 
 impl<'a> Baseline<'a> {
-    pub(super) fn new(samples: &'a [Sample], bootstrap: PairedBootstrap) -> Self {
-        Self { samples, columns: Columns::of(samples), bootstrap }
+    pub(super) fn new(samples: &'a [Sample], bootstrap: PairedBootstrap, rolling: Option<RollingText>) -> Self {
+        Self { samples, columns: Columns::of(samples, rolling), bootstrap, rolling }
     }
 
     /// The row of any model; `file` is where its samples go.
     pub(super) fn model_row(&self, outcome: &Outcome, file: String) -> Result<ModelRow, ReportError> {
-        let columns = Columns::of(&outcome.samples);
+        let columns = Columns::of(&outcome.samples, self.rolling);
         let stats = |source| ReportError::Stats { name: outcome.name.clone(), source };
         let accuracy = Proportion::from_outcomes(&columns.correct).map_err(stats)?;
         Ok(ModelRow {
@@ -159,7 +162,7 @@ impl<'a> Baseline<'a> {
             acc: accuracy.value(),
             acc_stderr: accuracy.stderr(),
             acc_wilson: accuracy.wilson(self.bootstrap.confidence),
-            n: accuracy.count(),
+            n: outcome.samples.len(),
         })
     }
 
@@ -192,18 +195,20 @@ impl<'a> Baseline<'a> {
 
     fn loss(&self, outcome: &Outcome) -> Result<Loss, ReportError> {
         let stats = |source| ReportError::Stats { name: outcome.name.clone(), source };
-        let variant = Columns::of(&outcome.samples);
+        let variant = Columns::of(&outcome.samples, self.rolling);
+        // Resampled by document; what is answered token by token has its own interval below.
+        let of_documents = |samples: &[Sample]| samples.iter().map(|sample| sample.is_greedy).collect::<Vec<_>>();
         let losses = self
             .bootstrap
             .losses(&PairedScores {
                 baseline_loglikelihood: &self.columns.loglikelihoods,
                 variant_loglikelihood: &variant.loglikelihoods,
-                baseline_correct: &self.columns.correct,
-                variant_correct: &variant.correct,
+                baseline_correct: &of_documents(self.samples),
+                variant_correct: &of_documents(&outcome.samples),
             })
             .map_err(stats)?;
         let counts = PairedCounts::from_outcomes(&self.columns.correct, &variant.correct).map_err(stats)?;
-        let pairs = self.columns.loglikelihoods.iter().zip(&variant.loglikelihoods);
+        let pairs = self.samples.iter().zip(&outcome.samples);
         Ok(Loss {
             acc: counts.accuracy_loss(),
             acc_interval: counts.accuracy_loss_interval(self.bootstrap.confidence),
@@ -214,7 +219,7 @@ impl<'a> Baseline<'a> {
             delta_loglikelihood: losses.delta_loglikelihood.value,
             delta_loglikelihood_interval: losses.delta_loglikelihood.interval,
             max_abs_delta_loglikelihood: pairs
-                .map(|(baseline, variant)| (variant - baseline).abs())
+                .map(|(baseline, variant)| (variant.loglikelihood - baseline.loglikelihood).abs())
                 .fold(0.0, f64::max),
             mcnemar_p: counts.mcnemar_p(),
             mcnemar_p_holm: counts.mcnemar_p(),

@@ -75,6 +75,59 @@ pub struct Sample {
     pub target_hash: String,
 }
 
+/// Whole texts that were predicted in windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RollingText {
+    /// Texts.
+    pub documents: usize,
+    /// Their words, as Python's `re.split(r"\s+", text)` counts them.
+    pub words: usize,
+    /// Their bytes in UTF-8.
+    pub bytes: usize,
+    /// Their tokens.
+    pub tokens: usize,
+}
+
+impl Sample {
+    /// What counts as an answer that is right or wrong: the whole target, or of whole texts every token.
+    #[must_use]
+    pub fn answers(&self, rolling: Option<RollingText>) -> Vec<bool> {
+        match rolling {
+            None => vec![self.is_greedy],
+            Some(_) => self.tokens.iter().map(|token| token.id == token.greedy_id).collect(),
+        }
+    }
+
+    /// The log-likelihood as statistics take it, with `count` samples in all: of whole texts scaled so that the mean over
+    /// samples is that over words.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts")]
+    pub fn scored_loglikelihood(&self, rolling: Option<RollingText>, count: usize) -> f64 {
+        rolling.map_or(self.loglikelihood, |text| self.loglikelihood * (count as f64 / text.words.max(1) as f64))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+impl RollingText {
+    /// `exp(−loglikelihood / words)`.
+    #[must_use]
+    pub fn word_perplexity(self, loglikelihood: f64) -> f64 {
+        (-loglikelihood / self.words.max(1) as f64).exp()
+    }
+
+    /// `exp(−loglikelihood / bytes)`.
+    #[must_use]
+    pub fn byte_perplexity(self, loglikelihood: f64) -> f64 {
+        (-loglikelihood / self.bytes.max(1) as f64).exp()
+    }
+
+    /// `−log₂ likelihood / bytes`.
+    #[must_use]
+    pub fn bits_per_byte(self, loglikelihood: f64) -> f64 {
+        -loglikelihood / self.bytes.max(1) as f64 / std::f64::consts::LN_2
+    }
+}
+
 /// The text of one passage, as the task divided it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DocumentText {

@@ -16,10 +16,14 @@ mod hostile;
 mod hostile_hugging_face;
 mod hostile_results;
 mod hostile_text;
+#[cfg(feature = "hub")]
+mod hub;
 mod places;
 mod rendering;
 mod results;
+mod settings;
 mod strategies;
+mod whole_texts;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -36,6 +40,11 @@ fn kintsugi() -> Command {
     for variable in ["KINTSUGI_LOG", "NO_COLOR", "CLICOLOR_FORCE", "RUST_LOG"] {
         command.env_remove(variable);
     }
+    for variable in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "TRANSFORMERS_OFFLINE"] {
+        command.env_remove(variable);
+    }
+    // No test asks the real Hub, or finds what somebody else has fetched.
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent/huggingface");
     // A panic is a failure in any case; its trace is not wanted.
     command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0").env("KINTSUGI_NO_CACHE", "1");
     command

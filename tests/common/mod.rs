@@ -10,6 +10,8 @@
 pub mod disk;
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod hugging_face;
 pub mod merging;
 pub mod npz;

@@ -152,6 +152,7 @@ fn task_info(document_count: usize) -> TaskInfo {
         documents: DocumentCounts { original: document_count, effective: document_count, calibration: 0 },
         tokenizer: TokenizerInfo { file: "20B_tokenizer.json".into(), sha256: format!("{:064x}", 0xbeef) },
         splitting: "target is the text after the last space".into(),
+        rolling: None,
         truncated_count: 0,
     }
 }

@@ -37,10 +37,13 @@ pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathB
         };
         let folder = folder.join(model_folder(row));
         fs::create_dir_all(&folder).map_err(|source| ReportError::NotWritable { path: folder.clone(), source })?;
+        // The harness has a line for every text, we have windows of them.
         let lines: Option<Vec<_>> = samples
             .iter()
+            .filter(|_| report.task.rolling.is_none())
             .map(|sample| texts.get(&sample.doc_id).map(|text| LmEvalSample::new(sample, text)))
-            .collect();
+            .collect::<Option<Vec<_>>>()
+            .filter(|lines| !lines.is_empty());
         let results = results(report, row, samples, lines.as_deref())?;
         let mut text = serde_json::to_string_pretty(&results).map_err(ReportError::Json)?;
         text.push('\n');
@@ -75,27 +78,19 @@ fn results(
 ) -> Result<Value, ReportError> {
     let (task, run, checkpoint) = (&report.task, &report.run, &report.checkpoint);
     let name = task.name.as_str();
-    let loglikelihoods: Vec<f64> = samples.iter().map(|sample| sample.loglikelihood).collect();
-    let stderr = stats::perplexity_stderr_bootstrap(&loglikelihoods, LM_EVAL_BOOTSTRAP_ITERATIONS)
-        .map_err(|source| ReportError::Stats { name: row.name.clone(), source })?;
-    let or_none = |value: Option<f64>| value.map_or_else(|| json!("N/A"), |value| json!(value));
+    let (scores, better) = scores(report, row, samples)?;
     let task_hashes = lines.map_or_else(|| json!({}), |lines| json!({ name: sample::task_hash(lines) }));
     Ok(json!({
-        "results": { name: {
-            "name": name,
-            "alias": name,
-            "sample_len": row.n,
-            "perplexity,none": row.perplexity,
-            "perplexity_stderr,none": or_none(stderr),
-            "acc,none": row.acc,
-            "acc_stderr,none": or_none(row.acc_stderr),
-        }},
+        "results": { name: scores },
         "group_subtasks": {},
         "configs": { name: task_config(task) },
         "versions": { name: task.version },
         "n-shot": { name: 0 },
-        "higher_is_better": { name: { "perplexity": false, "acc": true } },
-        "n-samples": { name: { "original": task.documents.original, "effective": task.documents.effective } },
+        "higher_is_better": { name: better },
+        "n-samples": { name: match task.rolling {
+            Some(text) => json!({ "original": text.documents, "effective": text.documents }),
+            None => json!({ "original": task.documents.original, "effective": task.documents.effective }),
+        }},
         "config": {
             "model": "kintsugi",
             "model_args": {
@@ -139,8 +134,45 @@ fn results(
     }))
 }
 
+/// The task's numbers, and of which of them more is better.
+fn scores(report: &Report, row: &ModelRow, samples: &[Sample]) -> Result<(Value, Value), ReportError> {
+    let name = report.task.name.as_str();
+    if let Some(text) = report.task.rolling {
+        let loglikelihood: f64 = samples.iter().map(|sample| sample.loglikelihood).sum();
+        let scores = json!({
+            "name": name,
+            "alias": name,
+            "sample_len": text.documents,
+            "word_perplexity,none": text.word_perplexity(loglikelihood),
+            "word_perplexity_stderr,none": "N/A",
+            "byte_perplexity,none": text.byte_perplexity(loglikelihood),
+            "byte_perplexity_stderr,none": "N/A",
+            "bits_per_byte,none": text.bits_per_byte(loglikelihood),
+            "bits_per_byte_stderr,none": "N/A",
+        });
+        return Ok((scores, json!({ "word_perplexity": false, "byte_perplexity": false, "bits_per_byte": false })));
+    }
+    let loglikelihoods: Vec<f64> = samples.iter().map(|sample| sample.loglikelihood).collect();
+    let stderr = stats::perplexity_stderr_bootstrap(&loglikelihoods, LM_EVAL_BOOTSTRAP_ITERATIONS)
+        .map_err(|source| ReportError::Stats { name: row.name.clone(), source })?;
+    let or_none = |value: Option<f64>| value.map_or_else(|| json!("N/A"), |value| json!(value));
+    let scores = json!({
+        "name": name,
+        "alias": name,
+        "sample_len": row.n,
+        "perplexity,none": row.perplexity,
+        "perplexity_stderr,none": or_none(stderr),
+        "acc,none": row.acc,
+        "acc_stderr,none": or_none(row.acc_stderr),
+    });
+    Ok((scores, json!({ "perplexity": false, "acc": true })))
+}
+
 /// The task's definition as the harness dumps it.
 fn task_config(task: &TaskInfo) -> Value {
+    if task.rolling.is_some() {
+        return rolling_config(task);
+    }
     let (context, target) = ("{{text.split(' ')[:-1]|join(' ')}}", "{{' '+text.split(' ')[-1]}}");
     json!({
         "task": task.name,
@@ -162,6 +194,33 @@ fn task_config(task: &TaskInfo) -> Value {
         "repeats": 1,
         "should_decontaminate": true,
         "doc_to_decontamination_query": "{{text}}",
+        "metadata": { "version": task.version, "data_sha256": task.data.sha256 },
+    })
+}
+
+/// The same of a task that predicts whole texts.
+fn rolling_config(task: &TaskInfo) -> Value {
+    let metric = |name: &str, aggregation: &str| json!({ "metric": name, "aggregation": aggregation, "higher_is_better": false });
+    json!({
+        "task": task.name,
+        "dataset_path": "json",
+        "dataset_kwargs": { "data_files": { "test": task.data.file } },
+        "test_split": "test",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "unsafe_code": false,
+        "description": "",
+        "target_delimiter": " ",
+        "fewshot_delimiter": "\n\n",
+        "num_fewshot": 0,
+        "metric_list": [
+            metric("word_perplexity", "weighted_perplexity"),
+            metric("byte_perplexity", "weighted_perplexity"),
+            metric("bits_per_byte", "bits_per_byte"),
+        ],
+        "output_type": "loglikelihood_rolling",
+        "repeats": 1,
+        "should_decontaminate": false,
         "metadata": { "version": task.version, "data_sha256": task.data.sha256 },
     })
 }

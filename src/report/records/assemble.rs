@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{ModelRecord, ModelRole, ModelScores, Records};
 use crate::merge::FoldSummary;
 use crate::report::{DivergenceCurve, Outcome, ReportError, ReportInput, RunInfo, StageSeconds, TaskInfo};
-use crate::samples::{DocumentText, Sample};
+use crate::samples::{DocumentText, RollingText, Sample};
 use crate::stats::PairedBootstrap;
 
 impl Records {
@@ -43,11 +43,14 @@ impl Records {
                 }
             }
         }
+        let baseline = baseline.ok_or(ReportError::NothingComputed)?;
+        let per_word = |text| per_word(text, baseline.samples.len(), std::iter::once(&baseline).chain(&variants));
+        findings.extend(self.run.task.rolling.map(per_word));
         Ok(ReportInput {
             run: self.run_info(),
             checkpoint: models.checkpoint.clone(),
             task: self.task_info(),
-            baseline: baseline.ok_or(ReportError::NothingComputed)?,
+            baseline,
             variants,
             noise_floor,
             divergence: curves,
@@ -178,6 +181,22 @@ fn models_findings(models: &[ModelRecord]) -> Vec<String> {
     findings.extend(models.iter().flat_map(|model| model.findings.clone()));
     findings.sort_by_key(|finding| !finding.starts_with("WARNING"));
     findings
+}
+
+/// What perplexities of whole texts are divided by, and the models' bits per byte.
+fn per_word<'a>(text: RollingText, windows: usize, outcomes: impl Iterator<Item = &'a Outcome>) -> String {
+    let RollingText { documents, words, bytes, tokens } = text;
+    let texts = if documents == 1 { "one text".to_owned() } else { format!("{documents} texts") };
+    let mut line = format!(
+        "{texts} of {words} words, {bytes} bytes and {tokens} tokens in {windows} windows, which count as documents: perplexity is \
+         per word, accuracy per token; bits per byte:"
+    );
+    for (at, outcome) in outcomes.enumerate() {
+        let loglikelihood: f64 = outcome.samples.iter().map(|sample| sample.loglikelihood).sum();
+        let comma = if at == 0 { "" } else { "," };
+        let _ = write!(line, "{comma} {} {:.6}", outcome.name, text.bits_per_byte(loglikelihood));
+    }
+    line
 }
 
 fn folding_text(folding: &FoldSummary) -> String {

@@ -1,0 +1,84 @@
+//! Examples at the end of every command's help.
+
+#[cfg(feature = "libtorch")]
+pub(super) const COMPARE: &str = "\
+Every flag can also stand in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
+
+Examples:
+  kintsugi compare path/to/checkpoint --output-dir out
+  kintsugi compare path/to/checkpoint --strategy fold --strategy my.yml --limit 500
+  kintsugi compare path/to/checkpoint --candidate upstream=path/to/hf_converted
+  kintsugi compare path/to/checkpoint --task text_perplexity --data wiki.test.raw
+  kintsugi compare --config configs/examples/compare-demo.yml --dry-run";
+
+#[cfg(feature = "libtorch")]
+pub(super) const EVAL: &str = "\
+Every flag can also stand in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
+
+Examples:
+  kintsugi eval path/to/checkpoint
+  kintsugi eval merged-hf --tokenizer EleutherAI/gpt-neox-20b --output-dir out";
+
+#[cfg(feature = "libtorch")]
+pub(super) const EXPLAIN: &str = "\
+Every flag can also stand in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
+
+Examples:
+  kintsugi explain path/to/checkpoint --output-dir out
+  kintsugi explain path/to/checkpoint --strategy mean --limit 500 --json";
+
+#[cfg(feature = "libtorch")]
+pub(super) const DEMO: &str = "\
+Examples:
+  kintsugi demo
+  kintsugi demo --output-dir somewhere --device cpu";
+
+pub(super) const MERGE: &str = "\
+Examples:
+  kintsugi merge path/to/checkpoint -o merged
+  kintsugi merge path/to/checkpoint -o merged-hf --format hf --trim-vocab
+  kintsugi merge path/to/checkpoint -o resharded --tensor-parallel 4
+  kintsugi merge path/to/checkpoint -o merged --strategy reduce-aware --report out/report.json";
+
+pub(super) const INSPECT: &str = "\
+Examples:
+  kintsugi inspect path/to/checkpoint
+  kintsugi inspect path/to/checkpoint --json | jq .parameters";
+
+pub(super) const COMBINE: &str = "\
+Examples:
+  kintsugi combine out -o out
+  kintsugi combine machine-1 machine-2 -o out";
+
+pub(super) const GATE: &str = "\
+Examples:
+  kintsugi gate out --max-acc-loss 0.5pp --max-ppl-increase 1%
+  kintsugi gate out --against accepted/report.json --junit gate.xml";
+
+pub(super) const DIFF: &str = "\
+Examples:
+  kintsugi diff path/to/checkpoint path/to/hf_converted
+  kintsugi diff merged-a merged-b --json";
+
+pub(super) const REPORT: &str = "\
+Examples:
+  kintsugi report out
+  kintsugi report out --format markdown > comment.md";
+
+pub(super) const DOCTOR: &str = "\
+Examples:
+  kintsugi doctor
+  kintsugi doctor --json";
+
+pub(super) const SYNTH: &str = "\
+Examples:
+  kintsugi synth --shape 70m -o synthetic --drift 0.01";
+
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  kintsugi completions bash > ~/.local/share/bash-completion/completions/kintsugi
+  kintsugi completions zsh > ~/.zfunc/_kintsugi";
+
+pub(super) const MAN: &str = "\
+Examples:
+  kintsugi man ~/.local/share/man/man1";

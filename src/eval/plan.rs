@@ -1,0 +1,93 @@
+//! What an evaluation will take, before it is run.
+
+use super::engine::{EngineOptions, Variant, plan_chunks, slice_count};
+use super::packing::{Packed, Passage};
+use super::{EvalError, candidates};
+use crate::checkpoint::ModelSource;
+use crate::config::Head;
+use crate::model::matrix_product_flops;
+use crate::partition::StageId;
+
+/// The work of an evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Passages.
+    pub passages: usize,
+    /// Their input tokens.
+    pub tokens: usize,
+    /// Tokens whose probability is asked for.
+    pub targets: usize,
+    /// Slices: so often is every stage read.
+    pub slices: usize,
+    /// Tokens that go through a layer together.
+    pub chunk_tokens: usize,
+    /// Bytes read from the model's files.
+    pub read_bytes: u64,
+    /// Memory for residual streams, and how much of it a slice may take.
+    pub memory_budget: u64,
+    /// Floating-point operations in matrix products, if no two variants have a weight in common.
+    pub operations: f64,
+}
+
+impl Plan {
+    /// Checks what can be checked without reading weights: candidates fit, the streams of one passage fit the memory.
+    ///
+    /// # Errors
+    /// As the beginning of [`super::evaluate`].
+    pub fn new(
+        model: &dyn ModelSource,
+        variants: &[Variant],
+        passages: Vec<Passage>,
+        options: &EngineOptions,
+    ) -> Result<Self, EvalError> {
+        let chunks = plan_chunks(model, variants, passages, options)?;
+        let (memory_budget, slices) = slice_count(model, variants, &chunks, options)?;
+        let packed = chunks.packed();
+        let targets = packed.passages().iter().map(|passage| passage.target_ids.len()).sum();
+        let (_, bytes) = model.size();
+        let of_candidates: u64 = candidates::of(variants).map(|(_, model)| model.size().1).sum();
+        Ok(Self {
+            passages: packed.passages().len(),
+            tokens: packed.token_count(),
+            targets,
+            slices,
+            chunk_tokens: chunks.chunk_tokens(),
+            read_bytes: (bytes + of_candidates).saturating_mul(slices as u64),
+            memory_budget,
+            operations: operations(model, packed, targets) * float(variants.len()),
+        })
+    }
+
+    /// Seconds that the matrix products take on these devices, by one that is measured now.
+    ///
+    /// # Errors
+    /// The device cannot do it.
+    pub fn seconds(&self, model: &dyn ModelSource, options: &EngineOptions) -> Result<f64, EvalError> {
+        let mut speed = 0.0;
+        for &backend in &options.backends {
+            speed += matrix_product_flops(backend, model.architecture().hidden_size).map_err(EvalError::Device)?;
+        }
+        Ok(self.operations / f64::max(speed, 1.0))
+    }
+}
+
+/// Operations of one variant: two for every weight of a layer and token, two for every weight of the head and target, and four
+/// for every element of a query and each position that it attends to.
+fn operations(model: &dyn ModelSource, packed: &Packed, targets: usize) -> f64 {
+    let architecture = model.architecture();
+    let vocabulary = float(architecture.padded_vocab_size) * float(architecture.hidden_size);
+    let matrices = if architecture.head == Head::Tied { 1.0 } else { 2.0 };
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let in_layers = (model.size().0 as f64 - matrices * vocabulary).max(0.0);
+    let layers = model.stage_ids().iter().filter(|id| matches!(id, StageId::Layer(_))).count();
+    let width = float(architecture.head_count * (architecture.hidden_size / architecture.head_count.max(1)));
+    let pairs: f64 = packed.passages().iter().map(Passage::length).map(|n| float(n * (n + 1)) / 2.0).sum();
+    2.0 * in_layers * float(packed.token_count())
+        + 2.0 * vocabulary * float(targets)
+        + 4.0 * width * float(layers) * pairs
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts, for an estimate")]
+fn float(count: usize) -> f64 {
+    count as f64
+}

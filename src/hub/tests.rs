@@ -1,0 +1,64 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::*;
+
+fn of(variables: &[(&str, &str)]) -> Hub {
+    Hub::from_variables(|name| {
+        let found = variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| OsString::from(value))
+    })
+}
+
+/// The table of `huggingface_hub/constants.py`.
+#[test]
+fn the_environment_is_that_of_huggingface_hub() {
+    let cache = |variables| of(variables).cache.display().to_string();
+    assert_eq!(cache(&[("HOME", "/h")]), "/h/.cache/huggingface/hub");
+    assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), "/x/huggingface/hub");
+    assert_eq!(cache(&[("HF_HOME", "/f"), ("XDG_CACHE_HOME", "/x")]), "/f/hub");
+    assert_eq!(cache(&[("HF_HOME", "/f"), ("HUGGINGFACE_HUB_CACHE", "/old")]), "/old");
+    assert_eq!(cache(&[("HF_HUB_CACHE", "/c"), ("HUGGINGFACE_HUB_CACHE", "/old")]), "/c");
+    assert_eq!(cache(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/f")]), "/f/hub");
+    assert_eq!(of(&[]).endpoint, "https://huggingface.co");
+    assert_eq!(of(&[("HF_ENDPOINT", "http://mirror/")]).endpoint, "http://mirror");
+    assert_eq!(of(&[("HF_TOKEN", " t \n")]).token.as_deref(), Some("t"));
+    for (value, offline) in [("1", true), ("ON", true), ("Yes", true), ("true", true), ("0", false), ("", false)] {
+        assert_eq!(of(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
+    }
+    assert!(!format!("{:?}", of(&[("HF_TOKEN", "hush")])).contains("hush"));
+}
+
+#[test]
+fn names_that_cannot_be_are_told_from_those_that_can() {
+    for name in ["gpt2", "EleutherAI/gpt-neox-20b", "a/b@v1.0", "a/b@refs/pr/1", "_a/b.c"] {
+        assert!(HubFile::named(name, "f").is_some(), "{name}");
+    }
+    for name in ["", "a/b/c", "/a", "./a", "../a", "a/", "a b", "a/..", "a--b", "a@", "a@../b", "a@/b", "ä"] {
+        assert!(HubFile::named(name, "f").is_none(), "{name}");
+    }
+    for file in ["", "../f", "/f", "d/../../f"] {
+        assert!(HubFile::named("a/b", file).is_none(), "{file}");
+    }
+}
+
+#[test]
+fn a_cached_file_is_checked_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    // printf 'hello\n' | git hash-object --stdin; printf 'hello\n' | sha256sum
+    let git = "ce013625030ba8dba906f756967f9e9ca394464a";
+    let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    for name in [git, sha256] {
+        let path = folder.path().join(name);
+        fs_err::write(&path, "hello\n").unwrap();
+        checksum::check(&path).unwrap();
+        fs_err::write(&path, "hellO\n").unwrap();
+        assert!(matches!(checksum::check(&path), Err(HubError::Checksum { .. })), "{name}");
+    }
+    let other = folder.path().join("an-etag-of-its-own");
+    fs_err::write(&other, "hello\n").unwrap();
+    checksum::check(&other).unwrap();
+    assert!(matches!(checksum::check(Path::new("no/such/file")), Err(HubError::Read { .. })));
+}
