@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SampleError;
+use crate::files;
 
 const BEFORE_SUM: &str = "{\"blake3\":\"";
 const AFTER_SUM: &str = "\",\"record\":";
@@ -99,6 +100,8 @@ impl Journal {
     fn lock(path: &Path) -> Result<Self, SampleError> {
         let failed = |source| SampleError::JournalWrite { path: path.to_owned(), source };
         let file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
+        // Opened for writing as well, a pipe does not block here; reading it would.
+        files::check_regular(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(SampleError::JournalInUse { path: path.to_owned() }),
@@ -129,7 +132,9 @@ impl Journal {
 /// # Errors
 /// The file cannot be read, or a record is damaged or no `T`.
 pub fn read_journal<T: DeserializeOwned>(path: &Path) -> Result<Contents<T>, SampleError> {
-    Ok(parse(path, &fs_err::read(path)?)?.0)
+    let mut bytes = Vec::new();
+    files::open(path)?.read_to_end(&mut bytes)?;
+    Ok(parse(path, &bytes)?.0)
 }
 
 /// The records, how many bytes they take, and the last one's checksum.

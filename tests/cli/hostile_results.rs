@@ -86,6 +86,30 @@ fn samples_and_passages_that_are_garbage_are_refused() {
 }
 
 #[test]
+fn journals_that_are_no_journals_are_refused() {
+    let inputs = Inputs::new();
+    let (folder, output) = (inputs.path("journals"), inputs.path("joined"));
+    fs::create_dir(&folder).unwrap();
+    let combine = || {
+        let mut command = kintsugi();
+        command.arg("combine").arg(&folder).arg("--output-dir").arg(&output);
+        inputs.without_paths(&failure(&mut with_little_memory(&command)))
+    };
+    // A single line may be a record that was not finished; two are a damaged journal.
+    for attack in garbage() {
+        fs::write(folder.join("journal.jsonl"), [attack.as_slice(), b"\n", &attack, b"\n"].concat()).unwrap();
+        let complaint = combine();
+        assert!(complaint.contains("INPUT/journals/journal.jsonl") && complaint.len() < 1000, "{complaint}");
+        assert!(!output.exists(), "a report was begun");
+    }
+    fs::remove_file(folder.join("journal.jsonl")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(folder.join("journal.jsonl")).status().unwrap().success());
+    assert!(combine().contains("INPUT/journals/journal.jsonl"));
+    let going_on = inputs.refusal(&["--output-dir", folder.to_str().unwrap()]);
+    assert!(going_on.contains("INPUT/journals/journal.jsonl: "), "{going_on}");
+}
+
+#[test]
 fn names_in_a_report_never_lead_out_of_its_folder() {
     for place in ["../mean.jsonl", "/etc/passwd", "samples/../../mean.jsonl", "", ".", ".."] {
         let finished = Finished::new();
