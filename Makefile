@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test bench bench-peers verify-hf verify-rolling lint doc deny msrv man fuzz soak clean
+.PHONY: help setup build demo test test-launchers reliability bench bench-peers verify-hf verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -22,6 +22,14 @@ demo: setup ## Compare all merges of the bundled checkpoint
 test: setup ## Run all tests, with libtorch and without
 	$(CARGO) test --locked
 	$(CARGO) test --locked --no-default-features --lib --test architecture
+
+test-launchers: build ## Shards under a real Slurm, mpirun and torchrun, compared with one process (installs Debian's packages)
+	evals/launchers/test.sh target/release/kintsugi
+
+KILLS ?= 100
+
+reliability: setup ## Kill runs at 100 random moments (KILLS=N) and compare what they go on to with an uninterrupted run
+	KINTSUGI_KILLS=$(KILLS) $(CARGO) test --locked --test resume killed_at_any_moment -- --nocapture
 
 bench: setup ## Run the criterion benches
 	$(CARGO) bench --locked

@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+use kintsugi::eval::chunk_plan::ChunkPlan;
 use kintsugi::eval::data_error::DataError;
 use kintsugi::eval::documents::{DataSet, read_documents};
-use kintsugi::eval::packing::{Packed, Passage};
+use kintsugi::eval::packing::Passage;
 use kintsugi::eval::task::{DataIdentity, Task};
 use kintsugi::eval::tokenizer::{TokenPair, Tokenizer};
 use serde_json::Value;
@@ -124,11 +125,12 @@ fn the_lambada_test_set_is_as_in_the_harness() {
     assert_eq!(pairs.iter().map(|(context, target)| context.len() + target.len()).sum::<usize>(), 418_644);
 
     let passages = pairs.iter().enumerate().map(|(index, (c, t))| Passage::new(index, c, t, 2048).unwrap()).collect();
-    let packed = Packed::new(passages);
-    assert_eq!(packed.token_count(), 418_644 - 5153);
-    let slices = packed.slices(100_000);
+    let plan = ChunkPlan::new(passages, 1024);
+    let everything = plan.whole().chunks;
+    assert_eq!(plan.tokens(&everything), 418_644 - 5153);
+    let slices = plan.slices(&everything, 100_000);
     assert_eq!(slices.len(), 5);
-    assert_eq!(slices.iter().map(Packed::token_count).sum::<usize>(), packed.token_count());
+    assert_eq!(slices.concat(), everything);
 
     if let Some(path) = std::env::var_os("KINTSUGI_LM_EVAL_PAIRS") {
         let expected: Vec<TokenPair> = serde_json::from_value(json(Path::new(&path))).unwrap();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::TinyModel;
+use common::disk::SmallDisk;
 use common::merging::{Merge, files_below};
 use kintsugi::checkpoint::{Checkpoint, CheckpointError, Layout, digest_file};
 use kintsugi::export::synth::{Shape, SynthOptions};
@@ -80,38 +81,10 @@ fn killed_at_any_time_it_leaves_nothing_that_looks_complete() {
     assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// A file system of so many bytes, unmounted when dropped. `None` where the test may not mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(folder.path()).stderr(Stdio::null());
-        if mount.status().is_ok_and(|status| status.success()) {
-            return Some(Self(folder));
-        }
-        eprintln!("skipped: mounting a small file system is not allowed here");
-        None
-    }
-
-    fn read_only(&self) -> bool {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "remount,ro"]).arg(self.0.path()).stderr(Stdio::null());
-        mount.status().is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_leaves_source_and_earlier_output_as_they_were() {
     let Some(disk) = SmallDisk::mount(3 << 20) else { return };
-    let target = disk.0.path().join("merged");
+    let target = disk.path().join("merged");
     let small = TinyModel::new().write();
     Merge::by("mean").write(&small.open(), &target).unwrap();
     assert_complete(&target);
@@ -128,7 +101,7 @@ fn a_full_disk_leaves_source_and_earlier_output_as_they_were() {
         );
         assert!(error.hint().unwrap().contains("space"), "{error}");
         assert_complete(&target);
-        assert_eq!(fs_err::read_dir(disk.0.path()).unwrap().count(), 1, "nothing half-written is left");
+        assert_eq!(fs_err::read_dir(disk.path()).unwrap().count(), 1, "nothing half-written is left");
     }
     assert_eq!(digests(source.path()), before);
 }
@@ -150,7 +123,7 @@ fn where_nothing_may_be_written_nothing_is() {
         eprintln!("skipped: a file system cannot be made read-only here");
         return;
     }
-    let error = Merge::by("mean").write(&source.open(), &disk.0.path().join("merged")).unwrap_err();
+    let error = Merge::by("mean").write(&source.open(), &disk.path().join("merged")).unwrap_err();
     assert!(error.to_string().contains("cannot be written"), "{error}");
 }
 

@@ -99,7 +99,7 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 #[cfg(feature = "libtorch")]
-pub(super) use evaluation_args::EvaluationArgs;
+pub(super) use evaluation_args::{CacheArgs, EvaluationArgs, Shard};
 
 #[cfg(feature = "libtorch")]
 mod evaluation_args {
@@ -139,7 +139,8 @@ mod evaluation_args {
         /// Only the first N passages. For trying things out: the report is marked as partial.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         pub limit: Option<u64>,
-        /// Only every N-th passage, beginning with the I-th (counted from 1).
+        /// Only the I-th of N shares of the passages (counted from 1); `combine` joins them. Default: what torchrun, Slurm,
+        /// Open MPI or Kubernetes say in the environment, else everything (1/1).
         #[arg(long, value_name = "I/N")]
         pub shard: Option<Shard>,
         /// Longest input in tokens; longer contexts lose tokens on the left. Default: the model's
@@ -152,6 +153,15 @@ mod evaluation_args {
         /// Tokens that go through a layer together. Default: by device.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         pub chunk_tokens: Option<u64>,
+        /// Tokens of a slice, after each of which the results are on disk (with --output-dir) and the checkpoint is read
+        /// again. Default: about a minute's work, more where reading takes long.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        pub slice_tokens: Option<u64>,
+        /// Discard what an earlier run has left in --output-dir instead of going on with it.
+        #[arg(long)]
+        pub restart: bool,
+        #[command(flatten)]
+        pub cache: CacheArgs,
         /// Passages that fold-calibrated may look at, in a file of their own. Default: where it needs any, up to a fifth
         /// of the data is set aside for it and not scored.
         #[arg(long, value_name = "FILE")]
@@ -176,10 +186,25 @@ mod evaluation_args {
                 max_length: None,
                 memory_budget: None,
                 chunk_tokens: None,
+                slice_tokens: None,
+                restart: false,
+                cache: CacheArgs::default(),
                 calibration: None,
                 threads: None,
             }
         }
+    }
+
+    /// Where results of finished runs are kept, so that nothing is evaluated twice.
+    #[derive(Debug, Clone, Default, Args)]
+    pub(in crate::cli) struct CacheArgs {
+        /// Where results are kept for later runs, which evaluate no model twice on the same passages. Default:
+        /// `kintsugi` in $XDG_CACHE_HOME or ~/.cache.
+        #[arg(long, value_name = "DIR", env = "KINTSUGI_CACHE_DIR", hide_env_values = true)]
+        pub cache_dir: Option<PathBuf>,
+        /// Neither use results of earlier runs nor keep these for later ones.
+        #[arg(long, env = "KINTSUGI_NO_CACHE", hide_env_values = true, value_parser = clap::builder::BoolishValueParser::new())]
+        pub no_cache: bool,
     }
 
     /// A share of the passages.

@@ -12,7 +12,7 @@ use super::args::ReadingArgs;
 use super::evaluation::digests;
 use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
 use crate::config::Architecture;
-use crate::eval::{Evaluation, Variant};
+use crate::eval::{SliceOutcome, Variant};
 use crate::merge::Strategy;
 use crate::report::{CandidateInfo, SettingDifference};
 
@@ -100,7 +100,7 @@ impl Candidate {
     }
 
     /// What the report says of it; `at` is its place among the variants.
-    pub(super) fn info(&self, checkpoint: &Architecture, evaluation: &Evaluation, at: usize) -> CandidateInfo {
+    pub(super) fn info(&self, checkpoint: &Architecture, outcome: &SliceOutcome, at: usize) -> CandidateInfo {
         let architecture = self.model.architecture();
         let settings = checkpoint
             .differences(architecture)
@@ -114,16 +114,16 @@ impl Candidate {
             replicated: Vec::new(),
             joined: Vec::new(),
             settings: settings.collect(),
-            digests: evaluation.candidate_digests.get(&at).map(|found| digests(found)),
+            digests: outcome.candidate_digests.get(&at).map(|found| digests(found)),
         };
-        match evaluation.elsewhere.get(&at) {
+        match outcome.elsewhere.get(&at) {
             Some(elsewhere) => info.with_parameters(elsewhere),
             None => info,
         }
     }
 
     /// What whoever made it did wrong, then what he did, a sentence each.
-    pub(super) fn findings(&self, checkpoint: &Architecture, evaluation: &Evaluation, at: usize) -> Vec<String> {
+    pub(super) fn findings(&self, checkpoint: &Architecture, outcome: &SliceOutcome, at: usize) -> Vec<String> {
         let (name, architecture) = (&self.name, self.model.architecture());
         let mut findings: Vec<_> = checkpoint
             .differences(architecture)
@@ -132,7 +132,7 @@ impl Candidate {
                 format!("WARNING: {name}: {setting} is {theirs}, the checkpoint's is {ours}")
             })
             .collect();
-        if let Some(elsewhere) = evaluation.elsewhere.get(&at) {
+        if let Some(elsewhere) = outcome.elsewhere.get(&at) {
             let warnings = elsewhere.warnings();
             findings.splice(0..0, warnings.into_iter().map(|warning| format!("WARNING: {name}: {warning}")));
             findings.push(format!("{name} ({}): {}", self.model.describe(), elsewhere.summary()));

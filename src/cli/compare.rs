@@ -8,15 +8,16 @@ use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
 use super::candidates::{Candidate, CandidateArgs};
-use super::evaluation::{self, Prepared, Setting, open_any, open_checkpoint, prepare};
+use super::dry_run;
+use super::evaluation::{Setting, open_any, open_checkpoint, prepare};
 use super::output::Screen;
-use super::{drift, dry_run};
+use super::recording::{self, Job};
 use crate::checkpoint::ModelSource;
-use crate::eval::{EvalError, Evaluation, Variant, evaluate, samples};
-use crate::merge::{Exactness, Strategy};
+use crate::eval::{SliceOutcome, Variant};
+use crate::merge::Strategy;
 use crate::model::DeviceChoice;
-use crate::report::{self, Exact, Outcome, OutputDir, Report, ReportError, ReportInput, TerminalStyle};
-use crate::samples::{RollingText, Sample};
+use crate::report::{self, Exact, ModelRecord, ModelRole, Outcome, OutputDir, Report, ReportError, TerminalStyle};
+use crate::samples::RollingText;
 use crate::stats::PairedBootstrap;
 
 /// Arguments of `compare`.
@@ -70,8 +71,8 @@ impl CompareArgs {
     }
 }
 
-/// What is evaluated.
-struct Job<'a> {
+/// What is compared.
+struct Comparison<'a> {
     model: &'a dyn ModelSource,
     strategies: &'a [Strategy],
     candidates: &'a [Candidate],
@@ -87,8 +88,8 @@ pub(super) fn run_alone(
     let args = CompareArgs { no_noise_floor: true, ..CompareArgs::new(ModelArgs::at(path), evaluation, output_dir) };
     let output = args.prepare_output()?;
     let (model, setting) = open_any(&args.model.checkpoint, reading, &args.evaluation)?;
-    let job = Job { model: &*model, strategies: &[], candidates: &[] };
-    let report = compare(&args, &job, setting, output.as_ref(), screen)?;
+    let comparison = Comparison { model: &*model, strategies: &[], candidates: &[] };
+    let report = compare(&args, &comparison, setting, output.as_ref(), screen)?;
     report.map_or(Ok(()), |report| show(&report, screen))
 }
 
@@ -129,8 +130,8 @@ fn evaluate_all(args: &CompareArgs, screen: &Screen) -> anyhow::Result<Option<Re
     let output = args.prepare_output()?;
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
     let candidates = args.candidates.open(&args.model.reading, &strategies)?;
-    let job = Job { model: &checkpoint, strategies: &strategies, candidates: &candidates };
-    compare(args, &job, setting, output.as_ref(), screen)
+    let comparison = Comparison { model: &checkpoint, strategies: &strategies, candidates: &candidates };
+    compare(args, &comparison, setting, output.as_ref(), screen)
 }
 
 impl CompareArgs {
@@ -144,40 +145,55 @@ impl CompareArgs {
 
 fn compare(
     args: &CompareArgs,
-    job: &Job<'_>,
+    comparison: &Comparison<'_>,
     setting: Setting,
     output: Option<&OutputDir>,
     screen: &Screen,
 ) -> anyhow::Result<Option<Report>> {
-    let mut prepared = prepare(job.model, &args.evaluation, setting, screen)?;
+    let mut prepared = prepare(comparison.model, &args.evaluation, setting, screen)?;
     let mut variants = vec![Variant::baseline()];
-    variants.extend(job.strategies.iter().cloned().map(Variant::merged));
-    variants.extend(job.candidates.iter().map(Candidate::variant));
+    variants.extend(comparison.strategies.iter().cloned().map(Variant::merged));
+    variants.extend(comparison.candidates.iter().map(Candidate::variant));
     if !args.no_noise_floor {
         variants.push(Variant::noise_floor());
     }
-    let passages = std::mem::take(&mut prepared.passages);
     if args.dry_run {
-        dry_run::show(
-            (job.model, &args.model.checkpoint),
-            &variants,
-            passages,
-            (&prepared, args.output_dir.as_deref()),
-            screen,
-        )?;
+        let passages = std::mem::take(&mut prepared.passages);
+        let model = (comparison.model, args.model.checkpoint.as_path());
+        dry_run::show(model, &variants, passages, (&prepared, args.output_dir.as_deref()), screen)?;
         return Ok(None);
     }
-    let bar = screen.evaluation_bar();
-    let evaluation = evaluate(job.model, &variants, passages, &prepared.options, &bar);
-    bar.finish();
-    let evaluation = evaluation?;
-    let mut samples = samples::samples(&evaluation, &variants, &prepared.data.documents, &prepared.pairs);
-    samples.iter_mut().flatten().for_each(|samples| prepared.tokenizer.name_candidates(samples));
-    let input = report_input(args, job, &prepared, &evaluation, samples)?;
+    let bootstrap = PairedBootstrap {
+        replicate_count: args.bootstrap_replicates as usize,
+        seed: args.seed,
+        ..PairedBootstrap::default()
+    };
+    let job = Job {
+        model: comparison.model,
+        given: &args.model.checkpoint,
+        variants: &variants,
+        describe: &|slice| comparison.describe(&variants, slice),
+        journal: recording::JOURNAL,
+        bootstrap,
+    };
+    let folder = output.map(OutputDir::path);
+    let records = recording::evaluate(&job, &mut prepared, &args.evaluation, folder, screen)?;
+    if let (Some(shard), Some(folder)) = (prepared.shard, folder) {
+        tracing::info!(
+            "shard {}/{} is done; when all are: kintsugi combine {2} -o {2}",
+            shard.index,
+            shard.count,
+            folder.display()
+        );
+        return Ok(None);
+    }
+    let mut input = records.report_input(bootstrap)?;
+    let outcomes = std::iter::once(&input.baseline).chain(&input.variants);
+    let per_word = input.task.rolling.map(|text| per_word(text, input.baseline.samples.len(), outcomes));
+    input.findings.extend(per_word);
     let report = Report::new(&input)?;
     if let Some(output) = output {
-        let documents = evaluation::document_texts(&prepared.data.documents);
-        report::write_all(&report, input.outcomes(), &documents, output)?;
+        report::write_all(&report, input.outcomes(), &records.texts(), output)?;
         tracing::info!("report in {}", output.path().display());
     }
     Ok(Some(report))
@@ -186,102 +202,6 @@ fn compare(
 fn show(report: &Report, screen: &Screen) -> anyhow::Result<()> {
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
     screen.data(&report::render_terminal(report, style))
-}
-
-/// Everything the report is made of.
-fn report_input(
-    args: &CompareArgs,
-    job: &Job<'_>,
-    prepared: &Prepared,
-    evaluation: &Evaluation,
-    samples: Vec<Result<Vec<Sample>, EvalError>>,
-) -> anyhow::Result<ReportInput> {
-    let mut samples = samples.into_iter();
-    let model = job.model;
-    let baseline = Outcome {
-        name: "baseline".to_owned(),
-        description: match model.tp_size() {
-            1 => format!("The model as it is: {}.", model.describe()),
-            ranks => format!("The checkpoint as trained: {ranks} ranks, each with its own replicas."),
-        },
-        source: String::new(),
-        samples: samples.next().transpose()?.unwrap_or_default(),
-        exact: None,
-        candidate: None,
-    };
-    let mut findings = findings(job.strategies, &evaluation.exactness[1..]);
-    let mut described: Vec<Outcome> = Vec::new();
-    for (strategy, exactness) in job.strategies.iter().zip(evaluation.exactness.iter().skip(1)) {
-        described.push(Outcome {
-            name: strategy.name.clone(),
-            description: strategy.description.clone(),
-            source: strategy.source.clone(),
-            samples: Vec::new(),
-            exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
-            candidate: None,
-        });
-    }
-    for (at, candidate) in
-        job.candidates.iter().enumerate().map(|(at, candidate)| (job.strategies.len() + at + 1, candidate))
-    {
-        findings.extend(candidate.findings(model.architecture(), evaluation, at));
-        described.push(Outcome {
-            name: candidate.name.clone(),
-            description: format!("Made elsewhere: {}.", candidate.model.describe()),
-            source: candidate.path.display().to_string(),
-            samples: Vec::new(),
-            exact: None,
-            candidate: Some(candidate.info(model.architecture(), evaluation, at)),
-        });
-    }
-    // What is wrong comes first, whoever made it.
-    findings.sort_by_key(|finding| !finding.starts_with("WARNING"));
-    let names: Vec<String> = described.iter().map(|outcome| outcome.name.clone()).collect();
-    let mut variants = Vec::new();
-    for (outcome, samples) in described.into_iter().zip(samples.by_ref()) {
-        match samples {
-            Ok(samples) => variants.push(Outcome { samples, ..outcome }),
-            Err(error) => {
-                tracing::warn!("left out of the report: {error}");
-                findings.insert(0, format!("WARNING: {} is left out: {error}", outcome.name));
-            }
-        }
-    }
-    findings.extend(
-        prepared
-            .rolling
-            .map(|text| per_word(text, baseline.samples.len(), std::iter::once(&baseline).chain(&variants))),
-    );
-    let noise_floor = samples.next().transpose()?.map(|samples| Outcome {
-        name: "noise floor".to_owned(),
-        description: "the baseline again, in chunks of another size".to_owned(),
-        source: String::new(),
-        samples,
-        exact: None,
-        candidate: None,
-    });
-    let divergence = names
-        .iter()
-        .zip(evaluation.divergence.iter().skip(1))
-        .filter(|(name, _)| variants.iter().any(|outcome| outcome.name == **name))
-        .map(|(name, steps)| evaluation::divergence_curve(name, steps))
-        .collect();
-    Ok(ReportInput {
-        run: evaluation::run_info(&args.evaluation, prepared, evaluation),
-        checkpoint: evaluation::checkpoint_info(model, &args.model.checkpoint, evaluation),
-        task: prepared.task_info(),
-        baseline,
-        variants,
-        noise_floor,
-        divergence,
-        drift: drift::of_model(model)?,
-        findings,
-        bootstrap: PairedBootstrap {
-            replicate_count: args.bootstrap_replicates as usize,
-            seed: args.seed,
-            ..PairedBootstrap::default()
-        },
-    })
 }
 
 /// What perplexities of whole texts are divided by, and the models' bits per byte.
@@ -300,27 +220,53 @@ fn per_word<'a>(text: RollingText, windows: usize, outcomes: impl Iterator<Item 
     line
 }
 
-/// Wrong rules, loudly, and what folding did to the weights.
-fn findings(strategies: &[Strategy], exactness: &[Exactness]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut findings: Vec<(Vec<&str>, String)> = Vec::new();
-    for (strategy, exactness) in strategies.iter().zip(exactness) {
-        for miscount in exactness.miscounts() {
-            warnings.push(format!("WARNING: {} makes {miscount}", strategy.name));
-        }
-        let Some(folding) = exactness.folding() else { continue };
-        let mut text = format!("largest change of a weight {:.2e}", folding.max_weight_change);
-        if folding.max_rank_one > 0.0 {
-            let _ = write!(text, ", largest element of a rank-one term {:.2e}", folding.max_rank_one);
-        }
-        if folding.unties_head {
-            text.push_str("; the tied head becomes a matrix of its own");
-        }
-        match findings.iter_mut().find(|(_, other)| *other == text) {
-            Some((names, _)) => names.push(&strategy.name),
-            None => findings.push((vec![&strategy.name], text)),
-        }
+impl Comparison<'_> {
+    /// What the first slice tells about every model.
+    fn describe(&self, variants: &[Variant], slice: &SliceOutcome) -> Vec<ModelRecord> {
+        let (model, architecture) = (self.model, self.model.architecture());
+        let record = |(at, variant): (usize, &Variant)| {
+            let (role, description, source) = match (at, variant.rechunked) {
+                (0, _) => (ModelRole::Baseline, baseline_description(model), String::new()),
+                (_, true) => {
+                    let description = "the baseline again, in chunks of another size".to_owned();
+                    (ModelRole::NoiseFloor, description, String::new())
+                }
+                _ => (ModelRole::Variant, String::new(), String::new()),
+            };
+            let blank = recording::model_record(&variant.name, role, description, source);
+            let others = self.strategies.len();
+            match (at.checked_sub(1), role) {
+                (Some(place), ModelRole::Variant) if place < others => {
+                    let (strategy, exactness) = (&self.strategies[place], &slice.exactness[at]);
+                    ModelRecord {
+                        description: strategy.description.clone(),
+                        source: strategy.source.clone(),
+                        exact: Some(Exact { exact: exactness.is_exact(), because: exactness.because() }),
+                        miscounts: exactness.miscounts(),
+                        folding: exactness.folding(),
+                        ..blank
+                    }
+                }
+                (Some(place), ModelRole::Variant) => {
+                    let candidate = &self.candidates[place - others];
+                    ModelRecord {
+                        description: format!("Made elsewhere: {}.", candidate.model.describe()),
+                        source: candidate.path.display().to_string(),
+                        candidate: Some(candidate.info(architecture, slice, at)),
+                        findings: candidate.findings(architecture, slice, at),
+                        ..blank
+                    }
+                }
+                _ => blank,
+            }
+        };
+        variants.iter().enumerate().map(record).collect()
     }
-    let folds = findings.into_iter().map(|(names, text)| format!("{}: norms folded; {text}", names.join(" and ")));
-    warnings.into_iter().chain(folds).collect()
+}
+
+fn baseline_description(model: &dyn ModelSource) -> String {
+    match model.tp_size() {
+        1 => format!("The model as it is: {}.", model.describe()),
+        ranks => format!("The checkpoint as trained: {ranks} ranks, each with its own replicas."),
+    }
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use fs_err as fs;
 
-use super::args::{EvaluationArgs, ModelArgs};
+use super::args::{CacheArgs, EvaluationArgs, ModelArgs};
 use super::compare::{self, CompareArgs};
 use super::output::Screen;
 
@@ -67,6 +67,9 @@ pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
         tokenizer: Some(tokenizer),
         device: args.device.clone(),
         data: Some(data),
+        // What an earlier version of the program has left there is of no use.
+        restart: true,
+        cache: CacheArgs { no_cache: true, ..CacheArgs::default() },
         ..EvaluationArgs::for_task(task.display().to_string())
     };
     let model = ModelArgs::at(checkpoint);

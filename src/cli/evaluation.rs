@@ -1,28 +1,26 @@
 //! What every evaluating subcommand does first: open the checkpoint, read passages, tokenize, choose devices.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::args::{EvaluationArgs, ModelArgs, ReadingArgs};
+use super::args::{EvaluationArgs, ModelArgs, ReadingArgs, Shard};
 use super::output::Screen;
-use super::{names, provenance, settings};
+use super::{launcher, names};
 use crate::checkpoint::{Checkpoint, ModelSource, open_model};
-use crate::eval::documents::{DataSet, Document, read_documents, select_shard};
+use crate::eval::documents::{DataSet, Document, read_documents};
 use crate::eval::packing::Passage;
 use crate::eval::rolling::documents_of_windows;
 use crate::eval::task::{DataIdentity, Splitting, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
-use crate::eval::{Divergence, EngineOptions, Evaluation, samples};
+use crate::eval::{EngineOptions, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
-use crate::model::Backend;
-use crate::report::{
-    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, FileDigest, RunInfo, Shard, StageSeconds, TaskInfo,
-    TokenizerInfo, Versions,
-};
-use crate::samples::{DocumentText, RollingText};
+use crate::model::{Backend, DeviceChoice};
+use crate::report::{DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
+use crate::samples::RollingText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
 pub(super) const MOST_SET_ASIDE: usize = 256;
@@ -53,7 +51,12 @@ pub(super) struct Prepared {
     pub calibration_count: usize,
     pub options: EngineOptions,
     pub threads: usize,
-    clocks: Clocks,
+    /// The share of the passages that is to be evaluated here; none where it is all.
+    pub shard: Option<Shard>,
+    /// Longest input in tokens.
+    pub max_length: usize,
+    started: jiff::Timestamp,
+    lap: Cell<Instant>,
 }
 
 /// Opens a checkpoint that these strategies can merge.
@@ -89,10 +92,10 @@ pub(super) fn prepare(
     setting: Setting,
     screen: &Screen,
 ) -> anyhow::Result<Prepared> {
-    let Setting { clocks, threads, calibrates } = setting;
     if let Some(file) = &args.config {
         tracing::info!("run file: {}", file.display());
     }
+    let Setting { clocks, threads, calibrates } = setting;
     model.check_evaluation()?;
     let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;
@@ -107,13 +110,7 @@ pub(super) fn prepare(
         Some(path) => unseen(read_documents(path, &task, None)?.documents, &data.documents)?,
         None => set_aside(&mut data.documents)?,
     };
-    if let Some(shard) = args.shard {
-        // By place among what is left, so that what was set aside is missed by all shards alike.
-        data.documents = select_shard(data.documents, shard.index, shard.count)?;
-        if data.documents.is_empty() {
-            bail!("shard {}/{} holds no passage", shard.index, shard.count);
-        }
-    }
+    let (shard, local_rank) = shard(args)?;
     let tokenizer = Tokenizer::from_file(&names::tokenizer(args.tokenizer.as_deref(), model, screen)?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
     if let Some(multiple) = model.vocabulary_multiple()
@@ -151,15 +148,17 @@ pub(super) fn prepare(
         tracing::warn!("{truncated} passages are longer than {max_length} tokens and lose some on the left");
     }
     let dtype = model.dtype();
-    let backends = args
-        .device
-        .resolve()?
-        .into_iter()
-        .map(|device| Backend { device, kind: args.dtype.resolve(dtype, device) })
-        .collect();
+    let mut devices = args.device.resolve()?;
+    if let (DeviceChoice::Auto, Some(local_rank), 2..) = (&args.device, local_rank, devices.len()) {
+        // The processes of a machine share its GPUs out.
+        devices = vec![devices[local_rank % devices.len()]];
+    }
+    let backends =
+        devices.into_iter().map(|device| Backend { device, kind: args.dtype.resolve(dtype, device) }).collect();
     let options = EngineOptions {
         backends,
         chunk_tokens: args.chunk_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
+        slice_tokens: None,
         memory_budget: args.memory_budget,
         digests: true,
         calibration,
@@ -176,11 +175,46 @@ pub(super) fn prepare(
         calibration_count,
         options,
         threads,
-        clocks,
+        shard,
+        max_length,
+        started: clocks.0,
+        lap: Cell::new(clocks.1),
     })
 }
 
+/// The share asked for, else the one that a launcher gave this process, with the process's number on its machine.
+fn shard(args: &EvaluationArgs) -> anyhow::Result<(Option<Shard>, Option<usize>)> {
+    if args.shard.is_some() {
+        return Ok((args.shard.filter(|shard| shard.count > 1), None));
+    }
+    let Some(place) = launcher::place(&|name| std::env::var(name).ok())? else { return Ok((None, None)) };
+    let Shard { index, count } = place.shard;
+    tracing::info!("shard {index}/{count}, from {}; --shard 1/1 evaluates everything here", place.source);
+    Ok((Some(place.shard), place.local_rank))
+}
+
 impl Prepared {
+    /// When the run began.
+    pub(super) fn started(&self) -> jiff::Timestamp {
+        self.started
+    }
+
+    /// Seconds since this was last asked, at first since the run began.
+    pub(super) fn lap(&self) -> f64 {
+        self.lap.replace(Instant::now()).elapsed().as_secs_f64()
+    }
+
+    /// Data type of the matrix products.
+    pub(super) fn dtype_name(&self) -> &'static str {
+        self.options.backends.first().map(Backend::dtype_name).unwrap_or_default()
+    }
+
+    /// `cpu` or `cuda`.
+    pub(super) fn device_kind(&self) -> String {
+        let device = self.options.backends.first().map(ToString::to_string).unwrap_or_default();
+        device.split(':').next().unwrap_or_default().to_owned()
+    }
+
     /// Provenance of task, data and tokenizer.
     pub(super) fn task_info(&self) -> TaskInfo {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -324,55 +358,4 @@ pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDige
         bytes: digest.bytes,
     };
     digests.iter().map(convert).collect()
-}
-
-/// Provenance of the model in `given`, for the report.
-pub(super) fn checkpoint_info(model: &dyn ModelSource, given: &Path, evaluation: &Evaluation) -> CheckpointInfo {
-    provenance::checkpoint_info(model, given, Some(digests(&evaluation.digests)))
-}
-
-/// The texts of the passages, for whoever reads the samples.
-pub(super) fn document_texts(documents: &[Document]) -> Vec<DocumentText> {
-    let text = |document: &Document| DocumentText {
-        doc_id: document.doc_id,
-        context: document.context.clone(),
-        target: document.target.clone(),
-    };
-    documents.iter().map(text).collect()
-}
-
-/// One variant's distance from the baseline through the layers.
-pub(super) fn divergence_curve(name: &str, steps: &[Divergence]) -> DivergenceCurve {
-    DivergenceCurve { strategy: name.to_owned(), relative: steps.iter().map(|step| step.relative()).collect() }
-}
-
-/// How it was run, for the report.
-pub(super) fn run_info(args: &EvaluationArgs, prepared: &Prepared, evaluation: &Evaluation) -> RunInfo {
-    let (started, clock) = prepared.clocks;
-    let backends = &prepared.options.backends;
-    let timings = evaluation.timings;
-    let tokens = evaluation.token_count as u64;
-    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
-    let tokens_per_second = tokens as f64 / timings.compute.as_secs_f64().max(1e-9);
-    RunInfo {
-        argv: settings::command_line(),
-        started,
-        seconds: clock.elapsed().as_secs_f64(),
-        device: backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        dtype: backends.first().map(Backend::dtype_name).unwrap_or_default().to_owned(),
-        threads: prepared.threads,
-        versions: versions(),
-        limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-        shard: args.shard.map(|shard| Shard { index: shard.index, count: shard.count }),
-        chunk_tokens: evaluation.chunk_tokens,
-        slices: evaluation.slice_count,
-        peak_rss_bytes: peak_rss_bytes(),
-        stages: Some(StageSeconds {
-            read_seconds: timings.read.as_secs_f64(),
-            merge_seconds: timings.merge.as_secs_f64(),
-            compute_seconds: timings.compute.as_secs_f64(),
-        }),
-        tokens,
-        tokens_per_second,
-    }
 }

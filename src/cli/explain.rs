@@ -6,16 +6,20 @@ use anyhow::Context;
 use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
-use super::evaluation::{self, Prepared, open_checkpoint, prepare};
+use super::evaluation::{open_checkpoint, prepare};
 use super::output::Screen;
+use super::recording::{self, Job, model_record};
 use crate::checkpoint::Checkpoint;
 use crate::config::Residual;
-use crate::eval::{Evaluation, Variant, evaluate, samples};
+use crate::eval::{SliceOutcome, Variant};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
 use crate::partition::Kind;
-use crate::report::{self, Effect, Explanation, FactorEffect, ScaleEffect, StrategyEffect, TerminalStyle};
+use crate::report::{
+    self, DivergenceCurve, Effect, Explanation, FactorEffect, ModelRecord, ModelRole, OutputDir, Records, ReportError,
+    ScaleEffect, StrategyEffect, TerminalStyle,
+};
 use crate::samples::Sample;
-use crate::stats;
+use crate::stats::{self, PairedBootstrap};
 
 /// Arguments of `explain`.
 #[derive(Debug, Clone, Args)]
@@ -49,17 +53,22 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
     let mut prepared = prepare(&checkpoint, &args.evaluation, setting, screen)?;
     let plan = Plan::new(&checkpoint, strategies);
-    let bar = screen.evaluation_bar();
-    let passages = std::mem::take(&mut prepared.passages);
-    let evaluation = evaluate(&checkpoint, &plan.variants, passages, &prepared.options, &bar);
-    bar.finish();
-    let evaluation = evaluation?;
-    let samples = samples::samples(&evaluation, &plan.variants, &prepared.data.documents, &prepared.pairs)
-        .into_iter()
+    let job = Job {
+        model: &checkpoint,
+        given: &args.model.checkpoint,
+        variants: &plan.variants,
+        describe: &|slice| plan.describe(slice),
+        journal: "explanation-journal.jsonl",
+        bootstrap: PairedBootstrap::default(),
+    };
+    let folder = output.as_ref().map(OutputDir::path);
+    let records = recording::evaluate(&job, &mut prepared, &args.evaluation, folder, screen)?;
+    let samples = (0..plan.variants.len())
+        .map(|model| records.samples(model).map_err(|message| ReportError::Overflow { message }))
         .collect::<Result<Vec<_>, _>>()?;
     let effects =
         samples.iter().map(|of_variant| effect(&samples[0], of_variant)).collect::<anyhow::Result<Vec<_>>>()?;
-    let explanation = plan.explain(args, (&checkpoint, &prepared), &evaluation, &effects, &samples[0]);
+    let explanation = plan.explain(&checkpoint, &records, &effects, &samples[0])?;
     let json = format!("{}\n", serde_json::to_string_pretty(&explanation)?);
     let text = report::render_explanation(&explanation, TerminalStyle { width: Screen::width(), styled: false });
     if let Some(output) = &output {
@@ -110,15 +119,28 @@ impl Plan {
         Self { variants, strategies, scales }
     }
 
+    /// What the first slice tells about every model.
+    fn describe(&self, slice: &SliceOutcome) -> Vec<ModelRecord> {
+        let record = |(at, variant): (usize, &Variant)| {
+            let role = if at == 0 { ModelRole::Baseline } else { ModelRole::Variant };
+            ModelRecord {
+                miscounts: slice.exactness[at].miscounts(),
+                ..model_record(&variant.name, role, String::new(), String::new())
+            }
+        };
+        self.variants.iter().enumerate().map(record).collect()
+    }
+
     fn explain(
         &self,
-        args: &ExplainArgs,
-        (checkpoint, prepared): (&Checkpoint, &Prepared),
-        evaluation: &Evaluation,
+        checkpoint: &Checkpoint,
+        records: &Records,
         effects: &[Effect],
         baseline: &[Sample],
-    ) -> Explanation {
+    ) -> anyhow::Result<Explanation> {
         let architecture = checkpoint.architecture();
+        let models = records.models.as_ref().ok_or(ReportError::NothingComputed)?;
+        let divergence = records.divergence();
         let strategies = self.strategies.iter().map(|planned| {
             let whole = effects[planned.whole];
             let factors = planned.factors.iter().map(|&(factor, alone, without)| FactorEffect {
@@ -130,21 +152,22 @@ impl Plan {
             StrategyEffect {
                 strategy: planned.strategy.name.clone(),
                 bias_rule: bias_rule(checkpoint, &planned.strategy),
-                miscounts: evaluation.exactness[planned.whole].miscounts(),
+                miscounts: models.models[planned.whole].miscounts.clone(),
                 whole,
                 factors: factors.collect(),
             }
         });
-        let curve = |planned: &Planned| {
-            evaluation::divergence_curve(&planned.strategy.name, &evaluation.divergence[planned.whole])
+        let curve = |planned: &Planned| DivergenceCurve {
+            strategy: planned.strategy.name.clone(),
+            relative: divergence[planned.whole].clone(),
         };
         #[expect(clippy::cast_precision_loss, reason = "a count of documents")]
         let accuracy = baseline.iter().filter(|sample| sample.is_greedy).count() as f64 / baseline.len().max(1) as f64;
         let explanation = Explanation {
             schema_version: report::SCHEMA_VERSION.to_owned(),
-            checkpoint: evaluation::checkpoint_info(checkpoint, &args.model.checkpoint, evaluation),
-            task: prepared.task_info(),
-            run: evaluation::run_info(&args.evaluation, prepared, evaluation),
+            checkpoint: models.checkpoint.clone(),
+            task: records.task_info(),
+            run: records.run_info(),
             baseline_perplexity: effects[0].perplexity,
             baseline_acc: accuracy,
             biases_before_reduce: architecture.residual == Residual::Parallel,
@@ -153,7 +176,7 @@ impl Plan {
             divergence: self.strategies.iter().map(curve).collect(),
             findings: Vec::new(),
         };
-        explanation.with_findings()
+        Ok(explanation.with_findings())
     }
 }
 

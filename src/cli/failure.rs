@@ -9,12 +9,23 @@ use crate::gate::GateError;
 use crate::hub::HubError;
 use crate::merge::MergeError;
 use crate::report::ReportError;
+use crate::samples::SampleError;
 
 /// Whether somebody closed the pipe that we write to, as `head` does.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
+}
+
+/// 2, but 128 and the signal's number where one stopped the run in good order.
+pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
+    #[cfg(feature = "libtorch")]
+    if let Some(crate::eval::EvalError::Interrupted { signal, .. }) = error.downcast_ref() {
+        return u8::try_from(128 + signal).unwrap_or(2);
+    }
+    let _ = error;
+    2
 }
 
 /// The hint of the first cause that has one.
@@ -51,6 +62,9 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<ExportError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<SampleError>() {
             return error.hint();
         }
         cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)

@@ -1,11 +1,15 @@
 //! The command line: one file per subcommand. Arguments become validated values once, here; data goes to stdout, everything
-//! else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish; a broken pipe is 0.
+//! else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish, 130 and 143
+//! stopped by SIGINT and SIGTERM with all finished slices kept; a broken pipe is 0.
 
 mod args;
+#[cfg(feature = "libtorch")]
+mod cache;
 #[cfg(feature = "libtorch")]
 mod calibration;
 #[cfg(feature = "libtorch")]
 mod candidates;
+mod combine;
 #[cfg(feature = "libtorch")]
 pub(crate) mod compare;
 #[cfg(feature = "libtorch")]
@@ -23,12 +27,22 @@ mod examples;
 #[cfg(feature = "libtorch")]
 mod explain;
 pub(crate) mod failure;
+#[cfg(feature = "libtorch")]
+mod files_read;
 mod gate;
+#[cfg(feature = "libtorch")]
+mod identity;
 mod inspect;
+#[cfg(feature = "libtorch")]
+mod interrupt;
+#[cfg(feature = "libtorch")]
+mod launcher;
 mod merge;
 mod names;
 mod output;
 mod provenance;
+#[cfg(feature = "libtorch")]
+mod recording;
 mod report;
 mod settings;
 mod synth;
@@ -74,6 +88,9 @@ enum Command {
     /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::InspectArgs),
+    /// Join the shards of a run, which several processes have evaluated, into the report of one.
+    #[command(after_help = examples::COMBINE)]
+    Combine(combine::CombineArgs),
     /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
     #[command(after_help = examples::GATE)]
     Gate(gate::GateArgs),
@@ -136,6 +153,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Merge(args) => merge::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Diff(args) => diff::run(&args, &screen),
+        Command::Combine(args) => combine::run(&args, &screen),
         Command::Report(args) => report::run(&args, &screen),
         Command::Doctor(args) => doctor::run(args, &screen),
         Command::Synth(args) => synth::run(&args, &screen),
@@ -151,7 +169,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) if failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             screen.error(&error);
-            ExitCode::from(2)
+            ExitCode::from(failure::exit_code(&error))
         }
     }
 }

@@ -3,14 +3,30 @@
 use tch::{Device, Kind};
 
 use super::EvalError;
-use crate::config::Architecture;
+use crate::checkpoint::ModelSource;
+use crate::config::{Architecture, Head};
 use crate::model::{Backend, free_device_memory};
 
-/// Tokens that go through a stage together: enough rows to keep matrix products efficient; on a CPU, where each thread has
-/// a chunk of its own, few enough that activations stay in a core's cache and that threads end at about the same time.
+/// Tokens that go through a stage together at most: enough rows to keep matrix products efficient, which pack the weights
+/// anew for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay near.
 #[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
-    if backend.device == Device::Cpu { 512 } else { 16_384 }
+    if backend.device == Device::Cpu { 1024 } else { 16_384 }
+}
+
+/// Tokens of a chunk for this many tokens, whose longest passage has `longest`. On a CPU the number of chunks is a multiple
+/// of four, and they are about equal, so that the usual numbers of threads end together; it does not depend on how many
+/// threads there are, so that results do not either.
+#[must_use]
+pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usize {
+    const MULTIPLE: usize = 4;
+    let most = default_chunk_tokens(backend);
+    if backend.device != Device::Cpu || tokens == 0 {
+        return most;
+    }
+    let count = tokens.div_ceil(most).next_multiple_of(MULTIPLE);
+    // A chunk holds whole passages: on average half of one does not fit any more.
+    tokens.div_ceil(count) + longest.div_ceil(2)
 }
 
 /// Bytes to spend on residual streams where none are given: half of what is available, on a GPU half of what is free
@@ -47,6 +63,46 @@ pub fn slice_tokens(
         return Err(EvalError::Budget { budget, needed: bytes_per_token * longest as u64 });
     }
     Ok(tokens)
+}
+
+/// Tokens of a slice where results are kept slice by slice: about a minute's work, so that little is lost when a run is
+/// killed, but ten times what reading and merging the weights takes, which every slice does anew. Speeds are those of usual
+/// hardware; nothing but the moments of keeping depends on them.
+#[must_use]
+pub fn kept_slice_tokens(
+    model: &dyn ModelSource,
+    variants: usize,
+    backends: &[Backend],
+    threads: usize,
+    chunk_tokens: usize,
+) -> usize {
+    /// Floating-point operations a second of a GPU, and of a thread of a CPU.
+    const GPU_SPEED: u64 = 100_000_000_000_000;
+    const THREAD_SPEED: u64 = 50_000_000_000;
+    /// Bytes a second that are read, and that a thread merges.
+    const BYTES_PER_SECOND: u64 = 1 << 30;
+    const SECONDS: u64 = 60;
+    const PREPARATIONS: u64 = 10;
+    let (threads, variants) = (threads.max(1) as u64, variants as u64);
+    let on_cpu = backends.first().is_none_or(|backend| backend.device == Device::Cpu);
+    let workers = if on_cpu { threads } else { (backends.len() as u64).max(1) };
+    let speed = if on_cpu { THREAD_SPEED } else { GPU_SPEED }.saturating_mul(workers);
+    let (parameters, bytes) = model.size();
+    let preparation = bytes.saturating_add(bytes.saturating_mul(variants) / threads) / BYTES_PER_SECOND;
+    let seconds = SECONDS.max(preparation.saturating_mul(PREPARATIONS));
+    let per_token = 2_u64.saturating_mul(in_layers(model, parameters)).saturating_mul(variants).max(1);
+    let tokens = usize::try_from(speed.saturating_mul(seconds) / per_token).unwrap_or(usize::MAX);
+    // Whole chunks for every worker.
+    let round = usize::try_from(workers).unwrap_or(1).saturating_mul(chunk_tokens).max(1);
+    (tokens / round).max(1).saturating_mul(round)
+}
+
+/// The parameters that every token meets: those of the vocabulary are looked up, or multiplied at the targets alone.
+fn in_layers(model: &dyn ModelSource, parameters: u64) -> u64 {
+    let architecture = model.architecture();
+    let matrices = if architecture.head == Head::Tied { 1 } else { 2 };
+    let vocabulary = architecture.padded_vocab_size.saturating_mul(architecture.hidden_size) as u64;
+    parameters.saturating_sub(vocabulary.saturating_mul(matrices)).max(1)
 }
 
 fn kind_bytes(kind: Kind) -> usize {

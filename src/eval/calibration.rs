@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::EvalError;
+use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
 use super::engine::{Variant, Weights, after_prompt};
-use super::packing::{Packed, Passage};
+use super::packing::Passage;
 use crate::config::Architecture;
 use crate::merge::{CalibratedNorm, Exactness, StageMerger, correct};
 use crate::model::{Backend, LayerMeans, ModelError};
@@ -38,8 +39,8 @@ impl Calibrator {
         if merged.is_empty() || passages.is_empty() || !architecture.streams_can_differ() {
             return Ok(None);
         }
-        let packed = Packed::new(after_prompt(architecture, passages.to_vec()));
-        let run = DeviceRun::new(architecture, backend, &packed, chunk_tokens).map_err(EvalError::Device)?;
+        let plan = ChunkPlan::new(after_prompt(architecture, passages.to_vec()), chunk_tokens);
+        let run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
         Ok(Some(Self { run, baseline: None, merged, streams_differ: false }))
     }
 

@@ -85,14 +85,6 @@ pub enum DataError {
         /// The passage, shortened.
         text: String,
     },
-    /// The shard does not exist.
-    #[error("shard {index}/{count} does not exist")]
-    InvalidShard {
-        /// 1-based number of the shard asked for.
-        index: usize,
-        /// How many shards there are.
-        count: usize,
-    },
     /// The file is not a tokenizer.
     #[error("{path}: not a tokenizer: {message}", path = path.display())]
     InvalidTokenizer {
@@ -210,7 +202,6 @@ impl DataError {
                 "expected one passage a line, as {\"text\": …} objects or as plain text"
             }
             Self::NoContext { .. } => "every line must be a whole passage: context, one space, last word",
-            Self::InvalidShard { .. } => "shards are written I/N and counted from 1: 1/4, 2/4, 3/4, 4/4",
             Self::InvalidTokenizer { .. } => {
                 "expected the tokenizer.json of Hugging Face tokenizers, such as 20B_tokenizer.json; \
                  a vocab.json with merges.txt must be converted first"

@@ -1,23 +1,18 @@
 //! One device's share of a slice: its passages, its residual streams, its scores.
 
 mod pieces;
+mod scoring;
 
 use tch::{Device, Kind, Tensor};
 
-use super::packing::Packed;
+use super::chunk_plan::Share;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
-    Backend, Chunk, DeviceScores, EmbeddingStage, LayerMeans, LayerStage, ModelError, OutputStage, Reference,
-    RotaryTable, Streams, TargetScores, Uploader, each,
+    Backend, Chunk, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable, Streams,
+    Uploader, each,
 };
 use crate::partition::{StageId, StageTensors};
 use pieces::{Piece, in_parts, pieces};
-
-/// Positions whose logits exist at once, for each thread; a row of a 50,432-word vocabulary takes 200 kB in float32.
-const CPU_OUTPUT_ROWS: i64 = 64;
-
-/// The same on a GPU, which needs more to be busy.
-const GPU_OUTPUT_ROWS: i64 = 512;
 
 /// Where a target token's score belongs.
 #[derive(Debug, Clone, Copy)]
@@ -69,22 +64,19 @@ pub(super) struct DeviceRun {
     target_rows: Tensor,
     target_ids: Tensor,
     pub(super) places: Vec<TargetPlace>,
+    /// The chunks' numbers in the plan.
+    pub(super) numbers: Vec<usize>,
     streams: Vec<Option<Held>>,
 }
 
 impl DeviceRun {
-    pub(super) fn new(
-        architecture: &Architecture,
-        backend: Backend,
-        packed: &Packed,
-        chunk_tokens: usize,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn new(architecture: &Architecture, backend: Backend, share: &Share) -> Result<Self, ModelError> {
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };
-        let positions = on_device(packed.positions())?;
+        let positions = on_device(share.packed.positions())?;
         let (mut rows, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in packed.chunks(chunk_tokens) {
+        for chunk in &share.chunks {
             for target in &chunk.targets {
                 rows.push(to_i64(chunk.rows.start + target.row));
                 ids.push(target.id);
@@ -92,22 +84,18 @@ impl DeviceRun {
                 places.push(TargetPlace { passage: target.passage, ordinal: target.ordinal, id });
             }
         }
-        let pieces = pieces(packed, chunk_tokens, &positions)?;
-        // Small data may fit one chunk of either size: half of it is another chunking all the same.
-        let other_tokens = (chunk_tokens / 3 + 1).min(packed.token_count().div_ceil(2));
-        let other_pieces = pieces::pieces(packed, other_tokens, &positions)?;
-        let longest = packed.passages().first().map_or(0, super::packing::Passage::length);
         let mut run = Self {
             backend,
-            input_ids: on_device(packed.input_ids())?,
-            tokens: to_i64(packed.token_count()),
-            pieces,
-            other_pieces,
-            longest,
+            input_ids: on_device(share.packed.input_ids())?,
+            tokens: to_i64(share.packed.token_count()),
+            pieces: pieces(&share.chunks, &positions)?,
+            other_pieces: pieces(&share.rechunked(), &positions)?,
+            longest: share.longest,
             rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
             places,
+            numbers: share.numbers.clone(),
             streams: Vec::new(),
         };
         run.rotary_of(architecture)?;
@@ -302,8 +290,12 @@ impl DeviceRun {
         stream: usize,
     ) -> Result<Vec<Vec<f64>>, ModelError> {
         let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
-        let rows = Tensor::f_arange(self.tokens, (Kind::Int64, self.backend.device))?;
-        output.norm_means(self.stream(stream)?, &rows)?.per_rank(stage.tp_size)
+        let streams = self.stream(stream)?;
+        let tasks = self.pieces.iter().map(|Piece { chunk, .. }| streams.narrow(chunk.start, chunk.tokens));
+        let parts = each(self.backend, tasks.collect::<Result<_, _>>()?, |rows: Streams| output.norm_means(&rows))?;
+        let mut means = NormMeans::default();
+        parts.into_iter().try_for_each(|part| means.merge(part))?;
+        means.per_rank(stage.tp_size)
     }
 
     /// The logits at all rows, `[rows, vocabulary]`.
@@ -316,73 +308,6 @@ impl DeviceRun {
         let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
         let rows = Tensor::f_arange(self.tokens, (Kind::Int64, self.backend.device))?;
         output.logits(self.stream(stream)?, &rows)
-    }
-
-    /// Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over all rows that the streams have.
-    pub(super) fn distance(&self, baseline: usize, stream: usize) -> Result<(f64, f64), ModelError> {
-        let (baseline, other) = (self.held(baseline)?, self.held(stream)?);
-        let mut tasks = Vec::new();
-        if baseline.at_targets || other.at_targets {
-            let rows_of = |held: &Held| match held {
-                Held { streams, at_targets: true } => streams.narrow(0, self.target_rows.size1()?),
-                Held { streams, at_targets: false } => streams.select(&self.target_rows),
-            };
-            tasks.push((rows_of(baseline)?, rows_of(other)?));
-        } else {
-            for Piece { chunk, .. } in &self.pieces {
-                let rows_of = |held: &Held| held.streams.narrow(chunk.start, chunk.tokens);
-                tasks.push((rows_of(baseline)?, rows_of(other)?));
-            }
-        }
-        // Squares of float16 overflow.
-        let wide = if self.backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let parts = each(self.backend, tasks, |(baseline, other)| {
-            let reference = baseline.mean()?.f_to_kind(wide)?;
-            let difference = other.mean()?.f_to_kind(wide)?.f_sub(&reference)?;
-            let sum_of_squares = |x: &Tensor| x.f_square()?.f_sum(Kind::Double);
-            Ok((sum_of_squares(&difference)?, sum_of_squares(&reference)?))
-        })?;
-        let mut total = (0.0, 0.0);
-        for (difference, reference) in parts {
-            total.0 += difference.f_double_value(&[])?;
-            total.1 += reference.f_double_value(&[])?;
-        }
-        Ok(total)
-    }
-
-    /// Runs the last stage for all distinct variants; the first is the baseline that the others are compared with.
-    pub(super) fn score(&self, outputs: &[(OutputStage, usize)]) -> Result<Vec<TargetScores>, ModelError> {
-        let count = self.target_rows.size1()?;
-        let block = if self.backend.device == Device::Cpu { CPU_OUTPUT_ROWS } else { GPU_OUTPUT_ROWS };
-        let tasks = (0..count).step_by(usize::try_from(block).unwrap_or(1)).map(|start| {
-            let length = block.min(count - start);
-            let rows = self.target_rows.f_narrow(0, start, length)?;
-            let picked = outputs.iter().map(|&(_, stream)| match self.held(stream)? {
-                Held { streams, at_targets: true } => streams.narrow(start, length),
-                Held { streams, at_targets: false } => streams.select(&rows),
-            });
-            Ok((self.target_ids.f_narrow(0, start, length)?, picked.collect::<Result<Vec<_>, _>>()?))
-        });
-        let tasks = tasks.collect::<Result<Vec<(Tensor, Vec<Streams>)>, ModelError>>()?;
-        let blocks = each(self.backend, tasks, |(ids, picked)| {
-            let mut reference: Option<Reference> = None;
-            let of_one = |((output, _), rows): (&(OutputStage, usize), &Streams)| {
-                let log_probabilities = output.log_probabilities_of(rows)?;
-                let scores = DeviceScores::new(&log_probabilities, &ids, reference.as_ref())?;
-                if reference.is_none() && outputs.len() > 1 {
-                    reference = Some(Reference::new(log_probabilities)?);
-                }
-                Ok(scores)
-            };
-            outputs.iter().zip(&picked).map(of_one).collect::<Result<Vec<_>, ModelError>>()
-        })?;
-        let mut parts: Vec<Vec<DeviceScores>> = outputs.iter().map(|_| Vec::new()).collect();
-        for block in blocks {
-            for (parts, scores) in parts.iter_mut().zip(block) {
-                parts.push(scores);
-            }
-        }
-        parts.iter().map(|parts| TargetScores::read(parts)).collect()
     }
 }
 

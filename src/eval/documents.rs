@@ -137,19 +137,6 @@ fn whole_text(path: &Path, task: &Task) -> Result<DataSet, DataError> {
     Ok(DataSet { path, format, documents, total_count: 1, sha256, identity })
 }
 
-/// The documents of shard `index` of `count`, counted from 1: those with `doc_id % count == index - 1`, so that every
-/// shard has its share of long passages.
-///
-/// # Errors
-/// [`DataError::InvalidShard`] unless `1 <= index <= count`.
-pub fn select_shard(documents: Vec<Document>, index: usize, count: usize) -> Result<Vec<Document>, DataError> {
-    if index == 0 || index > count {
-        return Err(DataError::InvalidShard { index, count });
-    }
-    let chosen = documents.into_iter().enumerate().filter(|(place, _)| place % count == index - 1);
-    Ok(chosen.map(|(_, document)| document).collect())
-}
-
 /// SHA-256 in hexadecimal, as `sha256sum` prints it.
 pub(super) fn sha256_of(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
@@ -323,19 +310,6 @@ mod tests {
         let limited = read(b"a b\nc d\ne f\n", Some(2)).unwrap();
         assert_eq!(limited.documents, whole.documents[..2]);
         assert_eq!((limited.total_count, &limited.sha256), (3, &whole.sha256));
-    }
-
-    #[test]
-    fn shards_deal_the_documents_out() {
-        let documents = read(b"a b\nc d\ne f\ng h\ni j\n", None).unwrap().documents;
-        let ids = |index, count| -> Vec<usize> {
-            select_shard(documents.clone(), index, count).unwrap().iter().map(|document| document.doc_id).collect()
-        };
-        assert_eq!((ids(1, 2), ids(2, 2), ids(1, 1)), (vec![0, 2, 4], vec![1, 3], vec![0, 1, 2, 3, 4]));
-        assert_eq!(ids(7, 7), Vec::<usize>::new());
-        for (index, count) in [(0, 2), (3, 2), (1, 0)] {
-            assert!(matches!(select_shard(documents.clone(), index, count), Err(DataError::InvalidShard { .. })));
-        }
     }
 
     #[test]

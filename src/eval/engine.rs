@@ -1,19 +1,18 @@
 //! The layer-major evaluation: what to evaluate, how, and what comes out. The loop itself is in `slice_run`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::chunk_plan::{ChunkPlan, Part};
 use super::device_run::{DeviceRun, is_emulated};
-use super::packing::{Packed, Passage};
+use super::outcome::{Evaluation, SliceOutcome};
+use super::packing::Passage;
 use super::slice_run::SliceRun;
 use super::{EvalError, budget, candidates};
-use crate::checkpoint::{FileDigest, ModelSource};
+use crate::checkpoint::ModelSource;
 use crate::config::Architecture;
-use crate::merge::{Elsewhere, Exactness, Strategy};
+use crate::merge::Strategy;
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
-use crate::samples::TokenScore;
 
 /// One model to evaluate.
 #[derive(Debug, Clone)]
@@ -67,10 +66,12 @@ impl Variant {
 /// How to run.
 #[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
-    /// The devices; passages are divided among them.
+    /// The devices; chunks are divided among them.
     pub backends: Vec<Backend>,
     /// Tokens that go through a stage together; `None` lets the device decide.
     pub chunk_tokens: Option<usize>,
+    /// Tokens of a slice at most; `None` lets memory alone decide.
+    pub slice_tokens: Option<usize>,
     /// Bytes for residual streams on each device; `None` lets the machine decide.
     pub memory_budget: Option<u64>,
     /// Whether to hash the files that are read.
@@ -116,61 +117,6 @@ pub struct Quiet;
 
 impl Observer for Quiet {}
 
-/// Where the time went.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timings {
-    /// Waiting for the reader thread.
-    pub read: Duration,
-    /// Merging on the host.
-    pub merge: Duration,
-    /// Copying to the device and computing.
-    pub compute: Duration,
-}
-
-/// How far a residual stream is from the baseline's after a stage: over all tokens, after the last layer over those that
-/// predict a target.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Divergence {
-    /// Σ‖x − x_baseline‖² over tokens; the baseline is the mean of the ranks' streams where they differ.
-    pub squared_distance: f64,
-    /// Σ‖x_baseline‖² over tokens.
-    pub squared_norm: f64,
-}
-
-impl Divergence {
-    /// √(Σ‖x − x_baseline‖² / Σ‖x_baseline‖²).
-    #[must_use]
-    pub fn relative(self) -> f64 {
-        if self.squared_norm > 0.0 { (self.squared_distance / self.squared_norm).sqrt() } else { 0.0 }
-    }
-}
-
-/// What came out.
-#[derive(Debug, Clone)]
-pub struct Evaluation {
-    /// `[variants][passages]`, in the order given: one score per target token. The first variant is the baseline that
-    /// KL is taken against.
-    pub scores: Vec<Vec<Vec<TokenScore>>>,
-    /// For each variant, what makes it another model than the unmerged one.
-    pub exactness: Vec<Exactness>,
-    /// `[variants][stages but the last]`; empty unless asked for.
-    pub divergence: Vec<Vec<Divergence>>,
-    /// Digests of the files read; empty unless asked for.
-    pub digests: Vec<FileDigest>,
-    /// The same for every candidate, by variant.
-    pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
-    /// For every candidate, by variant, what was done to the checkpoint's parameters.
-    pub elsewhere: BTreeMap<usize, Elsewhere>,
-    /// Where the time went.
-    pub timings: Timings,
-    /// Passes over the checkpoint.
-    pub slice_count: usize,
-    /// Tokens that went through a stage together.
-    pub chunk_tokens: usize,
-    /// Input tokens of all passages.
-    pub token_count: usize,
-}
-
 /// Evaluates every variant on every passage. `passages` must be indexed 0, 1, 2, ….
 ///
 /// # Errors
@@ -182,57 +128,115 @@ pub fn evaluate(
     options: &EngineOptions,
     observer: &dyn Observer,
 ) -> Result<Evaluation, EvalError> {
-    checkpoint.check_evaluation()?;
-    let architecture = checkpoint.architecture();
-    let Some(&backend) = options.backends.first() else {
-        let reason = "no device was given".to_owned();
-        return Err(EvalError::Device(ModelError::Device { device: "none".to_owned(), reason }));
+    let plan = plan_chunks(checkpoint, variants, passages, options)?;
+    let mut slices = Vec::new();
+    let mut keep = |slice| {
+        slices.push(slice);
+        Ok(())
     };
+    evaluate_part((checkpoint, variants), &plan, &plan.whole(), options, observer, &mut keep)?;
+    Ok(Evaluation::of(&plan, variants.len(), slices))
+}
+
+/// Checks that every variant takes the passages, and cuts these into chunks: a matter of the passages, of the kind of
+/// device and of the options alone, unless a chunk's residual streams are too large for a device.
+///
+/// # Errors
+/// A model that cannot be evaluated, candidates that cannot be the checkpoint's, no device, or too little memory for the
+/// longest passage.
+pub fn plan_chunks(
+    checkpoint: &dyn ModelSource,
+    variants: &[Variant],
+    passages: Vec<Passage>,
+    options: &EngineOptions,
+) -> Result<ChunkPlan, EvalError> {
+    checkpoint.check_evaluation()?;
+    let backend = first_backend(options)?;
+    candidates::check(checkpoint, variants, &passages)?;
+    let passages = after_prompt(checkpoint.architecture(), passages);
+    let longest = passages.iter().map(Passage::length).max().unwrap_or(0);
+    let capacity = capacity((checkpoint, variants), longest, backend, options)?;
+    let mut chunk_tokens = options
+        .chunk_tokens
+        .unwrap_or_else(|| budget::even_chunk_tokens(backend, passages.iter().map(Passage::length).sum(), longest));
+    // In halves, so that a little more or less memory makes no other plan.
+    while chunk_tokens > capacity && options.chunk_tokens.is_none() {
+        chunk_tokens /= 2;
+    }
+    Ok(ChunkPlan::new(passages, chunk_tokens.max(1)))
+}
+
+/// Tokens whose residual streams a device holds.
+fn capacity(
+    (checkpoint, variants): (&dyn ModelSource, &[Variant]),
+    longest: usize,
+    backend: Backend,
+    options: &EngineOptions,
+) -> Result<usize, EvalError> {
+    let budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
+    let streams = candidates::stream_count(variants);
+    budget::slice_tokens(checkpoint.architecture(), backend, checkpoint.tp_size(), streams, longest, budget)
+}
+
+fn first_backend(options: &EngineOptions) -> Result<Backend, EvalError> {
+    options.backends.first().copied().ok_or_else(|| {
+        let reason = "no device was given".to_owned();
+        EvalError::Device(ModelError::Device { device: "none".to_owned(), reason })
+    })
+}
+
+/// Evaluates every variant on what is left of a part of a plan. `keep` takes every slice as soon as it is computed; the next
+/// begins once it has returned.
+///
+/// # Errors
+/// Whatever keeps the run from finishing, and what `keep` says.
+pub fn evaluate_part(
+    (checkpoint, variants): (&dyn ModelSource, &[Variant]),
+    plan: &ChunkPlan,
+    part: &Part,
+    options: &EngineOptions,
+    observer: &dyn Observer,
+    keep: &mut dyn FnMut(SliceOutcome) -> Result<(), EvalError>,
+) -> Result<(), EvalError> {
+    let architecture = checkpoint.architecture();
+    let backend = first_backend(options)?;
     if is_emulated(backend) {
         tracing::warn!("float16 arithmetic on a CPU is emulated and very slow: f32 or bf16 is what you want");
     }
-    let chunk_tokens = options.chunk_tokens.unwrap_or_else(|| budget::default_chunk_tokens(backend)).max(1);
-    let memory_budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
-    let passage_count = passages.len();
-    candidates::check(checkpoint, variants, &passages)?;
-    let packed = Packed::new(after_prompt(architecture, passages));
-    let longest = packed.passages().first().map_or(0, Passage::length);
-    let (tp_size, streams) = (checkpoint.tp_size(), candidates::stream_count(variants));
-    let slice_tokens = budget::slice_tokens(architecture, backend, tp_size, streams, longest, memory_budget)?
-        .saturating_mul(options.backends.len());
-    let slices = packed.slices(slice_tokens);
+    let capacity = capacity((checkpoint, variants), plan.longest(), backend, options)?;
+    let slices = slices(plan, part, capacity.saturating_mul(options.backends.len()), options.slice_tokens);
     let ids = checkpoint.stage_ids();
-    let tokens = packed.token_count() as u64;
+    let todo = slices.concat();
+    let tokens = plan.tokens(&todo) as u64;
     let total = tokens.saturating_mul(((ids.len() - 1) * variants.len()) as u64);
-    observer.start(Work { passages: passage_count, tokens, total });
-
-    let mut evaluation = Evaluation {
-        scores: vec![vec![Vec::new(); passage_count]; variants.len()],
-        exactness: vec![Exactness::default(); variants.len()],
-        divergence: vec![
-            vec![Divergence::default(); ids.len() - 1];
-            if options.divergence && variants.len() > 1 { variants.len() } else { 0 }
-        ],
-        digests: Vec::new(),
-        candidate_digests: BTreeMap::new(),
-        elsewhere: BTreeMap::new(),
-        timings: Timings::default(),
-        slice_count: slices.len(),
-        chunk_tokens,
-        token_count: packed.token_count(),
-    };
+    let passages = todo.iter().map(|&chunk| plan.passages(chunk).len()).sum();
+    observer.start(Work { passages, tokens, total });
     let _no_grad = tch::no_grad_guard();
     for (number, slice) in slices.iter().enumerate() {
         let devices = divide(slice, &options.backends)
-            .iter()
-            .map(|(backend, share)| DeviceRun::new(architecture, *backend, share, chunk_tokens))
+            .into_iter()
+            .map(|(backend, chunks)| DeviceRun::new(architecture, backend, &plan.share(&chunks)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
-        SliceRun::new(checkpoint, variants, observer, &mut evaluation, devices)
+        let outcome = SliceRun::new((checkpoint, variants), observer, devices, options.divergence)
             .with_calibration(backend, &options.calibration)?
-            .run(&ids, number, options.digests)?;
+            .run(&ids, (number, slices.len()), options.digests)?;
+        keep(SliceOutcome { chunks: slice.clone(), token_count: plan.tokens(slice), ..outcome })?;
     }
-    Ok(evaluation)
+    Ok(())
+}
+
+/// What is left to do, slice by slice: the slices that a run of the whole part has, without what is done, and divided
+/// further where less memory is there than then.
+fn slices(plan: &ChunkPlan, part: &Part, capacity: usize, slice_tokens: Option<usize>) -> Vec<Vec<usize>> {
+    let planned = plan.slices(&part.chunks, slice_tokens.unwrap_or(capacity));
+    planned
+        .into_iter()
+        .flat_map(|slice| {
+            let left: Vec<_> = slice.into_iter().filter(|chunk| !part.done.contains(chunk)).collect();
+            plan.slices(&left, capacity)
+        })
+        .collect()
 }
 
 /// The passages with the model's trained prompt, if it has one, before each.
@@ -241,12 +245,9 @@ pub(super) fn after_prompt(architecture: &Architecture, passages: Vec<Passage>) 
     passages.into_iter().map(|passage| passage.after_prompt(length, vocabulary)).collect()
 }
 
-/// Divides passages among devices, every share with long and short ones.
-fn divide(slice: &Packed, backends: &[Backend]) -> Vec<(Backend, Packed)> {
-    if let [only] = backends {
-        return vec![(*only, slice.clone())];
-    }
-    let share = |first: usize| slice.passages().iter().skip(first).step_by(backends.len()).cloned().collect();
-    let shares = backends.iter().enumerate().map(|(first, &backend)| (backend, Packed::new(share(first))));
-    shares.filter(|(_, share)| share.token_count() > 0).collect()
+/// Divides chunks among devices, every share with long and short passages.
+fn divide(chunks: &[usize], backends: &[Backend]) -> Vec<(Backend, Vec<usize>)> {
+    let share = |first: usize| chunks.iter().copied().skip(first).step_by(backends.len()).collect::<Vec<_>>();
+    let shares = backends.iter().enumerate().map(|(first, &backend)| (backend, share(first)));
+    shares.filter(|(_, share)| !share.is_empty()).collect()
 }

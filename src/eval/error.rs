@@ -1,10 +1,13 @@
 //! What can go wrong in an evaluation.
 
+use std::path::PathBuf;
+
 use super::data_error::DataError;
 use crate::checkpoint::CheckpointError;
 use crate::merge::MergeError;
 use crate::model::ModelError;
 use crate::partition::StageId;
+use crate::samples::SampleError;
 
 /// What can go wrong in an evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +81,21 @@ pub enum EvalError {
         /// What it gives.
         value: f64,
     },
+    /// What was computed could not be kept.
+    #[error(transparent)]
+    Samples(#[from] SampleError),
+    /// The user or the system asked the run to stop.
+    #[error("interrupted: {done} of {total} slices are in {path}", path = journal.display())]
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+        /// Slices that are done.
+        done: usize,
+        /// All slices of the run.
+        total: usize,
+        /// Where they are.
+        journal: PathBuf,
+    },
     /// The memory budget does not hold the residual streams of the longest passage.
     #[error("a memory budget of {budget} bytes does not hold {needed} bytes of residual streams for one passage")]
     Budget {
@@ -108,6 +126,8 @@ impl EvalError {
             Self::CandidateVocabulary { .. } => Some(
                 "rows that the tokenizer uses were cut off: trim the vocabulary to the tokenizer's size".to_owned(),
             ),
+            Self::Samples(error) => error.hint(),
+            Self::Interrupted { .. } => Some("run the same command again: it goes on with the next slice".to_owned()),
             Self::ReaderGone { .. } => None,
         }
     }

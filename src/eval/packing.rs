@@ -1,8 +1,7 @@
-//! Packing: passages sorted by length and concatenated without padding, cut into chunks for the dense products, into
-//! groups of equal length for attention, and into slices that fit a memory budget. Plain indices; no libtorch.
+//! Packing: passages sorted by length and concatenated without padding, cut into chunks for the dense products and into
+//! groups of equal length for attention. Plain indices; no libtorch.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::data_error::DataError;
@@ -167,12 +166,17 @@ impl Packed {
     /// Consecutive passages of at most `chunk_tokens` tokens together; a passage longer than that is a chunk by itself.
     #[must_use]
     pub fn chunks(&self, chunk_tokens: usize) -> Vec<Chunk> {
+        self.cut(0..self.passages.len(), chunk_tokens)
+    }
+
+    /// The same of some of the passages.
+    pub(super) fn cut(&self, places: Range<usize>, chunk_tokens: usize) -> Vec<Chunk> {
         let mut chunks = Vec::new();
-        let mut first = 0;
-        while first < self.passages.len() {
+        let mut first = places.start;
+        while first < places.end {
             let limit = self.starts[first].saturating_add(chunk_tokens);
             // Of the ends after the first passage's, those within the limit: they ascend.
-            let more = self.starts[first + 2..].partition_point(|&end| end <= limit);
+            let more = self.starts[first + 2..=places.end].partition_point(|&end| end <= limit);
             let end = first + 1 + more;
             chunks.push(self.chunk(first..end));
             first = end;
@@ -180,40 +184,8 @@ impl Packed {
         chunks
     }
 
-    /// Cuts the passages into slices to be evaluated one after the other, each of at most `max_tokens` tokens, all of
-    /// about the same number of tokens and each with short and long passages. A passage longer than that is a slice
-    /// by itself. No passages make no slices.
-    #[must_use]
-    pub fn slices(&self, max_tokens: usize) -> Vec<Self> {
-        let passage_count = self.passages.len();
-        let fewest = self.token_count().div_ceil(max_tokens.max(1)).min(passage_count);
-        // Whole passages may not divide evenly: add slices until each fits. One passage a slice always ends it.
-        let assignment = (fewest..=passage_count)
-            .filter(|&slice_count| slice_count > 0)
-            .map(|slice_count| self.deal(slice_count))
-            .find(|dealt| dealt.len() == passage_count || dealt.iter().all(|slice| slice.tokens <= max_tokens));
-        let slices = assignment.into_iter().flatten();
-        slices
-            .map(|slice| Self::new(slice.places.iter().map(|&place| self.passages[place].clone()).collect()))
-            .collect()
-    }
-
-    /// Deals passages, longest first, each to the slice with the fewest tokens so far (the first of equals).
-    fn deal(&self, slice_count: usize) -> Vec<Dealt> {
-        let mut slices = vec![Dealt::default(); slice_count];
-        let mut emptiest: BinaryHeap<_> = (0..slice_count).map(|slice| Reverse((0, slice))).collect();
-        for (place, passage) in self.passages.iter().enumerate() {
-            if let Some(mut least) = emptiest.peek_mut() {
-                let Reverse((tokens, slice)) = &mut *least;
-                *tokens += passage.length();
-                slices[*slice].tokens = *tokens;
-                slices[*slice].places.push(place);
-            }
-        }
-        slices
-    }
-
-    fn chunk(&self, places: Range<usize>) -> Chunk {
+    /// These passages as one chunk.
+    pub(super) fn chunk(&self, places: Range<usize>) -> Chunk {
         let rows = self.starts[places.start]..self.starts[places.end];
         let mut groups: Vec<Group> = Vec::new();
         let mut targets = Vec::new();
@@ -233,13 +205,6 @@ impl Packed {
         }
         Chunk { rows, passages: places, groups, targets }
     }
-}
-
-/// The passages dealt to one slice, by place in packed order.
-#[derive(Debug, Clone, Default)]
-struct Dealt {
-    tokens: usize,
-    places: Vec<usize>,
 }
 
 #[cfg(test)]
@@ -293,7 +258,7 @@ mod tests {
     #[test]
     fn nothing_packs_into_nothing() {
         let packed = Packed::new(Vec::new());
-        assert_eq!((packed.chunks(8).len(), packed.slices(8).len(), packed.token_count()), (0, 0, 0));
+        assert_eq!((packed.chunks(8).len(), packed.token_count()), (0, 0));
     }
 
     fn any_passages() -> impl Strategy<Value = Vec<Passage>> {
@@ -358,38 +323,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_and_slices_hold_every_passage_once(
-            passages in any_passages(), chunk_tokens in 0_usize..60, max_tokens in 0_usize..200
-        ) {
-            let packed = Packed::new(passages.clone());
-            check(&packed, chunk_tokens)?;
-
-            let mut seen = Vec::new();
-            for slice in packed.slices(max_tokens) {
-                check(&slice, chunk_tokens)?;
-                prop_assert!(slice.token_count() <= max_tokens || slice.passages().len() == 1);
-                seen.extend(slice.passages().to_vec());
-            }
-            seen.sort_by_key(|passage| passage.index);
-            prop_assert_eq!(seen, passages);
+        fn chunks_hold_every_passage_once(passages in any_passages(), chunk_tokens in 0_usize..60) {
+            check(&Packed::new(passages), chunk_tokens)?;
         }
 
         #[test]
-        fn the_order_given_does_not_matter(passages in any_passages(), max_tokens in 1_usize..200) {
+        fn the_order_given_does_not_matter(passages in any_passages()) {
             let reversed = Packed::new(passages.iter().rev().cloned().collect());
-            let packed = Packed::new(passages);
-            prop_assert_eq!(packed.slices(max_tokens), reversed.slices(max_tokens));
-            prop_assert_eq!(packed, reversed);
-        }
-
-        #[test]
-        fn slices_are_balanced(passages in any_passages(), max_tokens in 20_usize..200) {
-            let slices = Packed::new(passages).slices(max_tokens);
-            let sizes: Vec<usize> = slices.iter().map(Packed::token_count).collect();
-            let longest = slices.iter().flat_map(Packed::passages).map(Passage::length).max().unwrap_or(0);
-            if let (Some(most), Some(least)) = (sizes.iter().max(), sizes.iter().min()) {
-                prop_assert!(most - least <= longest);
-            }
+            prop_assert_eq!(Packed::new(passages), reversed);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an evaluation will take, before it is run.
 
-use super::engine::{EngineOptions, Variant, after_prompt};
+use super::engine::{EngineOptions, Variant, after_prompt, plan_chunks};
 use super::packing::{Packed, Passage};
 use super::{EvalError, budget, candidates};
 use crate::checkpoint::ModelSource;
@@ -47,12 +47,13 @@ impl Plan {
         };
         candidates::check(model, variants, &passages)?;
         let memory_budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
+        let chunks = plan_chunks(model, variants, passages.clone(), options)?;
         let packed = Packed::new(after_prompt(architecture, passages));
         let longest = packed.passages().first().map_or(0, Passage::length);
         let streams = candidates::stream_count(variants);
         let slice_tokens =
             budget::slice_tokens(architecture, backend, model.tp_size(), streams, longest, memory_budget)?;
-        let slices = packed.slices(slice_tokens.saturating_mul(options.backends.len())).len();
+        let slices = chunks.slices(&chunks.whole().chunks, slice_tokens.saturating_mul(options.backends.len())).len();
         let targets = packed.passages().iter().map(|passage| passage.target_ids.len()).sum();
         let (_, bytes) = model.size();
         let of_candidates: u64 = candidates::of(variants).map(|(_, model)| model.size().1).sum();
@@ -61,7 +62,7 @@ impl Plan {
             tokens: packed.token_count(),
             targets,
             slices,
-            chunk_tokens: options.chunk_tokens.unwrap_or_else(|| budget::default_chunk_tokens(backend)).max(1),
+            chunk_tokens: chunks.chunk_tokens(),
             read_bytes: (bytes + of_candidates).saturating_mul(slices as u64),
             memory_budget,
             operations: operations(model, &packed, targets) * float(variants.len()),

@@ -1,8 +1,10 @@
 //! From scores to samples.
 
+use std::collections::BTreeMap;
+
 use super::EvalError;
 use super::documents::Document;
-use super::engine::{Evaluation, Variant};
+use super::engine::Variant;
 use super::packing::Passage;
 use super::tokenizer::TokenPair;
 use crate::samples::{Sample, TokenScore};
@@ -26,24 +28,24 @@ pub fn passages(pairs: &[TokenPair], max_length: usize) -> Result<(Vec<Passage>,
     Ok((passages, truncated))
 }
 
-/// The samples of every variant, in the order of the documents. A variant whose numbers overflow is an error of its own
+/// The samples of every variant for the passages that have scores, in the order of the documents; `scores` are those of a
+/// slice, by the places of documents and tokens. A variant whose numbers overflow is an error of its own
 /// ([`EvalError::NotFinite`]); the others are none the worse for it.
 #[must_use]
 pub fn samples(
-    evaluation: &Evaluation,
+    scores: &[BTreeMap<usize, Vec<TokenScore>>],
     variants: &[Variant],
     documents: &[Document],
     pairs: &[TokenPair],
 ) -> Vec<Result<Vec<Sample>, EvalError>> {
-    let of_variant = |(variant, scores): (&Variant, &Vec<Vec<TokenScore>>)| {
-        documents
+    let of_variant = |(variant, scores): (&Variant, &BTreeMap<usize, Vec<TokenScore>>)| {
+        scores
             .iter()
-            .zip(pairs)
-            .zip(scores)
-            .map(|((document, (_, target)), scores)| sample(variant, document, target, scores))
+            .filter_map(|(&place, scores)| Some((documents.get(place)?, &pairs.get(place)?.1, scores)))
+            .map(|(document, target, scores)| sample(variant, document, target, scores))
             .collect()
     };
-    variants.iter().zip(&evaluation.scores).map(of_variant).collect()
+    variants.iter().zip(scores).map(of_variant).collect()
 }
 
 fn sample(variant: &Variant, document: &Document, target: &[u32], scores: &[TokenScore]) -> Result<Sample, EvalError> {

@@ -11,8 +11,9 @@ use tch::{Kind, Tensor};
 
 use super::EvalError;
 use super::budget::default_chunk_tokens;
+use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
-use super::packing::{Packed, Passage};
+use super::packing::Passage;
 use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
@@ -92,9 +93,8 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
     let _no_grad = tch::no_grad_guard();
     let input_ids = (0_i64..).take(positions).collect();
     let passage = Passage { index: 0, input_ids, target_ids: vec![0] };
-    let packed = Packed::new(vec![passage]);
-    let mut run =
-        DeviceRun::new(architecture, backend, &packed, default_chunk_tokens(backend)).map_err(EvalError::Device)?;
+    let plan = ChunkPlan::new(vec![passage], default_chunk_tokens(backend));
+    let mut run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
     let mut stream = None;
     let mut logits = None;
     for id in checkpoint.stage_ids() {

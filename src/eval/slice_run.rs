@@ -3,18 +3,21 @@
 //! residual stream; models made elsewhere go through the same loop with stages of their own.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use super::EvalError;
+use super::budget::default_chunk_tokens;
 use super::calibration::Calibrator;
 use super::candidates;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Divergence, Evaluation, Observer, Variant, Weights};
+use super::engine::{Observer, Variant, Weights};
+use super::outcome::{Divergence, SliceOutcome};
 use super::packing::Passage;
 use super::prefetch::Prefetcher;
 use crate::checkpoint::ModelSource;
 use crate::config::Architecture;
-use crate::merge::{Signature, StageMerger};
+use crate::merge::{Exactness, Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
 use crate::samples::{Candidate, TokenScore};
@@ -42,8 +45,9 @@ pub(super) struct SliceRun<'a> {
     checkpoint: &'a dyn ModelSource,
     variants: &'a [Variant],
     observer: &'a dyn Observer,
-    evaluation: &'a mut Evaluation,
+    outcome: SliceOutcome,
     devices: Vec<DeviceRun>,
+    divergence: bool,
     calibrator: Option<Calibrator>,
     /// Which stream each variant has got to.
     streams: Vec<Option<usize>>,
@@ -51,19 +55,24 @@ pub(super) struct SliceRun<'a> {
 
 impl<'a> SliceRun<'a> {
     pub(super) fn new(
-        checkpoint: &'a dyn ModelSource,
-        variants: &'a [Variant],
+        (checkpoint, variants): (&'a dyn ModelSource, &'a [Variant]),
         observer: &'a dyn Observer,
-        evaluation: &'a mut Evaluation,
         devices: Vec<DeviceRun>,
+        divergence: bool,
     ) -> Self {
-        let streams = vec![None; variants.len()];
-        Self { checkpoint, variants, observer, evaluation, devices, calibrator: None, streams }
+        let outcome = SliceOutcome {
+            scores: vec![BTreeMap::new(); variants.len()],
+            exactness: vec![Exactness::default(); variants.len()],
+            ..SliceOutcome::default()
+        };
+        let (streams, divergence) = (vec![None; variants.len()], divergence && variants.len() > 1);
+        Self { checkpoint, variants, observer, outcome, devices, divergence, calibrator: None, streams }
     }
 
     /// Lets strategies that calibrate look at these passages.
     pub(super) fn with_calibration(mut self, backend: Backend, passages: &[Passage]) -> Result<Self, EvalError> {
-        let chunk_tokens = self.evaluation.chunk_tokens;
+        // As `merge` does, so that it writes what was evaluated.
+        let chunk_tokens = default_chunk_tokens(backend);
         let architecture = self.checkpoint.architecture();
         self.calibrator = Calibrator::new(architecture, backend, self.variants, passages, chunk_tokens)?;
         Ok(self)
@@ -71,32 +80,37 @@ impl<'a> SliceRun<'a> {
 
     /// Runs all stages. The first pass also looks at what candidates are made of, and keeps the digests of the files if
     /// `hash` asks for them.
-    pub(super) fn run(mut self, ids: &[StageId], number: usize, hash: bool) -> Result<(), EvalError> {
+    pub(super) fn run(
+        mut self,
+        ids: &[StageId],
+        (number, slice_count): (usize, usize),
+        hash: bool,
+    ) -> Result<SliceOutcome, EvalError> {
         let hash = hash && number == 0;
         let candidates: Vec<_> = candidates::of(self.variants).collect();
         let models = std::iter::once(self.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
             let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash);
-            for (place, &id) in ids.iter().enumerate() {
-                self.observer.stage(id, number + 1, self.evaluation.slice_count);
+            for &id in ids {
+                self.observer.stage(id, number + 1, slice_count);
                 let waiting = Instant::now();
                 let mut stages = reader.next(id)?.into_iter();
-                self.evaluation.timings.read += waiting.elapsed();
+                self.outcome.timings.read += waiting.elapsed();
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
                 for (&at, other) in own.iter().filter(|_| number == 0) {
                     let (ours, theirs) = (self.checkpoint.architecture(), self.architecture_of(&[at]));
-                    self.evaluation.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
+                    self.outcome.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
                 }
                 self.stage(&stage, own)?;
-                self.measure_divergence(place, id)?;
+                self.measure_divergence(id)?;
             }
             let mut digests = reader.finish()?.into_iter();
             if hash {
-                self.evaluation.digests = digests.next().unwrap_or_default();
-                self.evaluation.candidate_digests = candidates.iter().map(|&(at, _)| at).zip(digests).collect();
+                self.outcome.digests = digests.next().unwrap_or_default();
+                self.outcome.candidate_digests = candidates.iter().map(|&(at, _)| at).zip(digests).collect();
             }
-            Ok(())
+            Ok(self.outcome)
         })
     }
 
@@ -107,7 +121,7 @@ impl<'a> SliceRun<'a> {
         let mut merger = StageMerger::new(stage, architecture);
         let mut own = match &mut self.calibrator {
             Some(calibrator) => {
-                calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.evaluation.exactness)?
+                calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.outcome.exactness)?
             }
             None => BTreeMap::new(),
         };
@@ -115,7 +129,7 @@ impl<'a> SliceRun<'a> {
         let merging = Instant::now();
         let groups = self.group(&merger, stage, &own)?;
         let groups = self.with_weights(groups, &mut merger, stage, &own)?;
-        self.evaluation.timings.merge += merging.elapsed();
+        self.outcome.timings.merge += merging.elapsed();
         let mut uploaders: Vec<_> = self.devices.iter().map(DeviceRun::uploader).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
         for (at, Group { key, members, weights }) in groups.iter().enumerate() {
@@ -144,7 +158,7 @@ impl<'a> SliceRun<'a> {
                     self.streams[variant] = made.first().copied();
                 }
             }
-            self.evaluation.timings.compute += computing.elapsed();
+            self.outcome.timings.compute += computing.elapsed();
         }
         let computing = Instant::now();
         if stage.id == StageId::Output {
@@ -152,7 +166,7 @@ impl<'a> SliceRun<'a> {
             self.keep(&groups, &scores.map_err(failed)?);
         }
         self.devices.iter().for_each(DeviceRun::synchronize);
-        self.evaluation.timings.compute += computing.elapsed();
+        self.outcome.timings.compute += computing.elapsed();
         Ok(())
     }
 
@@ -241,7 +255,7 @@ impl<'a> SliceRun<'a> {
             match &self.variants[*at].weights {
                 Weights::Unmerged | Weights::Candidate(_) => weights = Some(stage.clone()),
                 Weights::Merged(strategy) => {
-                    let merged = merger.merge(strategy, &mut self.evaluation.exactness[*at])?;
+                    let merged = merger.merge(strategy, &mut self.outcome.exactness[*at])?;
                     weights = Some(weights.unwrap_or(merged));
                 }
             }
@@ -262,7 +276,7 @@ impl<'a> SliceRun<'a> {
                         top: candidates(&scores.top[at]),
                     };
                     for &variant in members {
-                        let tokens = &mut self.evaluation.scores[variant][place.passage];
+                        let tokens = self.outcome.scores[variant].entry(place.passage).or_default();
                         debug_assert_eq!(tokens.len(), place.ordinal, "targets come in order");
                         tokens.push(score.clone());
                     }
@@ -271,31 +285,29 @@ impl<'a> SliceRun<'a> {
         }
     }
 
-    /// Adds up how far every variant's stream is from the baseline's, where that was asked for.
-    fn measure_divergence(&mut self, place: usize, id: StageId) -> Result<(), EvalError> {
-        if id == StageId::Output || self.evaluation.divergence.is_empty() {
+    /// Notes how far every variant's stream is from the baseline's in every chunk, where that was asked for.
+    fn measure_divergence(&mut self, id: StageId) -> Result<(), EvalError> {
+        if id == StageId::Output || !self.divergence {
             return Ok(());
         }
         let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
-        let mut of_stream: BTreeMap<usize, Divergence> = BTreeMap::new();
-        for stream in self.streams.iter().flatten() {
-            if of_stream.contains_key(stream) {
-                continue;
+        for device in &self.devices {
+            let mut of_stream: BTreeMap<usize, Vec<Divergence>> = BTreeMap::new();
+            for &stream in self.streams.iter().flatten() {
+                if let Entry::Vacant(vacant) = of_stream.entry(stream) {
+                    let measured =
+                        device.distance(baseline, stream).map_err(|source| EvalError::Model { stage: id, source })?;
+                    vacant.insert(measured);
+                }
             }
-            let mut total = Divergence::default();
-            for device in &self.devices {
-                let (squared_distance, squared_norm) =
-                    device.distance(baseline, *stream).map_err(|source| EvalError::Model { stage: id, source })?;
-                total.squared_distance += squared_distance;
-                total.squared_norm += squared_norm;
+            for (at, &number) in device.numbers.iter().enumerate() {
+                let variants = vec![Vec::new(); self.variants.len()];
+                let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
+                for (steps, stream) in of_chunk.iter_mut().zip(&self.streams) {
+                    let measured = stream.and_then(|stream| of_stream.get(&stream)?.get(at).copied());
+                    steps.push(measured.unwrap_or_default());
+                }
             }
-            of_stream.insert(*stream, total);
-        }
-        for (variant, stream) in self.streams.iter().enumerate() {
-            let Some(measured) = stream.and_then(|stream| of_stream.get(&stream)) else { continue };
-            let total = &mut self.evaluation.divergence[variant][place];
-            total.squared_distance += measured.squared_distance;
-            total.squared_norm += measured.squared_norm;
         }
         Ok(())
     }

@@ -6,6 +6,8 @@
 //! no c to absorb β_r; but there Σx̂ = 0, so adding `u_r(1/γ)ᵀ` to W'_r is invisible to x̂ and adds `u_r·Σ(β/γ)`:
 //! `u_r = (W_r β_r − W_r·diag(γ_r/γ) β) / Σ(β/γ)`. RMS norms have no β. Arithmetic in float64, one rounding.
 
+use serde::{Deserialize, Serialize};
+
 use super::fold_choice::{best_gain, best_shift};
 use super::norms::NormUnit;
 use super::split_head::split_by_slices;
@@ -14,7 +16,7 @@ use crate::partition::{Param, ParamValue, PartitionError, PartitionTable, Role, 
 use crate::tensor::{HostTensor, round, round_all};
 
 /// What folding one norm changed.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FoldSummary {
     /// Largest |W'−W| over all readers.
     pub max_weight_change: f64,

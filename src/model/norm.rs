@@ -25,7 +25,10 @@ impl NormMeans {
     }
 
     /// Takes in what another has taken in.
-    pub(super) fn merge(&mut self, other: Self) -> Result<(), ModelError> {
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         if self.sums.is_empty() {
             self.sums = other.sums;
         } else {

@@ -75,13 +75,13 @@ impl OutputStage {
         Ok(logits.f_log_softmax(-1, wide)?)
     }
 
-    /// Means over the given packed rows of what the final norm puts out.
+    /// Means over all rows of what the final norm puts out.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn norm_means(&self, streams: &Streams, rows: &Tensor) -> Result<NormMeans, ModelError> {
+    pub fn norm_means(&self, rows: &Streams) -> Result<NormMeans, ModelError> {
         let mut means = NormMeans::default();
-        means.add(&self.norm.forward(streams.select(rows)?.tensors())?)?;
+        means.add(&self.norm.forward(rows.tensors())?)?;
         Ok(means)
     }
 

@@ -125,6 +125,33 @@ pub enum ReportError {
         /// Its sample file, relative to the output directory.
         file: String,
     },
+    /// No slice of the passages has been computed.
+    #[error("nothing has been computed yet")]
+    NothingComputed,
+    /// The numbers of the model that the others are compared with overflow.
+    #[error("{message}")]
+    Overflow {
+        /// Where, in a sentence.
+        message: String,
+    },
+    /// A passage is in two shards.
+    #[error("passages {passages} are in both {first} and {second}", first = first.display(), second = second.display())]
+    Duplicate {
+        /// Their `doc_id`s.
+        passages: String,
+        /// One journal.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A passage is in no shard.
+    #[error("passages {passages} are in none of the journals: {because}")]
+    Gap {
+        /// Their `doc_id`s.
+        passages: String,
+        /// Which shards are missing or not finished.
+        because: String,
+    },
     /// A report that names a file which is not beside it.
     #[error("{folder}: the samples of `{name}` are said to be in `{found}`, expected a file below the report's folder", folder = folder.display())]
     Outside {
@@ -173,9 +200,14 @@ impl ReportError {
             Self::NoReport { .. } => {
                 Some("give the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
             }
+            Self::Duplicate { .. } => Some("give every shard once, and shards of one division only".to_owned()),
+            Self::Gap { .. } => {
+                Some("run what is missing (the same command goes on where it stopped), then combine again".to_owned())
+            }
             Self::Samples(SampleError::Line { .. } | SampleError::LineTooLong { .. }) => {
                 Some("samples/ and documents.jsonl are as `--output-dir` writes them: copy the folder anew".to_owned())
             }
+            Self::Samples(error) => error.hint(),
             _ => None,
         }
     }

@@ -24,7 +24,8 @@ pub struct RunInfo {
     /// When the run began, RFC 3339, UTC.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started: Timestamp,
-    /// Wall-clock seconds from start to the last sample.
+    /// Wall-clock seconds from start to the last sample: over all of its sessions where the run was interrupted, those of
+    /// the slowest shard where shards were joined.
     pub seconds: f64,
     /// The device in words, such as `NVIDIA H200` or `cpu`.
     pub device: String,
@@ -40,10 +41,13 @@ pub struct RunInfo {
     /// Only one shard of the documents was evaluated (`--shard`); absent where all were, or where shards were joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
+    /// How many shards were joined (`combine`); absent where one process evaluated all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<usize>,
     /// Packed tokens per matrix product.
     pub chunk_tokens: usize,
-    /// Number of slices the documents were cut into so that the residual streams fit in memory; every slice reads the
-    /// checkpoint once.
+    /// Number of slices the documents were cut into, so that the residual streams fit in memory and results are on disk
+    /// from time to time; every slice reads the checkpoint once.
     pub slices: usize,
     /// Largest resident memory of the process, in bytes; absent where the system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,6 +18,7 @@ mod model_diff;
 mod output;
 mod page;
 mod plots;
+mod records;
 mod rows;
 mod table;
 mod terminal;
@@ -53,6 +54,10 @@ pub use material::{Material, Results};
 pub use model_diff::render_model_diff;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically, write_explanation};
 pub use page::{TerminalStyle, render_table};
+pub use records::{
+    ChunkRecord, FileStamp, ModelRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record,
+    Records, RunRecord, SliceRecord, combine,
+};
 pub use rows::{Exact, Loss, ModelRow, VariantRow};
 pub use terminal::render_terminal;
 

@@ -1,11 +1,16 @@
 //! What was measured, per passage. Knows nothing of libtorch or of checkpoints: a [`Sample`] is plain data that goes
-//! to `samples/NAME.jsonl` and comes back from there. Statistics over samples live in `report` (which calls `stats`).
+//! to `samples/NAME.jsonl` and comes back from there; until a run is finished, its results are in a [`Journal`]. Statistics
+//! over samples live in `report` (which calls `stats`).
+
+mod error;
+mod identity;
+mod journal;
 
 #[cfg(test)]
 mod tests;
 
 use std::io::{BufRead, BufReader, Read as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -13,45 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 
+pub use error::SampleError;
+pub use identity::{Differences, Identity};
+pub use journal::{Contents, Journal, read_journal};
+
 /// The longest line read: a target of a hundred thousand tokens.
 const MAX_LINE_BYTES: u64 = 16 << 20;
-
-/// What can go wrong with sample files.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SampleError {
-    /// The file could not be read.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// A line is not a sample, or not a passage.
-    #[error("{path}: line {line} is not a sample or passage: {source}", path = path.display())]
-    Line {
-        /// The sample file.
-        path: PathBuf,
-        /// 1-based line number.
-        line: usize,
-        /// What the JSON reader says.
-        source: serde_json::Error,
-    },
-    /// A line is longer than any sample.
-    #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
-    LineTooLong {
-        /// The sample file.
-        path: PathBuf,
-        /// 1-based line number.
-        line: usize,
-        /// The longest line read.
-        limit_bytes: u64,
-    },
-    /// The file could not be written whole under its name.
-    #[error("{path}: could not be written: {source}", path = path.display())]
-    Write {
-        /// The intended name.
-        path: PathBuf,
-        /// What the file system says.
-        source: std::io::Error,
-    },
-}
 
 /// A token that a model might have put at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

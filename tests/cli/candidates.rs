@@ -59,7 +59,7 @@ fn any_model_is_evaluated_alone() {
         let output = inputs.path("alone");
         let mut command = kintsugi();
         command.arg("eval").arg(model).arg("--data").arg(inputs.path("passages.jsonl"));
-        command.arg("--tokenizer").arg(inputs.path("tokenizer.json")).arg("--output-dir").arg(&output);
+        command.arg("--tokenizer").arg(inputs.path("tokenizer.json")).arg("--output-dir").arg(&output).arg("--restart");
         let done = run(command.args(["--device", "cpu", "--threads", "1"]));
         assert!(done.status.success(), "{}", text(&done.stderr));
         let report = report(&output);

@@ -46,7 +46,7 @@ fn kintsugi() -> Command {
     // No test asks the real Hub, or finds what somebody else has fetched.
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent/huggingface");
     // A panic is a failure in any case; its trace is not wanted.
-    command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0");
+    command.env("COLUMNS", "100").env("RUST_BACKTRACE", "0").env("KINTSUGI_NO_CACHE", "1");
     command
 }
 

@@ -7,6 +7,7 @@
     reason = "a test file uses some of these"
 )]
 
+pub mod disk;
 #[cfg(feature = "libtorch")]
 pub mod evaluation;
 #[cfg(feature = "hub")]
@@ -15,6 +16,8 @@ pub mod hugging_face;
 pub mod merging;
 pub mod npz;
 pub mod reports;
+#[cfg(feature = "libtorch")]
+pub mod runs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -108,6 +108,7 @@ fn run_info() -> RunInfo {
         versions: Versions { kintsugi: "0.1.0".into(), git_commit: Some("0a1b2c3".into()), libtorch: "2.11.0".into() },
         limit: None,
         shard: None,
+        shards: None,
         chunk_tokens: 16_384,
         slices: 1,
         peak_rss_bytes: Some(5_300_000_000),

@@ -2,7 +2,7 @@
 
 use tch::{Device, Tensor};
 
-use super::super::packing::Packed;
+use super::super::packing;
 use super::to_i64;
 use crate::model::{Chunk, Group, ModelError, Streams};
 
@@ -38,11 +38,10 @@ pub(super) fn in_parts<T>(
     Ok(done)
 }
 
-/// The packing's chunks as the model takes them.
-pub(super) fn pieces(packed: &Packed, chunk_tokens: usize, positions: &Tensor) -> Result<Vec<Piece>, ModelError> {
-    packed
-        .chunks(chunk_tokens)
-        .into_iter()
+/// Chunks as the model takes them.
+pub(super) fn pieces(chunks: &[packing::Chunk], positions: &Tensor) -> Result<Vec<Piece>, ModelError> {
+    chunks
+        .iter()
         .map(|chunk| {
             let (start, tokens) = (to_i64(chunk.rows.start), to_i64(chunk.rows.len()));
             let groups = chunk.groups.iter().map(|group| Group {

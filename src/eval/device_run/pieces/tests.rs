@@ -2,6 +2,7 @@
 
 use tch::Kind;
 
+use super::super::super::packing::Packed;
 use super::*;
 use crate::eval::packing::Passage;
 
@@ -9,7 +10,7 @@ fn chunk() -> Chunk {
     let passage = |index: usize, length: u32| Passage::new(index, &(0..length).collect::<Vec<_>>(), &[7], 64).unwrap();
     let packed = Packed::new([5, 3, 3, 3, 2].iter().enumerate().map(|(at, &length)| passage(at, length)).collect());
     let positions = Tensor::from_slice(packed.positions());
-    pieces(&packed, 100, &positions).unwrap().remove(0).chunk
+    pieces(&packed.chunks(100), &positions).unwrap().remove(0).chunk
 }
 
 #[test]

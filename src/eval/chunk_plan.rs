@@ -1,0 +1,209 @@
+//! The plan of a run: all its passages in packed order, cut into chunks once. Everything that divides work (slices, shards,
+//! devices, threads) deals in whole chunks, so that every number is computed in the same sums whoever computes it.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::packing::{Chunk, Packed, Passage};
+
+/// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, from the longest passages to the shortest.
+#[derive(Debug, Clone)]
+pub struct ChunkPlan {
+    packed: Packed,
+    chunk_tokens: usize,
+    /// Of every chunk: its passages, as a range of [`Packed::passages`], and its tokens.
+    chunks: Vec<(Range<usize>, usize)>,
+}
+
+/// What a process has to compute of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Its chunks, ascending.
+    pub chunks: Vec<usize>,
+    /// Those of them that are computed already.
+    pub done: BTreeSet<usize>,
+}
+
+/// Some chunks of a plan, laid out one after the other for one device.
+#[derive(Debug, Clone)]
+pub(super) struct Share {
+    /// Their passages.
+    pub packed: Packed,
+    /// The chunks, in the packing of this share.
+    pub chunks: Vec<Chunk>,
+    /// Their numbers in the plan.
+    pub numbers: Vec<usize>,
+    /// The longest passage of the plan, in tokens: what is made for so many positions is the same in every share.
+    pub longest: usize,
+    chunk_tokens: usize,
+}
+
+impl ChunkPlan {
+    /// Cuts passages into chunks of at most so many tokens; a longer passage is a chunk by itself.
+    #[must_use]
+    pub fn new(passages: Vec<Passage>, chunk_tokens: usize) -> Self {
+        let packed = Packed::new(passages);
+        let chunks = packed.chunks(chunk_tokens).into_iter().map(|chunk| (chunk.passages, chunk.rows.len())).collect();
+        Self { packed, chunk_tokens, chunks }
+    }
+
+    /// Tokens of a chunk at most.
+    #[must_use]
+    pub fn chunk_tokens(&self) -> usize {
+        self.chunk_tokens
+    }
+
+    /// Tokens of the longest passage.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.packed.passages().first().map_or(0, Passage::length)
+    }
+
+    /// How many chunks there are.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// The input tokens of some chunks.
+    #[must_use]
+    pub fn tokens(&self, chunks: &[usize]) -> usize {
+        chunks.iter().map(|&chunk| self.chunks[chunk].1).sum()
+    }
+
+    /// The passages of a chunk.
+    #[must_use]
+    pub fn passages(&self, chunk: usize) -> &[Passage] {
+        &self.packed.passages()[self.chunks[chunk].0.clone()]
+    }
+
+    /// How many passages there are.
+    #[must_use]
+    pub fn passage_count(&self) -> usize {
+        self.packed.passages().len()
+    }
+
+    /// Everything.
+    #[must_use]
+    pub fn whole(&self) -> Part {
+        Part { chunks: (0..self.chunk_count()).collect(), done: BTreeSet::new() }
+    }
+
+    /// What falls to one of `count` processes, counted from 1: every `count`-th chunk, so that each has long passages and
+    /// short ones. Where there are fewer chunks than processes, the last ones have nothing to do.
+    #[must_use]
+    pub fn shard(&self, index: usize, count: usize) -> Part {
+        let chunks = (index.saturating_sub(1)..self.chunk_count()).step_by(count.max(1)).collect();
+        Part { chunks, done: BTreeSet::new() }
+    }
+
+    /// Divides chunks into slices that are computed one after the other, each of at most `max_tokens` tokens or one chunk.
+    #[must_use]
+    pub fn slices(&self, chunks: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
+        let mut slices: Vec<Vec<usize>> = Vec::new();
+        let mut tokens = 0;
+        for &chunk in chunks {
+            tokens += self.tokens(&[chunk]);
+            match slices.last_mut() {
+                Some(slice) if tokens <= max_tokens => slice.push(chunk),
+                _ => {
+                    slices.push(vec![chunk]);
+                    tokens = self.tokens(&[chunk]);
+                }
+            }
+        }
+        slices
+    }
+
+    /// Lays out chunks, given in ascending order.
+    pub(super) fn share(&self, numbers: &[usize]) -> Share {
+        let passages = numbers.iter().flat_map(|&chunk| self.passages(chunk).iter().cloned()).collect();
+        // In packed order already, and so they stay.
+        let packed = Packed::new(passages);
+        let mut first = 0;
+        let chunks = numbers.iter().map(|&number| {
+            let start = first;
+            first += self.chunks[number].0.len();
+            packed.chunk(start..first)
+        });
+        let chunks = chunks.collect();
+        Share { packed, chunks, numbers: numbers.to_vec(), longest: self.longest(), chunk_tokens: self.chunk_tokens }
+    }
+
+    /// Lays out all chunks.
+    pub(super) fn everything(&self) -> Share {
+        self.share(&self.whole().chunks)
+    }
+}
+
+impl Share {
+    /// The same passages in smaller chunks, each chunk cut on its own: to compute the same in other sums.
+    pub(super) fn rechunked(&self) -> Vec<Chunk> {
+        let finer = |chunk: &Chunk| {
+            // A chunk of few tokens may fit the smaller size too: half of it is another chunking all the same.
+            let tokens = (self.chunk_tokens / 3 + 1).min(chunk.rows.len().div_ceil(2));
+            self.packed.cut(chunk.passages.clone(), tokens)
+        };
+        self.chunks.iter().flat_map(finer).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_plan() -> impl Strategy<Value = ChunkPlan> {
+        let ids = |longest| prop::collection::vec(0_u32..3, 1..longest);
+        (prop::collection::vec((ids(12), ids(4)), 0..40), 0_usize..40).prop_map(|(pairs, chunk_tokens)| {
+            let passage = |(index, (context, target)): (usize, &(Vec<u32>, Vec<u32>))| {
+                Passage::new(index, context, target, 2048).unwrap()
+            };
+            ChunkPlan::new(pairs.iter().enumerate().map(passage).collect(), chunk_tokens)
+        })
+    }
+
+    /// A chunk's passages, and which of its rows predict what: all that is computed from.
+    fn contents(share: &Share) -> Vec<(Vec<Passage>, Vec<super::super::packing::Group>, Vec<usize>)> {
+        let of_chunk = |chunk: &Chunk| {
+            let passages = share.packed.passages()[chunk.passages.clone()].to_vec();
+            (passages, chunk.groups.clone(), chunk.targets.iter().map(|target| target.row).collect())
+        };
+        share.chunks.iter().map(of_chunk).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_division_computes_the_same_chunks(plan in any_plan(), shards in 1_usize..9, max_tokens in 0_usize..200) {
+            let whole = plan.everything();
+            prop_assert_eq!(&whole.packed, &plan.packed);
+            prop_assert_eq!(whole.chunks.clone(), plan.packed.chunks(plan.chunk_tokens));
+            let expected = contents(&whole);
+            let mut seen = BTreeSet::new();
+            for index in 1..=shards {
+                let part = plan.shard(index, shards);
+                for slice in plan.slices(&part.chunks, max_tokens) {
+                    prop_assert!(plan.tokens(&slice) <= max_tokens || slice.len() == 1);
+                    let share = plan.share(&slice);
+                    for (number, found) in share.numbers.iter().zip(contents(&share)) {
+                        prop_assert!(seen.insert(*number));
+                        prop_assert_eq!(&found, &expected[*number]);
+                    }
+                }
+            }
+            prop_assert!(seen.into_iter().eq(plan.whole().chunks));
+        }
+
+        #[test]
+        fn chunks_are_cut_otherwise_within_themselves(plan in any_plan()) {
+            let share = plan.everything();
+            let finer = share.rechunked();
+            let ends: BTreeSet<_> = finer.iter().map(|chunk| chunk.passages.end).collect();
+            prop_assert!(share.chunks.iter().all(|chunk| ends.contains(&chunk.passages.end)));
+            prop_assert_eq!(finer.iter().map(|chunk| chunk.rows.len()).sum::<usize>(), share.packed.token_count());
+            let several = |chunk: &Chunk| chunk.passages.len() > 1;
+            prop_assert!(!share.chunks.iter().any(several) || finer.len() > share.chunks.len());
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! From records to what a report is built from.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{ModelRecord, ModelRole, ModelScores, Records};
+use crate::merge::FoldSummary;
+use crate::report::{DivergenceCurve, Outcome, ReportError, ReportInput, RunInfo, StageSeconds, TaskInfo};
+use crate::samples::{DocumentText, Sample};
+use crate::stats::PairedBootstrap;
+
+impl Records {
+    /// What the report is built from. A variant whose numbers overflow is left out, and the findings say so.
+    ///
+    /// # Errors
+    /// Nothing has been computed, or the numbers of baseline or noise floor overflow.
+    pub fn report_input(&self, bootstrap: PairedBootstrap) -> Result<ReportInput, ReportError> {
+        let models = self.models.as_ref().ok_or(ReportError::NothingComputed)?;
+        let mut findings = models_findings(&models.models);
+        let (mut baseline, mut variants, mut noise_floor) = (None, Vec::new(), None);
+        let divergence = self.divergence();
+        let mut curves = Vec::new();
+        for (at, model) in models.models.iter().enumerate() {
+            let samples = match (self.samples(at), model.role) {
+                (Err(message), ModelRole::Variant) => {
+                    tracing::warn!("left out of the report: {message}");
+                    findings.insert(0, format!("WARNING: {} is left out: {message}", model.name));
+                    continue;
+                }
+                (samples, _) => samples.map_err(|message| ReportError::Overflow { message })?,
+            };
+            let outcome = outcome(model, samples);
+            match model.role {
+                ModelRole::Baseline => baseline = Some(outcome),
+                ModelRole::NoiseFloor => noise_floor = Some(outcome),
+                ModelRole::Variant => {
+                    let curve = |relative: &Vec<f64>| DivergenceCurve {
+                        strategy: model.name.clone(),
+                        relative: relative.clone(),
+                    };
+                    curves.extend(divergence.get(at).map(curve));
+                    variants.push(outcome);
+                }
+            }
+        }
+        Ok(ReportInput {
+            run: self.run_info(),
+            checkpoint: models.checkpoint.clone(),
+            task: self.task_info(),
+            baseline: baseline.ok_or(ReportError::NothingComputed)?,
+            variants,
+            noise_floor,
+            divergence: curves,
+            drift: models.drift.clone(),
+            findings,
+            bootstrap,
+        })
+    }
+
+    /// The samples of a model by its place, in the order of the documents, or why there are none.
+    ///
+    /// # Errors
+    /// The sentence says where its numbers overflow.
+    pub fn samples(&self, model: usize) -> Result<Vec<Sample>, String> {
+        let (mut samples, mut overflow) = (Vec::new(), None::<(usize, &String)>);
+        for scores in self.slices.iter().filter_map(|slice| slice.scores.get(model)) {
+            match scores {
+                ModelScores::Samples(of_slice) => samples.extend(of_slice.iter().cloned()),
+                ModelScores::NotFinite { doc_id, message } => {
+                    overflow = overflow.filter(|(first, _)| first < doc_id).or(Some((*doc_id, message)));
+                }
+            }
+        }
+        if let Some((_, message)) = overflow {
+            return Err(message.clone());
+        }
+        samples.sort_by_key(|sample| sample.doc_id);
+        Ok(samples)
+    }
+
+    /// The texts of the passages, in the order of the documents.
+    #[must_use]
+    pub fn texts(&self) -> Vec<DocumentText> {
+        let mut texts: Vec<_> = self.slices.iter().flat_map(|slice| slice.documents.clone()).collect();
+        texts.sort_by_key(|text| text.doc_id);
+        texts
+    }
+
+    /// `[models][stages but the last]`: √(Σ‖x − x_baseline‖² / Σ‖x_baseline‖²) over all tokens. Empty where not measured.
+    #[must_use]
+    pub fn divergence(&self) -> Vec<Vec<f64>> {
+        let chunks = self.slices.iter().flat_map(|slice| &slice.chunks);
+        // In the chunks' order, so that sums are the same however the chunks were divided.
+        let in_order: BTreeMap<_, _> = chunks.map(|chunk| (chunk.number, &chunk.divergence)).collect();
+        let mut total: Vec<Vec<(f64, f64)>> = Vec::new();
+        for of_chunk in in_order.into_values() {
+            if total.is_empty() {
+                total = of_chunk.iter().map(|steps| vec![(0.0, 0.0); steps.len()]).collect();
+            }
+            for (total, (distance, norm)) in total.iter_mut().flatten().zip(of_chunk.iter().flatten()) {
+                total.0 += distance.0;
+                total.1 += norm.0;
+            }
+        }
+        let relative = |&(distance, norm): &(f64, f64)| if norm > 0.0 { (distance / norm).sqrt() } else { 0.0 };
+        total.iter().map(|steps| steps.iter().map(relative).collect()).collect()
+    }
+
+    /// The task, with the number of documents that were evaluated.
+    #[must_use]
+    pub fn task_info(&self) -> TaskInfo {
+        TaskInfo { documents: self.documents(), ..self.run.task.clone() }
+    }
+
+    /// How it was run.
+    #[must_use]
+    pub fn run_info(&self) -> RunInfo {
+        let run = &self.run;
+        let mut devices: Vec<&str> = Vec::new();
+        let mut stages = StageSeconds { read_seconds: 0.0, merge_seconds: 0.0, compute_seconds: 0.0 };
+        for slice in &self.slices {
+            if !devices.contains(&slice.device.as_str()) {
+                devices.push(&slice.device);
+            }
+            stages.read_seconds += slice.stages.read_seconds;
+            stages.merge_seconds += slice.stages.merge_seconds;
+            stages.compute_seconds += slice.stages.compute_seconds;
+        }
+        let tokens: u64 = self.slices.iter().map(|slice| slice.tokens).sum();
+        #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
+        let tokens_per_second = tokens as f64 / stages.compute_seconds.max(1e-9);
+        RunInfo {
+            argv: run.argv.clone(),
+            started: run.started,
+            seconds: self.seconds,
+            device: devices.join(" and "),
+            dtype: run.dtype.clone(),
+            threads: self.slices.iter().map(|slice| slice.threads).max().unwrap_or(0),
+            versions: run.versions.clone(),
+            limit: run.limit,
+            shard: run.shard,
+            shards: self.joined,
+            chunk_tokens: run.chunk_tokens,
+            slices: self.slices.len(),
+            peak_rss_bytes: self.slices.iter().filter_map(|slice| slice.peak_rss_bytes).max(),
+            stages: Some(stages),
+            tokens,
+            tokens_per_second,
+        }
+    }
+}
+
+fn outcome(model: &ModelRecord, samples: Vec<Sample>) -> Outcome {
+    Outcome {
+        name: model.name.clone(),
+        description: model.description.clone(),
+        source: model.source.clone(),
+        samples,
+        exact: model.exact.clone(),
+        candidate: model.candidate.clone(),
+    }
+}
+
+/// Wrong rules, loudly, then what folding did to the weights, then what whoever made a candidate did.
+fn models_findings(models: &[ModelRecord]) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut folds: Vec<(Vec<&str>, String)> = Vec::new();
+    for model in models {
+        findings.extend(model.miscounts.iter().map(|miscount| format!("WARNING: {} makes {miscount}", model.name)));
+        let Some(folding) = model.folding else { continue };
+        let text = folding_text(&folding);
+        match folds.iter_mut().find(|(_, other)| *other == text) {
+            Some((names, _)) => names.push(&model.name),
+            None => folds.push((vec![&model.name], text)),
+        }
+    }
+    findings.extend(folds.into_iter().map(|(names, text)| format!("{}: norms folded; {text}", names.join(" and "))));
+    findings.extend(models.iter().flat_map(|model| model.findings.clone()));
+    findings.sort_by_key(|finding| !finding.starts_with("WARNING"));
+    findings
+}
+
+fn folding_text(folding: &FoldSummary) -> String {
+    let mut text = format!("largest change of a weight {:.2e}", folding.max_weight_change);
+    if folding.max_rank_one > 0.0 {
+        let _ = write!(text, ", largest element of a rank-one term {:.2e}", folding.max_rank_one);
+    }
+    if folding.unties_head {
+        text.push_str("; the tied head becomes a matrix of its own");
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! Joining the shards of a run: every passage once, or an error that says which one is not.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{ModelsRecord, Records};
+use crate::report::{FileDigest, ReportError, Shard};
+use crate::samples::{Differences, Identity, SampleError};
+
+/// Joins what several processes have recorded of one run, each with the place of its journal. The result does not depend on
+/// their order.
+///
+/// # Errors
+/// Nothing to join; runs of different identity, or of checkpoints whose files differ; a passage that is in two of them, or
+/// in none.
+pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, ReportError> {
+    // The first shard's command line and path of the checkpoint stand for all.
+    parts.sort_by_key(|(path, records)| (records.run.shard.map(|shard| shard.index), path.clone()));
+    let (Some((first_path, first)), Some(models)) = (
+        parts.first().cloned(),
+        parts.iter().find_map(|(path, records)| Some((path.clone(), records.models.clone()?))),
+    ) else {
+        return Err(ReportError::NothingComputed);
+    };
+    for (path, part) in &parts {
+        check_same_run(&first, (path, part))?;
+        if let Some(other) = &part.models {
+            check_same_models(&models, (path, other))?;
+        }
+    }
+    let mut owners: BTreeMap<usize, &Path> = BTreeMap::new();
+    for (path, part) in &parts {
+        for chunk in part.slices.iter().flat_map(|slice| &slice.chunks) {
+            if let Some(other) = owners.insert(chunk.number, path) {
+                let passages = listed(first.run.chunks.get(chunk.number).into_iter().flatten());
+                return Err(ReportError::Duplicate { passages, first: other.to_owned(), second: path.clone() });
+            }
+        }
+    }
+    let missing: Vec<usize> = (0..first.run.chunks.len()).filter(|chunk| !owners.contains_key(chunk)).collect();
+    if !missing.is_empty() {
+        let passages = listed(missing.iter().flat_map(|&chunk| &first.run.chunks[chunk]));
+        return Err(ReportError::Gap { passages, because: why_missing(&parts, &missing) });
+    }
+    let joined = Some(parts.len()).filter(|_| first.run.shard.is_some());
+    let seconds = parts.iter().map(|(_, part)| part.seconds).fold(0.0, f64::max);
+    let started = parts.iter().map(|(_, part)| part.run.started).min().unwrap_or(first.run.started);
+    let mut run = first.run;
+    (run.shard, run.started) = (None, started);
+    tracing::debug!("joined {} journals, the first {}", parts.len(), first_path.display());
+    let slices = parts.into_iter().flat_map(|(_, part)| part.slices).collect();
+    Ok(Records { run, models: Some(models.1), slices, joined, seconds })
+}
+
+fn check_same_run(first: &Records, (path, part): (&Path, &Records)) -> Result<(), ReportError> {
+    let differences = Identity::differences(&part.run.identity, &first.run.identity).or_else(|| {
+        let plans = (&part.run.chunks, &first.run.chunks);
+        (plans.0 != plans.1).then(|| {
+            Differences::of("plan", format!("{} chunks", plans.0.len()), format!("{} other chunks", plans.1.len()))
+        })
+    });
+    match differences {
+        None => Ok(()),
+        Some(differences) => Err(SampleError::AnotherRun { path: path.to_owned(), differences }.into()),
+    }
+}
+
+/// The same files make the same models.
+fn check_same_models(
+    (_, models): &(PathBuf, ModelsRecord),
+    (path, other): (&Path, &ModelsRecord),
+) -> Result<(), ReportError> {
+    match differing_file(models, other) {
+        None => Ok(()),
+        Some((file, expected, found)) => {
+            let differences = Differences::of(&file, found, expected);
+            Err(SampleError::AnotherRun { path: path.to_owned(), differences }.into())
+        }
+    }
+}
+
+fn digests(models: &ModelsRecord) -> impl Iterator<Item = &FileDigest> {
+    let candidates = models.models.iter().filter_map(|model| model.candidate.as_ref()?.digests.as_ref());
+    models.checkpoint.digests.iter().chain(candidates).flatten()
+}
+
+/// A file that is not the same in both, with its digests.
+fn differing_file(one: &ModelsRecord, other: &ModelsRecord) -> Option<(String, String, String)> {
+    let none = || "absent".to_owned();
+    let (mut left, mut right) = (digests(one), digests(other));
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => return None,
+            (Some(one), Some(other)) if one == other => {}
+            (one, other) => {
+                let file = one.or(other).map(|digest| digest.file.clone()).unwrap_or_default();
+                let sum = |digest: Option<&FileDigest>| digest.map_or_else(none, |digest| digest.blake3.clone());
+                return Some((file, sum(one), sum(other)));
+            }
+        }
+    }
+}
+
+/// Which shards were not given, or are not finished.
+fn why_missing(parts: &[(PathBuf, Records)], missing: &[usize]) -> String {
+    let Some(Shard { count, .. }) = parts.iter().find_map(|(_, part)| part.run.shard) else {
+        return "the run is not finished".to_owned();
+    };
+    let mut reasons = Vec::new();
+    for index in 1..=count {
+        let of_shard = |part: &Records| part.run.shard == Some(Shard { index, count });
+        let lacking = missing.iter().filter(|&&chunk| chunk % count == index - 1).count();
+        match parts.iter().find(|(_, part)| of_shard(part)) {
+            _ if lacking == 0 => {}
+            None => reasons.push(format!("shard {index}/{count} was not given")),
+            Some((path, part)) => {
+                let done = part.done().len();
+                let all = done + lacking;
+                reasons.push(format!("shard {index}/{count} has {done} of {all} chunks ({})", path.display()));
+            }
+        }
+    }
+    reasons.join("; ")
+}
+
+/// `17, 40, 41 and 12 more`.
+fn listed<'a>(doc_ids: impl Iterator<Item = &'a usize>) -> String {
+    let mut doc_ids: Vec<_> = doc_ids.copied().collect();
+    doc_ids.sort_unstable();
+    let shown: Vec<_> = doc_ids.iter().take(10).map(ToString::to_string).collect();
+    match doc_ids.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
