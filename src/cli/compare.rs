@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs};
+use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs, Shard};
 use super::candidates::{Candidate, CandidateArgs};
 use super::dry_run;
 use super::evaluation::{Setting, open_any, open_checkpoint, prepare};
@@ -115,6 +115,8 @@ pub(crate) fn compare_quietly(asked: Asked) -> anyhow::Result<Report> {
         tokenizer: asked.tokenizer,
         device: asked.device,
         limit: asked.limit,
+        // Whoever calls gets the report of everything, whatever started the process.
+        shard: Some(Shard { index: 1, count: 1 }),
         ..EvaluationArgs::for_task(asked.task)
     };
     let args = CompareArgs::new(ModelArgs::at(asked.checkpoint), evaluation, asked.output_dir);

@@ -92,10 +92,10 @@ pub(super) fn prepare(
     setting: Setting,
     screen: &Screen,
 ) -> anyhow::Result<Prepared> {
-    let Setting { clocks, threads, calibrates } = setting;
     if let Some(file) = &args.config {
         tracing::info!("run file: {}", file.display());
     }
+    let Setting { clocks, threads, calibrates } = setting;
     model.check_evaluation()?;
     let architecture = model.architecture();
     let task = Task::resolve(&args.task)?;

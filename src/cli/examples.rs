@@ -82,3 +82,8 @@ Examples:
 pub(super) const MAN: &str = "\
 Examples:
   kintsugi man ~/.local/share/man/man1";
+
+pub(super) const COMBINE: &str = "\
+Examples:
+  kintsugi combine out -o out
+  kintsugi combine node-1 node-2 -o joined";

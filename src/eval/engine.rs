@@ -166,7 +166,6 @@ pub fn plan_chunks(
     Ok(ChunkPlan::new(passages, chunk_tokens.max(1)))
 }
 
-/// Tokens whose residual streams a device holds.
 /// Bytes for residual streams, and in how many slices these chunks are computed.
 pub(super) fn slice_count(
     model: &dyn ModelSource,
@@ -181,6 +180,7 @@ pub(super) fn slice_count(
     Ok((budget, slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
 }
 
+/// Tokens whose residual streams a device holds.
 fn capacity(
     (checkpoint, variants): (&dyn ModelSource, &[Variant]),
     longest: usize,
