@@ -45,11 +45,6 @@ Examples:
   kintsugi inspect path/to/checkpoint
   kintsugi inspect path/to/checkpoint --json | jq .parameters";
 
-pub(super) const COMBINE: &str = "\
-Examples:
-  kintsugi combine out -o out
-  kintsugi combine machine-1 machine-2 -o out";
-
 pub(super) const GATE: &str = "\
 Examples:
   kintsugi gate out --max-acc-loss 0.5pp --max-ppl-increase 1%
