@@ -139,7 +139,7 @@ impl Explanation {
         let name = &effect.strategy;
         let whole = &effect.whole;
         if whole.kl_mean < NEGLIGIBLE_KL {
-            let kl = format::scientific(whole.kl_mean);
+            let kl = format::divergence(whole.kl_mean);
             return format!("`{name}` loses nothing to speak of (mean KL {kl} nats)");
         }
         // Of groups that contain each other the larger one comes last and must earn its place by a point.
@@ -152,7 +152,7 @@ impl Explanation {
             "perplexity {} → {}, mean KL {} nats",
             format::perplexity(self.baseline_perplexity),
             format::perplexity(whole.perplexity),
-            format::scientific(whole.kl_mean)
+            format::divergence(whole.kl_mean)
         );
         let share = culprit.share_pct.clamp(0.0, 100.0);
         let cause = format!("{share:.1} % of the loss of `{name}` ({change}) comes from {}", culprit.factor);
@@ -205,7 +205,7 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
             vec![
                 format!("{:.3}", point.scale),
                 format::perplexity(point.effect.perplexity),
-                format::scientific(point.effect.kl_mean),
+                format::divergence(point.effect.kl_mean),
                 format::signed_points(point.effect.acc_loss),
             ]
         });
@@ -249,9 +249,9 @@ pub(super) fn factor_rows(effect: &StrategyEffect) -> Vec<FactorRow<'_>> {
 fn row<'a>(name: &'a str, effect: &Effect, without: Option<&Effect>, share: Option<f64>) -> FactorRow<'a> {
     let nothing = || format::NOTHING.to_owned();
     let cells = [
-        format::scientific(effect.kl_mean),
+        format::divergence(effect.kl_mean),
         format!("{:+.5}", effect.ln_ppl_rise),
-        without.map_or_else(nothing, |without| format::scientific(without.kl_mean)),
+        without.map_or_else(nothing, |without| format::divergence(without.kl_mean)),
         share.map_or_else(nothing, |share| format!("{share:.1} %")),
     ];
     FactorRow { name, cells }

@@ -77,6 +77,12 @@ pub(super) fn scientific(value: f64) -> String {
     if value == 0.0 { "0".to_owned() } else { minus(&format!("{value:.2e}")) }
 }
 
+/// A mean divergence in nats. Float32 sums over the vocabulary carry about this much rounding, of either sign.
+pub(super) fn divergence(kl: f64) -> String {
+    const ROUNDING: f64 = 1e-8;
+    if kl.abs() < ROUNDING { "< 1e−8".to_owned() } else { scientific(kl) }
+}
+
 /// A fraction that may be tiny, in per cent, with about three digits.
 pub(super) fn percent(fraction: f64) -> String {
     let percent = 100.0 * fraction;

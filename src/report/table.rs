@@ -92,7 +92,7 @@ impl Column {
                 let interval = loss.perplexity_ratio_interval.map(format::ratio_interval);
                 with_interval(format::ratio(loss.perplexity_ratio), interval)
             }),
-            Self::KlMean => fidelity.map(|fidelity| format::scientific(fidelity.kl_mean)),
+            Self::KlMean => fidelity.map(|fidelity| format::divergence(fidelity.kl_mean)),
             Self::SameTop1 => fidelity.map(|fidelity| format!("{} %", format::points(fidelity.same_top1_pct / 100.0))),
             Self::LargestChange => loss(|loss| format::scientific(loss.max_abs_delta_loglikelihood)),
             Self::Exact => {
