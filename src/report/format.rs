@@ -80,7 +80,7 @@ pub(super) fn scientific(value: f64) -> String {
 /// A mean divergence in nats. Float32 sums over the vocabulary carry about this much rounding, of either sign.
 pub(super) fn divergence(kl: f64) -> String {
     const ROUNDING: f64 = 1e-8;
-    if kl.abs() < ROUNDING { "< 1e−8".to_owned() } else { scientific(kl) }
+    if kl != 0.0 && kl.abs() < ROUNDING { "< 1e−8".to_owned() } else { scientific(kl) }
 }
 
 /// A fraction that may be tiny, in per cent, with about three digits.
