@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kintsugi=$(realpath "${1:-$root/target/release/kintsugi}")
 python=${PYTHON:-python3}
-work=$(mktemp -d /tmp/kintsugi-launchers.XXXXXX)
+work=$(mktemp -dt kintsugi-launchers.XXXXXX)
 pids=()
 
 finish() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::output::Screen;
-use crate::report::{self, Record, Records, Report, ReportError, TerminalStyle};
+use crate::report::{self, OutputDir, Record, Records, Report, ReportError, TerminalStyle};
 use crate::samples::{SampleError, read_journal};
 use crate::stats::PairedBootstrap;
 
@@ -33,12 +33,28 @@ pub(super) fn run(args: &CombineArgs, screen: &Screen) -> anyhow::Result<()> {
     let records = report::combine(parts)?;
     let (replicate_count, seed) = records.run.bootstrap;
     let bootstrap = PairedBootstrap { replicate_count, seed, ..PairedBootstrap::default() };
+    show(&report_of(&records, bootstrap, Some(&output))?, screen)
+}
+
+/// The report of a run's records, written where there is a place for it.
+pub(super) fn report_of(
+    records: &Records,
+    bootstrap: PairedBootstrap,
+    output: Option<&OutputDir>,
+) -> anyhow::Result<Report> {
     let input = records.report_input(bootstrap)?;
     let report = Report::new(&input)?;
-    report::write_all(&report, input.outcomes(), &records.texts(), &output)?;
-    tracing::info!("report in {}", output.path().display());
+    if let Some(output) = output {
+        report::write_all(&report, input.outcomes(), &records.texts(), output)?;
+        tracing::info!("report in {}", output.path().display());
+    }
+    Ok(report)
+}
+
+/// A report on the terminal, or wherever stdout leads.
+pub(super) fn show(report: &Report, screen: &Screen) -> anyhow::Result<()> {
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
-    screen.data(&report::render_terminal(&report, style))
+    screen.data(&report::render_terminal(report, style))
 }
 
 /// The journals of a folder's shards, else its own.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs, ReadingArgs, Shard};
 use super::candidates::{Candidate, CandidateArgs};
+use super::combine::{report_of, show};
 use super::dry_run;
 use super::evaluation::{Setting, open_any, open_checkpoint, prepare};
 use super::output::Screen;
@@ -15,7 +16,7 @@ use crate::checkpoint::ModelSource;
 use crate::eval::{SliceOutcome, Variant};
 use crate::merge::Strategy;
 use crate::model::DeviceChoice;
-use crate::report::{self, Exact, ModelRecord, ModelRole, OutputDir, Report, ReportError, TerminalStyle};
+use crate::report::{self, Exact, ModelRecord, ModelRole, OutputDir, Report, ReportError};
 use crate::stats::PairedBootstrap;
 
 /// Arguments of `compare`.
@@ -189,18 +190,7 @@ fn compare(
         );
         return Ok(None);
     }
-    let input = records.report_input(bootstrap)?;
-    let report = Report::new(&input)?;
-    if let Some(output) = output {
-        report::write_all(&report, input.outcomes(), &records.texts(), output)?;
-        tracing::info!("report in {}", output.path().display());
-    }
-    Ok(Some(report))
-}
-
-fn show(report: &Report, screen: &Screen) -> anyhow::Result<()> {
-    let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
-    screen.data(&report::render_terminal(report, style))
+    Ok(Some(report_of(&records, bootstrap, output)?))
 }
 
 impl Comparison<'_> {

@@ -19,7 +19,8 @@ pub struct DataPlace {
 enum Origin {
     Given,
     Named,
-    Hub { name: String, downloaded: bool },
+    /// In the words of [`crate::hub::Found::described`].
+    Hub(String),
 }
 
 impl fmt::Display for DataPlace {
@@ -28,8 +29,7 @@ impl fmt::Display for DataPlace {
         match &self.origin {
             Origin::Given => Ok(()),
             Origin::Named => f.write_str(" (the file that the task names)"),
-            Origin::Hub { name, downloaded: true } => write!(f, " ({name}, downloaded)"),
-            Origin::Hub { name, downloaded: false } => write!(f, " ({name}, from the Hugging Face cache)"),
+            Origin::Hub(described) => write!(f, " ({described})"),
         }
     }
 }
@@ -57,7 +57,7 @@ impl DataPlace {
             looked: named,
             source,
         })?;
-        let origin = Origin::Hub { name: file.to_string(), downloaded: found.downloaded };
+        let origin = Origin::Hub(found.described(&file.to_string()));
         Ok(Self { path: found.path, origin })
     }
 }

@@ -52,6 +52,15 @@ pub struct Found {
     pub downloaded: bool,
 }
 
+impl Found {
+    /// Under what name it was found, and where.
+    #[must_use]
+    pub fn described(&self, name: &str) -> String {
+        let source = if self.downloaded { "downloaded" } else { "from the Hugging Face cache" };
+        format!("{name}, {source}")
+    }
+}
+
 /// Somebody who watches a download.
 pub trait Progress {
     /// It begins, or goes on after an interruption, and is so many bytes in all.

@@ -32,7 +32,8 @@ enum Origin {
     Given,
     Beside,
     Configured,
-    Hub { name: String, downloaded: bool },
+    /// In the words of [`super::Found::described`].
+    Hub(String),
 }
 
 impl fmt::Display for TokenizerPlace {
@@ -42,8 +43,7 @@ impl fmt::Display for TokenizerPlace {
             Origin::Given => Ok(()),
             Origin::Beside => f.write_str(" (beside the checkpoint)"),
             Origin::Configured => f.write_str(" (named in the checkpoint's configuration)"),
-            Origin::Hub { name, downloaded: true } => write!(f, " ({name}, downloaded)"),
-            Origin::Hub { name, downloaded: false } => write!(f, " ({name}, from the Hugging Face cache)"),
+            Origin::Hub(described) => write!(f, " ({described})"),
         }
     }
 }
@@ -84,7 +84,7 @@ impl TokenizerRequest<'_> {
         let named = given.to_str().filter(|_| !looks_like_a_file).and_then(|name| HubFile::named(name, NAMES[0]));
         let Some(file) = named else { return Ok(given_here(given.to_owned())) };
         let found = hub.fetch(RepoKind::Model, &file, progress)?;
-        let origin = Origin::Hub { name: given.display().to_string(), downloaded: found.downloaded };
+        let origin = Origin::Hub(found.described(&given.display().to_string()));
         Ok(TokenizerPlace { path: found.path, origin })
     }
 

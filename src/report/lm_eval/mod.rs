@@ -170,11 +170,23 @@ fn scores(report: &Report, row: &ModelRow, samples: &[Sample]) -> Result<(Value,
 
 /// The task's definition as the harness dumps it.
 fn task_config(task: &TaskInfo) -> Value {
-    if task.rolling.is_some() {
-        return rolling_config(task);
-    }
-    let (context, target) = ("{{text.split(' ')[:-1]|join(' ')}}", "{{' '+text.split(' ')[-1]}}");
-    json!({
+    let metric = |name: &str, aggregation: &str, higher_is_better: bool| json!({ "metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better });
+    let whole_texts = task.rolling.is_some();
+    let (context, target, output_type) = if whole_texts {
+        ("", "{{text}}", "loglikelihood_rolling")
+    } else {
+        ("{{text.split(' ')[:-1]|join(' ')}}", "{{' '+text.split(' ')[-1]}}", "loglikelihood")
+    };
+    let metrics = if whole_texts {
+        vec![
+            metric("word_perplexity", "weighted_perplexity", false),
+            metric("byte_perplexity", "weighted_perplexity", false),
+            metric("bits_per_byte", "bits_per_byte", false),
+        ]
+    } else {
+        vec![metric("perplexity", "perplexity", false), metric("acc", "mean", true)]
+    };
+    let mut config = json!({
         "task": task.name,
         "dataset_path": "json",
         "dataset_kwargs": { "data_files": { "test": task.data.file } },
@@ -186,41 +198,14 @@ fn task_config(task: &TaskInfo) -> Value {
         "target_delimiter": " ",
         "fewshot_delimiter": "\n\n",
         "num_fewshot": 0,
-        "metric_list": [
-            { "metric": "perplexity", "aggregation": "perplexity", "higher_is_better": false },
-            { "metric": "acc", "aggregation": "mean", "higher_is_better": true },
-        ],
-        "output_type": "loglikelihood",
+        "metric_list": metrics,
+        "output_type": output_type,
         "repeats": 1,
-        "should_decontaminate": true,
-        "doc_to_decontamination_query": "{{text}}",
-        "metadata": { "version": task.version, "data_sha256": task.data.sha256 },
-    })
-}
-
-/// The same of a task that predicts whole texts.
-fn rolling_config(task: &TaskInfo) -> Value {
-    let metric = |name: &str, aggregation: &str| json!({ "metric": name, "aggregation": aggregation, "higher_is_better": false });
-    json!({
-        "task": task.name,
-        "dataset_path": "json",
-        "dataset_kwargs": { "data_files": { "test": task.data.file } },
-        "test_split": "test",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "unsafe_code": false,
-        "description": "",
-        "target_delimiter": " ",
-        "fewshot_delimiter": "\n\n",
-        "num_fewshot": 0,
-        "metric_list": [
-            metric("word_perplexity", "weighted_perplexity"),
-            metric("byte_perplexity", "weighted_perplexity"),
-            metric("bits_per_byte", "bits_per_byte"),
-        ],
-        "output_type": "loglikelihood_rolling",
-        "repeats": 1,
-        "should_decontaminate": false,
-        "metadata": { "version": task.version, "data_sha256": task.data.sha256 },
-    })
+        "should_decontaminate": !whole_texts,
+    });
+    if !whole_texts {
+        config["doc_to_decontamination_query"] = json!("{{text}}");
+    }
+    config["metadata"] = json!({ "version": task.version, "data_sha256": task.data.sha256 });
+    config
 }
