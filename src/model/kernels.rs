@@ -14,7 +14,7 @@ use super::ModelError;
 const LANES: usize = 16;
 
 /// An element type that is computed in float32.
-trait Element: Copy {
+pub(super) trait Element: Copy {
     fn widen(self) -> f32;
     fn narrow(value: f32) -> Self;
 }
@@ -159,7 +159,7 @@ fn to_usize(extent: i64) -> usize {
 
 /// The first `length` elements of a CPU tensor's memory, counted from its own first.
 #[expect(unsafe_code, reason = "libtorch hands out its memory as a pointer")]
-fn elements<T: Element>(tensor: &mut Tensor, length: usize) -> &mut [T] {
+pub(super) fn elements<T: Element>(tensor: &mut Tensor, length: usize) -> &mut [T] {
     if length == 0 {
         return &mut [];
     }
@@ -171,7 +171,7 @@ fn elements<T: Element>(tensor: &mut Tensor, length: usize) -> &mut [T] {
 
 /// All elements of a contiguous CPU tensor.
 #[expect(unsafe_code, reason = "libtorch hands out its memory as a pointer")]
-fn read<T: Element>(tensor: &Tensor) -> &[T] {
+pub(super) fn read<T: Element>(tensor: &Tensor) -> &[T] {
     if tensor.numel() == 0 {
         return &[];
     }

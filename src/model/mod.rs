@@ -11,6 +11,7 @@ mod mlp;
 mod norm;
 mod output;
 mod parallel;
+mod products;
 mod rotary;
 mod scores;
 mod speed;

@@ -3,6 +3,7 @@
 
 use tch::Tensor;
 
+use super::products::LinearWeight;
 use super::{ModelError, Uploader};
 use crate::config::Architecture;
 use crate::partition::{Role, StageTensors};
@@ -10,7 +11,7 @@ use crate::partition::{Role, StageTensors};
 /// `y_r = x_r W_rᵀ + b_r`: each rank computes some of the outputs.
 #[derive(Debug)]
 pub(super) struct ColumnParallelLinear {
-    ranks: Vec<Vec<(Tensor, Option<Tensor>)>>,
+    ranks: Vec<Vec<(LinearWeight, Option<Tensor>)>>,
 }
 
 impl ColumnParallelLinear {
@@ -21,7 +22,7 @@ impl ColumnParallelLinear {
         weight: Role,
         bias: Role,
     ) -> Result<Self, ModelError> {
-        let weights = uploader.per_rank(stage, architecture, weight)?;
+        let weights = uploader.linear(stage, architecture, weight)?;
         let biases = uploader.per_rank_optional(stage, architecture, bias)?;
         let ranks = weights.into_iter().zip(biases).map(|(weights, biases)| {
             let mut biases = biases.unwrap_or_default().into_iter();
@@ -32,7 +33,7 @@ impl ColumnParallelLinear {
 
     /// One tensor `[rows, outputs / ranks]` for each block of the rank's outputs.
     pub(super) fn forward(&self, tp_rank: usize, x: &Tensor) -> Result<Vec<Tensor>, ModelError> {
-        self.ranks[tp_rank].iter().map(|(weight, bias)| Ok(x.f_linear(weight, bias.as_ref())?)).collect()
+        self.ranks[tp_rank].iter().map(|(weight, bias)| weight.product(x, bias.as_ref())).collect()
     }
 }
 
@@ -40,7 +41,7 @@ impl ColumnParallelLinear {
 /// where it is added is the transformer layer's business.
 #[derive(Debug)]
 pub(super) struct RowParallelLinear {
-    weights: Vec<Tensor>,
+    weights: Vec<LinearWeight>,
     biases: Vec<Option<Tensor>>,
     biases_agree: bool,
 }
@@ -53,7 +54,7 @@ impl RowParallelLinear {
         weight: Role,
         bias: Role,
     ) -> Result<Self, ModelError> {
-        let weights = uploader.per_rank(stage, architecture, weight)?;
+        let weights = uploader.linear(stage, architecture, weight)?;
         let biases = uploader.per_rank_optional(stage, architecture, bias)?;
         Ok(Self {
             weights: weights.into_iter().flatten().collect(),
@@ -72,10 +73,10 @@ impl RowParallelLinear {
         bias: Option<&Tensor>,
     ) -> Result<Tensor, ModelError> {
         let weight = &self.weights[tp_rank];
-        Ok(match total {
-            None => x.f_linear(weight, bias)?,
-            Some(mut total) => total.f_addmm_(x, &weight.f_transpose(0, 1)?)?,
-        })
+        match total {
+            None => weight.product(x, bias),
+            Some(total) => weight.add_product(total, x),
+        }
     }
 
     /// All ranks' biases.

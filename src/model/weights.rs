@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::backend::kind_of;
+use super::products::{self, LinearWeight, Packed};
 use super::{Backend, ModelError, each};
 use crate::config::Architecture;
-use crate::partition::{ParamValue, PartitionTable, Role, StageTensors, rank_ranges};
-use crate::tensor::HostTensor;
+use crate::partition::{ParamValue, PartitionError, PartitionTable, Role, StageTensors, rank_ranges};
+use crate::tensor::{HostTensor, Piece, concatenate};
 
 /// Elements from which on it pays to divide a conversion among threads.
 const CONVERTED_TOGETHER: usize = 1 << 20;
@@ -19,13 +20,15 @@ pub struct Uploader {
     backend: Backend,
     // The host tensor is kept: its address is the key, and on the CPU its memory may be the device tensor's own.
     done: HashMap<(usize, Kind), (HostTensor, Tensor)>,
+    // Matrices in tiles; `None` of those that cannot be.
+    packed: HashMap<usize, (HostTensor, Option<Packed>)>,
 }
 
 impl Uploader {
     /// For one device and compute type.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
-        Self { backend, done: HashMap::new() }
+        Self { backend, done: HashMap::new(), packed: HashMap::new() }
     }
 
     /// The device and compute type.
@@ -114,6 +117,66 @@ impl Uploader {
                     .collect()
             }
         }
+    }
+
+    /// A linear layer's matrix as each rank sees it, as [`Uploader::per_rank`], ready to be multiplied with.
+    pub(super) fn linear(
+        &mut self,
+        stage: &StageTensors,
+        architecture: &Architecture,
+        role: Role,
+    ) -> Result<Vec<Vec<LinearWeight>>, ModelError> {
+        if products::usable(self.backend)
+            && let Some(ranks) = self.packed_per_rank(stage, architecture, role)?
+        {
+            return Ok(ranks);
+        }
+        let plain = |ranges: Vec<Tensor>| ranges.into_iter().map(LinearWeight::Plain).collect();
+        Ok(self.per_rank(stage, architecture, role)?.into_iter().map(plain).collect())
+    }
+
+    /// Every rank's ranges of a joined matrix in tiles; `None` if it is not joined or cannot be.
+    fn packed_per_rank(
+        &mut self,
+        stage: &StageTensors,
+        architecture: &Architecture,
+        role: Role,
+    ) -> Result<Option<Vec<Vec<LinearWeight>>>, ModelError> {
+        let param = stage.get(role).ok_or(ModelError::MissingParameter { stage: stage.id, role })?;
+        let (ParamValue::Joined(joined), Some(partition)) =
+            (&param.value, PartitionTable::new(architecture).partition(role))
+        else {
+            return Ok(None);
+        };
+        let Some(whole) = self.packed(joined)? else { return Ok(None) };
+        let mut ranks = Vec::with_capacity(stage.tp_size);
+        for tp_rank in 0..stage.tp_size {
+            let mut parts = Vec::new();
+            for range in rank_ranges(&partition, stage.tp_size, tp_rank)? {
+                let part = match whole.narrow(partition.dim, range.clone()) {
+                    Some(part) => Some(part),
+                    // Ranks that share a tile have their own.
+                    None => {
+                        let part = concatenate(partition.dim, &[Piece { tensor: joined, range }]);
+                        Packed::new(self.backend, &part.map_err(PartitionError::from)?)?
+                    }
+                };
+                let Some(part) = part else { return Ok(None) };
+                parts.push(LinearWeight::Packed(part));
+            }
+            ranks.push(parts);
+        }
+        Ok(Some(ranks))
+    }
+
+    /// The matrix in tiles; `None` if it cannot be.
+    fn packed(&mut self, host: &HostTensor) -> Result<Option<Packed>, ModelError> {
+        if let Some((_, packed)) = self.packed.get(&host.storage_id()) {
+            return Ok(packed.clone());
+        }
+        let packed = Packed::new(self.backend, host)?;
+        self.packed.insert(host.storage_id(), (host.clone(), packed.clone()));
+        Ok(packed)
     }
 
     /// As [`Uploader::per_rank`] for a role that a model may lack: `None` for every rank then.

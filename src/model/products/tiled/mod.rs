@@ -1,0 +1,85 @@
+//! Products by the tiles of AMX.
+
+mod multiply;
+mod packed;
+mod pieces;
+mod registers;
+#[cfg(test)]
+mod tests;
+
+use half::bf16;
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::model::kernels::{elements, read};
+use crate::model::weights::to_i64;
+use crate::model::{Backend, ModelError};
+use multiply::{Element, Start, multiply};
+pub(in crate::model) use packed::Packed;
+use registers::{BLOCK, Tiles};
+
+/// Whether products of this backend's type are done here.
+pub(in crate::model) fn usable(backend: Backend) -> bool {
+    backend.device == Device::Cpu && matches!(backend.kind, Kind::Float | Kind::BFloat16) && registers::available()
+}
+
+impl Packed {
+    /// `x Wᵀ + bias`, `[rows, outputs]`, for `x` `[rows, inputs]`.
+    ///
+    /// # Errors
+    /// `x` is not of that form, or there is no memory for the product.
+    pub(in crate::model) fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        let rows = self.rows_of(x)?;
+        let mut product = Tensor::f_empty([rows, to_i64(self.outputs())], (x.kind(), x.device()))?;
+        let mut start = match bias {
+            Some(bias) => Vec::<f32>::try_from(&bias.f_to_kind(Kind::Float)?.f_flatten(0, -1)?)?,
+            None => Vec::new(),
+        };
+        start.resize(self.outputs().next_multiple_of(BLOCK), 0.0);
+        self.multiply(x, Start::Row(&start), &mut product)?;
+        Ok(product)
+    }
+
+    /// `total + x Wᵀ`, in `total`'s own memory if that is contiguous.
+    ///
+    /// # Errors
+    /// `x` is not `[rows, inputs]`, or `total` not `[rows, outputs]`.
+    pub(in crate::model) fn add_product(&self, total: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+        let expected = [self.rows_of(x)?, to_i64(self.outputs())];
+        if total.size() != expected || total.kind() != x.kind() {
+            return Err(unfit("a sum", &total, &expected));
+        }
+        let mut total = total.f_contiguous()?;
+        self.multiply(x, Start::Output, &mut total)?;
+        Ok(total)
+    }
+
+    fn rows_of(&self, x: &Tensor) -> Result<i64, ModelError> {
+        match x.size()[..] {
+            [rows, inputs] if inputs == to_i64(self.inputs()) => Ok(rows),
+            _ => Err(unfit("activations", x, &[-1, to_i64(self.inputs())])),
+        }
+    }
+
+    fn multiply(&self, x: &Tensor, start: Start<'_>, output: &mut Tensor) -> Result<(), ModelError> {
+        match x.kind() {
+            Kind::Float => self.multiply_as::<f32>(x, start, output),
+            Kind::BFloat16 => self.multiply_as::<bf16>(x, start, output),
+            _ => Err(unfit("activations", x, &[])),
+        }
+    }
+
+    fn multiply_as<T: Element>(&self, x: &Tensor, start: Start<'_>, output: &mut Tensor) -> Result<(), ModelError> {
+        let Some(tiles) = Tiles::configure() else {
+            return Err(unfit("a processor with AMX for activations", x, &[]));
+        };
+        let x = x.f_contiguous()?;
+        let length = output.numel();
+        multiply(&tiles, read::<T>(&x), self, start, elements::<T>(output, length));
+        Ok(())
+    }
+}
+
+fn unfit(what: &str, found: &Tensor, expected: &[i64]) -> ModelError {
+    let (kind, size) = (found.kind(), found.size());
+    TchError::Kind(format!("expected {what} {expected:?}, found {kind:?} {size:?}")).into()
+}

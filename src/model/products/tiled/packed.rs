@@ -1,0 +1,156 @@
+//! A weight matrix in the order in which tiles take it, and ranges of it, such as a rank's share, without another copy.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use tch::Kind;
+
+use super::pieces::split;
+use super::registers::{BLOCK, INPUTS, ROWS, Tile};
+use crate::model::{Backend, ModelError, each};
+use crate::tensor::{DType, HostTensor};
+
+/// `[outputs, inputs]` in tiles: by panels of 32 outputs, steps of 32 inputs, pieces, and the two halves of the panel.
+#[derive(Debug)]
+struct Tiled {
+    tiles: Vec<Tile>,
+    pieces: usize,
+    steps: usize,
+}
+
+/// A range of a packed matrix. Cloning shares the tiles.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Packed {
+    tiled: Arc<Tiled>,
+    first_panel: usize,
+    first_step: usize,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl Packed {
+    /// Packs a matrix `[outputs, inputs]` for products of the backend's type: as many pieces as its elements have in
+    /// float32, rounded to one in bfloat16. `None` if it is not a matrix of floats of at most 32 bits.
+    ///
+    /// # Errors
+    /// There are no threads to be had.
+    pub(in crate::model) fn new(backend: Backend, matrix: &HostTensor) -> Result<Option<Self>, ModelError> {
+        let (&[outputs, inputs], DType::F16 | DType::BF16 | DType::F32) = (matrix.shape(), matrix.dtype()) else {
+            return Ok(None);
+        };
+        if outputs == 0 || inputs == 0 {
+            return Ok(None);
+        }
+        let rounded = backend.kind == Kind::BFloat16;
+        let steps = inputs.div_ceil(INPUTS);
+        let pieces = match matrix.dtype() {
+            DType::BF16 => 1,
+            _ if rounded => 1,
+            DType::F16 => 2,
+            _ => pieces_of_f32(backend, matrix.bytes())?,
+        };
+        let panel_tiles = steps * pieces * 2;
+        let mut tiles = vec![Tile::ZERO; outputs.div_ceil(BLOCK) * panel_tiles];
+        let row_bytes = inputs * matrix.dtype().size();
+        let panels: Vec<_> =
+            tiles.chunks_mut(panel_tiles).zip(matrix.bytes().chunks(BLOCK * row_bytes)).collect();
+        each(backend, panels, |(tiles, rows)| {
+            let mut values = vec![0.0; inputs];
+            for (at, row) in rows.chunks_exact(row_bytes).enumerate() {
+                widen(matrix.dtype(), row, &mut values);
+                if rounded {
+                    values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
+                }
+                pack_output(&values, at, pieces, tiles);
+            }
+            Ok(())
+        })?;
+        let tiled = Arc::new(Tiled { tiles, pieces, steps });
+        Ok(Some(Self { tiled, first_panel: 0, first_step: 0, outputs, inputs }))
+    }
+
+    /// A range of outputs (dimension 0) or of inputs (1). `None` where tiles would have to be cut.
+    pub(in crate::model) fn narrow(&self, dim: usize, range: Range<usize>) -> Option<Self> {
+        let (extent, unit) = if dim == 0 { (self.outputs, BLOCK) } else { (self.inputs, INPUTS) };
+        let whole = range.start % unit == 0 && (range.end % unit == 0 || range.end == extent);
+        if !whole || range.end > extent || range.is_empty() {
+            return None;
+        }
+        let mut part = self.clone();
+        if dim == 0 {
+            (part.first_panel, part.outputs) = (self.first_panel + range.start / unit, range.len());
+        } else {
+            (part.first_step, part.inputs) = (self.first_step + range.start / unit, range.len());
+        }
+        Some(part)
+    }
+
+    /// Columns of the product.
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of what is multiplied.
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Pieces of an element.
+    pub(super) fn pieces(&self) -> usize {
+        self.tiled.pieces
+    }
+
+    /// The tiles of a panel and of some steps, both counted from the range's first.
+    pub(super) fn tiles(&self, panel: usize, steps: Range<usize>) -> &[Tile] {
+        let step_tiles = 2 * self.tiled.pieces;
+        let first = ((self.first_panel + panel) * self.tiled.steps + self.first_step) * step_tiles;
+        &self.tiled.tiles[first + steps.start * step_tiles..first + steps.end * step_tiles]
+    }
+}
+
+/// The most pieces that any of these elements has.
+fn pieces_of_f32(backend: Backend, bytes: &[u8]) -> Result<usize, ModelError> {
+    const AT_ONCE: usize = 1 << 20;
+    let counts = each(backend, bytes.chunks(AT_ONCE).collect(), |bytes: &[u8]| {
+        // Bits of the second and of the third piece, of all elements together.
+        let (mut second, mut third) = (0.0_f32, 0.0_f32);
+        for element in bytes.as_chunks().0 {
+            let (_, rest) = split(f32::from_le_bytes(*element));
+            second = second.max(rest.abs());
+            third = third.max(split(rest).1.abs());
+        }
+        Ok(if third > 0.0 { 3 } else if second > 0.0 { 2 } else { 1 })
+    })?;
+    Ok(counts.into_iter().max().unwrap_or(1))
+}
+
+/// A row's elements as float32.
+fn widen(dtype: DType, row: &[u8], values: &mut [f32]) {
+    match dtype {
+        DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(row).convert_to_f32_slice(values),
+        DType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(row).convert_to_f32_slice(values),
+        _ => {
+            for (value, bytes) in values.iter_mut().zip(row.as_chunks().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+        }
+    }
+}
+
+/// Puts the weights of the panel's output `at` into its tiles: two inputs make 32 bits, and those of 16 outputs a row.
+fn pack_output(values: &[f32], at: usize, pieces: usize, tiles: &mut [Tile]) {
+    let (half, column) = (at / ROWS, at % ROWS);
+    for (step, values) in values.chunks(INPUTS).enumerate() {
+        for (input, &value) in values.iter().enumerate() {
+            let place = input / 2 * INPUTS + 2 * column + input % 2;
+            let mut rest = value;
+            for piece in 0..pieces {
+                let (bits, smaller) = split(rest);
+                tiles[(step * pieces + piece) * 2 + half].0[place] = bits;
+                rest = smaller;
+            }
+        }
+    }
+}
