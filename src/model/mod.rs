@@ -28,6 +28,7 @@ pub use embedding::EmbeddingStage;
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
 pub use output::{DeviceScores, OutputStage, Reference, TargetScores};
+pub use products::has_tiles;
 pub use rotary::RotaryTable;
 pub use speed::matrix_product_flops;
 pub use streams::Streams;

@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
-use super::{Backend, ModelError};
+use super::products::{self, Packed};
+use super::threads::thread_count;
+use super::{Backend, ModelError, each};
+use crate::partition::PartitionError;
+use crate::tensor::{DType, HostTensor};
 
 /// Rows of the product: tokens that go through a layer together, about.
 const ROWS: i64 = 512;
@@ -23,6 +27,9 @@ pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64,
     let _no_grad = tch::no_grad_guard();
     let hidden = i64::try_from(hidden_size).unwrap_or(WIDEST).clamp(1, WIDEST);
     let options = (backend.kind, backend.device);
+    if products::usable(backend) {
+        return tiled_product_flops(backend, hidden);
+    }
     let left = Tensor::f_ones([ROWS, hidden], options)?;
     let right = Tensor::f_ones([hidden, 4 * hidden], options)?;
     let wait = || {
@@ -30,16 +37,48 @@ pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64,
             tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
         }
     };
-    // The first sets up the library.
-    let _ = left.f_matmul(&right)?;
-    wait();
-    let (start, mut count) = (Instant::now(), 0_u32);
-    while count < 3 || (start.elapsed() < LONG_ENOUGH && count < 1000) {
+    let multiply = || {
         let _ = left.f_matmul(&right)?;
         wait();
+        Ok(())
+    };
+    Ok(operations(hidden) * calls_per_second(multiply)?)
+}
+
+/// As [`matrix_product_flops`] where tiles multiply: every thread computes alone, as in an evaluation.
+fn tiled_product_flops(backend: Backend, hidden: i64) -> Result<f64, ModelError> {
+    let extent = usize::try_from(hidden).unwrap_or(1);
+    let weight = HostTensor::new(DType::F16, vec![4 * extent, extent], vec![0; 8 * extent * extent]);
+    let weight = weight.map_err(PartitionError::from)?;
+    let Some(weight) = Packed::new(backend, &weight)? else {
+        return Err(tch::TchError::Kind("no tiles for float16 matrices".to_owned()).into());
+    };
+    let threads = thread_count()?;
+    let left = (0..threads).map(|_| Tensor::f_ones([ROWS, hidden], (backend.kind, backend.device)));
+    let left = left.collect::<Result<Vec<_>, _>>()?;
+    let multiply = || {
+        let left = left.iter().map(Tensor::shallow_clone).collect();
+        each(backend, left, |left: Tensor| weight.product(&left, None).map(drop)).map(drop)
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
+    let operations = operations(hidden) * threads as f64;
+    Ok(operations * calls_per_second(multiply)?)
+}
+
+/// Floating-point operations of one product.
+fn operations(hidden: i64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
+    let operations = 2.0 * (ROWS * hidden * 4 * hidden) as f64;
+    operations
+}
+
+fn calls_per_second(work: impl Fn() -> Result<(), ModelError>) -> Result<f64, ModelError> {
+    // The first sets up the library.
+    work()?;
+    let (start, mut count) = (Instant::now(), 0_u32);
+    while count < 3 || (start.elapsed() < LONG_ENOUGH && count < 1000) {
+        work()?;
         count += 1;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
-    let operations = 2.0 * (ROWS * hidden * 4 * hidden) as f64 * f64::from(count);
-    Ok(operations / start.elapsed().as_secs_f64().max(1e-9))
+    Ok(f64::from(count) / start.elapsed().as_secs_f64().max(1e-9))
 }

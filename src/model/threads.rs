@@ -51,6 +51,11 @@ pub fn each<T: Send, R: Send>(
     })
 }
 
+/// How many threads [`each`] divides items among on a CPU.
+pub(super) fn thread_count() -> Result<usize, ModelError> {
+    Ok(pool()?.current_num_threads())
+}
+
 fn pool() -> Result<Arc<ThreadPool>, ModelError> {
     let threads = match ASKED.load(Ordering::Relaxed) {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -5,10 +5,16 @@
 #[cfg_attr(not(target_arch = "x86_64"), path = "elsewhere.rs")]
 mod tiled;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
-use super::ModelError;
+use super::{Backend, ModelError};
 pub(super) use tiled::{Packed, usable};
+
+/// Whether this processor's matrix products are done by AMX tiles.
+#[must_use]
+pub fn has_tiles() -> bool {
+    usable(Backend { device: Device::Cpu, kind: Kind::Float })
+}
 
 /// The weights of a linear layer, `[outputs, inputs]`, ready to be multiplied with.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod multiply;
 mod packed;
 mod pieces;
+mod recycled;
 mod registers;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use half::bf16;
 
 use super::packed::Packed;
 use super::pieces::{Activations, pack_rows};
+use super::recycled;
 use super::registers::{BLOCK, INPUTS, Pieces, Rows, Tile, Tiles};
 use crate::model::kernels;
 
@@ -61,19 +62,13 @@ impl Element for bf16 {
 }
 
 /// `output ← start + x Wᵀ`: `x` is `[rows, inputs]`, `output` is `[rows, outputs]`.
-pub(super) fn multiply<T: Element>(
-    tiles: &Tiles,
-    x: &[T],
-    weights: &Packed,
-    start: Start<'_>,
-    output: &mut [T],
-) {
+pub(super) fn multiply<T: Element>(tiles: &Tiles, x: &[T], weights: &Packed, start: Start<'_>, output: &mut [T]) {
     let (inputs, outputs) = (weights.inputs(), weights.outputs());
     let pieces = T::with_weights_of(weights.pieces());
     let steps = inputs.div_ceil(INPUTS);
     let at_once = if T::as_sums(&mut []).is_some() { STEPS_AT_ONCE } else { steps };
     let step_tiles = pieces.tiles().0;
-    let mut packed = vec![Tile::ZERO; ROWS_AT_ONCE / BLOCK * at_once.min(steps) * step_tiles];
+    let mut packed = recycled::take(ROWS_AT_ONCE / BLOCK * at_once.min(steps) * step_tiles);
     let outputs_at_once = ROWS_AT_ONCE * outputs;
     for (x, output) in x.chunks(ROWS_AT_ONCE * inputs).zip(output.chunks_mut(outputs_at_once)) {
         for first in (0..steps).step_by(at_once) {
@@ -107,7 +102,8 @@ fn block<T: Element>(
     first: usize,
 ) {
     let width = BLOCK.min(outputs - first);
-    if width == BLOCK && rows.len() == BLOCK * outputs
+    if width == BLOCK
+        && rows.len() == BLOCK * outputs
         && let Some(sums) = T::as_sums(rows)
     {
         let out = Rows { first: sums[first..].as_mut_ptr(), stride: outputs };

@@ -7,15 +7,16 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tch::Kind;
 
-use super::pieces::split;
-use super::registers::{BLOCK, INPUTS, ROWS, Tile};
+use super::pieces::{pack_panel, split};
+use super::recycled::{self, Recycled};
+use super::registers::{self, BLOCK, INPUTS, Tile};
 use crate::model::{Backend, ModelError, each};
 use crate::tensor::{DType, HostTensor};
 
 /// `[outputs, inputs]` in tiles: by panels of 32 outputs, steps of 32 inputs, pieces, and the two halves of the panel.
 #[derive(Debug)]
 struct Tiled {
-    tiles: Vec<Tile>,
+    tiles: Recycled,
     pieces: usize,
     steps: usize,
 }
@@ -40,7 +41,7 @@ impl Packed {
         let (&[outputs, inputs], DType::F16 | DType::BF16 | DType::F32) = (matrix.shape(), matrix.dtype()) else {
             return Ok(None);
         };
-        if outputs == 0 || inputs == 0 {
+        if outputs == 0 || inputs == 0 || !registers::available() {
             return Ok(None);
         }
         let rounded = backend.kind == Kind::BFloat16;
@@ -52,18 +53,19 @@ impl Packed {
             _ => pieces_of_f32(backend, matrix.bytes())?,
         };
         let panel_tiles = steps * pieces * 2;
-        let mut tiles = vec![Tile::ZERO; outputs.div_ceil(BLOCK) * panel_tiles];
+        let mut tiles = recycled::take(outputs.div_ceil(BLOCK) * panel_tiles);
         let row_bytes = inputs * matrix.dtype().size();
-        let panels: Vec<_> =
-            tiles.chunks_mut(panel_tiles).zip(matrix.bytes().chunks(BLOCK * row_bytes)).collect();
+        let panels: Vec<_> = tiles.chunks_mut(panel_tiles).zip(matrix.bytes().chunks(BLOCK * row_bytes)).collect();
         each(backend, panels, |(tiles, rows)| {
-            let mut values = vec![0.0; inputs];
-            for (at, row) in rows.chunks_exact(row_bytes).enumerate() {
-                widen(matrix.dtype(), row, &mut values);
-                if rounded {
-                    values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
-                }
-                pack_output(&values, at, pieces, tiles);
+            let mut values = vec![0.0; rows.len() / matrix.dtype().size()];
+            widen(matrix.dtype(), rows, &mut values);
+            if rounded {
+                values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
+            }
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            // SAFETY: processors that have tiles have AVX-512, and nothing is packed where there are no tiles.
+            unsafe {
+                pack_panel(&values, inputs, pieces, tiles);
             }
             Ok(())
         })?;
@@ -121,35 +123,25 @@ fn pieces_of_f32(backend: Backend, bytes: &[u8]) -> Result<usize, ModelError> {
             second = second.max(rest.abs());
             third = third.max(split(rest).1.abs());
         }
-        Ok(if third > 0.0 { 3 } else if second > 0.0 { 2 } else { 1 })
+        Ok(if third > 0.0 {
+            3
+        } else if second > 0.0 {
+            2
+        } else {
+            1
+        })
     })?;
     Ok(counts.into_iter().max().unwrap_or(1))
 }
 
-/// A row's elements as float32.
-fn widen(dtype: DType, row: &[u8], values: &mut [f32]) {
+/// Elements as float32.
+fn widen(dtype: DType, bytes: &[u8], values: &mut [f32]) {
     match dtype {
-        DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(row).convert_to_f32_slice(values),
-        DType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(row).convert_to_f32_slice(values),
+        DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).convert_to_f32_slice(values),
+        DType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).convert_to_f32_slice(values),
         _ => {
-            for (value, bytes) in values.iter_mut().zip(row.as_chunks().0) {
-                *value = f32::from_le_bytes(*bytes);
-            }
-        }
-    }
-}
-
-/// Puts the weights of the panel's output `at` into its tiles: two inputs make 32 bits, and those of 16 outputs a row.
-fn pack_output(values: &[f32], at: usize, pieces: usize, tiles: &mut [Tile]) {
-    let (half, column) = (at / ROWS, at % ROWS);
-    for (step, values) in values.chunks(INPUTS).enumerate() {
-        for (input, &value) in values.iter().enumerate() {
-            let place = input / 2 * INPUTS + 2 * column + input % 2;
-            let mut rest = value;
-            for piece in 0..pieces {
-                let (bits, smaller) = split(rest);
-                tiles[(step * pieces + piece) * 2 + half].0[place] = bits;
-                rest = smaller;
+            for (value, element) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f32::from_le_bytes(*element);
             }
         }
     }

@@ -5,16 +5,13 @@
 
 use half::bf16;
 
-use super::registers::{INPUTS, ROWS, Tile};
+use super::registers::{BLOCK, INPUTS, ROWS, Tile};
 
-/// The largest piece of a float, as bits, and what is left of it. Of infinities and NaNs nothing is left.
+/// The largest piece of a float, as bits, and what is left of it. Of an infinity no number is left.
 #[inline(always)]
 pub(super) fn split(value: f32) -> (u16, f32) {
     let bits = value.to_bits();
-    let upper = f32::from_bits(bits & 0xffff_0000);
-    // A NaN whose lower bits alone say so must not become an infinity.
-    let quiet = if value.is_nan() { 0x40 } else { 0 };
-    ((bits >> 16) as u16 | quiet, if value.is_finite() { value - upper } else { 0.0 })
+    ((bits >> 16) as u16, value - f32::from_bits(bits & 0xffff_0000))
 }
 
 /// Rows of activations that are packed into tiles.
@@ -54,28 +51,46 @@ impl Activations for bf16 {
 /// two halves of the block. What is missing of the last block and the last step is 0. `tiles` has room for all of it.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pack_rows<T: Activations>(rows: &[T], (stride, inputs): (usize, usize), zero: T, tiles: &mut [Tile]) {
-    let count = if inputs == 0 { 0 } else { rows.len().saturating_sub(inputs) / stride.max(1) + 1 };
+    let count = rows.len().saturating_sub(inputs) / stride + 1;
     let steps = inputs.div_ceil(INPUTS);
-    let block_tiles = steps * T::PIECES * 2;
-    let first_of = |row: usize| row / (2 * ROWS) * block_tiles + row % (2 * ROWS) / ROWS;
-    for row in 0..count.next_multiple_of(2 * ROWS) {
-        let values = rows.get(row * stride..).filter(|_| row < count).map(|rest| &rest[..inputs]);
+    for row in 0..count.next_multiple_of(BLOCK) {
+        let values = if row < count { &rows[row * stride..][..inputs] } else { &[] };
+        let (whole, rest) = values.as_chunks();
+        let mut rest_of_row = [zero; INPUTS];
+        rest_of_row[..rest.len()].copy_from_slice(rest);
         let place = row % ROWS * INPUTS;
-        for step in 0..steps {
-            let padded;
-            let pieces = match values.map(|values| &values[step * INPUTS..]) {
-                None => [[0; INPUTS]; 3],
-                Some(values) => T::pieces(match values.first_chunk() {
-                    Some(whole) => whole,
-                    None => {
-                        padded = std::array::from_fn(|at| values.get(at).copied().unwrap_or(zero));
-                        &padded
-                    }
-                }),
-            };
-            let first = first_of(row) + step * T::PIECES * 2;
-            for (piece, bits) in pieces.iter().take(T::PIECES).enumerate() {
-                tiles[first + 2 * piece].0[place..place + INPUTS].copy_from_slice(bits);
+        let first = row / BLOCK * steps * T::PIECES * 2 + row % BLOCK / ROWS;
+        let tiles = tiles[first..].chunks_mut(T::PIECES * 2).take(steps);
+        for (at, tiles) in tiles.enumerate() {
+            let pieces = T::pieces(whole.get(at).unwrap_or(&rest_of_row));
+            for (tile, piece) in tiles.iter_mut().step_by(2).zip(&pieces) {
+                tile.0[place..place + INPUTS].copy_from_slice(piece);
+            }
+            // Behind the last whole step there is at most one more with anything in it.
+            if at >= whole.len() {
+                rest_of_row = [zero; INPUTS];
+            }
+        }
+    }
+}
+
+/// Packs a panel of at most 32 outputs' weights, rows of `inputs` elements: by steps, pieces, and the two halves of the
+/// panel, two inputs side by side. Every tile is written whole.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn pack_panel(weights: &[f32], inputs: usize, pieces: usize, tiles: &mut [Tile]) {
+    for (step, tiles) in tiles.chunks_exact_mut(2 * pieces).enumerate() {
+        for output in 0..BLOCK {
+            let mut values = [0.0; INPUTS];
+            let start = output * inputs + step * INPUTS;
+            let row = weights.get(start..(output + 1) * inputs).unwrap_or_default();
+            let count = row.len().min(INPUTS);
+            values[..count].copy_from_slice(&row[..count]);
+            let column = 2 * (output % ROWS);
+            for (tiles, piece) in tiles.chunks_exact_mut(2).zip(&f32::pieces(&values)) {
+                let tile = &mut tiles[output / ROWS].0;
+                for (row, pair) in tile.as_chunks_mut::<INPUTS>().0.iter_mut().zip(piece.as_chunks::<2>().0) {
+                    row[column..column + 2].copy_from_slice(pair);
+                }
             }
         }
     }

@@ -199,24 +199,67 @@ impl Tiles {
         // one step, of which there are as many in both slices.
         unsafe {
             match pieces {
-                Pieces::OneOne => block!(
-                    x, w, steps, initial, out, 2048, 2048, load_w!(0, 1024), load_x!(0, 1024), multiply!()
-                ),
+                Pieces::OneOne => {
+                    block!(x, w, steps, initial, out, 2048, 2048, load_w!(0, 1024), load_x!(0, 1024), multiply!())
+                }
                 Pieces::ThreeOne => block!(
-                    x, w, steps, initial, out, 6144, 2048,
-                    load_w!(0, 1024), load_x!(4096, 5120), multiply!(), load_x!(2048, 3072), multiply!(),
-                    load_x!(0, 1024), multiply!()
+                    x,
+                    w,
+                    steps,
+                    initial,
+                    out,
+                    6144,
+                    2048,
+                    load_w!(0, 1024),
+                    load_x!(4096, 5120),
+                    multiply!(),
+                    load_x!(2048, 3072),
+                    multiply!(),
+                    load_x!(0, 1024),
+                    multiply!()
                 ),
                 Pieces::ThreeTwo => block!(
-                    x, w, steps, initial, out, 6144, 4096,
-                    load_w!(0, 1024), load_x!(4096, 5120), multiply!(), load_x!(2048, 3072), multiply!(),
-                    load_x!(0, 1024), multiply!(), load_w!(2048, 3072), multiply!(), load_x!(2048, 3072), multiply!()
+                    x,
+                    w,
+                    steps,
+                    initial,
+                    out,
+                    6144,
+                    4096,
+                    load_w!(0, 1024),
+                    load_x!(4096, 5120),
+                    multiply!(),
+                    load_x!(2048, 3072),
+                    multiply!(),
+                    load_x!(0, 1024),
+                    multiply!(),
+                    load_w!(2048, 3072),
+                    multiply!(),
+                    load_x!(2048, 3072),
+                    multiply!()
                 ),
                 Pieces::ThreeThree => block!(
-                    x, w, steps, initial, out, 6144, 6144,
-                    load_w!(0, 1024), load_x!(4096, 5120), multiply!(), load_x!(2048, 3072), multiply!(),
-                    load_x!(0, 1024), multiply!(), load_w!(2048, 3072), multiply!(), load_x!(2048, 3072), multiply!(),
-                    load_w!(4096, 5120), load_x!(0, 1024), multiply!()
+                    x,
+                    w,
+                    steps,
+                    initial,
+                    out,
+                    6144,
+                    6144,
+                    load_w!(0, 1024),
+                    load_x!(4096, 5120),
+                    multiply!(),
+                    load_x!(2048, 3072),
+                    multiply!(),
+                    load_x!(0, 1024),
+                    multiply!(),
+                    load_w!(2048, 3072),
+                    multiply!(),
+                    load_x!(2048, 3072),
+                    multiply!(),
+                    load_w!(4096, 5120),
+                    load_x!(0, 1024),
+                    multiply!()
                 ),
             }
         }

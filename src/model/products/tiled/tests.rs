@@ -111,7 +111,9 @@ fn what_does_not_fit_is_refused() {
     assert!(packed.product(&random([3, 47], 8), None).is_err());
     assert!(packed.add_product(random([3, 41], 9), &random([3, 48], 10)).is_err());
     assert!(Packed::new(F32, &stored(&random([4, 4], 11), DType::F64)).unwrap().is_none());
-    assert!(packed.narrow(1, 0..33).is_none() && packed.narrow(0, 8..40).is_none() && packed.narrow(0, 0..41).is_none());
+    assert!(
+        packed.narrow(1, 0..33).is_none() && packed.narrow(0, 8..40).is_none() && packed.narrow(0, 0..41).is_none()
+    );
 }
 
 /// Numbers with few digits, whose products and sums are exact in whatever order.
