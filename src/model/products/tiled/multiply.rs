@@ -1,6 +1,8 @@
 //! `x Wᵀ` by blocks: some rows of activations are packed so that they stay in a core's second-level cache while all
 //! weights go by, a panel at a time.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::packed::Packed;
@@ -116,21 +118,50 @@ fn block<T: Element>(
         return unsafe { tiles.block(pieces, x, weights, initial, out) };
     }
     let mut scratch = Scratch([[0.0; BLOCK]; BLOCK]);
-    let sums = &mut scratch.0;
-    for (sums, row) in sums.iter_mut().zip(rows.chunks(outputs)) {
+    let columns = first..first + width;
+    #[expect(
+        unsafe_code,
+        reason = "tiles are loaded from and stored to memory, by instructions not every processor has"
+    )]
+    // SAFETY: the scratch block has 32 rows of 32 elements; processors that have tiles have AVX-512, and `tiles` are there.
+    unsafe {
+        begin(&mut scratch, start, (rows, outputs), columns.clone());
+        let out = Rows { first: scratch.0.as_flattened_mut().as_mut_ptr(), stride: BLOCK };
+        let initial = Rows { first: out.first.cast_const(), stride: BLOCK };
+        tiles.block(pieces, x, weights, initial, out);
+        finish(&scratch, (rows, outputs), columns);
+    }
+}
+
+/// Puts where the sums begin into the scratch block.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn begin<T: Element>(scratch: &mut Scratch, start: Start<'_>, (rows, outputs): (&[T], usize), columns: Range<usize>) {
+    for (sums, row) in scratch.0.iter_mut().zip(rows.chunks(outputs)) {
         match start {
-            Start::Row(row) => sums.copy_from_slice(&row[first..first + BLOCK]),
-            Start::Output => sums.iter_mut().zip(&row[first..][..width]).for_each(|(sum, &value)| *sum = value.widen()),
+            Start::Row(row) => sums.copy_from_slice(&row[columns.start..][..BLOCK]),
+            Start::Output => {
+                for (sum, &value) in sums.iter_mut().zip(&row[columns.clone()]) {
+                    *sum = value.widen();
+                }
+            }
         }
     }
-    let out = Rows { first: sums.as_flattened_mut().as_mut_ptr(), stride: BLOCK };
-    let initial = Rows { first: out.first.cast_const(), stride: BLOCK };
-    #[expect(unsafe_code, reason = "tiles are loaded from and stored to memory")]
-    // SAFETY: the scratch block has 32 rows of 32 elements.
-    unsafe {
-        tiles.block(pieces, x, weights, initial, out);
-    }
-    for (sums, row) in sums.iter().zip(rows.chunks_mut(outputs)) {
-        row[first..][..width].iter_mut().zip(sums).for_each(|(value, &sum)| *value = T::narrow(sum));
+}
+
+/// Takes the sums to the output.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn finish<T: Element>(scratch: &Scratch, (rows, outputs): (&mut [T], usize), columns: Range<usize>) {
+    for (sums, row) in scratch.0.iter().zip(rows.chunks_mut(outputs)) {
+        let row = &mut row[columns.clone()];
+        // Of a length known beforehand the loop becomes a few instructions.
+        if let Ok(row) = <&mut [T; BLOCK]>::try_from(&mut *row) {
+            for (value, &sum) in row.iter_mut().zip(sums) {
+                *value = T::narrow(sum);
+            }
+        } else {
+            for (value, &sum) in row.iter_mut().zip(sums) {
+                *value = T::narrow(sum);
+            }
+        }
     }
 }

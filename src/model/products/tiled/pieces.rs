@@ -49,26 +49,30 @@ impl Activations for bf16 {
 
 /// Packs rows of `inputs` elements, `stride` apart, into tiles: by blocks of 32 rows, steps of 32 inputs, pieces, and the
 /// two halves of the block. What is missing of the last block and the last step is 0. `tiles` has room for all of it.
+///
+/// Tile by tile: going along rows writes a line here and a line there, which all fall into few sets of the cache.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pack_rows<T: Activations>(rows: &[T], (stride, inputs): (usize, usize), zero: T, tiles: &mut [Tile]) {
     let count = rows.len().saturating_sub(inputs) / stride + 1;
     let steps = inputs.div_ceil(INPUTS);
-    for row in 0..count.next_multiple_of(BLOCK) {
-        let values = if row < count { &rows[row * stride..][..inputs] } else { &[] };
-        let (whole, rest) = values.as_chunks();
-        let mut rest_of_row = [zero; INPUTS];
-        rest_of_row[..rest.len()].copy_from_slice(rest);
-        let place = row % ROWS * INPUTS;
-        let first = row / BLOCK * steps * T::PIECES * 2 + row % BLOCK / ROWS;
-        let tiles = tiles[first..].chunks_mut(T::PIECES * 2).take(steps);
-        for (at, tiles) in tiles.enumerate() {
-            let pieces = T::pieces(whole.get(at).unwrap_or(&rest_of_row));
-            for (tile, piece) in tiles.iter_mut().step_by(2).zip(&pieces) {
-                tile.0[place..place + INPUTS].copy_from_slice(piece);
-            }
-            // Behind the last whole step there is at most one more with anything in it.
-            if at >= whole.len() {
-                rest_of_row = [zero; INPUTS];
+    for half in 0..2 * count.div_ceil(BLOCK) {
+        let first = half / 2 * steps * T::PIECES * 2 + half % 2;
+        for (step, tiles) in tiles[first..].chunks_mut(T::PIECES * 2).take(steps).enumerate() {
+            let inputs = step * INPUTS..inputs.min((step + 1) * INPUTS);
+            for place in 0..ROWS {
+                let row = half * ROWS + place;
+                let values = if row < count { &rows[row * stride..][inputs.clone()] } else { &[] };
+                let pieces = match values.first_chunk() {
+                    Some(whole) => T::pieces(whole),
+                    None => {
+                        let mut padded = [zero; INPUTS];
+                        padded[..values.len()].copy_from_slice(values);
+                        T::pieces(&padded)
+                    }
+                };
+                for (tile, piece) in tiles.iter_mut().step_by(2).zip(&pieces) {
+                    tile.0[place * INPUTS..][..INPUTS].copy_from_slice(piece);
+                }
             }
         }
     }
