@@ -39,11 +39,8 @@ fn facts() -> Vec<(&'static str, String)> {
     }
     #[cfg(feature = "libtorch")]
     {
-        let tiles = if crate::model::has_tiles() {
-            "AMX: f32 and bf16 products in tiles"
-        } else {
-            "none: products by libtorch"
-        };
+        let tiles =
+            if crate::model::has_tiles() { "AMX: f32 products twice as fast" } else { "none: products by libtorch" };
         facts.push(("cpu tiles", tiles.to_owned()));
         facts.push(("libtorch", super::evaluation::libtorch_version()));
         facts.push((

@@ -153,13 +153,12 @@ impl Uploader {
         for tp_rank in 0..stage.tp_size {
             let mut parts = Vec::new();
             for range in rank_ranges(&partition, stage.tp_size, tp_rank)? {
-                let part = match whole.narrow(partition.dim, range.clone()) {
-                    Some(part) => Some(part),
+                let part = if let Some(part) = whole.narrow(partition.dim, range.clone()) {
+                    Some(part)
+                } else {
                     // Ranks that share a tile have their own.
-                    None => {
-                        let part = concatenate(partition.dim, &[Piece { tensor: joined, range }]);
-                        Packed::new(self.backend, &part.map_err(PartitionError::from)?)?
-                    }
+                    let part = concatenate(partition.dim, &[Piece { tensor: joined, range }]);
+                    Packed::new(self.backend, &part.map_err(PartitionError::from)?)?
                 };
                 let Some(part) = part else { return Ok(None) };
                 parts.push(LinearWeight::Packed(part));

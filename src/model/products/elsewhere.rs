@@ -29,7 +29,7 @@ impl Packed {
         match *self {}
     }
 
-    pub(in crate::model) fn add_product(&self, _total: Tensor, _x: &Tensor) -> Result<Tensor, ModelError> {
+    pub(in crate::model) fn add_product(&self, _total: &Tensor, _x: &Tensor) -> Result<Tensor, ModelError> {
         match *self {}
     }
 }

@@ -1,6 +1,6 @@
-//! Products of activations and a linear layer's weights. libtorch does them, but for float32 and bfloat16 on processors
-//! with AMX: there float32 numbers are taken apart into sums of bfloat16, whose products are exact, and multiplied by
-//! tiles. That is twice as fast as float32 vectors at their best, and as accurate.
+//! Products of activations and a linear layer's weights. libtorch does them, but for float32 on processors with AMX: there
+//! numbers are taken apart into sums of bfloat16, whose products are exact, and multiplied by tiles. That is twice as
+//! fast as float32 vectors at their best, and as accurate.
 
 #[cfg_attr(not(target_arch = "x86_64"), path = "elsewhere.rs")]
 mod tiled;
@@ -38,7 +38,7 @@ impl LinearWeight {
     pub(super) fn add_product(&self, mut total: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
         match self {
             Self::Plain(weight) => Ok(total.f_addmm_(x, &weight.f_transpose(0, 1)?)?),
-            Self::Packed(weight) => weight.add_product(total, x),
+            Self::Packed(weight) => weight.add_product(&total, x),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Products by the tiles of AMX.
+//! Products of float32 by the tiles of AMX, which multiply bfloat16 sixteen times as fast as vectors multiply float32:
+//! five products of pieces for each of numbers (six with float32 weights, three with bfloat16 ones) leave twice the speed.
 
 mod multiply;
 mod packed;
@@ -8,19 +9,18 @@ mod registers;
 #[cfg(test)]
 mod tests;
 
-use half::bf16;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::model::kernels::{elements, read};
 use crate::model::weights::to_i64;
 use crate::model::{Backend, ModelError};
-use multiply::{Element, Start, multiply};
+use multiply::{Start, multiply};
 pub(in crate::model) use packed::Packed;
 use registers::{BLOCK, Tiles};
 
 /// Whether products of this backend's type are done here.
 pub(in crate::model) fn usable(backend: Backend) -> bool {
-    backend.device == Device::Cpu && matches!(backend.kind, Kind::Float | Kind::BFloat16) && registers::available()
+    backend.device == Device::Cpu && backend.kind == Kind::Float && registers::available()
 }
 
 impl Packed {
@@ -44,10 +44,10 @@ impl Packed {
     ///
     /// # Errors
     /// `x` is not `[rows, inputs]`, or `total` not `[rows, outputs]`.
-    pub(in crate::model) fn add_product(&self, total: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub(in crate::model) fn add_product(&self, total: &Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
         let expected = [self.rows_of(x)?, to_i64(self.outputs())];
         if total.size() != expected || total.kind() != x.kind() {
-            return Err(unfit("a sum", &total, &expected));
+            return Err(unfit("a sum", total, &expected));
         }
         let mut total = total.f_contiguous()?;
         self.multiply(x, Start::Output, &mut total)?;
@@ -56,26 +56,18 @@ impl Packed {
 
     fn rows_of(&self, x: &Tensor) -> Result<i64, ModelError> {
         match x.size()[..] {
-            [rows, inputs] if inputs == to_i64(self.inputs()) => Ok(rows),
+            [rows, inputs] if inputs == to_i64(self.inputs()) && x.kind() == Kind::Float => Ok(rows),
             _ => Err(unfit("activations", x, &[-1, to_i64(self.inputs())])),
         }
     }
 
     fn multiply(&self, x: &Tensor, start: Start<'_>, output: &mut Tensor) -> Result<(), ModelError> {
-        match x.kind() {
-            Kind::Float => self.multiply_as::<f32>(x, start, output),
-            Kind::BFloat16 => self.multiply_as::<bf16>(x, start, output),
-            _ => Err(unfit("activations", x, &[])),
-        }
-    }
-
-    fn multiply_as<T: Element>(&self, x: &Tensor, start: Start<'_>, output: &mut Tensor) -> Result<(), ModelError> {
         let Some(tiles) = Tiles::configure() else {
             return Err(unfit("a processor with AMX for activations", x, &[]));
         };
         let x = x.f_contiguous()?;
         let length = output.numel();
-        multiply(&tiles, read::<T>(&x), self, start, elements::<T>(output, length));
+        multiply(&tiles, read::<f32>(&x), self, start, elements::<f32>(output, length));
         Ok(())
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use tch::Kind;
 
 use super::pieces::{pack_panel, split};
 use super::recycled::{self, Recycled};
@@ -32,8 +31,8 @@ pub(in crate::model) struct Packed {
 }
 
 impl Packed {
-    /// Packs a matrix `[outputs, inputs]` for products of the backend's type: as many pieces as its elements have in
-    /// float32, rounded to one in bfloat16. `None` if it is not a matrix of floats of at most 32 bits.
+    /// Packs a matrix `[outputs, inputs]`, in as many pieces as its elements have. `None` if it is not a matrix of floats
+    /// of at most 32 bits.
     ///
     /// # Errors
     /// There are no threads to be had.
@@ -44,11 +43,9 @@ impl Packed {
         if outputs == 0 || inputs == 0 || !registers::available() {
             return Ok(None);
         }
-        let rounded = backend.kind == Kind::BFloat16;
         let steps = inputs.div_ceil(INPUTS);
         let pieces = match matrix.dtype() {
             DType::BF16 => 1,
-            _ if rounded => 1,
             DType::F16 => 2,
             _ => pieces_of_f32(backend, matrix.bytes())?,
         };
@@ -59,9 +56,6 @@ impl Packed {
         each(backend, panels, |(tiles, rows)| {
             let mut values = vec![0.0; rows.len() / matrix.dtype().size()];
             widen(matrix.dtype(), rows, &mut values);
-            if rounded {
-                values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
-            }
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: processors that have tiles have AVX-512, and nothing is packed where there are no tiles.
             unsafe {
@@ -76,7 +70,7 @@ impl Packed {
     /// A range of outputs (dimension 0) or of inputs (1). `None` where tiles would have to be cut.
     pub(in crate::model) fn narrow(&self, dim: usize, range: Range<usize>) -> Option<Self> {
         let (extent, unit) = if dim == 0 { (self.outputs, BLOCK) } else { (self.inputs, INPUTS) };
-        let whole = range.start % unit == 0 && (range.end % unit == 0 || range.end == extent);
+        let whole = range.start.is_multiple_of(unit) && (range.end.is_multiple_of(unit) || range.end == extent);
         if !whole || range.end > extent || range.is_empty() {
             return None;
         }

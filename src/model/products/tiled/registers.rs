@@ -95,27 +95,34 @@ pub(super) struct Rows<P> {
     pub stride: usize,
 }
 
-/// How a number's pieces come together: which of the activations' with which of the weights'.
+/// Pieces of a weight. Each is multiplied with the three of an activation, but where the product is below 2⁻²⁴ of the
+/// largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pieces {
-    /// One with one.
-    OneOne,
-    /// Three with one.
-    ThreeOne,
-    /// Three with two, but for the smallest with the smaller.
-    ThreeTwo,
-    /// Three with three, but for those below 2⁻²⁴ of the largest.
-    ThreeThree,
+pub(super) enum WeightPieces {
+    /// One: three products.
+    One,
+    /// Two: five products.
+    Two,
+    /// Three: six products.
+    Three,
 }
 
-impl Pieces {
+impl WeightPieces {
+    /// So many; at least one, at most three.
+    pub(super) fn new(pieces: usize) -> Self {
+        match pieces {
+            1 => Self::One,
+            2 => Self::Two,
+            _ => Self::Three,
+        }
+    }
+
     /// Tiles of activations, and of weights, for each step of [`INPUTS`] inputs of a block.
     pub(super) fn tiles(self) -> (usize, usize) {
         match self {
-            Self::OneOne => (2, 2),
-            Self::ThreeOne => (6, 2),
-            Self::ThreeTwo => (6, 4),
-            Self::ThreeThree => (6, 6),
+            Self::One => (6, 2),
+            Self::Two => (6, 4),
+            Self::Three => (6, 6),
         }
     }
 }
@@ -181,9 +188,10 @@ impl Tiles {
     ///
     /// # Safety
     /// [`BLOCK`] elements of each of so many rows can be read from `initial` and written to `out`.
+    #[expect(clippy::unused_self, reason = "that the registers are configured")]
     pub(super) unsafe fn block(
         &self,
-        pieces: Pieces,
+        pieces: WeightPieces,
         x: &[Tile],
         w: &[Tile],
         initial: Rows<*const f32>,
@@ -199,10 +207,7 @@ impl Tiles {
         // one step, of which there are as many in both slices.
         unsafe {
             match pieces {
-                Pieces::OneOne => {
-                    block!(x, w, steps, initial, out, 2048, 2048, load_w!(0, 1024), load_x!(0, 1024), multiply!())
-                }
-                Pieces::ThreeOne => block!(
+                WeightPieces::One => block!(
                     x,
                     w,
                     steps,
@@ -218,7 +223,7 @@ impl Tiles {
                     load_x!(0, 1024),
                     multiply!()
                 ),
-                Pieces::ThreeTwo => block!(
+                WeightPieces::Two => block!(
                     x,
                     w,
                     steps,
@@ -238,7 +243,7 @@ impl Tiles {
                     load_x!(2048, 3072),
                     multiply!()
                 ),
-                Pieces::ThreeThree => block!(
+                WeightPieces::Three => block!(
                     x,
                     w,
                     steps,
