@@ -131,16 +131,22 @@ impl Reader<'_> {
         for (at, (row, folded)) in self.weight.chunks_exact(width).zip(self.folded.chunks_exact(width)).enumerate() {
             let scaled: Vec<f64> =
                 row.iter().zip(own.gain).zip(common.gain).map(|((value, own), common)| value * own / common).collect();
-            let rank_one = match (own.bias, common.bias, self.bias) {
+            // The quotient and, for float64's noise, its terms' magnitudes: both sums may all but cancel.
+            let (rank_one, terms) = match (own.bias, common.bias, self.bias) {
                 (Some(own), Some(shared), None) => {
                     let missing = dot(row, own) - dot(&scaled, shared);
-                    let visible: f64 = shared.iter().zip(common.gain).map(|(bias, gain)| bias / gain).sum();
-                    if visible == 0.0 { 0.0 } else { missing / visible }
+                    let ratios: Vec<f64> = shared.iter().zip(common.gain).map(|(bias, gain)| bias / gain).collect();
+                    let visible: f64 = ratios.iter().sum();
+                    let rank_one = if visible == 0.0 { 0.0 } else { missing / visible };
+                    let terms = magnitudes(row, own) + magnitudes(&scaled, shared);
+                    let ratios: f64 = ratios.iter().map(|ratio| ratio.abs()).sum();
+                    (rank_one, if visible == 0.0 { 0.0 } else { (terms + rank_one.abs() * ratios) / visible.abs() })
                 }
-                _ => 0.0,
+                _ => (0.0, 0.0),
             };
             for (((before, scaled), gain), &stored) in row.iter().zip(&scaled).zip(common.gain).zip(folded) {
-                assert_rounded_once(self.dtype, stored, scaled + rank_one / gain);
+                let noise = 1e-15 * terms / gain.abs();
+                assert_rounded_to_within(self.dtype, stored, scaled + rank_one / gain, noise);
                 summary.max_weight_change = summary.max_weight_change.max((stored - before).abs());
             }
             summary.max_rank_one = summary.max_rank_one.max(rank_one.abs());
@@ -186,10 +192,15 @@ fn spread(gain: &[f64], width: usize) -> Vec<f64> {
 
 /// The stored value is one that `dtype` can hold and none is nearer, up to float64's own noise.
 fn assert_rounded_once(dtype: DType, stored: f64, exact: f64) {
+    assert_rounded_to_within(dtype, stored, exact, 0.0);
+}
+
+/// As [`assert_rounded_once`], for a value that is itself known to within `noise`.
+fn assert_rounded_to_within(dtype: DType, stored: f64, exact: f64, noise: f64) {
     let half_step = half_step(dtype, exact);
     let difference = (stored - exact).abs();
     assert!(
-        difference <= half_step + 1e-13 * exact.abs().max(1.0),
+        difference <= half_step + noise + 1e-13 * exact.abs().max(1.0),
         "{stored:e} stored for {exact:e}: {difference:e} is more than half a step, {half_step:e}"
     );
 }
@@ -226,6 +237,11 @@ fn units(design: &Design, stage: StageId) -> Vec<Unit> {
         ],
         (StageId::Output, _) => vec![(Role::FinalNormGain, Role::FinalNormBias, vec![(Role::HeadWeight, None)])],
     }
+}
+
+/// Σ |a||b|, what a dot product's rounding errors are in proportion to.
+fn magnitudes(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum()
 }
 
 fn replica(merged: &StageTensors, role: Role) -> Option<Vec<f64>> {
