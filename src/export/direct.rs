@@ -125,9 +125,10 @@ impl Buffer {
 }
 
 impl DirectFile {
-    /// Of an empty file.
-    pub(super) fn new(file: File, disk: &Disk) -> Self {
+    /// Of an empty file that will have at least so many bytes.
+    pub(super) fn new(file: File, bytes: u64, disk: &Disk) -> Self {
         set_direct(&file, true);
+        reserve(&file, bytes);
         Self { disk: disk.clone(), file: Arc::new(file), bytes: 0, pending: Arc::default() }
     }
 
@@ -186,6 +187,16 @@ fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         outcome => outcome,
     }
 }
+
+/// Has the file system set the room aside: several threads can then write to the file at once, where each write that makes
+/// it longer goes alone. That a file system cannot, or has not the room, is for the writes to find.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, bytes: u64) {
+    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_: &File, _: u64) {}
 
 /// Has a file written past the page cache or through it; whether that could be done.
 #[cfg(target_os = "linux")]

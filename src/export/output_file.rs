@@ -21,10 +21,10 @@ pub(super) struct OutputFile {
 }
 
 impl OutputFile {
-    /// Starts a file; `hashed` asks for its digest.
-    pub(super) fn create(path: &Path, hashed: bool, disk: &Disk) -> Result<Self, ExportError> {
+    /// Starts a file that will hold at least so many bytes; `hashed` asks for its digest.
+    pub(super) fn create(path: &Path, bytes: u64, hashed: bool, disk: &Disk) -> Result<Self, ExportError> {
         let file = temporary_sibling(path).map_err(ExportError::at(path))?;
-        let direct = file.as_file().try_clone().map(|file| DirectFile::new(file, disk));
+        let direct = file.as_file().try_clone().map(|file| DirectFile::new(file, bytes, disk));
         Ok(Self {
             path: path.to_owned(),
             direct: direct.map_err(ExportError::at(path))?,

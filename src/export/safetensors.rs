@@ -41,11 +41,11 @@ pub(super) struct SafetensorsFile {
 impl SafetensorsFile {
     /// Starts a file; the tensors are to be pushed next, in this order.
     pub(super) fn create(path: &Path, tensors: &[TensorHeader], disk: &Disk) -> Result<Self, ExportError> {
-        let mut out = OutputFile::create(path, true, disk)?;
+        let expected: Vec<u64> = tensors.iter().map(TensorHeader::bytes).collect();
+        let mut out = OutputFile::create(path, expected.iter().sum(), true, disk)?;
         let header = header(tensors);
         out.write_all(&(header.len() as u64).to_le_bytes()).map_err(ExportError::at(path))?;
         out.write_all(&header).map_err(ExportError::at(path))?;
-        let expected = tensors.iter().map(TensorHeader::bytes).collect();
         Ok(Self { path: path.to_owned(), out, expected, written: 0 })
     }
 

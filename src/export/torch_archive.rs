@@ -47,7 +47,8 @@ impl TorchArchive {
     /// As [`TorchArchive::create`]; `hashed` asks for the digest of the file.
     pub(super) fn start(path: &Path, root: &Value, hashed: bool, disk: &Disk) -> Result<Self, ExportError> {
         let (pickled, storages) = pickle(path, root)?;
-        let zip = ZipWriter::new_stream(OutputFile::create(path, hashed, disk)?);
+        let bytes = storages.iter().map(|storage| (storage.element_count * storage.dtype.size()) as u64).sum();
+        let zip = ZipWriter::new_stream(OutputFile::create(path, bytes, hashed, disk)?);
         let mut archive = Self { path: path.to_owned(), prefix: entry_prefix(path), zip, storages, written: 0 };
         archive.entry("data.pkl", &pickled)?;
         archive.entry("byteorder", b"little")?;
