@@ -56,11 +56,17 @@ pub(super) struct DirectFile {
     pending: Arc<Pending>,
 }
 
-/// The buffers of one file that are not written yet, and the first error of those that are.
+/// What became of the buffers of one file.
 #[derive(Default)]
 struct Pending {
-    state: Mutex<(usize, Option<io::Error>)>,
+    state: Mutex<Landing>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Landing {
+    in_flight: usize,
+    failed: Option<io::Error>,
 }
 
 impl Disk {
@@ -83,7 +89,7 @@ impl Disk {
 }
 
 impl Shared {
-    fn landed(&self, mut buffer: Buffer) {
+    fn land(&self, mut buffer: Buffer) {
         buffer.filled = 0;
         let mut state = lock(&self.state);
         state.in_flight -= 1;
@@ -138,21 +144,17 @@ impl DirectFile {
     /// # Errors
     /// An earlier buffer could not be written.
     pub(super) fn write(&mut self, mut buffer: Buffer) -> io::Result<()> {
+        self.pending.depart()?;
         self.disk.admit();
         let at = self.bytes;
         self.bytes += buffer.filled as u64;
-        let failed = {
-            let mut pending = lock(&self.pending.state);
-            pending.0 += 1;
-            pending.1.take()
-        };
         let (file, pending, shared) = (self.file.clone(), self.pending.clone(), self.disk.shared.clone());
         self.disk.threads.spawn(move || {
             let written = write_at(&file, buffer.padded(), at);
-            shared.landed(buffer);
-            pending.landed(written);
+            shared.land(buffer);
+            pending.land(written);
         });
-        failed.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Waits until everything is written and cuts the file to its length.
@@ -160,21 +162,40 @@ impl DirectFile {
     /// # Errors
     /// A buffer could not be written.
     pub(super) fn finish(self) -> io::Result<()> {
-        let state = lock(&self.pending.state);
-        let wait = self.pending.changed.wait_while(state, |(count, _)| *count > 0);
-        wait.unwrap_or_else(PoisonError::into_inner).1.take().map_or(Ok(()), Err)?;
+        self.pending.wait()?;
         self.file.set_len(self.bytes)
     }
 }
 
 impl Pending {
-    fn landed(&self, written: io::Result<()>) {
+    fn depart(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
-        state.0 -= 1;
+        state.outcome()?;
+        state.in_flight += 1;
+        Ok(())
+    }
+
+    fn land(&self, written: io::Result<()>) {
+        let mut state = lock(&self.state);
+        state.in_flight -= 1;
         if let Err(error) = written {
-            state.1.get_or_insert(error);
+            state.failed.get_or_insert(error);
         }
         self.changed.notify_all();
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let state = lock(&self.state);
+        let wait = self.changed.wait_while(state, |state| state.in_flight > 0);
+        wait.unwrap_or_else(PoisonError::into_inner).outcome()
+    }
+}
+
+impl Landing {
+    /// The first error, however often it is asked for: a file that lacks a buffer never becomes whole.
+    fn outcome(&self) -> io::Result<()> {
+        let again = |error: &io::Error| error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error);
+        self.failed.as_ref().map_or(Ok(()), |error| Err(again(error)))
     }
 }
 
@@ -202,12 +223,11 @@ fn reserve(_: &File, _: u64) {}
 #[cfg(target_os = "linux")]
 fn set_direct(file: &File, direct: bool) -> bool {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-    fcntl_getfl(file)
-        .and_then(|mut flags| {
-            flags.set(OFlags::DIRECT, direct);
-            fcntl_setfl(file, flags)
-        })
-        .is_ok()
+    let flags = fcntl_getfl(file).map(|mut flags| {
+        flags.set(OFlags::DIRECT, direct);
+        flags
+    });
+    flags.and_then(|flags| fcntl_setfl(file, flags)).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -217,4 +237,67 @@ fn set_direct(_: &File, _: bool) -> bool {
 
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use fs_err::OpenOptions;
+
+    use super::*;
+
+    fn filled(disk: &Disk, byte: u8, count: usize) -> Buffer {
+        let mut buffer = disk.buffer();
+        assert_eq!(buffer.fill(&vec![byte; count]), count);
+        buffer
+    }
+
+    #[test]
+    fn buffers_are_aligned_and_go_round() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::new().unwrap());
+        let path = folder.path().join("file");
+        let mut file = DirectFile::new(File::create(&path).unwrap(), 0, &disk);
+        for byte in 0..100 {
+            let mut buffer = filled(&disk, byte, BUFFER_BYTES);
+            assert!(buffer.is_full() && buffer.fill(&[0]) == 0);
+            assert_eq!(buffer.padded().as_ptr().addr() % ALIGNMENT, 0);
+            file.write(buffer).unwrap();
+        }
+        file.write(filled(&disk, 100, 5)).unwrap();
+        file.finish().unwrap();
+        assert!(lock(&disk.shared.state).free.len() <= IN_FLIGHT + 1);
+        let bytes = fs_err::read(&path).unwrap();
+        assert_eq!(bytes.len(), 100 * BUFFER_BYTES + 5);
+        assert!(bytes.chunks(BUFFER_BYTES).zip(0..).all(|(chunk, byte)| chunk.iter().all(|&found| found == byte)));
+    }
+
+    #[test]
+    fn what_is_not_aligned_goes_through_the_page_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let file = File::create(&path).unwrap();
+        set_direct(&file, true);
+        write_at(&file, b"neither long nor aligned", 3).unwrap();
+        assert_eq!(fs_err::read(&path).unwrap(), b"\0\0\0neither long nor aligned");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_error_is_found_by_later_writes_and_at_the_end() {
+        let disk = Disk::new().unwrap();
+        let full = || {
+            let file = OpenOptions::new().write(true).open("/dev/full").unwrap().into_file();
+            DirectFile::new(file, BUFFER_BYTES as u64, &disk)
+        };
+        let mut file = full();
+        let failed = (0..1000).find_map(|_| file.write(filled(&disk, 7, BUFFER_BYTES)).err());
+        assert_eq!(failed.unwrap().kind(), ErrorKind::StorageFull);
+        assert_eq!(file.write(disk.buffer()).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(file.finish().unwrap_err().kind(), ErrorKind::StorageFull);
+
+        let mut file = full();
+        file.write(filled(&disk, 7, 10)).unwrap();
+        assert_eq!(file.finish().unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(lock(&disk.shared.state).in_flight, 0);
+    }
 }

@@ -69,3 +69,82 @@ impl Write for OutputFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use fs_err as fs;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::checkpoint::digest_file;
+
+    const MIB: usize = 1 << 20;
+
+    fn numbered(count: usize) -> Vec<u8> {
+        (0..count).map(|at| u8::try_from((at / 3 + at / 4096) % 251).unwrap()).collect()
+    }
+
+    /// Writes the bytes in pieces of these lengths, over and over, and compares what is then in the file.
+    fn check(disk: &Disk, bytes: &[u8], lengths: &[usize]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut file = OutputFile::create(&path, bytes.len() as u64 / 2, true, disk).unwrap();
+        let mut rest = bytes;
+        for &length in lengths.iter().cycle() {
+            let (piece, further) = rest.split_at(length.min(rest.len()));
+            file.write_all(piece).unwrap();
+            rest = further;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert!(!path.exists());
+        let digest = file.publish().unwrap().unwrap();
+        assert!(fs::read(&path).unwrap() == bytes, "{} bytes in pieces of {lengths:?}", bytes.len());
+        assert_eq!(digest, digest_file(&path).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_of_any_length() {
+        let disk = Disk::new().unwrap();
+        for count in [0, 1, 511, 512, 513, 4095, 4096, 4097, MIB - 1, MIB, MIB + 1, 3 * MIB, 3 * MIB + 4095] {
+            check(&disk, &numbered(count), &[count.max(1)]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn pieces_of_any_length(count in 0..3 * MIB, lengths in prop::collection::vec(1..2 * MIB, 1..5)) {
+            check(&Disk::new().unwrap(), &numbered(count), &lengths);
+        }
+    }
+
+    #[test]
+    fn many_files_at_once_share_the_threads() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::new().unwrap());
+        let path = |number: usize| folder.path().join(number.to_string());
+        let create = |number| OutputFile::create(&path(number), 0, false, &disk).unwrap();
+        let mut files: Vec<_> = (0..40).map(create).collect();
+        for half in numbered(MIB + 100).chunks(MIB / 2) {
+            files.iter_mut().try_for_each(|file| file.write_all(half)).unwrap();
+        }
+        files.into_iter().for_each(|file| assert!(file.publish().unwrap().is_none()));
+        assert!((0..40).all(|number| fs::read(path(number)).unwrap() == numbered(MIB + 100)));
+    }
+
+    #[test]
+    fn an_error_names_the_file() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::new().unwrap());
+        let path = folder.path().join("file");
+        let mut file = OutputFile::create(&path, 0, false, &disk).unwrap();
+        // A handle that may only read.
+        file.direct = DirectFile::new(fs::File::open(file.file.path()).unwrap().into_file(), 0, &disk);
+        file.write_all(b"text").unwrap();
+        let error = file.publish().unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
