@@ -131,7 +131,7 @@ mod tests {
         for half in numbered(MIB + 100).chunks(MIB / 2) {
             files.iter_mut().try_for_each(|file| file.write_all(half)).unwrap();
         }
-        files.into_iter().for_each(|file| assert!(file.publish().unwrap().is_none()));
+        assert!(files.into_iter().all(|file| file.publish().unwrap().is_none()));
         assert!((0..40).all(|number| fs::read(path(number)).unwrap() == numbered(MIB + 100)));
     }
 

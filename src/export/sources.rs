@@ -67,7 +67,7 @@ mod tests {
     fn every_file_is_hashed_once_whatever_was_announced() {
         let folder = tempfile::tempdir().unwrap();
         let files: Vec<_> = (0..5).map(|number| folder.path().join(number.to_string())).collect();
-        files.iter().for_each(|path| fs_err::write(path, path.to_string_lossy().as_bytes()).unwrap());
+        files.iter().try_for_each(|path| fs_err::write(path, path.to_string_lossy().as_bytes())).unwrap();
         let (mut announcer, announced) = announcer(&files);
         announcer.announce(&files[3..]);
         announcer.announce(&[files[1].clone(), files[4].clone(), folder.path().join("another")]);
