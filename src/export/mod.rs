@@ -7,6 +7,7 @@
 
 mod budget;
 mod card;
+mod direct;
 mod error;
 mod hf;
 mod job;

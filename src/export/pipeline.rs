@@ -1,5 +1,5 @@
 //! The work of a merge as a stream: a thread reads units ahead, this one merges them (with rayon's threads), a third
-//! writes, a fourth waits for the disk, and a fifth hashes the inputs while their bytes are in the page cache. What is in
+//! writes, a fourth waits for the disk, and a fifth hashes the inputs once their bytes are in the page cache. What is in
 //! memory stays within a budget.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::budget::{Budget, Permit};
 use super::plan::{MergeChoice, Plan, PlannedParam, Unit, Work};
-use super::sources;
+use super::sources::{self, Announcer};
 use super::spread::{Span, Spread};
 use super::writer::{FilePlan, write_files};
 use super::{ExportError, Progress};
@@ -98,8 +98,10 @@ pub(super) fn run(
     let (outputs, inputs) = thread::scope(|scope| {
         let (units, to_merge) = sync_channel(QUEUE);
         let (batches, to_write) = sync_channel(QUEUE);
-        let hashing = scope.spawn(|| sources::hash(&sources, &failed));
-        scope.spawn(|| read_units(checkpoint, plan, &readers, &budget, units));
+        let (read, announced) = sources::announcer(&sources);
+        let (files, has_failed) = (&sources, &failed);
+        let hashing = scope.spawn(move || sources::hash(files, &announced, has_failed));
+        scope.spawn(|| read_units((checkpoint, plan), &readers, &budget, units, read));
         let writing = scope.spawn(|| {
             let written = write_files(target.files(), folder, to_write, progress);
             if written.is_err() {
@@ -126,19 +128,22 @@ pub(super) fn run(
     Ok(Written { inputs, outputs, exactness })
 }
 
-/// Reads units in order, as far ahead as the budget allows.
-#[expect(clippy::needless_pass_by_value, reason = "the channel is closed when this ends")]
+/// Reads units in order, as far ahead as the budget allows, and announces the files of each stage.
+#[expect(clippy::needless_pass_by_value, reason = "the channels are closed when this ends")]
 fn read_units<'a>(
-    checkpoint: &'a Checkpoint,
-    plan: &'a Plan,
+    (checkpoint, plan): (&'a Checkpoint, &'a Plan),
     readers: &ThreadPool,
     budget: &'a Budget,
     units: SyncSender<Result<ReadUnit<'a>, ExportError>>,
+    mut read: Announcer<'_>,
 ) {
     let mut open: Option<(StageId, StageReader<'_>)> = None;
     for unit in &plan.units {
         let Some(permit) = budget.take(unit.bytes) else { return };
         if open.as_ref().is_none_or(|(id, _)| *id != unit.stage) {
+            if let Some((id, _)) = &open {
+                read.announce(&checkpoint.stage_files(*id));
+            }
             match checkpoint.open_stage(unit.stage) {
                 Ok(reader) => open = Some((unit.stage, reader)),
                 Err(error) => return drop(units.send(Err(error.into()))),

@@ -1,12 +1,13 @@
 //! Safetensors files, written front to back: eight bytes of length, a JSON header that names every tensor with its
 //! place, then the tensors without gaps (<https://huggingface.co/docs/safetensors>).
 
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::ExportError;
+use super::direct::Disk;
 use super::output_file::OutputFile;
 use super::spread::Span;
 use crate::tensor::DType;
@@ -32,19 +33,19 @@ impl TensorHeader {
 /// A file that is being written. It leaves nothing behind unless it is published.
 pub(super) struct SafetensorsFile {
     path: PathBuf,
-    out: BufWriter<OutputFile>,
+    out: OutputFile,
     expected: Vec<u64>,
     written: usize,
 }
 
 impl SafetensorsFile {
     /// Starts a file; the tensors are to be pushed next, in this order.
-    pub(super) fn create(path: &Path, tensors: &[TensorHeader]) -> Result<Self, ExportError> {
-        let mut out = BufWriter::new(OutputFile::create(path, true)?);
+    pub(super) fn create(path: &Path, tensors: &[TensorHeader], disk: &Disk) -> Result<Self, ExportError> {
+        let expected: Vec<u64> = tensors.iter().map(TensorHeader::bytes).collect();
+        let mut out = OutputFile::create(path, expected.iter().sum(), true, disk)?;
         let header = header(tensors);
         out.write_all(&(header.len() as u64).to_le_bytes()).map_err(ExportError::at(path))?;
         out.write_all(&header).map_err(ExportError::at(path))?;
-        let expected = tensors.iter().map(TensorHeader::bytes).collect();
         Ok(Self { path: path.to_owned(), out, expected, written: 0 })
     }
 
@@ -66,7 +67,7 @@ impl SafetensorsFile {
             let (path, expected) = (self.path, self.expected.len());
             return Err(ExportError::StorageCount { path, expected, found: self.written });
         }
-        self.out.into_inner().map_err(|error| ExportError::at(&self.path)(error.into_error()))
+        Ok(self.out)
     }
 }
 

@@ -1,39 +1,79 @@
 //! The digests of the files that a merge reads.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::ExportError;
 use crate::checkpoint::{FileDigest, digest_file};
 
-/// Files that are hashed at once.
-const HASHERS: usize = 3;
+/// Announces files that may be hashed. Each is announced once; when this is dropped, those that are left.
+pub(super) struct Announcer<'a> {
+    files: &'a [PathBuf],
+    announced: Vec<bool>,
+    sender: Sender<usize>,
+}
 
-/// The digest of every file, in the order given; stops early once `failed`. Several files at once, since a thread waits
-/// for the disk as long as it hashes.
-pub(super) fn hash(files: &[PathBuf], failed: &AtomicBool) -> Result<Vec<FileDigest>, ExportError> {
-    let next = AtomicUsize::new(0);
-    let hash_files = || {
-        let mut digests = Vec::new();
-        while let Some((at, path)) = take(files, &next).filter(|_| !failed.load(Ordering::Relaxed)) {
-            digests.push((at, digest_file(path).map_err(|source| ExportError::Read { source })?));
+/// The files in the order in which they may be hashed.
+pub(super) fn announcer(files: &[PathBuf]) -> (Announcer<'_>, Receiver<usize>) {
+    let (sender, receiver) = channel();
+    (Announcer { files, announced: vec![false; files.len()], sender }, receiver)
+}
+
+impl Announcer<'_> {
+    /// These have been read, all or a part of them.
+    pub(super) fn announce(&mut self, read: &[PathBuf]) {
+        self.announce_where(|path| read.iter().any(|read| read == path));
+    }
+
+    fn announce_where(&mut self, wanted: impl Fn(&Path) -> bool) {
+        for (at, path) in self.files.iter().enumerate() {
+            if !self.announced[at] && wanted(path) {
+                self.announced[at] = true;
+                // Whoever hashes may have failed, and will say so.
+                let _ = self.sender.send(at);
+            }
         }
-        Ok::<_, ExportError>(digests)
-    };
-    let hashed = thread::scope(|scope| {
-        let threads: Vec<_> = (0..HASHERS).map(|_| scope.spawn(hash_files)).collect();
-        let join =
-            |thread: thread::ScopedJoinHandle<'_, _>| thread.join().map_err(|_| ExportError::ThreadLost).flatten();
-        threads.into_iter().map(join).collect::<Result<Vec<_>, _>>()
-    })?;
-    let mut digests: Vec<_> = hashed.into_iter().flatten().collect();
+    }
+}
+
+impl Drop for Announcer<'_> {
+    fn drop(&mut self) {
+        self.announce_where(|_| true);
+    }
+}
+
+/// The digest of every file, in the order given; stops early once `failed`. A file is hashed when its first stage has been
+/// read: its bytes are in the page cache then, and the cores were there for those that feed the writer.
+pub(super) fn hash(
+    files: &[PathBuf],
+    announced: &Receiver<usize>,
+    failed: &AtomicBool,
+) -> Result<Vec<FileDigest>, ExportError> {
+    let mut digests = Vec::new();
+    for at in announced.iter().take_while(|_| !failed.load(Ordering::Relaxed)) {
+        digests.push((at, digest_file(&files[at]).map_err(|source| ExportError::Read { source })?));
+    }
     digests.sort_by_key(|&(at, _)| at);
     Ok(digests.into_iter().map(|(_, digest)| digest).collect())
 }
 
-/// The next file that nobody has taken.
-fn take<'a>(files: &'a [PathBuf], next: &AtomicUsize) -> Option<(usize, &'a PathBuf)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    Some((at, files.get(at)?))
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_hashed_once_whatever_was_announced() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<_> = (0..5).map(|number| folder.path().join(number.to_string())).collect();
+        files.iter().try_for_each(|path| fs_err::write(path, path.to_string_lossy().as_bytes())).unwrap();
+        let (mut announcer, announced) = announcer(&files);
+        announcer.announce(&files[3..]);
+        announcer.announce(&[files[1].clone(), files[4].clone(), folder.path().join("another")]);
+        drop(announcer);
+        let digests = hash(&files, &announced, &AtomicBool::new(false)).unwrap();
+        assert_eq!(digests, files.iter().map(|path| digest_file(path).unwrap()).collect::<Vec<_>>());
+        assert!(hash(&files, &announced, &AtomicBool::new(false)).unwrap().is_empty());
+    }
 }

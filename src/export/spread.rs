@@ -6,6 +6,9 @@ use std::ops::Range;
 use crate::partition::{Partition, PartitionError, rank_ranges};
 use crate::tensor::{DType, HostTensor, Piece, TensorError, concatenate};
 
+/// Runs of at least so many bytes are written from where they lie: handing one on costs less than copying it.
+const SHORTEST_RUN: usize = 512;
+
 /// A run of bytes of a host tensor.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
@@ -96,28 +99,32 @@ impl Spread {
         self.ranges(self.dim, std::slice::from_ref(&(0..extent)))
     }
 
-    /// These ranges along `dim`, one behind another. Copies only where they are not runs of bytes.
+    /// These ranges along `dim`, one behind another. Copies only what would be very many short runs of bytes.
     pub(super) fn ranges(&self, dim: usize, ranges: &[Range<usize>]) -> Result<Vec<Span>, TensorError> {
         if dim != self.dim {
             return Self::whole_along(self.joined()?, dim).ranges(dim, ranges);
         }
-        let parts = ranges.iter().flat_map(|range| self.parts(range));
-        if dim == 0 {
-            let row_bytes = self.shape.get(1..).map_or(1, |rest| rest.iter().product()) * self.dtype.size();
-            let mut spans: Vec<Span> = Vec::new();
-            for (tensor, rows) in parts {
-                let range = rows.start * row_bytes..rows.end * row_bytes;
+        let parts: Vec<_> = ranges.iter().flat_map(|range| self.parts(range)).collect();
+        let outer: usize = self.shape.iter().take(dim).product();
+        let element_bytes = self.shape.iter().skip(dim + 1).product::<usize>() * self.dtype.size();
+        if outer > 1 && parts.iter().any(|(_, range)| range.len() * element_bytes < SHORTEST_RUN) {
+            let pieces: Vec<_> = parts.into_iter().map(|(tensor, range)| Piece { tensor, range }).collect();
+            return Ok(vec![Span::whole(concatenate(dim, &pieces)?)]);
+        }
+        let mut spans: Vec<Span> = Vec::new();
+        for row in 0..outer {
+            for (tensor, range) in &parts {
+                let before = row * tensor.shape().get(dim).copied().unwrap_or(1);
+                let range = (before + range.start) * element_bytes..(before + range.end) * element_bytes;
                 match spans.last_mut() {
                     Some(last) if last.tensor.storage_id() == tensor.storage_id() && last.range.end == range.start => {
                         last.range.end = range.end;
                     }
-                    _ => spans.push(Span { tensor: tensor.clone(), range }),
+                    _ => spans.push(Span { tensor: (*tensor).clone(), range }),
                 }
             }
-            return Ok(spans);
         }
-        let pieces: Vec<_> = parts.map(|(tensor, range)| Piece { tensor, range }).collect();
-        Ok(vec![Span::whole(concatenate(dim, &pieces)?)])
+        Ok(spans)
     }
 
     /// The same tensor without what lies beyond `extent` along the first dimension.

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipWriter};
 
+use super::direct::Disk;
 use super::output_file::OutputFile;
 use super::pickle::{Storage, pickle};
 use super::spread::Span;
@@ -20,12 +21,15 @@ use crate::tensor::{DType, HostTensor};
 /// Where torch lays tensors, in bytes (`caffe2/serialize/inline_container.h`, `kFieldAlignment`).
 const ALIGNMENT: u16 = 64;
 
+/// Bytes to write at once: the checksum finds them in a core's cache, where copying them has brought them.
+const WRITTEN_AT_ONCE: usize = 1 << 18;
+
 /// A `.pt` file that is being written. Nothing is at its path until [`TorchArchive::finish`]; dropped before that, it
 /// leaves nothing behind.
 pub struct TorchArchive {
     path: PathBuf,
     prefix: String,
-    zip: ZipWriter<StreamWriter<BufWriter<OutputFile>>>,
+    zip: ZipWriter<StreamWriter<OutputFile>>,
     storages: Vec<Storage>,
     written: usize,
 }
@@ -36,13 +40,15 @@ impl TorchArchive {
     /// # Errors
     /// `root` has a key twice or its storages are numbered with gaps, or the folder cannot be written to.
     pub fn create(path: &Path, root: &Value) -> Result<Self, ExportError> {
-        Self::start(path, root, false)
+        let disk = Disk::new().map_err(ExportError::at(path))?;
+        Self::start(path, root, false, &disk)
     }
 
     /// As [`TorchArchive::create`]; `hashed` asks for the digest of the file.
-    pub(super) fn start(path: &Path, root: &Value, hashed: bool) -> Result<Self, ExportError> {
+    pub(super) fn start(path: &Path, root: &Value, hashed: bool, disk: &Disk) -> Result<Self, ExportError> {
         let (pickled, storages) = pickle(path, root)?;
-        let zip = ZipWriter::new_stream(BufWriter::new(OutputFile::create(path, hashed)?));
+        let bytes = storages.iter().map(|storage| (storage.element_count * storage.dtype.size()) as u64).sum();
+        let zip = ZipWriter::new_stream(OutputFile::create(path, bytes, hashed, disk)?);
         let mut archive = Self { path: path.to_owned(), prefix: entry_prefix(path), zip, storages, written: 0 };
         archive.entry("data.pkl", &pickled)?;
         archive.entry("byteorder", b"little")?;
@@ -102,8 +108,7 @@ impl TorchArchive {
             return Err(ExportError::StorageCount { path, expected, found: self.written });
         }
         self.entry("version", b"3\n")?;
-        let buffer = self.zip.finish().map_err(ExportError::at(&self.path))?.into_inner();
-        buffer.into_inner().map_err(|error| ExportError::at(&self.path)(error.into_error()))
+        Ok(self.zip.finish().map_err(ExportError::at(&self.path))?.into_inner())
     }
 
     fn entry(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
@@ -120,7 +125,8 @@ impl TorchArchive {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
-        self.zip.write_all(bytes).map_err(ExportError::at(&self.path))
+        let mut pieces = bytes.chunks(WRITTEN_AT_ONCE);
+        pieces.try_for_each(|piece| self.zip.write_all(piece)).map_err(ExportError::at(&self.path))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use super::direct::Disk;
 use super::output_file::OutputFile;
 use super::pipeline::{Batch, Output};
 use super::safetensors::{SafetensorsFile, TensorHeader};
@@ -37,11 +38,13 @@ enum OpenFile {
 }
 
 impl OpenFile {
-    fn create(plan: &FilePlan, folder: &Path) -> Result<Self, ExportError> {
+    fn create(plan: &FilePlan, folder: &Path, disk: &Disk) -> Result<Self, ExportError> {
         let path = folder.join(&plan.path);
         Ok(match &plan.content {
-            Content::Torch(root) => Self::Torch(Box::new(TorchArchive::start(&path, root, true)?)),
-            Content::Safetensors(tensors) => Self::Safetensors(Box::new(SafetensorsFile::create(&path, tensors)?)),
+            Content::Torch(root) => Self::Torch(Box::new(TorchArchive::start(&path, root, true, disk)?)),
+            Content::Safetensors(tensors) => {
+                Self::Safetensors(Box::new(SafetensorsFile::create(&path, tensors, disk)?))
+            }
         })
     }
 
@@ -95,7 +98,8 @@ fn write_all(
 ) -> Result<(), ExportError> {
     let mut open: Vec<Option<OpenFile>> = files.iter().map(|_| None).collect();
     let mut left: Vec<usize> = files.iter().map(|plan| plan.tensor_count).collect();
-    let create = |file: usize| OpenFile::create(&files[file], folder);
+    let disk = Disk::new().map_err(ExportError::at(folder))?;
+    let create = |file: usize| OpenFile::create(&files[file], folder, &disk);
     let finish = |file: usize, writing: OpenFile| {
         let finished = (file, writing.close()?);
         closed.send(finished).map_err(|_| ExportError::ThreadLost)
