@@ -12,6 +12,12 @@ use fs_err as fs;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
+    /// Nothing has its name.
+    #[error("{path}: no such file", path = path.display())]
+    Missing {
+        /// The name.
+        path: PathBuf,
+    },
     /// Something else has its name.
     #[error("{path}: expected a file, found {found}", path = path.display())]
     NotAFile {
@@ -41,6 +47,7 @@ pub enum FileError {
 impl From<FileError> for io::Error {
     fn from(error: FileError) -> Self {
         let kind = match error {
+            FileError::Missing { .. } => ErrorKind::NotFound,
             FileError::NotAFile { found: "a directory", .. } => ErrorKind::IsADirectory,
             FileError::TooLarge { .. } => ErrorKind::FileTooLarge,
             FileError::NotAFile { .. } | FileError::NotText { .. } => ErrorKind::InvalidData,
@@ -54,6 +61,10 @@ impl From<FileError> for io::Error {
 pub fn hint(error: &io::Error) -> Option<String> {
     let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<FileError>());
     let text = match (ours, error.kind()) {
+        (Some(FileError::Missing { path }), _) if path.is_relative() => {
+            "is the path right? It starts from the working directory"
+        }
+        (Some(FileError::Missing { .. }), _) => "is the path right?",
         (Some(FileError::NotAFile { found: "a directory", .. }), _) => "give the file itself",
         (Some(FileError::NotAFile { .. }), _) => "inputs are read more than once: write it to a file first",
         (Some(FileError::TooLarge { .. } | FileError::NotText { .. }), _) => "is this the file that you meant?",
@@ -68,9 +79,12 @@ pub fn hint(error: &io::Error) -> Option<String> {
 /// never end.
 ///
 /// # Errors
-/// [`FileError::NotAFile`], or there is nothing of this name.
+/// [`FileError::NotAFile`], or [`FileError::Missing`].
 pub fn check_regular(path: &Path) -> io::Result<Metadata> {
-    let metadata = fs::metadata(path)?;
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => FileError::Missing { path: path.to_owned() }.into(),
+        _ => error,
+    })?;
     if metadata.is_file() {
         return Ok(metadata);
     }
