@@ -4,7 +4,7 @@
 use std::fs::{FileType, Metadata};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 
@@ -183,6 +183,22 @@ impl Identity {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Its number on its file system; 0 where there is none.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.place.1
+    }
+
+    /// When it was last changed, in nanoseconds since 1970; 0 where the system does not tell.
+    #[must_use]
+    pub fn modified_nanoseconds(&self) -> i64 {
+        let nanoseconds = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        self.modified.map_or(0, |modified| match modified.duration_since(UNIX_EPOCH) {
+            Ok(after) => nanoseconds(after),
+            Err(before) => -nanoseconds(before.duration()),
+        })
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn draw(report: &Report) -> Vec<Picture> {
     let perplexity = forest(
         report,
         "perplexity-ratio",
-        format!("Logarithm of the perplexity ratio to the baseline, with {level} interval"),
+        format!("Log-perplexity ratio to the baseline, with {level} interval"),
         "ln(perplexity / perplexity of the baseline)",
         |row| {
             let value = -row.loss.delta_loglikelihood;
