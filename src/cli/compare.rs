@@ -128,11 +128,7 @@ pub(crate) fn compare_quietly(asked: Asked) -> anyhow::Result<Report> {
     report.context("nothing was evaluated")
 }
 
-fn evaluate_all(
-    args: &CompareArgs,
-    output: Option<&OutputDir>,
-    screen: &Screen,
-) -> anyhow::Result<Option<Report>> {
+fn evaluate_all(args: &CompareArgs, output: Option<&OutputDir>, screen: &Screen) -> anyhow::Result<Option<Report>> {
     let mut strategies = Strategy::asked_for(&args.strategy)?;
     args.merge.apply(&mut strategies);
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;

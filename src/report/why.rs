@@ -74,7 +74,9 @@ fn few_right_answers(report: &Report) -> Option<String> {
     (count >= 100 && acc < 0.01).then(|| {
         let documents = format::count(count, "document");
         let accuracy = format::points(acc);
-        format!("the baseline answers {accuracy} % of {documents}: they say little about what a merge of this model loses")
+        format!(
+            "the baseline answers {accuracy} % of {documents}: they say little about what a merge of this model loses"
+        )
     })
 }
 
