@@ -158,3 +158,25 @@ fn largest_mean_difference(loss: &Loss) -> f64 {
     let ends = loss.delta_loglikelihood_interval.map_or(0.0, |interval| interval.lower.abs().max(interval.upper.abs()));
     ends.max(loss.delta_loglikelihood.abs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_of_which_the_same_is_told_share_a_clause() {
+        let said = |accuracy, perplexity, names: &[&str]| {
+            let accuracy = (accuracy, "2.04".to_owned(), "p < 0.001".to_owned());
+            Difference { accuracy, perplexity: (perplexity, "0.5".to_owned(), "1.1000".to_owned()) }.clause(names)
+        };
+        let both = said(Ordering::Greater, Ordering::Greater, &["a", "b"]);
+        assert_eq!(both, "a and b lose 2.04 points of accuracy (p < 0.001) and raise perplexity by 0.5 (× 1.1000)");
+        let one = said(Ordering::Less, Ordering::Equal, &["a"]);
+        assert_eq!(one, "a gains 2.04 points of accuracy (p < 0.001), no measurable change of perplexity");
+        let other = said(Ordering::Equal, Ordering::Less, &["a", "b", "c"]);
+        assert_eq!(
+            other,
+            "a, b and c lower perplexity by 0.5 (× 1.1000), no measurable change of accuracy (p < 0.001)"
+        );
+    }
+}
