@@ -300,3 +300,14 @@ fn hashing_changes_nothing_and_names_every_file() {
         assert_eq!(sliced.digests, expected, "{}", case.name);
     }
 }
+
+#[test]
+fn a_process_can_be_asked_for_other_threads() {
+    let demo = |name: &str| format!("{}/evals/demo/{name}", env!("CARGO_MANIFEST_DIR"));
+    for threads in ["1", "2"] {
+        let words = ["kintsugi", "--quiet", "compare", "--dry-run", "--device", "cpu", "--threads", threads];
+        let files = ["--tokenizer", &demo("tokenizer.json"), "--data", &demo("passages.jsonl"), &demo("checkpoint")];
+        let arguments = words.into_iter().chain(files).map(std::ffi::OsString::from);
+        assert_eq!(kintsugi::cli::run(arguments.collect::<Vec<_>>()), std::process::ExitCode::SUCCESS, "{threads}");
+    }
+}

@@ -1,5 +1,5 @@
 //! Models that are read and merged although they cannot be evaluated, or although no merge of them is exact; trained
-//! prompts. What is refused altogether: `tests/architectures.rs` and `src/config/tests/refusals.rs`.
+//! prompts. What is refused altogether: `tests/architectures` and `src/config/tests/refusals.rs`.
 #![cfg(feature = "libtorch")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 

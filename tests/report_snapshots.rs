@@ -312,3 +312,15 @@ proptest! {
         prop_assert_eq!(read, report);
     }
 }
+
+#[test]
+fn a_model_that_knows_next_to_nothing_of_the_task_is_said_to() {
+    let mut report = Report::new(&input()).unwrap();
+    report.task.documents.effective = 5000;
+    let words = "they say little about what a merge of this model loses";
+    assert!(!report::render_markdown(&report).contains(words));
+    report.baseline.acc = 0.004;
+    assert!(
+        report::render_markdown(&report).contains(&format!("the baseline answers 0.40 % of 5000 documents: {words}"))
+    );
+}

@@ -49,7 +49,7 @@ pub enum CheckpointError {
     #[error("{folder}: no configuration files under configs/", folder = folder.display())]
     NoConfig { folder: PathBuf },
     /// The number of ranks in the configuration is not what the files say.
-    #[error("{folder}: model_parallel_size is {expected} in {source_name}, but the files hold {found} ranks", folder = folder.display())]
+    #[error("{folder}: model_parallel_size is {expected} in {source_name}, but the files hold {}", ranks(*.found), folder = folder.display())]
     TpSize { folder: PathBuf, source_name: String, expected: usize, found: usize },
     /// A configuration that cannot be used.
     #[error(transparent)]
@@ -72,6 +72,9 @@ pub enum CheckpointError {
     /// A tensor's bytes cannot be read.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Unreadable { path: PathBuf, name: String, source: std::io::Error },
+    /// A tensor whose bytes are not those that were written.
+    #[error("{path}: tensor `{name}`: its bytes do not have the checksum that the file has of them", path = path.display())]
+    Checksum { path: PathBuf, name: String },
     /// A tensor of an unsigned type that no parameter has.
     #[error("{path}: tensor `{name}` has an element type that no model parameter has", path = path.display())]
     ElementType { path: PathBuf, name: String },
@@ -119,6 +122,10 @@ pub enum CheckpointError {
     Io(#[from] std::io::Error),
 }
 
+fn ranks(count: usize) -> String {
+    if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") }
+}
+
 fn missing_note(missing: Option<usize>) -> String {
     missing.map(|layer| format!("; no file holds layer index {layer}")).unwrap_or_default()
 }
@@ -144,6 +151,14 @@ impl CheckpointError {
                     .to_owned()
             }
             Self::NoConfig { .. } => "give the training configuration with --neox-config FILE (repeatable)".to_owned(),
+            Self::TpSize { expected, found, .. } if found < expected => {
+                "copy the other ranks' files from where the checkpoint was written; if there were never more, \
+                 --neox-config FILE gives the configuration it was trained with"
+                    .to_owned()
+            }
+            Self::Checksum { .. } => {
+                "the file has been damaged since it was written, though it is whole: copy it again".to_owned()
+            }
             Self::TpSize { .. }
             | Self::Shape { .. }
             | Self::MissingParameter { .. }

@@ -107,10 +107,14 @@ impl Shard {
             .get(name)
             .ok_or_else(|| CheckpointError::MissingTensor { path: self.path.clone(), name: name.to_owned() })?;
         let dtype = self.host_dtype(name, tensor)?;
-        let bytes = tensor.read().map_err(|source| CheckpointError::Unreadable {
-            path: self.path.clone(),
-            name: name.to_owned(),
-            source,
+        let bytes = tensor.read().map_err(|source| {
+            let (path, name) = (self.path.clone(), name.to_owned());
+            // The words of the zip archive's reader, which has no kind of its own for it.
+            if source.to_string().ends_with("Invalid checksum") {
+                CheckpointError::Checksum { path, name }
+            } else {
+                CheckpointError::Unreadable { path, name, source }
+            }
         })?;
         HostTensor::new(dtype, tensor.shape().to_vec(), bytes).map_err(|source| CheckpointError::Tensor {
             path: self.path.clone(),

@@ -15,7 +15,6 @@ use super::args::CacheArgs;
 use super::files_read::FilesRead;
 use super::recording::Job;
 use super::{identity, provenance};
-use crate::eval::Weights;
 use crate::files;
 use crate::merge::ParamDrift;
 use crate::report::{
@@ -75,8 +74,7 @@ impl Cache {
     /// The records of a run all of whose models are here. Files that were moved or touched since are hashed; where nothing of
     /// this kind was ever kept, nothing is read.
     pub(super) fn find(&self, job: &Job<'_>, run: &RunRecord, files: &FilesRead<'_>) -> Option<Records> {
-        let candidate = |weights: &Weights| matches!(weights, Weights::Candidate(_));
-        if job.variants.iter().any(|variant| candidate(&variant.weights)) {
+        if job.variants.iter().any(|variant| variant.made_elsewhere().is_some()) {
             // What their files hold, nobody knows before they are read.
             return None;
         }

@@ -33,7 +33,7 @@ pub(super) fn run(args: &CombineArgs, screen: &Screen) -> anyhow::Result<()> {
     let records = report::combine(parts)?;
     let (replicate_count, seed) = records.run.bootstrap;
     let bootstrap = PairedBootstrap { replicate_count, seed, ..PairedBootstrap::default() };
-    show(&report_of(&records, bootstrap, Some(&output))?, screen)
+    show(&report_of(&records, bootstrap, Some(&output))?, Some(&output), screen)
 }
 
 /// The report of a run's records, written where there is a place for it.
@@ -46,15 +46,18 @@ pub(super) fn report_of(
     let report = Report::new(&input)?;
     if let Some(output) = output {
         report::write_all(&report, input.outcomes(), &records.texts(), output)?;
-        tracing::info!("report in {}", output.path().display());
     }
     Ok(report)
 }
 
-/// A report on the terminal, or wherever stdout leads.
-pub(super) fn show(report: &Report, screen: &Screen) -> anyhow::Result<()> {
+/// A report on the terminal, or wherever stdout leads; then where its files are.
+pub(super) fn show(report: &Report, output: Option<&OutputDir>, screen: &Screen) -> anyhow::Result<()> {
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
-    screen.data(&report::render_terminal(report, style))
+    screen.data(&report::render_terminal(report, style))?;
+    if let Some(output) = output {
+        tracing::info!("report in {} (open report.html)", output.path().display());
+    }
+    Ok(())
 }
 
 /// The journals of a folder's shards, else its own.

@@ -89,12 +89,13 @@ pub(super) fn run_alone(
     let (model, setting) = open_any(&args.model.checkpoint, reading, &args.evaluation)?;
     let comparison = Comparison { model: &*model, strategies: &[], candidates: &[] };
     let report = compare(&args, &comparison, setting, output.as_ref(), screen)?;
-    report.map_or(Ok(()), |report| show(&report, screen))
+    report.map_or(Ok(()), |report| show(&report, output.as_ref(), screen))
 }
 
 pub(super) fn run(args: &CompareArgs, screen: &Screen) -> anyhow::Result<()> {
-    let report = evaluate_all(args, screen)?;
-    report.map_or(Ok(()), |report| show(&report, screen))
+    let output = args.prepare_output()?;
+    let report = evaluate_all(args, output.as_ref(), screen)?;
+    report.map_or(Ok(()), |report| show(&report, output.as_ref(), screen))
 }
 
 /// What a caller of the library asks for.
@@ -121,18 +122,19 @@ pub(crate) fn compare_quietly(asked: Asked) -> anyhow::Result<Report> {
         ..EvaluationArgs::for_task(asked.task)
     };
     let args = CompareArgs::new(ModelArgs::at(asked.checkpoint), evaluation, asked.output_dir);
-    let report = evaluate_all(&CompareArgs { strategy: asked.strategies, ..args }, &Screen::silent())?;
+    let args = CompareArgs { strategy: asked.strategies, ..args };
+    let output = args.prepare_output()?;
+    let report = evaluate_all(&args, output.as_ref(), &Screen::silent())?;
     report.context("nothing was evaluated")
 }
 
-fn evaluate_all(args: &CompareArgs, screen: &Screen) -> anyhow::Result<Option<Report>> {
+fn evaluate_all(args: &CompareArgs, output: Option<&OutputDir>, screen: &Screen) -> anyhow::Result<Option<Report>> {
     let mut strategies = Strategy::asked_for(&args.strategy)?;
     args.merge.apply(&mut strategies);
-    let output = args.prepare_output()?;
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
     let candidates = args.candidates.open(&args.model.reading, &strategies)?;
     let comparison = Comparison { model: &checkpoint, strategies: &strategies, candidates: &candidates };
-    compare(args, &comparison, setting, output.as_ref(), screen)
+    compare(args, &comparison, setting, output, screen)
 }
 
 impl CompareArgs {

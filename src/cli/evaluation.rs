@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::args::{EvaluationArgs, ModelArgs, ReadingArgs, Shard};
 use super::output::Screen;
@@ -65,7 +65,7 @@ pub(super) fn open_checkpoint(
     args: &EvaluationArgs,
     strategies: &[Strategy],
 ) -> anyhow::Result<(Checkpoint, Setting)> {
-    let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads)?);
+    let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads));
     let checkpoint = model.open()?;
     checkpoint.check_evaluation()?;
     check_strategies(&checkpoint, strategies)?;
@@ -79,7 +79,7 @@ pub(super) fn open_any(
     reading: &ReadingArgs,
     args: &EvaluationArgs,
 ) -> anyhow::Result<(Box<dyn ModelSource>, Setting)> {
-    let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads)?);
+    let (clocks, threads) = ((jiff::Timestamp::now(), Instant::now()), set_threads(args.threads));
     Ok((open_model(path, &reading.options())?, Setting { clocks, threads, calibrates: false }))
 }
 
@@ -316,16 +316,19 @@ fn identity_text(task: &Task, identity: &DataIdentity) -> String {
 }
 
 /// One pool size for libtorch and for the threads that read and merge.
-fn set_threads(asked: Option<u16>) -> anyhow::Result<usize> {
+fn set_threads(asked: Option<u16>) -> usize {
     let threads = match asked {
         Some(threads) => usize::from(threads),
         None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     crate::model::set_threads(threads);
-    if asked.is_some() {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("thread pool")?;
+    if asked.is_some()
+        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
+    {
+        // A process has one pool that reads and merges, from its first run on; what computes follows every run.
+        tracing::debug!("{} threads go on reading and merging: {error}", rayon::current_num_threads());
     }
-    Ok(threads)
+    threads
 }
 
 /// The libtorch this binary was built against.

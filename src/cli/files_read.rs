@@ -1,14 +1,14 @@
 //! The files that models are read from: whether they are what they were.
 
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use fs_err as fs;
 use rayon::prelude::*;
 
 use super::evaluation;
 use crate::checkpoint::{self, ModelSource, digest_file};
-use crate::eval::{Variant, Weights};
+use crate::eval::Variant;
+use crate::files::Identity;
 use crate::report::{FileDigest, FileStamp, ModelsRecord};
 use crate::samples::{Differences, SampleError};
 
@@ -20,10 +20,7 @@ pub(super) struct FilesRead<'a> {
 
 impl<'a> FilesRead<'a> {
     pub(super) fn new(checkpoint: &'a dyn ModelSource, variants: &'a [Variant]) -> Result<Self, SampleError> {
-        let candidates = variants.iter().filter_map(|variant| match &variant.weights {
-            Weights::Candidate(model) => Some(model.as_ref()),
-            Weights::Unmerged | Weights::Merged(_) => None,
-        });
+        let candidates = variants.iter().filter_map(Variant::made_elsewhere);
         let models: Vec<_> = std::iter::once(checkpoint).chain(candidates).collect();
         let stamps =
             models.iter().flat_map(|model| files(*model)).map(|path| stamp(&path)).collect::<Result<_, _>>()?;
@@ -84,16 +81,11 @@ fn files(model: &dyn ModelSource) -> Vec<PathBuf> {
 }
 
 fn stamp(path: &Path) -> Result<FileStamp, SampleError> {
-    let metadata = fs::metadata(path)?;
-    let modified = metadata.modified()?;
-    let nanoseconds = |span: std::time::Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
-    let modified = match modified.duration_since(UNIX_EPOCH) {
-        Ok(after) => nanoseconds(after),
-        Err(before) => -nanoseconds(before.duration()),
-    };
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    Ok(FileStamp { path: fs::canonicalize(path)?, bytes: metadata.len(), modified, inode })
+    let look = Identity::of(path)?;
+    Ok(FileStamp {
+        path: fs::canonicalize(path)?,
+        bytes: look.bytes(),
+        modified: look.modified_nanoseconds(),
+        inode: look.inode(),
+    })
 }

@@ -128,14 +128,17 @@ pub fn main() -> ExitCode {
 
 /// Runs with these arguments, the program's name first. Arguments that make no sense end the process, as `--help` does.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match settings::complete(&Cli::command(), arguments.into_iter().collect()) {
-        Ok(arguments) => Cli::parse_from(arguments),
+    let (cli, doubts) = match settings::complete(&Cli::command(), arguments.into_iter().collect()) {
+        Ok(completed) => (Cli::parse_from(completed.arguments), completed.doubts),
         Err(error) => {
             output::Screen::new(output::Verbosity::default()).error(&error);
             return ExitCode::from(2);
         }
     };
     let screen = output::Screen::new(cli.verbosity);
+    for doubt in doubts {
+        tracing::warn!("{doubt}");
+    }
     let outcome = match cli.command {
         Command::Gate(args) => match gate::run(&args, &screen) {
             Ok(true) => Ok(()),

@@ -12,10 +12,13 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 
-use crate::config::read_files;
+use crate::config::{nearest_name, read_files};
 
 /// The commands whose flags can be given so.
 const COMMANDS: [&str; 3] = ["compare", "eval", "explain"];
+
+/// What the names of all variables begin with.
+const PREFIX: &str = "KINTSUGI_";
 
 /// Flags that are typed or not given at all.
 const TYPED_ONLY: [&str; 3] = ["config", "help", "version"];
@@ -50,22 +53,36 @@ fn similar(nearest: Option<&str>) -> String {
     nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
 }
 
+/// The variable in the environment of a flag.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('-', "_").to_uppercase())
+}
+
 /// The command line that repeats this run.
 pub(super) fn command_line() -> Vec<String> {
     let completed = COMPLETED.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if completed.is_empty() { std::env::args().collect() } else { completed }
 }
 
+/// A command line to be parsed.
+pub(super) struct Completed {
+    /// What was typed, and what environment and run file add to it.
+    pub arguments: Vec<OsString>,
+    /// What looks like a mistake and is none for certain, to be said as warnings.
+    pub doubts: Vec<String>,
+}
+
 /// The arguments with those added that environment and run file give.
-pub(super) fn complete(cli: &Command, typed: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+pub(super) fn complete(cli: &Command, typed: Vec<OsString>) -> anyhow::Result<Completed> {
+    let unchanged = |arguments| Ok(Completed { arguments, doubts: Vec::new() });
     let mut cli = cli.clone();
     cli.build();
     // What is wrong in what was typed is said later, by the whole parse.
-    let Ok(matches) = cli.clone().ignore_errors(true).try_get_matches_from(&typed) else { return Ok(typed) };
+    let Ok(matches) = cli.clone().ignore_errors(true).try_get_matches_from(&typed) else { return unchanged(typed) };
     let Some((name, matches)) = matches.subcommand().filter(|(name, _)| COMMANDS.contains(name)) else {
-        return Ok(typed);
+        return unchanged(typed);
     };
-    let Some(command) = cli.find_subcommand(name) else { return Ok(typed) };
+    let Some(command) = cli.find_subcommand(name) else { return unchanged(typed) };
     let mut settings = Settings { command, given: given(command, matches), arguments: Vec::new() };
     settings.add_environment(|name| std::env::var(name).ok())?;
     let file = matches.get_one::<PathBuf>("config").cloned();
@@ -74,11 +91,13 @@ pub(super) fn complete(cli: &Command, typed: Vec<OsString>) -> anyhow::Result<Ve
     {
         settings.add_file(&file)?;
     }
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let doubts = settings.doubts(names.collect(), &cli);
     let place = typed.iter().position(|argument| argument == name).map_or(typed.len(), |at| at + 1);
     let mut completed = typed;
     completed.splice(place..place, settings.arguments.into_iter().map(OsString::from));
     *COMPLETED.lock().unwrap_or_else(PoisonError::into_inner) = without_config(&completed);
-    Ok(completed)
+    Ok(Completed { arguments: completed, doubts })
 }
 
 /// The arguments that were typed.
@@ -117,12 +136,27 @@ impl Settings<'_> {
         all.filter(|(_, key)| !TYPED_ONLY.contains(&key.as_str()))
     }
 
-    fn add_environment(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), SettingError> {
+    /// Variables that are named much like a flag, and like none of another command.
+    fn doubts(&self, mut names: Vec<String>, cli: &Command) -> Vec<String> {
+        names.sort();
+        let commands = COMMANDS.iter().filter_map(|name| cli.find_subcommand(name));
+        let flags = commands.flat_map(Command::get_arguments).filter_map(Arg::get_long);
+        let known: HashSet<String> = flags.map(variable).collect();
+        let ours: Vec<_> = self.keys().map(|(_, key)| variable(&key)).collect();
+        let doubt = |name: &String| {
+            let nearest = nearest_name(name, ours.iter().map(String::as_str))?;
+            let command = self.command.get_name();
+            Some(format!("{name} is no flag of `kintsugi {command}` and is not used; did you mean {nearest}?"))
+        };
+        names.iter().filter(|name| name.starts_with(PREFIX) && !known.contains(*name)).filter_map(doubt).collect()
+    }
+
+    fn add_environment(&mut self, value_of: impl Fn(&str) -> Option<String>) -> Result<(), SettingError> {
         let found: Vec<_> = self
             .keys()
             .filter_map(|(argument, key)| {
-                let name = format!("KINTSUGI_{}", key.replace('-', "_").to_uppercase());
-                let value = variable(&name).filter(|value| !value.is_empty())?;
+                let name = variable(&key);
+                let value = value_of(&name).filter(|value| !value.is_empty())?;
                 Some((argument.clone(), key, name, value))
             })
             .collect();
@@ -158,10 +192,10 @@ impl Settings<'_> {
         Ok(())
     }
 
-    /// The key that was perhaps meant: one that differs in a letter or two.
+    /// The key that was perhaps meant.
     fn nearest(&self, asked: &str) -> Option<String> {
-        let all = self.keys().map(|(_, key)| (strsim::osa_distance(asked, &key), key));
-        all.min().filter(|(distance, _)| *distance <= 2).map(|(_, key)| key)
+        let keys: Vec<_> = self.keys().map(|(_, key)| key).collect();
+        nearest_name(asked, keys.iter().map(String::as_str)).map(str::to_owned)
     }
 
     /// Adds one setting, unless something stronger has set it.

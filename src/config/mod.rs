@@ -11,6 +11,7 @@ mod client_args;
 mod era;
 mod error;
 mod forms;
+mod nearest;
 mod observed;
 mod parse;
 mod quirks;
@@ -32,6 +33,7 @@ pub use client_args::ClientArgs;
 pub use era::{Date, Era};
 pub use error::{ConfigError, KeyPlace};
 pub use forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
+pub use nearest::nearest_name;
 pub use observed::Observed;
 pub use quirks::{
     AttentionBranch, Decision, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, QuirkLine,

@@ -1,16 +1,13 @@
 //! Models made elsewhere among the variants: which they are, and whether they can be judged beside the checkpoint.
 
 use super::EvalError;
-use super::engine::{Variant, Weights};
+use super::engine::Variant;
 use super::packing::Passage;
 use crate::checkpoint::ModelSource;
 
 /// The candidates with their places among the variants.
 pub(super) fn of(variants: &[Variant]) -> impl Iterator<Item = (usize, &dyn ModelSource)> {
-    variants.iter().enumerate().filter_map(|(at, variant)| match &variant.weights {
-        Weights::Candidate(model) => Some((at, model.as_ref())),
-        Weights::Unmerged | Weights::Merged(_) => None,
-    })
+    variants.iter().enumerate().filter_map(|(at, variant)| Some((at, variant.made_elsewhere()?)))
 }
 
 /// Residual streams that all variants together hold: one each, but one per rank for a candidate whose ranks can differ.

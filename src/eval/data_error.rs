@@ -10,7 +10,7 @@ pub enum DataError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The task is neither built in nor a file.
-    #[error("unknown task `{name}`; known tasks: {}", known.join(", "))]
+    #[error("unknown task `{name}`: neither built in nor a file")]
     UnknownTask {
         /// What was asked for.
         name: String,
@@ -190,7 +190,14 @@ impl DataError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::UnknownTask { .. } => "pass a known name or the path of a task file (see evals/lambada_openai.yml)",
+            Self::UnknownTask { name, known } => {
+                let meant = crate::config::nearest_name(name, known.iter().map(String::as_str));
+                let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+                let known = known.join(", ");
+                return Some(format!(
+                    "{meant}built in are {known}; or give the path of a task file (evals/lambada_openai.yml shows one)"
+                ));
+            }
             Self::InvalidTask { .. } => "evals/lambada_openai.yml of the source shows every key",
             Self::NotUtf8 { binary_format: Some(format), .. } => {
                 return Some(format!(

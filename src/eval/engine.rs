@@ -61,6 +61,15 @@ impl Variant {
     pub fn candidate(name: String, model: Arc<dyn ModelSource>) -> Self {
         Self { name, weights: Weights::Candidate(model), rechunked: false }
     }
+
+    /// The model made elsewhere, if it is one.
+    #[must_use]
+    pub fn made_elsewhere(&self) -> Option<&dyn ModelSource> {
+        match &self.weights {
+            Weights::Candidate(model) => Some(model.as_ref()),
+            Weights::Unmerged | Weights::Merged(_) => None,
+        }
+    }
 }
 
 /// How to run.

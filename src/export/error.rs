@@ -113,7 +113,7 @@ impl ExportError {
             Self::Exists { path } if path.join(super::RECIPE_FILE).is_file() => {
                 "--overwrite replaces it once the new one is complete".to_owned()
             }
-            Self::Exists { .. } => "choose an empty directory, or remove this one first".to_owned(),
+            Self::Exists { .. } => "choose a directory that is empty or not there yet".to_owned(),
             Self::NotOurs { .. } => {
                 "--overwrite replaces only earlier merges; remove this yourself if it may go".to_owned()
             }

@@ -4,7 +4,7 @@
 use std::fs::{FileType, Metadata};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 
@@ -12,6 +12,12 @@ use fs_err as fs;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
+    /// Nothing has its name.
+    #[error("{path}: no such file", path = path.display())]
+    Missing {
+        /// The name.
+        path: PathBuf,
+    },
     /// Something else has its name.
     #[error("{path}: expected a file, found {found}", path = path.display())]
     NotAFile {
@@ -41,6 +47,7 @@ pub enum FileError {
 impl From<FileError> for io::Error {
     fn from(error: FileError) -> Self {
         let kind = match error {
+            FileError::Missing { .. } => ErrorKind::NotFound,
             FileError::NotAFile { found: "a directory", .. } => ErrorKind::IsADirectory,
             FileError::TooLarge { .. } => ErrorKind::FileTooLarge,
             FileError::NotAFile { .. } | FileError::NotText { .. } => ErrorKind::InvalidData,
@@ -54,6 +61,10 @@ impl From<FileError> for io::Error {
 pub fn hint(error: &io::Error) -> Option<String> {
     let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<FileError>());
     let text = match (ours, error.kind()) {
+        (Some(FileError::Missing { path }), _) if path.is_relative() => {
+            "is the path right? It starts from the working directory"
+        }
+        (Some(FileError::Missing { .. }), _) => "is the path right?",
         (Some(FileError::NotAFile { found: "a directory", .. }), _) => "give the file itself",
         (Some(FileError::NotAFile { .. }), _) => "inputs are read more than once: write it to a file first",
         (Some(FileError::TooLarge { .. } | FileError::NotText { .. }), _) => "is this the file that you meant?",
@@ -68,9 +79,12 @@ pub fn hint(error: &io::Error) -> Option<String> {
 /// never end.
 ///
 /// # Errors
-/// [`FileError::NotAFile`], or there is nothing of this name.
+/// [`FileError::NotAFile`], or [`FileError::Missing`].
 pub fn check_regular(path: &Path) -> io::Result<Metadata> {
-    let metadata = fs::metadata(path)?;
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => FileError::Missing { path: path.to_owned() }.into(),
+        _ => error,
+    })?;
     if metadata.is_file() {
         return Ok(metadata);
     }
@@ -169,6 +183,22 @@ impl Identity {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Its number on its file system; 0 where there is none.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.place.1
+    }
+
+    /// When it was last changed, in nanoseconds since 1970; 0 where the system does not tell.
+    #[must_use]
+    pub fn modified_nanoseconds(&self) -> i64 {
+        let nanoseconds = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        self.modified.map_or(0, |modified| match modified.duration_since(UNIX_EPOCH) {
+            Ok(after) => nanoseconds(after),
+            Err(before) => -nanoseconds(before.duration()),
+        })
     }
 }
 

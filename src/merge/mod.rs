@@ -37,7 +37,7 @@ use crate::tensor::TensorError;
 #[non_exhaustive]
 pub enum MergeError {
     /// The name is no built-in strategy and no file.
-    #[error("unknown strategy `{name}`: neither built in ({known}) nor a file")]
+    #[error("unknown strategy `{name}`: neither built in nor a file")]
     UnknownStrategy {
         /// What was asked for.
         name: String,
@@ -158,7 +158,11 @@ impl MergeError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownStrategy { known, .. } => Some(format!("give one of {known}, or the path of a strategy file")),
+            Self::UnknownStrategy { name, known } => {
+                let meant = crate::config::nearest_name(name, known.split(", "));
+                let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+                Some(format!("{meant}built in are {known}; or give the path of a strategy file"))
+            }
             Self::NoExactMerge { .. } | Self::PositionDependent { .. } => Some(
                 "`kintsugi eval` evaluates the unmerged model; --allow-inexact merges all the same, and says what it loses"
                     .to_owned(),

@@ -76,6 +76,10 @@ impl ModelError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Device { reason, .. } if reason.contains("cannot be loaded") => Some(
+                "this may be libtorch for CPUs: `make setup LIBTORCH_KIND=cuda` gets the other; --device cpu always works"
+                    .to_owned(),
+            ),
             Self::Device { .. } => Some("`kintsugi doctor` lists the devices; --device cpu always works".to_owned()),
             Self::Torch(_) if self.is_out_of_memory() => {
                 Some("give a smaller --memory-budget or --chunk-tokens".to_owned())

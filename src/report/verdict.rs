@@ -8,12 +8,38 @@ use super::{Loss, Report, VariantRow, format};
 /// decimals and would read 1.0000. Folded weights, rounded to 16 bits, differ by less.
 const NEGLIGIBLE: f64 = 5e-5;
 
-/// What can be said about one variant.
-enum Finding<'a> {
-    /// Neither accuracy nor perplexity can be told from the baseline's.
-    NothingMeasurable(&'a VariantRow),
-    /// A difference, in words: `loses 2.04 points of accuracy (p < 0.001)`.
-    Difference(String),
+/// What can be told of a merge, as it is said: merges of which the same can be told share a clause.
+#[derive(PartialEq)]
+struct Difference {
+    /// `Greater` where accuracy is lost, by how many points, with which p.
+    accuracy: (Ordering, String, String),
+    /// `Greater` where perplexity rises, by how much, times what.
+    perplexity: (Ordering, String, String),
+}
+
+impl Difference {
+    /// `a and b lose 2.04 points of accuracy (p < 0.001)`.
+    fn clause(&self, names: &[&str]) -> String {
+        let ending = if names.len() == 1 { "s" } else { "" };
+        let (accuracy, points, p) = &self.accuracy;
+        let accuracy_words = match accuracy {
+            Ordering::Greater => format!("lose{ending} {points} points of accuracy ({p})"),
+            Ordering::Less => format!("gain{ending} {points} points of accuracy ({p})"),
+            Ordering::Equal => format!("no measurable change of accuracy ({p})"),
+        };
+        let (perplexity, size, ratio) = &self.perplexity;
+        let perplexity_words = match perplexity {
+            Ordering::Greater => format!("raise{ending} perplexity by {size} (× {ratio})"),
+            Ordering::Less => format!("lower{ending} perplexity by {size} (× {ratio})"),
+            Ordering::Equal => "no measurable change of perplexity".to_owned(),
+        };
+        let names = format::list(names);
+        match (accuracy, perplexity) {
+            (Ordering::Equal, _) => format!("{names} {perplexity_words}, {accuracy_words}"),
+            (_, Ordering::Equal) => format!("{names} {accuracy_words}, {perplexity_words}"),
+            _ => format!("{names} {accuracy_words} and {perplexity_words}"),
+        }
+    }
 }
 
 impl Report {
@@ -28,7 +54,7 @@ impl Report {
         if differences.is_empty() { lead } else { format!("{lead} {}.", differences.join("; ")) }
     }
 
-    /// The verdict's first sentences, and one clause for each merge that can be told from the baseline.
+    /// The verdict's first sentences, and a clause for those that can be told from the baseline.
     pub(super) fn verdict_parts(&self) -> (String, Vec<String>) {
         let (lead, differences) = if self.variants.is_empty() { (self.alone(), Vec::new()) } else { self.compare() };
         let documents = self.task.documents;
@@ -60,11 +86,16 @@ impl Report {
     }
 
     fn compare(&self) -> (String, Vec<String>) {
-        let (mut harmless, mut differences) = (Vec::new(), Vec::new());
+        let mut harmless = Vec::new();
+        let mut differences: Vec<(Difference, Vec<&str>)> = Vec::new();
         for row in &self.variants {
-            match self.finding(row) {
-                Finding::NothingMeasurable(row) => harmless.push(row),
-                Finding::Difference(difference) => differences.push(difference),
+            let Some(difference) = self.difference(&row.loss) else {
+                harmless.push(row);
+                continue;
+            };
+            match differences.iter_mut().find(|(known, _)| *known == difference) {
+                Some((_, names)) => names.push(&row.model.name),
+                None => differences.push((difference, vec![&row.model.name])),
             }
         }
         let lead = if harmless.is_empty() {
@@ -82,32 +113,22 @@ impl Report {
                 format::points(most),
             )
         };
-        (lead, differences)
+        (lead, differences.iter().map(|(difference, names)| difference.clause(names)).collect())
     }
 
-    fn finding<'a>(&self, row: &'a VariantRow) -> Finding<'a> {
-        let (name, loss) = (&row.model.name, &row.loss);
-        let accuracy = self.accuracy_change(loss);
-        let perplexity = self.perplexity_change(loss);
-        let p = format::p_statement(loss.mcnemar_p_holm);
-        let accuracy_words = match accuracy {
-            Ordering::Greater => format!("loses {} points of accuracy ({p})", format::points(loss.acc)),
-            Ordering::Less => format!("gains {} points of accuracy ({p})", format::points(-loss.acc)),
-            Ordering::Equal => format!("no measurable change of accuracy ({p})"),
+    /// `None` where neither accuracy nor perplexity can be told from the baseline's.
+    fn difference(&self, loss: &Loss) -> Option<Difference> {
+        let (accuracy, perplexity) = (self.accuracy_change(loss), self.perplexity_change(loss));
+        let points = if accuracy.is_eq() { String::new() } else { format::points(loss.acc.abs()) };
+        let (size, ratio) = if perplexity.is_eq() {
+            (String::new(), String::new())
+        } else {
+            (format::perplexity(loss.perplexity.abs()), format::ratio(loss.perplexity_ratio))
         };
-        let size = format::perplexity(loss.perplexity.abs());
-        let ratio = format::ratio(loss.perplexity_ratio);
-        let perplexity_words = match perplexity {
-            Ordering::Greater => format!("raises perplexity by {size} (× {ratio})"),
-            Ordering::Less => format!("lowers perplexity by {size} (× {ratio})"),
-            Ordering::Equal => "no measurable change of perplexity".to_owned(),
-        };
-        match (accuracy, perplexity) {
-            (Ordering::Equal, Ordering::Equal) => Finding::NothingMeasurable(row),
-            (Ordering::Equal, _) => Finding::Difference(format!("{name} {perplexity_words}, {accuracy_words}")),
-            (_, Ordering::Equal) => Finding::Difference(format!("{name} {accuracy_words}, {perplexity_words}")),
-            _ => Finding::Difference(format!("{name} {accuracy_words} and {perplexity_words}")),
-        }
+        (accuracy.is_ne() || perplexity.is_ne()).then(|| Difference {
+            accuracy: (accuracy, points, format::p_statement(loss.mcnemar_p_holm)),
+            perplexity: (perplexity, size, ratio),
+        })
     }
 
     /// `Greater` where accuracy is lost.
@@ -136,4 +157,26 @@ impl Report {
 fn largest_mean_difference(loss: &Loss) -> f64 {
     let ends = loss.delta_loglikelihood_interval.map_or(0.0, |interval| interval.lower.abs().max(interval.upper.abs()));
     ends.max(loss.delta_loglikelihood.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_of_which_the_same_is_told_share_a_clause() {
+        let said = |accuracy, perplexity, names: &[&str]| {
+            let accuracy = (accuracy, "2.04".to_owned(), "p < 0.001".to_owned());
+            Difference { accuracy, perplexity: (perplexity, "0.5".to_owned(), "1.1000".to_owned()) }.clause(names)
+        };
+        let both = said(Ordering::Greater, Ordering::Greater, &["a", "b"]);
+        assert_eq!(both, "a and b lose 2.04 points of accuracy (p < 0.001) and raise perplexity by 0.5 (× 1.1000)");
+        let one = said(Ordering::Less, Ordering::Equal, &["a"]);
+        assert_eq!(one, "a gains 2.04 points of accuracy (p < 0.001), no measurable change of perplexity");
+        let other = said(Ordering::Equal, Ordering::Less, &["a", "b", "c"]);
+        assert_eq!(
+            other,
+            "a, b and c lower perplexity by 0.5 (× 1.1000), no measurable change of accuracy (p < 0.001)"
+        );
+    }
 }

@@ -53,6 +53,7 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
         let documents = format::count(report.task.truncated_count, "document");
         cautions.push(format!("{documents} did not fit the model and lost the beginning of the context"));
     }
+    cautions.extend(few_right_answers(report));
     let made_elsewhere = report.variants.iter().filter(|row| row.candidate.is_some() && row.exact.is_none());
     let names: Vec<&str> = made_elsewhere.map(|row| row.model.name.as_str()).collect();
     if !names.is_empty() {
@@ -65,6 +66,18 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
         cautions.push(format!("{}: {}; smaller differences are noise", floor.model.name, floor.model.description));
     }
     cautions
+}
+
+/// Where the model knows next to nothing of what it was asked, no merge can lose it, and perplexity falls as easily as it rises.
+fn few_right_answers(report: &Report) -> Option<String> {
+    let (acc, count) = (report.baseline.acc, report.task.documents.effective);
+    (count >= 100 && acc < 0.01).then(|| {
+        let documents = format::count(count, "document");
+        let accuracy = format::points(acc);
+        format!(
+            "the baseline answers {accuracy} % of {documents}: they say little about what a merge of this model loses"
+        )
+    })
 }
 
 /// Why some variants are not exact, each line said once: variants, then what is true of all of them.

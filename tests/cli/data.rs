@@ -81,8 +81,8 @@ fn the_tokenizer_is_found_beside_the_checkpoint_or_asked_for() {
 fn tasks_that_cannot_be_used_are_refused() {
     let inputs = Inputs::new();
     insta::assert_snapshot!(inputs.complaint(&["--task", "lambda"]), @r"
-    error: unknown task `lambda`; known tasks: lambada_openai, lambada_standard, lambada_openai_mt_en, lambada_openai_mt_de, lambada_openai_mt_es, lambada_openai_mt_fr, lambada_openai_mt_it, text_perplexity
-    hint: pass a known name or the path of a task file (see evals/lambada_openai.yml)
+    error: unknown task `lambda`: neither built in nor a file
+    hint: built in are lambada_openai, lambada_standard, lambada_openai_mt_en, lambada_openai_mt_de, lambada_openai_mt_es, lambada_openai_mt_fr, lambada_openai_mt_it, text_perplexity; or give the path of a task file (evals/lambada_openai.yml shows one)
     ");
     let path = inputs.write("task.yml", "name: mine\nversion: one\n");
     let complaint = inputs.complaint(&["--task", path.to_str().unwrap()]);

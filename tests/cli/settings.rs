@@ -143,3 +143,15 @@ fn the_shipped_example_is_sound() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("evals/demo/checkpoint (gpt-neox, 2 ranks)"), "{}", text(&output.stdout));
 }
+
+#[test]
+fn a_mistyped_variable_is_pointed_out() {
+    let inputs = Inputs::new();
+    let mut command = by_file(&inputs, &whole(&inputs), &["--dry-run"]);
+    let output = run(command.env("KINTSUGI_DEVICES", "cpu").env("KINTSUGI_ELSEWHERE", "1").env("KINTSUGI_LIMIT", "2"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    let said =
+        " WARN KINTSUGI_DEVICES is no flag of `kintsugi compare` and is not used; did you mean KINTSUGI_DEVICE?\n";
+    assert!(stderr.contains(said) && stderr.matches("is no flag").count() == 1, "{stderr}");
+}

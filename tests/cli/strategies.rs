@@ -41,9 +41,9 @@ fn strategies_that_cannot_be_used_are_refused_with_place_and_cure() {
 
 #[test]
 fn an_unknown_strategy_lists_the_known_ones() {
-    insta::assert_snapshot!(Inputs::new().complaint(&["--strategy", "avrage"]), @r"
-    error: unknown strategy `avrage`: neither built in (zeroth, mean, merge20b, reduce-aware, fold, fold-calibrated) nor a file
-    hint: give one of zeroth, mean, merge20b, reduce-aware, fold, fold-calibrated, or the path of a strategy file
+    insta::assert_snapshot!(Inputs::new().complaint(&["--strategy", "reduceaware"]), @r"
+    error: unknown strategy `reduceaware`: neither built in nor a file
+    hint: did you mean `reduce-aware`? built in are zeroth, mean, merge20b, reduce-aware, fold, fold-calibrated; or give the path of a strategy file
     ");
 }
 

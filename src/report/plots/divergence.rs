@@ -1,5 +1,7 @@
 //! How far each residual stream strays from the baseline's, layer by layer.
 
+use std::sync::Arc;
+
 use kuva::plot::{LinePlot, LineStyle};
 use kuva::prelude::{Layout, Plot, TickFormat};
 
@@ -42,6 +44,7 @@ pub(super) fn draw(curves: &[DivergenceCurve]) -> Option<Picture> {
     let layout = Layout::auto_from_plots(&plots)
         .with_log_y()
         .with_x_tick_format(TickFormat::Integer)
+        .with_y_tick_format(TickFormat::Custom(Arc::new(|value| format!("{value:e}"))))
         .with_x_tick_step(tick_step(layer_count))
         .with_x_axis_min(0.0)
         .with_x_axis_max(last.max(1.0))

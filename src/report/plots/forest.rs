@@ -31,7 +31,7 @@ pub(super) fn draw(report: &Report) -> Vec<Picture> {
     let perplexity = forest(
         report,
         "perplexity-ratio",
-        format!("Logarithm of the perplexity ratio to the baseline, with {level} interval"),
+        format!("Log-perplexity ratio to the baseline, with {level} interval"),
         "ln(perplexity / perplexity of the baseline)",
         |row| {
             let value = -row.loss.delta_loglikelihood;
@@ -75,7 +75,7 @@ fn forest(
     let height = 120.0 + 30.0 * count as f64;
     let mut layout = Layout::auto_from_plots(&plots)
         .with_x_label(axis)
-        .with_width(760.0)
+        .with_width(640.0)
         .with_height(height)
         .with_x_axis_min(extent.0 - margin)
         .with_x_axis_max(extent.1 + margin);
