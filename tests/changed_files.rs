@@ -61,7 +61,7 @@ fn a_file_that_is_replaced_or_written_during_the_run_is_noticed() {
 fn a_file_that_vanishes_during_the_run_is_named() {
     let files = TinyModel::new().write();
     let text = run(&files, delete).unwrap_err().to_string();
-    assert!(text.contains("layer_03-model_01-model_states.pt") && text.contains("No such file"), "{text}");
+    assert!(text.contains("layer_03-model_01-model_states.pt") && text.contains("no such file"), "{text}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_hugging_face_directory_that_changes_is_noticed() {
         (replace, "another file has its name"),
         (|path| flip_byte(path, 3000), "it was written to"),
         (truncate_half, "bytes became"),
-        (delete, "No such file"),
+        (delete, "no such file"),
     ];
     for (sabotage, expected) in sabotages {
         HuggingFace::merged(&files.open(), "mean").write_sharded(folder.path());

@@ -130,6 +130,7 @@ impl DeviceRun {
                 Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
             }
             (_, Some(stream)) => {
+                uploader.set_other_order(input.rechunked);
                 let layer = LayerStage::new(stage, architecture, uploader)?;
                 let rotary = self.rotary_of(architecture)?;
                 let at_targets = match input

@@ -22,19 +22,26 @@ pub struct Uploader {
     done: HashMap<(usize, Kind), (HostTensor, Tensor)>,
     // Matrices in tiles; `None` of those that cannot be.
     packed: HashMap<usize, (HostTensor, Option<Packed>)>,
+    other_order: bool,
 }
 
 impl Uploader {
     /// For one device and compute type.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
-        Self { backend, done: HashMap::new(), packed: HashMap::new() }
+        Self { backend, done: HashMap::new(), packed: HashMap::new(), other_order: false }
     }
 
     /// The device and compute type.
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Whether products of what is uploaded from now on are to be summed in another order than usual, as far as that is
+    /// ours to say: libtorch's own order depends on the chunk's size.
+    pub fn set_other_order(&mut self, other: bool) {
+        self.other_order = other;
     }
 
     /// The host tensors whose memory device tensors may share; whoever keeps views of those keeps these too.
@@ -161,6 +168,7 @@ impl Uploader {
                     Packed::new(self.backend, &part.map_err(PartitionError::from)?)?
                 };
                 let Some(part) = part else { return Ok(None) };
+                let part = if self.other_order { part.in_other_order() } else { part };
                 parts.push(LinearWeight::Packed(part));
             }
             ranks.push(parts);

@@ -186,5 +186,5 @@ fn another_configuration_can_be_given() {
     assert!(run(&mut inputs.compare(&["--neox-config", elsewhere.to_str().unwrap()])).status.success());
     let missing = inputs.complaint(&["--neox-config", "no/such/model.yml"]);
     assert!(missing.starts_with("error: cannot read the configuration file no/such/model.yml\n"), "{missing}");
-    assert!(missing.contains("No such file"), "{missing}");
+    assert!(missing.contains("no such file"), "{missing}");
 }

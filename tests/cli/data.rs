@@ -47,10 +47,10 @@ fn files_that_are_not_there_are_named() {
     let missing = inputs.path("nowhere.json");
     let missing = missing.to_str().unwrap();
     let complaint = inputs.complaint(&["--tokenizer", missing]);
-    assert!(complaint.contains("INPUT/nowhere.json") && complaint.contains("No such file"), "{complaint}");
+    assert!(complaint.contains("INPUT/nowhere.json") && complaint.contains("no such file"), "{complaint}");
     fs::remove_file(inputs.path("passages.jsonl")).unwrap();
     let complaint = inputs.complaint(&[]);
-    assert!(complaint.contains("INPUT/passages.jsonl") && complaint.contains("No such file"), "{complaint}");
+    assert!(complaint.contains("INPUT/passages.jsonl") && complaint.contains("no such file"), "{complaint}");
     // A folder in place of a file.
     fs::create_dir(inputs.path("passages.jsonl")).unwrap();
     let complaint = inputs.complaint(&[]);

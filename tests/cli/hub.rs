@@ -124,7 +124,7 @@ fn what_is_nowhere_is_said_with_where_it_was_looked_for() {
     let tokenizer = given("tokenizer.json");
     for (further, words) in [
         (&["--tokenizer", "someone/nothing"][..], format!("error: {endpoint} has no tokenizer.json of someone/nothing\n")),
-        (&["--tokenizer", "a/b/c"], "a/b/c`: No such file or directory".to_owned()),
+        (&["--tokenizer", "a/b/c"], "error: a/b/c: no such file\n".to_owned()),
         (
             &["--tokenizer", &tokenizer],
             format!(

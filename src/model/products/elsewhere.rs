@@ -25,6 +25,10 @@ impl Packed {
         match *self {}
     }
 
+    pub(in crate::model) fn in_other_order(self) -> Self {
+        self
+    }
+
     pub(in crate::model) fn product(&self, _x: &Tensor, _bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
         match *self {}
     }

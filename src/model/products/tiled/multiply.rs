@@ -30,19 +30,21 @@ pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<
     let (inputs, outputs) = (weights.inputs(), weights.outputs());
     let pieces = WeightPieces::new(weights.pieces());
     let steps = inputs.div_ceil(INPUTS);
+    // Backwards there are two parts at least.
+    let at_once = if weights.backwards() { STEPS_AT_ONCE.min(steps.div_ceil(2)) } else { STEPS_AT_ONCE };
     let step_tiles = pieces.tiles().0;
     let mut packed = recycled::take(ROWS_AT_ONCE / BLOCK * STEPS_AT_ONCE.min(steps) * step_tiles);
     let outputs_at_once = ROWS_AT_ONCE * outputs;
     for (x, output) in x.chunks(ROWS_AT_ONCE * inputs).zip(output.chunks_mut(outputs_at_once)) {
-        for first in (0..steps).step_by(STEPS_AT_ONCE) {
-            let last = steps.min(first + STEPS_AT_ONCE);
+        for (turn, first) in first_steps(steps, at_once, weights.backwards()).enumerate() {
+            let last = steps.min(first + at_once);
             let range = first * INPUTS..inputs.min(last * INPUTS);
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: processors that have tiles have AVX-512, and `tiles` are there.
             unsafe {
                 pack_rows(&x[range.start..], (inputs, range.len()), &mut packed);
             }
-            let start = if first == 0 { start } else { Start::Output };
+            let start = if turn == 0 { start } else { Start::Output };
             let block_tiles = (last - first) * step_tiles;
             for panel in 0..outputs.div_ceil(BLOCK) {
                 let weights = weights.tiles(panel, first..last);
@@ -53,6 +55,12 @@ pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<
             }
         }
     }
+}
+
+/// Where the parts of so many steps begin, in the order in which they are summed.
+fn first_steps(steps: usize, at_once: usize, backwards: bool) -> impl Iterator<Item = usize> {
+    let count = steps.div_ceil(at_once);
+    (0..count).map(move |turn| at_once * if backwards { count - 1 - turn } else { turn })
 }
 
 /// One block of sums: of at most [`BLOCK`] rows, the columns from `first` on.

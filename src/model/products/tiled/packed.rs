@@ -28,6 +28,7 @@ pub(in crate::model) struct Packed {
     first_step: usize,
     outputs: usize,
     inputs: usize,
+    backwards: bool,
 }
 
 impl Packed {
@@ -64,7 +65,7 @@ impl Packed {
             Ok(())
         })?;
         let tiled = Arc::new(Tiled { tiles, pieces, steps });
-        Ok(Some(Self { tiled, first_panel: 0, first_step: 0, outputs, inputs }))
+        Ok(Some(Self { tiled, first_panel: 0, first_step: 0, outputs, inputs, backwards: false }))
     }
 
     /// A range of outputs (dimension 0) or of inputs (1). `None` where tiles would have to be cut.
@@ -81,6 +82,16 @@ impl Packed {
             (part.first_step, part.inputs) = (self.first_step + range.start / unit, range.len());
         }
         Some(part)
+    }
+
+    /// The same matrix, to be summed over in another order: what rounding alone changes can then be seen.
+    pub(in crate::model) fn in_other_order(self) -> Self {
+        Self { backwards: true, ..self }
+    }
+
+    /// Whether the last inputs come first.
+    pub(super) fn backwards(&self) -> bool {
+        self.backwards
     }
 
     /// Columns of the product.

@@ -95,6 +95,22 @@ fn what_does_not_fit_is_refused() {
     );
 }
 
+#[test]
+fn the_other_order_differs_by_rounding_alone() {
+    if no_tiles() {
+        return;
+    }
+    for inputs in [64, 1000, 2100] {
+        let (x, w) = (random([70, inputs], 12), stored(&random([96, inputs], 13), DType::F16));
+        let packed = Packed::new(F32, &w).unwrap().unwrap();
+        let (one, other) = (packed.product(&x, None).unwrap(), packed.in_other_order().product(&x, None).unwrap());
+        assert_ne!(one, other, "{inputs}");
+        let (x, w) = (x.to_kind(Kind::Double), as_tensor(&w));
+        let (expected, magnitudes) = (x.matmul(&w.transpose(0, 1)), x.abs().matmul(&w.abs().transpose(0, 1)));
+        assert!(error(&other, &expected, &magnitudes) < 2.0, "{inputs}");
+    }
+}
+
 /// Numbers with few digits, whose products and sums are exact in whatever order.
 fn exact(shape: [i64; 2], seed: i64) -> Tensor {
     (random(shape, seed) * 8.0).round() / 4.0
