@@ -203,7 +203,7 @@ impl Comparison<'_> {
             let (role, description, source) = match (at, variant.rechunked) {
                 (0, _) => (ModelRole::Baseline, baseline_description(model), String::new()),
                 (_, true) => {
-                    let description = "the baseline again, in chunks of another size".to_owned();
+                    let description = "the baseline again, summed in another order".to_owned();
                     (ModelRole::NoiseFloor, description, String::new())
                 }
                 _ => (ModelRole::Variant, String::new(), String::new()),
