@@ -59,7 +59,7 @@ doc: setup ## The crate's documentation, warnings denied
 
 deny: ## Licences, bans and sources of all dependencies, advisories where their list can be had (cargo install cargo-deny)
 	$(CARGO) deny --locked check licenses bans sources
-	$(CARGO) deny --locked check advisories || $(CARGO) deny --locked check --disable-fetch advisories || \
+	$(CARGO) deny --locked check advisories || $(CARGO) deny --locked --offline check advisories || \
 		echo "advisories were not checked or not met; see above" >&2
 
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
