@@ -33,7 +33,7 @@ pub use client_args::ClientArgs;
 pub use era::{Date, Era};
 pub use error::{ConfigError, KeyPlace};
 pub use forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
-pub use nearest::nearest_name;
+pub use nearest::{did_you_mean, nearest_name};
 pub use observed::Observed;
 pub use quirks::{
     AttentionBranch, Decision, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, QuirkLine,

@@ -18,3 +18,8 @@ pub fn nearest_name<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -
     let all = names.into_iter().map(|name| (strsim::osa_distance(asked, name), name));
     all.filter(fits).min().map(|(_, name)| name)
 }
+
+/// How a hint begins that lists the names there are: `` did you mean `fold`?  `` with a space behind it, or nothing.
+pub fn did_you_mean<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest_name(asked, names).map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default()
+}

@@ -191,8 +191,7 @@ impl DataError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::UnknownTask { name, known } => {
-                let meant = crate::config::nearest_name(name, known.iter().map(String::as_str));
-                let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+                let meant = crate::config::did_you_mean(name, known.iter().map(String::as_str));
                 let known = known.join(", ");
                 return Some(format!(
                     "{meant}built in are {known}; or give the path of a task file (evals/lambada_openai.yml shows one)"

@@ -159,8 +159,7 @@ impl MergeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownStrategy { name, known } => {
-                let meant = crate::config::nearest_name(name, known.split(", "));
-                let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+                let meant = crate::config::did_you_mean(name, known.split(", "));
                 Some(format!("{meant}built in are {known}; or give the path of a strategy file"))
             }
             Self::NoExactMerge { .. } | Self::PositionDependent { .. } => Some(

@@ -4,7 +4,7 @@
 use super::packed::Packed;
 use super::pieces::pack_rows;
 use super::recycled;
-use super::registers::{BLOCK, INPUTS, Rows, Tile, Tiles, WeightPieces};
+use super::registers::{BLOCK, INPUTS, Rows, Tile, Tiles, WeightPieces, X_TILES};
 
 /// Rows of activations that are packed at once.
 const ROWS_AT_ONCE: usize = 4 * BLOCK;
@@ -32,8 +32,7 @@ pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<
     let steps = inputs.div_ceil(INPUTS);
     // Backwards there are two parts at least.
     let at_once = if weights.backwards() { STEPS_AT_ONCE.min(steps.div_ceil(2)) } else { STEPS_AT_ONCE };
-    let step_tiles = pieces.tiles().0;
-    let mut packed = recycled::take(ROWS_AT_ONCE / BLOCK * STEPS_AT_ONCE.min(steps) * step_tiles);
+    let mut packed = recycled::take(ROWS_AT_ONCE / BLOCK * STEPS_AT_ONCE.min(steps) * X_TILES);
     let outputs_at_once = ROWS_AT_ONCE * outputs;
     for (x, output) in x.chunks(ROWS_AT_ONCE * inputs).zip(output.chunks_mut(outputs_at_once)) {
         for (turn, first) in first_steps(steps, at_once, weights.backwards()).enumerate() {
@@ -45,7 +44,7 @@ pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<
                 pack_rows(&x[range.start..], (inputs, range.len()), &mut packed);
             }
             let start = if turn == 0 { start } else { Start::Output };
-            let block_tiles = (last - first) * step_tiles;
+            let block_tiles = (last - first) * X_TILES;
             for panel in 0..outputs.div_ceil(BLOCK) {
                 let weights = weights.tiles(panel, first..last);
                 for (at, rows) in output.chunks_mut(BLOCK * outputs).enumerate() {

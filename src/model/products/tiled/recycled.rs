@@ -25,7 +25,7 @@ pub(super) fn take(count: usize) -> Recycled {
     // The smallest that is large enough, but not one that is much too large.
     let fits = |tiles: &Vec<Tile>| (count..=2 * count).contains(&tiles.len());
     let found = free.iter().enumerate().filter(|(_, tiles)| fits(tiles)).min_by_key(|(_, tiles)| tiles.len());
-    let tiles = found.map(|(at, _)| at).map(|at| free.swap_remove(at));
+    let tiles = found.map(|(at, _)| at).map(|at| free.remove(at));
     drop(free);
     Recycled { tiles: tiles.unwrap_or_else(|| vec![Tile::ZERO; count]), count }
 }

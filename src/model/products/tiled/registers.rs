@@ -18,6 +18,9 @@ pub(super) const INPUTS: usize = 32;
 /// Rows and columns of a block of outputs: two tiles by two, so that each loaded tile is used twice.
 pub(super) const BLOCK: usize = 2 * ROWS;
 
+/// Tiles of activations for each step of a block: three pieces of two tiles.
+pub(super) const X_TILES: usize = 6;
+
 /// One tile's worth of bfloat16, as bits.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -117,12 +120,12 @@ impl WeightPieces {
         }
     }
 
-    /// Tiles of activations, and of weights, for each step of [`INPUTS`] inputs of a block.
-    pub(super) fn tiles(self) -> (usize, usize) {
+    /// Tiles of weights for each step of [`INPUTS`] inputs of a block; of activations there are [`X_TILES`].
+    fn tiles(self) -> usize {
         match self {
-            Self::One => (6, 2),
-            Self::Two => (6, 4),
-            Self::Three => (6, 6),
+            Self::One => 2,
+            Self::Two => 4,
+            Self::Three => 6,
         }
     }
 }
@@ -148,9 +151,44 @@ macro_rules! multiply {
     };
 }
 
+/// A step's products with the weights' largest piece: those of all of the activations', the smallest first.
+macro_rules! first_piece {
+    () => {
+        concat!(
+            load_w!(0, 1024),
+            "\n",
+            load_x!(4096, 5120),
+            "\n",
+            multiply!(),
+            "\n",
+            load_x!(2048, 3072),
+            "\n",
+            multiply!(),
+            "\n",
+            load_x!(0, 1024),
+            "\n",
+            multiply!(),
+        )
+    };
+}
+
+/// With the second, behind the first: the activations' largest is loaded still.
+macro_rules! second_piece {
+    () => {
+        concat!(load_w!(2048, 3072), "\n", multiply!(), "\n", load_x!(2048, 3072), "\n", multiply!())
+    };
+}
+
+/// With the third, of the activations' largest alone.
+macro_rules! third_piece {
+    () => {
+        concat!(load_w!(4096, 5120), "\n", load_x!(0, 1024), "\n", multiply!())
+    };
+}
+
 /// `out ← initial + x wᵀ` for a block, over `steps` steps: each of the strings is what happens in a step.
 macro_rules! block {
-    ($x:ident, $w:ident, $steps:ident, $initial:ident, $out:ident, $x_bytes:literal, $w_bytes:literal, $($step:expr),+) => {
+    ($x:ident, $w:ident, $steps:ident, $initial:ident, $out:ident, $w_bytes:literal, $($step:expr),+) => {
         asm!(
             "tileloadd tmm0, [{initial} + {initial_stride}*1]",
             "tileloadd tmm1, [{initial} + {initial_stride}*1 + 64]",
@@ -158,7 +196,7 @@ macro_rules! block {
             "tileloadd tmm3, [{initial_lower} + {initial_stride}*1 + 64]",
             "2:",
             $($step,)+
-            concat!("add {x}, ", $x_bytes),
+            "add {x}, 6144",
             concat!("add {w}, ", $w_bytes),
             "dec {steps}",
             "jnz 2b",
@@ -197,8 +235,7 @@ impl Tiles {
         initial: Rows<*const f32>,
         out: Rows<*mut f32>,
     ) {
-        let (x_tiles, w_tiles) = pieces.tiles();
-        let steps = (x.len() / x_tiles).min(w.len() / w_tiles);
+        let steps = (x.len() / X_TILES).min(w.len() / pieces.tiles());
         if steps == 0 {
             return;
         }
@@ -207,65 +244,11 @@ impl Tiles {
         // one step, of which there are as many in both slices.
         unsafe {
             match pieces {
-                WeightPieces::One => block!(
-                    x,
-                    w,
-                    steps,
-                    initial,
-                    out,
-                    6144,
-                    2048,
-                    load_w!(0, 1024),
-                    load_x!(4096, 5120),
-                    multiply!(),
-                    load_x!(2048, 3072),
-                    multiply!(),
-                    load_x!(0, 1024),
-                    multiply!()
-                ),
-                WeightPieces::Two => block!(
-                    x,
-                    w,
-                    steps,
-                    initial,
-                    out,
-                    6144,
-                    4096,
-                    load_w!(0, 1024),
-                    load_x!(4096, 5120),
-                    multiply!(),
-                    load_x!(2048, 3072),
-                    multiply!(),
-                    load_x!(0, 1024),
-                    multiply!(),
-                    load_w!(2048, 3072),
-                    multiply!(),
-                    load_x!(2048, 3072),
-                    multiply!()
-                ),
-                WeightPieces::Three => block!(
-                    x,
-                    w,
-                    steps,
-                    initial,
-                    out,
-                    6144,
-                    6144,
-                    load_w!(0, 1024),
-                    load_x!(4096, 5120),
-                    multiply!(),
-                    load_x!(2048, 3072),
-                    multiply!(),
-                    load_x!(0, 1024),
-                    multiply!(),
-                    load_w!(2048, 3072),
-                    multiply!(),
-                    load_x!(2048, 3072),
-                    multiply!(),
-                    load_w!(4096, 5120),
-                    load_x!(0, 1024),
-                    multiply!()
-                ),
+                WeightPieces::One => block!(x, w, steps, initial, out, 2048, first_piece!()),
+                WeightPieces::Two => block!(x, w, steps, initial, out, 4096, first_piece!(), second_piece!()),
+                WeightPieces::Three => {
+                    block!(x, w, steps, initial, out, 6144, first_piece!(), second_piece!(), third_piece!());
+                }
             }
         }
     }
