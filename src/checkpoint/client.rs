@@ -7,7 +7,7 @@ use pytorch_reader::PickleValue;
 
 use super::CheckpointError;
 use super::layout::StepFiles;
-use super::shard::{Shard, read_value};
+use super::torch_file::{Shard, read_value};
 use crate::config::ClientArgs;
 use crate::tensor::HostTensor;
 

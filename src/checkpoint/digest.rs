@@ -44,7 +44,11 @@ impl FileDigest {
     /// The digest of the file at `path`, all of which the hasher has seen.
     #[must_use]
     pub(crate) fn new(path: &Path, hasher: &blake3::Hasher) -> Self {
+        Self::of(path, hasher.finalize(), hasher.count())
+    }
+
+    pub(super) fn of(path: &Path, hash: blake3::Hash, bytes: u64) -> Self {
         let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Self { file, blake3: hasher.finalize().to_hex().to_string(), bytes: hasher.count() }
+        Self { file, blake3: hash.to_hex().to_string(), bytes }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::layout::{Layout, StepFiles};
-use super::shard::{Shard, TensorForm};
+use super::torch_file::{Reading, Shard, TensorForm};
 use super::{CheckpointError, unchanged};
 use crate::config::{Architecture, Unsupported};
 use crate::files::Identity;
@@ -55,12 +55,13 @@ pub struct ParamEntry {
 
 impl RankStage {
     /// Opens the file again, to read tensors from it.
-    pub(super) fn open(&self, layout: Layout) -> Result<Shard, CheckpointError> {
+    pub(super) fn open(&self, layout: Layout, reading: &Reading) -> Result<Shard, CheckpointError> {
         self.check_unchanged()?;
-        match layout {
+        let shard = match layout {
             Layout::LayerFiles => Shard::open(&self.path),
             Layout::RankFiles => Shard::open_key(&self.path, "module"),
-        }
+        };
+        Ok(shard?.reading(reading.clone()))
     }
 
     /// Refuses a file that is no longer the one that was listed.

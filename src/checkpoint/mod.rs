@@ -2,7 +2,6 @@
 //! accounting for every tensor, reading a stage at a time ([`ModelSource`]).
 //! What a name means is decided in `partition`; how stages are merged, in `merge`.
 
-mod archive;
 mod client;
 mod digest;
 mod error;
@@ -10,11 +9,12 @@ mod facts;
 mod huggingface;
 mod inventory;
 mod layout;
-mod shard;
+mod read_digests;
 mod source;
 mod stage_reader;
 #[cfg(test)]
 mod tests;
+mod torch_file;
 mod unchanged;
 mod warnings;
 
@@ -29,9 +29,10 @@ pub use error::CheckpointError;
 pub use huggingface::{HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layout::Layout;
-pub use shard::{Shard, TensorForm};
+pub use read_digests::ReadDigests;
 pub use source::{ModelSource, open_model};
 pub use stage_reader::StageReader;
+pub use torch_file::{Reading, Shard, TensorForm};
 
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Param, Role, StageId, StageKind, StageTensors};
@@ -299,7 +300,7 @@ impl Checkpoint {
     }
 
     fn read_sources(&self, sources: &[Source]) -> Result<BTreeMap<Role, Param>, CheckpointError> {
-        let reader = StageReader::open(self, sources.to_vec())?;
+        let reader = StageReader::open(self, sources.to_vec(), &Reading::default())?;
         let params = sources
             .par_iter()
             .map(|&(role, ..)| Ok((role, reader.read(role)?)))

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::inventory::RankStage;
-use super::{Checkpoint, CheckpointError, ParamEntry, Shard, Source};
+use super::{Checkpoint, CheckpointError, ParamEntry, Reading, Shard, Source};
 use crate::partition::{Param, ParamValue, Role, StageId, join};
 use crate::tensor::HostTensor;
 
@@ -23,8 +23,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A file that cannot be opened (any more).
-    pub fn open_stage(&self, id: StageId) -> Result<StageReader<'_>, CheckpointError> {
-        StageReader::open(self, self.sources(id, |_| true))
+    pub fn open_stage(&self, id: StageId, reading: &Reading) -> Result<StageReader<'_>, CheckpointError> {
+        StageReader::open(self, self.sources(id, |_| true), reading)
     }
 
     /// The parameters of a stage in the files, also those that the model does not use, each with the number of its file
@@ -50,12 +50,17 @@ impl Checkpoint {
 }
 
 impl<'a> StageReader<'a> {
-    pub(super) fn open(checkpoint: &'a Checkpoint, sources: Vec<Source>) -> Result<Self, CheckpointError> {
+    pub(super) fn open(
+        checkpoint: &'a Checkpoint,
+        sources: Vec<Source>,
+        reading: &Reading,
+    ) -> Result<Self, CheckpointError> {
         let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
         for &(_, stage, _) in &sources {
             if let Entry::Vacant(vacant) = shards.entry(stage) {
                 let ranks = &checkpoint.stages[stage].ranks;
-                vacant.insert(ranks.iter().map(|rank| rank.open(checkpoint.layout)).collect::<Result<_, _>>()?);
+                let open = ranks.iter().map(|rank| rank.open(checkpoint.layout, reading));
+                vacant.insert(open.collect::<Result<_, _>>()?);
             }
         }
         Ok(Self { checkpoint, sources, shards })
@@ -73,8 +78,8 @@ impl<'a> StageReader<'a> {
             .zip(&self.checkpoint.stages[at].ranks)
             .enumerate()
             .map(|(tp_rank, (shard, rank))| {
-                let tensor = shard.read(&format!("{}{}", rank.prefix, entry.name))?;
-                match tensor.first_non_finite() {
+                let (tensor, non_finite) = shard.read_and_search(&format!("{}{}", rank.prefix, entry.name))?;
+                match non_finite {
                     None => Ok(tensor),
                     Some(index) => {
                         let (path, name) = (rank.path.clone(), entry.name.clone());

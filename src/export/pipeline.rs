@@ -1,8 +1,10 @@
-//! The work of a merge as a stream: a thread reads units ahead, this one merges them (with rayon's threads), a third
-//! writes, a fourth waits for the disk, and a fifth hashes the inputs once their bytes are in the page cache. What is in
+//! The work of a merge as a stream: a thread reads units ahead and hashes what it reads, this one merges them (with rayon's
+//! threads), a third writes, a fourth waits for the disk, and a fifth hashes what nobody read of the inputs. What is in
 //! memory stays within a budget.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -16,16 +18,19 @@ use super::sources::{self, Announcer};
 use super::spread::{Span, Spread};
 use super::writer::{FilePlan, write_files};
 use super::{ExportError, Progress};
-use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, StageReader};
+use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, ReadDigests, Reading, StageReader};
 use crate::merge::{Exactness, StageMerger};
 use crate::partition::{Param, ParamValue, Role, StageId, StageTensors};
-use crate::tensor::HostTensor;
+use crate::tensor::{HostTensor, Pool};
 
 /// Units that wait between two threads; the budget is what really bounds them.
 const QUEUE: usize = 64;
 
 /// Threads that read. They wait for the disk most of the time, so they are not those that merge.
 const READERS: usize = 4;
+
+/// Memory of written tensors that is kept for those that are read next.
+const POOL_BYTES: usize = 256 << 20;
 
 /// A form of output: which files there are, and which parts of which files a parameter becomes.
 pub(super) trait Target: Sync {
@@ -99,9 +104,12 @@ pub(super) fn run(
         let (units, to_merge) = sync_channel(QUEUE);
         let (batches, to_write) = sync_channel(QUEUE);
         let (read, announced) = sources::announcer(&sources);
+        let digests = Arc::new(ReadDigests::new(&sources));
+        let reading = Reading { pool: Some(Pool::new(POOL_BYTES)), digests: Some(digests.clone()) };
         let (files, has_failed) = (&sources, &failed);
-        let hashing = scope.spawn(move || sources::hash(files, &announced, has_failed));
-        scope.spawn(|| read_units((checkpoint, plan), &readers, &budget, units, read));
+        let hashing = scope.spawn(move || sources::hash(files, &digests, &announced, has_failed));
+        let reader = Reader { checkpoint, plan, threads: &readers, reading };
+        scope.spawn(|| reader.read_units(&budget, units, read));
         let writing = scope.spawn(|| {
             let written = write_files(target.files(), folder, to_write, progress);
             if written.is_err() {
@@ -128,49 +136,72 @@ pub(super) fn run(
     Ok(Written { inputs, outputs, exactness })
 }
 
-/// Reads units in order, as far ahead as the budget allows, and announces the files of each stage.
-#[expect(clippy::needless_pass_by_value, reason = "the channels are closed when this ends")]
-fn read_units<'a>(
-    (checkpoint, plan): (&'a Checkpoint, &'a Plan),
-    readers: &ThreadPool,
-    budget: &'a Budget,
-    units: SyncSender<Result<ReadUnit<'a>, ExportError>>,
-    mut read: Announcer<'_>,
-) {
-    let mut open: Option<(StageId, StageReader<'_>)> = None;
-    for unit in &plan.units {
-        let Some(permit) = budget.take(unit.bytes) else { return };
-        if open.as_ref().is_none_or(|(id, _)| *id != unit.stage) {
-            if let Some((id, _)) = &open {
-                read.announce(&checkpoint.stage_files(*id));
-            }
-            match checkpoint.open_stage(unit.stage) {
-                Ok(reader) => open = Some((unit.stage, reader)),
-                Err(error) => return drop(units.send(Err(error.into()))),
-            }
-        }
-        let Some((_, reader)) = &open else { return };
-        let value = readers.install(|| read_unit(reader, checkpoint.tp_size(), plan, unit));
-        let failed = value.is_err();
-        let unit = value.map(|value| ReadUnit { unit, value, permit }).map_err(ExportError::from);
-        if units.send(unit).is_err() || failed {
-            return;
-        }
-    }
+struct Reader<'a> {
+    checkpoint: &'a Checkpoint,
+    plan: &'a Plan,
+    threads: &'a ThreadPool,
+    reading: Reading,
 }
 
-fn read_unit(reader: &StageReader<'_>, tp_size: usize, plan: &Plan, unit: &Unit) -> Result<ReadValue, CheckpointError> {
-    let params = &plan.params[unit.params.clone()];
-    if let (Work::Join | Work::FirstRank, [param]) = (unit.work, params) {
-        return Ok(ReadValue::Shards(reader.read_shards(param.role)?));
+impl<'a> Reader<'a> {
+    /// Reads units in order, as far ahead as the budget allows, and announces files once their last stage is read.
+    fn read_units(
+        self,
+        budget: &'a Budget,
+        units: SyncSender<Result<ReadUnit<'a>, ExportError>>,
+        mut read: Announcer<'_>,
+    ) {
+        let mut last_files = self.last_files();
+        let mut open: Option<(StageId, StageReader<'_>)> = None;
+        for unit in &self.plan.units {
+            let Some(permit) = budget.take(unit.bytes) else { return };
+            if open.as_ref().is_none_or(|(id, _)| *id != unit.stage) {
+                if let Some((id, _)) = &open {
+                    read.announce(&last_files.remove(id).unwrap_or_default());
+                }
+                match self.checkpoint.open_stage(unit.stage, &self.reading) {
+                    Ok(reader) => open = Some((unit.stage, reader)),
+                    Err(error) => return drop(units.send(Err(error.into()))),
+                }
+            }
+            let Some((_, reader)) = &open else { return };
+            let value = self.threads.install(|| self.read_unit(reader, unit));
+            let failed = value.is_err();
+            let unit = value.map(|value| ReadUnit { unit, value, permit }).map_err(ExportError::from);
+            if units.send(unit).is_err() || failed {
+                return;
+            }
+        }
     }
-    let mut roles: Vec<Role> = params.iter().map(|param| param.role).collect();
-    // Whoever supplies stages runs the unmerged model, which has a head even where the written one shares it.
-    if unit.work == Work::Supplied && unit.stage == StageId::Output && !roles.contains(&Role::HeadWeight) {
-        roles.push(Role::HeadWeight);
+
+    /// The files that no later stage reads, by stage.
+    fn last_files(&self) -> HashMap<StageId, Vec<PathBuf>> {
+        let mut stages: Vec<StageId> = self.plan.units.iter().map(|unit| unit.stage).collect();
+        stages.dedup();
+        let stage_files =
+            stages.iter().flat_map(|&id| self.checkpoint.stage_files(id).into_iter().map(move |path| (path, id)));
+        let last: HashMap<PathBuf, StageId> = stage_files.collect();
+        let mut last_files: HashMap<StageId, Vec<PathBuf>> = HashMap::new();
+        for (path, id) in last {
+            last_files.entry(id).or_default().push(path);
+        }
+        last_files
     }
-    let read = roles.par_iter().map(|&role| Ok((role, reader.read(role)?))).collect::<Result<_, CheckpointError>>()?;
-    Ok(ReadValue::Stage(StageTensors { id: unit.stage, tp_size, params: read }))
+
+    fn read_unit(&self, reader: &StageReader<'_>, unit: &Unit) -> Result<ReadValue, CheckpointError> {
+        let params = &self.plan.params[unit.params.clone()];
+        if let (Work::Join | Work::FirstRank, [param]) = (unit.work, params) {
+            return Ok(ReadValue::Shards(reader.read_shards(param.role)?));
+        }
+        let mut roles: Vec<Role> = params.iter().map(|param| param.role).collect();
+        // Whoever supplies stages runs the unmerged model, which has a head even where the written one shares it.
+        if unit.work == Work::Supplied && unit.stage == StageId::Output && !roles.contains(&Role::HeadWeight) {
+            roles.push(Role::HeadWeight);
+        }
+        let read = roles.par_iter().map(|&role| Ok((role, reader.read(role)?)));
+        let params = read.collect::<Result<_, CheckpointError>>()?;
+        Ok(ReadValue::Stage(StageTensors { id: unit.stage, tp_size: self.checkpoint.tp_size(), params }))
+    }
 }
 
 struct Merger<'a> {

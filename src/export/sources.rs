@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::ExportError;
-use crate::checkpoint::{FileDigest, digest_file};
+use crate::checkpoint::{FileDigest, ReadDigests};
 
 /// Announces files that may be hashed. Each is announced once; when this is dropped, those that are left.
 pub(super) struct Announcer<'a> {
@@ -21,7 +21,7 @@ pub(super) fn announcer(files: &[PathBuf]) -> (Announcer<'_>, Receiver<usize>) {
 }
 
 impl Announcer<'_> {
-    /// These have been read, all or a part of them.
+    /// No more of these will be read.
     pub(super) fn announce(&mut self, read: &[PathBuf]) {
         self.announce_where(|path| read.iter().any(|read| read == path));
     }
@@ -43,16 +43,17 @@ impl Drop for Announcer<'_> {
     }
 }
 
-/// The digest of every file, in the order given; stops early once `failed`. A file is hashed when its first stage has been
-/// read: its bytes are in the page cache then, and the cores were there for those that feed the writer.
+/// The digest of every file, in the order given; stops early once `failed`. What was read of a file is hashed already when
+/// it is announced.
 pub(super) fn hash(
     files: &[PathBuf],
+    read: &ReadDigests,
     announced: &Receiver<usize>,
     failed: &AtomicBool,
 ) -> Result<Vec<FileDigest>, ExportError> {
     let mut digests = Vec::new();
     for at in announced.iter().take_while(|_| !failed.load(Ordering::Relaxed)) {
-        digests.push((at, digest_file(&files[at]).map_err(|source| ExportError::Read { source })?));
+        digests.push((at, read.finish(&files[at]).map_err(|source| ExportError::Read { source })?));
     }
     digests.sort_by_key(|&(at, _)| at);
     Ok(digests.into_iter().map(|(_, digest)| digest).collect())
@@ -62,6 +63,7 @@ pub(super) fn hash(
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::checkpoint::digest_file;
 
     #[test]
     fn every_file_is_hashed_once_whatever_was_announced() {
@@ -72,8 +74,8 @@ mod tests {
         announcer.announce(&files[3..]);
         announcer.announce(&[files[1].clone(), files[4].clone(), folder.path().join("another")]);
         drop(announcer);
-        let digests = hash(&files, &announced, &AtomicBool::new(false)).unwrap();
+        let digests = hash(&files, &ReadDigests::new(&files), &announced, &AtomicBool::new(false)).unwrap();
         assert_eq!(digests, files.iter().map(|path| digest_file(path).unwrap()).collect::<Vec<_>>());
-        assert!(hash(&files, &announced, &AtomicBool::new(false)).unwrap().is_empty());
+        assert!(hash(&files, &ReadDigests::new(&files), &announced, &AtomicBool::new(false)).unwrap().is_empty());
     }
 }

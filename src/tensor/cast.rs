@@ -57,7 +57,7 @@ impl HostTensor {
         encode: impl Fn(V) -> [u8; M] + Sync,
     ) -> Result<Self, TensorError> {
         let mut bytes = vec![0_u8; byte_count(dtype, &self.shape)?];
-        bytes.par_chunks_mut(BLOCK * M).zip(self.bytes.par_chunks(BLOCK * N)).for_each(|(target, source)| {
+        bytes.par_chunks_mut(BLOCK * M).zip(self.bytes().par_chunks(BLOCK * N)).for_each(|(target, source)| {
             for (target, &source) in target.as_chunks_mut::<M>().0.iter_mut().zip(source.as_chunks::<N>().0) {
                 *target = encode(decode(source));
             }

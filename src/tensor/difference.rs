@@ -75,7 +75,7 @@ pub fn difference(left: &HostTensor, right: &HostTensor) -> Result<Difference, T
     }
     let steps = if left.dtype.significant_bits() <= right.dtype.significant_bits() { left.dtype } else { right.dtype };
     let chunks =
-        left.bytes.par_chunks(CHUNK * left.dtype.size()).zip(right.bytes.par_chunks(CHUNK * right.dtype.size()));
+        left.bytes().par_chunks(CHUNK * left.dtype.size()).zip(right.bytes().par_chunks(CHUNK * right.dtype.size()));
     // In order, so that sums do not depend on the number of threads.
     let parts: Vec<_> = chunks
         .map(|(own, other)| {

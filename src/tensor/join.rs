@@ -47,7 +47,7 @@ pub fn concatenate(dim: usize, pieces: &[Piece<'_>]) -> Result<HostTensor, Tenso
     for row in 0..outer {
         for Piece { tensor, range } in pieces {
             let start = (row * tensor.shape[dim] + range.start) * inner_bytes;
-            bytes.extend_from_slice(&tensor.bytes[start..start + range.len() * inner_bytes]);
+            bytes.extend_from_slice(&tensor.bytes()[start..start + range.len() * inner_bytes]);
         }
     }
     HostTensor::new(first.dtype, shape, bytes)

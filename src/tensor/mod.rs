@@ -6,6 +6,7 @@ mod cast;
 mod difference;
 mod dtype;
 mod join;
+mod pool;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,10 @@ pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
 pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
 pub use join::{Piece, concatenate};
+pub use pool::Pool;
 pub use rows::round_all;
+
+use pool::Block;
 
 /// What can go wrong with host tensors.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +79,7 @@ pub enum TensorError {
 pub struct HostTensor {
     dtype: DType,
     shape: Vec<usize>,
-    bytes: Arc<Vec<u8>>,
+    block: Arc<Block>,
 }
 
 impl HostTensor {
@@ -84,11 +88,24 @@ impl HostTensor {
     /// # Errors
     /// The byte count does not fit the shape.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, TensorError> {
+        Self::of_pool(dtype, shape, bytes, None)
+    }
+
+    /// Takes `bytes` as they are and gives them to the pool in the end.
+    ///
+    /// # Errors
+    /// The byte count does not fit the shape.
+    pub fn of_pool(
+        dtype: DType,
+        shape: Vec<usize>,
+        bytes: Vec<u8>,
+        pool: Option<Arc<Pool>>,
+    ) -> Result<Self, TensorError> {
         let expected = byte_count(dtype, &shape)?;
         if bytes.len() != expected {
             return Err(TensorError::ByteCount { dtype, shape, expected, found: bytes.len() });
         }
-        Ok(Self { dtype, shape, bytes: Arc::new(bytes) })
+        Ok(Self { dtype, shape, block: Arc::new(Block { bytes, pool }) })
     }
 
     /// Rounds float64 values to `dtype`, each once, to nearest with ties to even.
@@ -125,19 +142,19 @@ impl HostTensor {
     /// The elements, row-major, little-endian.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.block.bytes
     }
 
     /// Number of elements.
     #[must_use]
     pub fn element_count(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.bytes().len() / self.dtype.size()
     }
 
     /// Equal for clones, different for any two tensors that are alive at once and do not share their bytes.
     #[must_use]
     pub fn storage_id(&self) -> usize {
-        Arc::as_ptr(&self.bytes) as usize
+        Arc::as_ptr(&self.block) as usize
     }
 
     /// Same type, shape and bits.
@@ -145,7 +162,7 @@ impl HostTensor {
     pub fn same_bits(&self, other: &Self) -> bool {
         self.dtype == other.dtype
             && self.shape == other.shape
-            && (Arc::ptr_eq(&self.bytes, &other.bytes) || self.bytes == other.bytes)
+            && (Arc::ptr_eq(&self.block, &other.block) || self.bytes() == other.bytes())
     }
 
     /// The elements in float64 (exact for every floating type).
@@ -165,22 +182,12 @@ impl HostTensor {
     /// Row-major index of the first NaN or infinity, if there is one. Integers have none.
     #[must_use]
     pub fn first_non_finite(&self) -> Option<usize> {
-        // An all-ones exponent marks NaN and infinity; comparing bits lets the loops vectorise.
-        match self.dtype {
-            DType::F64 => first_where(&self.elements::<u64>(), |bits| bits & (0x7ff << 52) == 0x7ff << 52),
-            DType::F32 => first_where(&self.elements::<u32>(), |bits| bits & 0x7f80_0000 == 0x7f80_0000),
-            DType::F16 => first_where(&self.elements::<u16>(), |bits| bits & 0x7c00 == 0x7c00),
-            DType::BF16 => first_where(&self.elements::<u16>(), |bits| bits & 0x7f80 == 0x7f80),
-            _ => None,
-        }
+        first_non_finite(self.dtype, self.bytes())
     }
 
     /// The bytes as elements; copied only where the allocator gave an unaligned block.
     fn elements<T: bytemuck::Pod>(&self) -> Cow<'_, [T]> {
-        match bytemuck::try_cast_slice(&self.bytes) {
-            Ok(slice) => Cow::Borrowed(slice),
-            Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(&self.bytes)),
-        }
+        elements(self.bytes())
     }
 
     /// Whether the other tensor has the same type and shape.
@@ -203,6 +210,25 @@ impl HostTensor {
 impl std::fmt::Debug for HostTensor {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "HostTensor({} {:?})", self.dtype, self.shape)
+    }
+}
+
+/// Row-major index of the first NaN or infinity among elements that lie one behind another. Integers have none.
+pub(crate) fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    // An all-ones exponent marks NaN and infinity; comparing bits lets the loops vectorise.
+    match dtype {
+        DType::F64 => first_where(&elements::<u64>(bytes), |bits| bits & (0x7ff << 52) == 0x7ff << 52),
+        DType::F32 => first_where(&elements::<u32>(bytes), |bits| bits & 0x7f80_0000 == 0x7f80_0000),
+        DType::F16 => first_where(&elements::<u16>(bytes), |bits| bits & 0x7c00 == 0x7c00),
+        DType::BF16 => first_where(&elements::<u16>(bytes), |bits| bits & 0x7f80 == 0x7f80),
+        _ => None,
+    }
+}
+
+fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(slice) => Cow::Borrowed(slice),
+        Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(bytes)),
     }
 }
 

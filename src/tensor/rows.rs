@@ -34,10 +34,10 @@ impl HostTensor {
         if row_bytes == 0 {
             return Ok((self.clone(), Vec::new()));
         }
-        let mut bytes = vec![0_u8; self.bytes.len()];
+        let mut bytes = vec![0_u8; self.bytes().len()];
         let results = bytes
             .par_chunks_exact_mut(row_bytes)
-            .zip(self.bytes.par_chunks_exact(row_bytes))
+            .zip(self.bytes().par_chunks_exact(row_bytes))
             .enumerate()
             .map_init(Row::<T>::default, |row, (index, (target, source))| {
                 row.elements.clear();

@@ -1,0 +1,197 @@
+//! Runs of a file against what pytorch-reader reads of the same tensors.
+
+use std::io::Write as _;
+
+use fs_err as fs;
+use proptest::prelude::*;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::*;
+
+/// Reads every tensor both ways; returns how many were runs, and how many there are of floating point.
+fn both_ways(shard: &Shard) -> (usize, usize) {
+    let runs = shard.find_runs().map_or(0, |runs| runs.places.len());
+    for (name, tensor) in &shard.tensors {
+        let (read, non_finite) = shard.read_and_search(name).unwrap();
+        assert!(read.bytes() == tensor.read().unwrap(), "{name}");
+        assert_eq!(non_finite, read.first_non_finite(), "{name}");
+    }
+    let forms = shard.forms().unwrap();
+    (runs, forms.values().filter(|form| form.dtype.is_float()).count())
+}
+
+#[test]
+fn checkpoints_of_torch_are_read_as_runs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let shared = root.join("../shared/checkpoints");
+    let mut folders = vec![root.join("evals/demo/checkpoint/global_step1600")];
+    match fs::read_dir(&shared) {
+        Ok(entries) => {
+            let saves = entries.map(|entry| entry.unwrap().path());
+            let latest = |save: PathBuf| Some(save.join(fs::read_to_string(save.join("latest")).ok()?.trim()));
+            folders.extend(saves.filter_map(latest));
+        }
+        Err(_) => println!("skipped in part: {} is not there", shared.display()),
+    }
+    let mut files = 0;
+    for entry in folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()) {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let shard = match () {
+            () if name.starts_with("layer_") => Shard::open(&path).unwrap(),
+            () if name.starts_with("mp_rank_") => match Shard::open_key(&path, "module") {
+                Ok(shard) => shard,
+                // The weights are in layer files.
+                Err(_) => continue,
+            },
+            () => continue,
+        };
+        let (runs, tensors) = both_ways(&shard);
+        // One checkpoint has a transposed matrix.
+        let transposed = path.to_string_lossy().contains("old-names");
+        assert!(runs == tensors || transposed && runs + 1 == tensors, "{}: {runs} of {tensors}", path.display());
+        files += 1;
+    }
+    assert!(files >= 14, "{files}");
+}
+
+/// A pickle of `{name: tensor}` over one storage of float32.
+fn pickle(tensors: &[(&str, u8, &[u8], &[u8])], numel: u8) -> Vec<u8> {
+    let mut bytes = b"\x80\x02}q\x00(".to_vec();
+    let text = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.push(b'X');
+        bytes.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    let sizes = |bytes: &mut Vec<u8>, sizes: &[u8]| {
+        bytes.push(b'(');
+        bytes.extend(sizes.iter().flat_map(|&size| [b'K', size]));
+        bytes.push(b't');
+    };
+    for (number, (name, first, shape, strides)) in tensors.iter().enumerate() {
+        text(&mut bytes, name);
+        bytes.extend(b"ctorch._utils\n_rebuild_tensor_v2\n(");
+        if number == 0 {
+            bytes.push(b'(');
+            text(&mut bytes, "storage");
+            bytes.extend(b"ctorch\nFloatStorage\n");
+            text(&mut bytes, "0");
+            text(&mut bytes, "cpu");
+            bytes.extend([b'K', numel, b't', b'q', 1]);
+        } else {
+            bytes.extend(b"h\x01");
+        }
+        bytes.extend([b'Q', b'K', *first]);
+        sizes(&mut bytes, shape);
+        sizes(&mut bytes, strides);
+        bytes.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+    }
+    bytes.extend(b"u.");
+    bytes
+}
+
+/// An archive of this pickle and one storage.
+fn archive(path: &Path, pickle: &[u8], storage: &[f32]) {
+    let mut zip = ZipWriter::new(fs::File::create(path).unwrap());
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(64);
+    let entries = [("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", bytemuck::cast_slice(storage))];
+    for (name, bytes) in entries {
+        zip.start_file(name, options).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+const VIEWS: &[(&str, u8, &[u8], &[u8])] = &[
+    ("whole", 0, &[4, 6], &[6, 1]),
+    ("from the middle", 6, &[2, 6], &[6, 1]),
+    ("one row", 3, &[1, 3], &[77, 1]),
+    ("transposed", 0, &[6, 4], &[1, 6]),
+    ("every other", 0, &[12], &[2]),
+    ("repeated", 0, &[5], &[0]),
+    ("scalar", 23, &[], &[]),
+    ("empty", 24, &[0, 3], &[3, 1]),
+];
+
+#[test]
+fn views_are_runs_where_their_elements_follow_one_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("views.pt");
+    let storage: Vec<f32> = (0..24_u8).map(f32::from).collect();
+    archive(&path, &pickle(VIEWS, 24), &storage);
+    let shard = Shard::open(&path).unwrap();
+    assert_eq!(both_ways(&shard), (4, 8));
+    let mut runs: Vec<_> = shard.find_runs().unwrap().places.into_iter().collect();
+    runs.sort_by(|left, right| left.0.cmp(&right.0));
+    let checked: Vec<_> = runs.iter().map(|(name, run)| (&name[..], run.crc32.is_some())).collect();
+    assert_eq!(checked, [("from the middle", false), ("one row", false), ("scalar", false), ("whole", true)]);
+}
+
+#[test]
+fn damage_is_found_in_any_piece_and_not_finite_values_are_counted_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.pt");
+    // 780,300 bytes: two pieces of the file and more.
+    let tensors: &[(&str, u8, &[u8], &[u8])] = &[("weight", 0, &[255, 255, 3], &[0, 3, 1])];
+    let (count, pickled) = (255 * 255 * 3, pickle(tensors, 255));
+    let pickled = long(&long(&pickled, [255, b't', b'q'], 195_075), [0, b'K', 3], 765);
+    let mut storage = vec![0.5_f32; count];
+    for (at, value) in [(0, f32::NAN), (100_000, f32::NEG_INFINITY), (count - 1, f32::INFINITY)] {
+        storage[at] = value;
+        archive(&path, &pickled, &storage);
+        let shard = Shard::open(&path).unwrap();
+        assert_eq!(both_ways(&shard), (1, 1));
+        assert_eq!(shard.read_and_search("weight").unwrap().1, Some(at));
+        storage[at] = 0.5;
+    }
+    archive(&path, &pickled, &storage);
+    let bytes = fs::read(&path).unwrap();
+    let start = bytes.windows(4).position(|window| window == 0.5_f32.to_le_bytes()).unwrap();
+    for at in [start, start + count * 2, start + count * 4 - 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(&path, damaged).unwrap();
+        let error = Shard::open(&path).unwrap().read("weight").unwrap_err();
+        assert!(matches!(error, CheckpointError::Checksum { .. }), "{error}");
+    }
+    let shard = Shard::open(&path).unwrap();
+    fs::write(&path, &bytes[..start + count]).unwrap();
+    let error = shard.read("weight").unwrap_err();
+    assert!(matches!(error, CheckpointError::Unreadable { .. }), "{error}");
+}
+
+/// The same pickle with another number for the one-byte number that these bytes begin with.
+fn long(pickle: &[u8], found: [u8; 3], number: i32) -> Vec<u8> {
+    let at = pickle.windows(4).position(|window| window[0] == b'K' && window[1..] == found).unwrap();
+    [&pickle[..at], b"J", &number.to_le_bytes(), &pickle[at + 2..]].concat()
+}
+
+#[test]
+fn any_other_pickle_is_left_to_the_reader() {
+    let pickled = pickle(VIEWS, 24);
+    for end in 0..pickled.len() {
+        assert!(places(&pickled[..end], None).is_none(), "{end}");
+    }
+    assert!(places(&pickled, Some("module")).is_none());
+    // A dictionary that holds more than tensors; a list; nesting without end.
+    assert!(places(b"\x80\x02}(X\x01\x00\x00\x00aK\x01u.", None).is_none());
+    assert!(places(b"\x80\x02].", None).is_none());
+    let deep: Vec<u8> = [b"\x80\x02}".to_vec(), b"\x85".repeat(100_000), b".".to_vec()].concat();
+    assert!(places(&deep, None).is_none());
+    let deep: Vec<u8> =
+        [b"}X\x01\x00\x00\x00a".repeat(100_000), b"}".to_vec(), b"s".repeat(100_000), b".".to_vec()].concat();
+    assert!(places(&deep, None).is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_pickle_is_too_much(at in 0_usize..600, with in prop::collection::vec(any::<u8>(), 1..6)) {
+        let mut pickled = pickle(VIEWS, 24);
+        let at = at % pickled.len();
+        let end = (at + with.len()).min(pickled.len());
+        pickled.splice(at..end, with);
+        let _ = places(&pickled, None);
+    }
+}
