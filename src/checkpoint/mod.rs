@@ -26,7 +26,7 @@ use rayon::prelude::*;
 pub use client::ClientState;
 pub use digest::{FileDigest, digest_file};
 pub use error::CheckpointError;
-pub use huggingface::{HuggingFaceError, HuggingFaceModel};
+pub use huggingface::{HuggingFaceClass, HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layout::Layout;
 pub use read_digests::ReadDigests;

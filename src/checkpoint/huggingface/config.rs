@@ -7,33 +7,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::HuggingFaceError;
+use super::names::HuggingFaceClass;
 use crate::config::{ConfigError, NeoxConfig, Unsupported};
 use crate::files;
 
 /// A configuration is a few kilobytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Which of transformers' classes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
-    GptNeox,
-    Llama,
-}
-
-impl Family {
-    /// transformers' name of the class.
-    pub(super) fn class(self) -> &'static str {
-        match self {
-            Self::GptNeox => "GPTNeoXForCausalLM",
-            Self::Llama => "LlamaForCausalLM",
-        }
-    }
-}
-
 /// What `config.json` says.
 #[derive(Debug)]
 pub(super) struct ModelConfig {
-    pub family: Family,
+    pub class: HuggingFaceClass,
     pub settings: NeoxConfig,
     pub mlp_inner_size: usize,
     pub vocab_size: usize,
@@ -94,25 +78,25 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
     let text = files::read(path, MAX_BYTES)?;
     // Its class first: the keys of another class may be missing altogether.
     let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-    let family = family(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
+    let class = class(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
     let raw: Raw =
         serde_path_to_error::deserialize(Value::Object(keys)).map_err(|error| match error.path().iter().next() {
             None => broken(error.inner().to_string()),
             Some(_) => broken(format!("`{}`: {}", error.path(), error.inner())),
         })?;
     let settings =
-        settings(family, &raw).map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
+        settings(class, &raw).map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
     let settings = NeoxConfig::from_raw(settings, vec![path.to_owned()]).map_err(spelled)?;
-    Ok(ModelConfig { family, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
+    Ok(ModelConfig { class, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
 }
 
 /// By `architectures`, else by `model_type`; what is found instead otherwise.
-fn family(keys: &Map<String, Value>) -> Result<Family, String> {
+fn class(keys: &Map<String, Value>) -> Result<HuggingFaceClass, String> {
     let class = keys.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let kind = keys.get("model_type").and_then(Value::as_str);
     match (class, kind) {
-        (Some("GPTNeoXForCausalLM"), _) | (None, Some("gpt_neox")) => Ok(Family::GptNeox),
-        (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => Ok(Family::Llama),
+        (Some("GPTNeoXForCausalLM"), _) | (None, Some("gpt_neox")) => Ok(HuggingFaceClass::GptNeox),
+        (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => Ok(HuggingFaceClass::Llama),
         (Some(other), _) | (None, Some(other)) => Err(other.to_owned()),
         (None, None) => Err("neither `architectures` nor `model_type`".to_owned()),
     }
@@ -123,7 +107,7 @@ fn refuse(setting: impl Into<String>, reason: &str) -> Unsupported {
 }
 
 /// The same in gpt-neox's keys.
-fn settings(family: Family, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
+fn settings(class: HuggingFaceClass, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
     if raw.quantization_config.is_some() {
         return Err(refuse("quantization_config", "quantised weights are another model"));
     }
@@ -155,8 +139,8 @@ fn settings(family: Family, raw: &Raw) -> Result<Map<String, Value>, Unsupported
         "no_weight_tying": !raw.tie_word_embeddings.unwrap_or(false),
         "output_layer_parallelism": "column",
     });
-    let own = match family {
-        Family::GptNeox => {
+    let own = match class {
+        HuggingFaceClass::GptNeox => {
             let (activation, tanh) = plain_activation(raw.hidden_act.as_deref().unwrap_or("gelu"))?;
             json!({
                 "norm": "layernorm",
@@ -169,7 +153,7 @@ fn settings(family: Family, raw: &Raw) -> Result<Map<String, Value>, Unsupported
                 "use_bias_in_mlp": true,
             })
         }
-        Family::Llama => json!({
+        HuggingFaceClass::Llama => json!({
             "norm": "rmsnorm",
             "rms_norm_epsilon": raw.rms_norm_eps.unwrap_or(1e-6),
             "rotary_pct": share.unwrap_or(1.0),

@@ -12,19 +12,20 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use error::HuggingFaceError;
+pub use names::HuggingFaceClass;
 
 use super::{CheckpointError, ModelSource, TensorForm};
 use crate::config::{Architecture, Head, Observed, Precision, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
-use config::{Family, ModelConfig};
+use config::ModelConfig;
 use files::WeightFiles;
 
 /// A Hugging Face directory whose every tensor has been accounted for. No weights are held.
 #[derive(Debug)]
 pub struct HuggingFaceModel {
     folder: PathBuf,
-    family: Family,
+    class: HuggingFaceClass,
     architecture: Architecture,
     files: WeightFiles,
     weights: Vec<Weight>,
@@ -57,9 +58,9 @@ impl HuggingFaceModel {
     /// Anything that keeps the model from being understood in full; see [`HuggingFaceError`].
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let config_path = folder.join("config.json");
-        let ModelConfig { family, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
+        let ModelConfig { class, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
         let files = WeightFiles::open(folder)?;
-        let embedding = names::name(family, StageId::Embedding, Role::WordEmbedding);
+        let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
         let precision = embedding.and_then(|name| files.form(&name)).map(|form| match form.dtype {
             DType::F16 => Precision::Fp16,
             DType::BF16 => Precision::Bf16,
@@ -74,14 +75,14 @@ impl HuggingFaceModel {
         };
         let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
             .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
-        let weights = account(family, &architecture, &files)?;
-        Ok(Self { folder: folder.to_owned(), family, architecture, files, weights })
+        let weights = account(class, &architecture, &files)?;
+        Ok(Self { folder: folder.to_owned(), class, architecture, files, weights })
     }
 
     /// transformers' name of the model's class.
     #[must_use]
     pub fn class(&self) -> &'static str {
-        self.family.class()
+        self.class.name()
     }
 
     fn of_stage(&self, id: StageId) -> impl Iterator<Item = &Weight> {
@@ -126,15 +127,19 @@ impl HuggingFaceModel {
 
 /// Every parameter that a model of this architecture has; each of its tensors is there in the right form, and no other
 /// tensor is. Ends at the first that is missing: `config.json` may speak of any number of layers.
-fn account(family: Family, architecture: &Architecture, files: &WeightFiles) -> Result<Vec<Weight>, HuggingFaceError> {
+fn account(
+    class: HuggingFaceClass,
+    architecture: &Architecture,
+    files: &WeightFiles,
+) -> Result<Vec<Weight>, HuggingFaceError> {
     let mut found = Vec::new();
-    for weight in weights(family, architecture) {
+    for weight in weights(class, architecture) {
         weight.check(architecture, files)?;
         found.push(weight);
     }
     let known: BTreeSet<_> = found.iter().flat_map(|weight| &weight.tensors).map(String::as_str).collect();
     // A tied head may be written all the same: transformers reads the embedding in its place.
-    let head = names::name(family, StageId::Output, Role::HeadWeight).unwrap_or_default();
+    let head = class.pattern(StageId::Output, Role::HeadWeight).unwrap_or_default();
     let tied = architecture.head == Head::Tied;
     for (name, form) in files.forms() {
         let passed_over = names::is_ignored(name) || (tied && *name == head);
@@ -176,15 +181,15 @@ impl Weight {
 }
 
 /// Every parameter that a model of this architecture has, in the order of the model.
-fn weights(family: Family, architecture: &Architecture) -> impl Iterator<Item = Weight> {
+fn weights(class: HuggingFaceClass, architecture: &Architecture) -> impl Iterator<Item = Weight> {
     let table = PartitionTable::new(architecture);
     let layers = (0..architecture.layer_count).map(|number| (StageId::Layer(number), StageKind::Layer));
     let stages = std::iter::once((StageId::Embedding, StageKind::Embedding))
         .chain(layers)
         .chain([(StageId::Output, StageKind::FinalNorm), (StageId::Output, StageKind::Head)]);
     let weight = move |stage, role, row, named_as: Role, tied| {
-        let name = names::name(family, stage, named_as)?;
-        Some(Weight { stage, role, row, tensors: names::expand(&name), name, tied })
+        let name = class.pattern(stage, named_as)?;
+        Some(Weight { stage, role, row, tensors: class.tensor_names(stage, named_as), name, tied })
     };
     let tied_row = if architecture.head == Head::Tied { table.row(Role::WordEmbedding) } else { None };
     let tied = tied_row.and_then(|row| weight(StageId::Output, Role::HeadWeight, row, Role::WordEmbedding, true));

@@ -1,6 +1,5 @@
 //! How transformers' two classes name and lay out the parameters of the partition table.
 
-use super::config::Family;
 use crate::config::{Architecture, QkvLayout};
 use crate::partition::{Role, StageId};
 use crate::tensor::{HostTensor, Piece, TensorError, concatenate};
@@ -19,6 +18,8 @@ const NAMES: &[(Role, &str, &str)] = &[
     (Role::AttentionOutputBias, "attention.dense.bias", "self_attn.o_proj.bias"),
     (Role::MlpInputWeight, "mlp.dense_h_to_4h.weight", "mlp.{up,gate}_proj.weight"),
     (Role::MlpInputBias, "mlp.dense_h_to_4h.bias", "mlp.{up,gate}_proj.bias"),
+    (Role::MlpGateWeight, "", "mlp.gate_proj.weight"),
+    (Role::MlpUpWeight, "", "mlp.up_proj.weight"),
     (Role::MlpOutputWeight, "mlp.dense_4h_to_h.weight", "mlp.down_proj.weight"),
     (Role::MlpOutputBias, "mlp.dense_4h_to_h.bias", "mlp.down_proj.bias"),
     (Role::FinalNormGain, "gpt_neox.final_layer_norm.weight", "model.norm.weight"),
@@ -26,24 +27,51 @@ const NAMES: &[(Role, &str, &str)] = &[
     (Role::HeadWeight, "embed_out.weight", "lm_head.weight"),
 ];
 
-/// The name of a role's tensors in a stage, with `{a,b}` where there are several; `None` where the class has none.
-pub(super) fn name(family: Family, stage: StageId, role: Role) -> Option<String> {
-    let &(_, neox, llama) = NAMES.iter().find(|(known, ..)| *known == role)?;
-    let (name, prefix) = match family {
-        Family::GptNeox => (neox, "gpt_neox"),
-        Family::Llama => (llama, "model"),
-    };
-    if name.is_empty() {
-        return None;
+/// A class of transformers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HuggingFaceClass {
+    /// `GPTNeoXForCausalLM`.
+    GptNeox,
+    /// `LlamaForCausalLM`.
+    Llama,
+}
+
+impl HuggingFaceClass {
+    /// Its name in `config.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GptNeox => "GPTNeoXForCausalLM",
+            Self::Llama => "LlamaForCausalLM",
+        }
     }
-    Some(match stage {
-        StageId::Layer(number) => format!("{prefix}.layers.{number}.{name}"),
-        StageId::Embedding | StageId::Output => name.to_owned(),
-    })
+
+    /// The names of the tensors that a parameter of a stage is, in the order in which they are joined; none where the class
+    /// has no such parameter.
+    #[must_use]
+    pub fn tensor_names(self, stage: StageId, role: Role) -> Vec<String> {
+        self.pattern(stage, role).as_deref().map(expand).unwrap_or_default()
+    }
+
+    /// The name of a parameter's tensors, with `{a,b}` where there are several.
+    pub(super) fn pattern(self, stage: StageId, role: Role) -> Option<String> {
+        let &(_, neox, llama) = NAMES.iter().find(|(known, ..)| *known == role)?;
+        let (name, prefix) = match self {
+            Self::GptNeox => (neox, "gpt_neox"),
+            Self::Llama => (llama, "model"),
+        };
+        if name.is_empty() {
+            return None;
+        }
+        Some(match stage {
+            StageId::Layer(number) => format!("{prefix}.layers.{number}.{name}"),
+            StageId::Embedding | StageId::Output => name.to_owned(),
+        })
+    }
 }
 
 /// The names that `{a,b}` stands for.
-pub(super) fn expand(name: &str) -> Vec<String> {
+fn expand(name: &str) -> Vec<String> {
     let braces = name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
     match braces {
         Some((before, (middle, after))) => middle.split(',').map(|part| format!("{before}{part}{after}")).collect(),

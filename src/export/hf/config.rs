@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::model::{Class, HfModel};
+use super::model::HfModel;
+use crate::checkpoint::HuggingFaceClass;
 use crate::config::{Architecture, Head, Residual};
 use crate::export::tokenizer_files::TokenizerFiles;
 use crate::tensor::DType;
@@ -64,7 +65,7 @@ fn config(facts: &Facts<'_>) -> Map<String, Value> {
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
     set("architectures", json!([model.class.name()]));
     match model.class {
-        Class::GptNeox => {
+        HuggingFaceClass::GptNeox => {
             set("model_type", json!("gpt_neox"));
             set("use_parallel_residual", json!(architecture.residual != Residual::Sequential));
             set("rotary_pct", json!(share(rotary_dims, architecture.head_size())));
@@ -73,7 +74,7 @@ fn config(facts: &Facts<'_>) -> Map<String, Value> {
             set("attention_dropout", json!(0.0));
             set("hidden_dropout", json!(0.0));
         }
-        Class::Llama => {
+        HuggingFaceClass::Llama => {
             set("model_type", json!("llama"));
             set("num_key_value_heads", json!(architecture.kv_head_count));
             set("head_dim", json!(architecture.head_size()));

@@ -1,5 +1,6 @@
 //! Which of transformers' models computes what a gpt-neox model computes, and why none does where none does.
 
+use crate::checkpoint::HuggingFaceClass;
 use crate::config::{
     Activation, Architecture, EpsilonPlacement, MlpInput, MlpMatrices, Multipliers, Norm, Positions, Residual,
 };
@@ -9,19 +10,10 @@ use crate::export::ExportError;
 /// square of order one, it is below the rounding of float32.
 const NEGLIGIBLE_EPSILON: f64 = 1e-7;
 
-/// A class of transformers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// `GPTNeoXForCausalLM`.
-    GptNeox,
-    /// `LlamaForCausalLM`.
-    Llama,
-}
-
 /// A model as transformers knows it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct HfModel {
-    pub class: Class,
+    pub class: HuggingFaceClass,
     /// Name of the MLP's non-linearity (`transformers/activations.py`).
     pub hidden_act: &'static str,
     /// Rotated elements of each head, and the base of their frequencies.
@@ -36,16 +28,6 @@ type Refusal = (String, &'static str);
 const NEOX_INSTEAD: &str = "--format neox writes it as gpt-neox runs it";
 const LOSSY_INSTEAD: &str = "--format neox writes it as it is; --allow-inexact takes the nearest that there is";
 
-impl Class {
-    /// Its name in `config.json`.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::GptNeox => "GPTNeoXForCausalLM",
-            Self::Llama => "LlamaForCausalLM",
-        }
-    }
-}
-
 impl HfModel {
     /// The model of transformers that is this one. Where one differs in details that `allow_inexact` may pass over, only
     /// then.
@@ -53,7 +35,7 @@ impl HfModel {
     /// # Errors
     /// [`ExportError::Inexpressible`], with the reason.
     pub(super) fn of(architecture: &Architecture, allow_inexact: bool) -> Result<Self, ExportError> {
-        let class = if architecture.norm.is_rms() { Class::Llama } else { Class::GptNeox };
+        let class = if architecture.norm.is_rms() { HuggingFaceClass::Llama } else { HuggingFaceClass::GptNeox };
         let refuse = |(reason, instead): Refusal| ExportError::Inexpressible {
             format: class.name(),
             reason,
@@ -62,8 +44,8 @@ impl HfModel {
         let rotary = rotary(architecture).map_err(refuse)?;
         common(architecture).map_err(refuse)?;
         match class {
-            Class::GptNeox => gpt_neox(architecture).map_err(refuse)?,
-            Class::Llama => llama(architecture, rotary.0).map_err(refuse)?,
+            HuggingFaceClass::GptNeox => gpt_neox(architecture).map_err(refuse)?,
+            HuggingFaceClass::Llama => llama(architecture, rotary.0).map_err(refuse)?,
         }
         if !allow_inexact {
             nearly(architecture).map_err(refuse)?;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::model::{Class, HfModel, gate_comes_first};
+use super::model::{HfModel, gate_comes_first};
+use crate::checkpoint::HuggingFaceClass;
 use crate::config::{Architecture, MlpInput, QkvLayout};
 use crate::export::plan::PlannedParam;
 use crate::partition::{Role, StageId};
@@ -39,127 +40,76 @@ pub(super) struct TensorMap<'a> {
 }
 
 impl TensorMap<'_> {
-    /// The tensors that a parameter becomes, none if the model does not use it.
+    /// The tensors that a parameter becomes, and those that the class has beside it; none if the model does not use it.
     pub(super) fn tensors(&self, param: &PlannedParam) -> Vec<(String, Take)> {
         if !param.used {
             return Vec::new();
         }
-        let named = match self.model.class {
-            Class::GptNeox => self.gpt_neox(param.role),
-            Class::Llama => self.llama(param.role),
-        };
-        let full = |(name, take): (&str, Take)| {
-            let name = match (param.stage, self.model.class) {
-                (StageId::Layer(layer), Class::GptNeox) => format!("gpt_neox.layers.{layer}.{name}"),
-                (StageId::Layer(layer), Class::Llama) => format!("model.layers.{layer}.{name}"),
-                _ => name.to_owned(),
-            };
-            (name, take)
-        };
-        named.into_iter().map(full).collect()
+        let names = |role| self.model.class.tensor_names(param.stage, role);
+        let own = names(param.role).into_iter().zip(self.own(param.role));
+        let beside = self.beside(param.role).into_iter().flat_map(|(stage, role, take)| {
+            let names = self.model.class.tensor_names(stage.unwrap_or(param.stage), role);
+            names.into_iter().map(move |name| (name, take.clone()))
+        });
+        own.chain(beside).collect()
     }
 
-    fn gpt_neox(&self, role: Role) -> Vec<(&'static str, Take)> {
-        let one = |name| vec![(name, Take::All)];
-        let hidden = self.architecture.hidden_size;
-        let shared_norm = self.architecture.mlp_input == MlpInput::AttentionNorm;
-        let norm = |own, other| {
-            let both = [(own, Take::All), (other, Take::All)];
-            both.into_iter().take(if shared_norm { 2 } else { 1 }).collect::<Vec<_>>()
-        };
-        // A lost attention branch adds nothing.
-        let attention_output = |take| if self.architecture.attention_dropped { take } else { Take::All };
-        match role {
-            Role::WordEmbedding => {
-                let mut tensors = one("gpt_neox.embed_in.weight");
-                tensors.extend(self.plain_norms(&["gpt_neox.final_layer_norm"]));
-                tensors
+    /// What a parameter's own tensors are, in the order of their names.
+    fn own(&self, role: Role) -> Vec<Take> {
+        let Architecture { hidden_size: hidden, mlp_inner_size: inner, .. } = *self.architecture;
+        let rows = |range: Range<usize>| Take::Rows(std::iter::once(range).collect());
+        match (self.model.class, role) {
+            (HuggingFaceClass::Llama, Role::QkvWeight | Role::QkvBias) => {
+                qkv_rows(self.architecture).map(Take::Rows).into()
             }
-            Role::HeadWeight => one("embed_out.weight"),
-            Role::InputNormGain => norm("input_layernorm.weight", "post_attention_layernorm.weight"),
-            Role::InputNormBias => norm("input_layernorm.bias", "post_attention_layernorm.bias"),
-            Role::MlpNormGain => one("post_attention_layernorm.weight"),
-            Role::MlpNormBias => one("post_attention_layernorm.bias"),
-            Role::QkvWeight => {
-                let mut tensors = one("attention.query_key_value.weight");
-                tensors.extend(self.plain_norms(&["input_layernorm", "post_attention_layernorm"]));
-                tensors
+            // Named up before gate.
+            (HuggingFaceClass::Llama, Role::MlpInputWeight | Role::MlpInputBias) => {
+                let (first, second) = (rows(0..inner), rows(inner..2 * inner));
+                if gate_comes_first(self.architecture) { vec![second, first] } else { vec![first, second] }
             }
-            Role::QkvBias => one("attention.query_key_value.bias"),
-            Role::AttentionOutputWeight => {
-                vec![("attention.dense.weight", attention_output(Take::Fill(0.0, vec![hidden, hidden])))]
+            // A lost attention branch adds nothing.
+            (HuggingFaceClass::GptNeox, Role::AttentionOutputWeight) if self.architecture.attention_dropped => {
+                vec![Take::Fill(0.0, vec![hidden, hidden])]
             }
-            Role::AttentionOutputBias => {
-                vec![("attention.dense.bias", attention_output(Take::Fill(0.0, vec![hidden])))]
+            (HuggingFaceClass::GptNeox, Role::AttentionOutputBias) if self.architecture.attention_dropped => {
+                vec![Take::Fill(0.0, vec![hidden])]
             }
-            Role::MlpInputWeight => {
-                self.with_bias("mlp.dense_h_to_4h.weight", "mlp.dense_h_to_4h.bias", self.architecture.mlp_inner_size)
-            }
-            Role::MlpInputBias => one("mlp.dense_h_to_4h.bias"),
-            Role::MlpOutputWeight => self.with_bias("mlp.dense_4h_to_h.weight", "mlp.dense_4h_to_h.bias", hidden),
-            Role::MlpOutputBias => one("mlp.dense_4h_to_h.bias"),
-            Role::FinalNormGain => one("gpt_neox.final_layer_norm.weight"),
-            Role::FinalNormBias => one("gpt_neox.final_layer_norm.bias"),
-            _ => Vec::new(),
+            _ => vec![Take::All],
         }
     }
 
-    /// The class's MLP has biases; those of a model without are zero.
-    fn with_bias(&self, weight: &'static str, bias: &'static str, width: usize) -> Vec<(&'static str, Take)> {
-        let zeros = (!self.architecture.mlp_bias).then(|| (bias, Take::Fill(0.0, vec![width])));
-        std::iter::once((weight, Take::All)).chain(zeros).collect()
-    }
-
-    /// The class's norms have gain and bias; those of a norm without parameters are one and zero.
-    fn plain_norms(&self, norms: &[&'static str]) -> Vec<(&'static str, Take)> {
-        if self.architecture.norm.has_gain() {
+    /// What the class has and the model does without, each written with a parameter that every such model has. A stage is
+    /// given where it is not the parameter's.
+    fn beside(&self, role: Role) -> Vec<(Option<StageId>, Role, Take)> {
+        let Architecture { hidden_size: hidden, mlp_inner_size: inner, ref norm, .. } = *self.architecture;
+        if self.model.class == HuggingFaceClass::Llama {
             return Vec::new();
         }
-        let names = |norm: &&'static str| match *norm {
-            "input_layernorm" => ("input_layernorm.weight", "input_layernorm.bias"),
-            "post_attention_layernorm" => ("post_attention_layernorm.weight", "post_attention_layernorm.bias"),
-            _ => ("gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias"),
-        };
-        let shape = vec![self.architecture.hidden_size];
-        let pair = |(weight, bias)| [(weight, Take::Fill(1.0, shape.clone())), (bias, Take::Fill(0.0, shape.clone()))];
-        norms.iter().map(names).flat_map(pair).collect()
-    }
-
-    fn llama(&self, role: Role) -> Vec<(&'static str, Take)> {
-        let one = |name| vec![(name, Take::All)];
+        let fill = |number, width| Take::Fill(number, vec![width]);
+        // Norms have gain and bias: one and zero where the model's have none.
+        let plain_norm = |stage, gain, bias| [(stage, gain, fill(1.0, hidden)), (stage, bias, fill(0.0, hidden))];
         match role {
-            Role::WordEmbedding => one("model.embed_tokens.weight"),
-            Role::HeadWeight => one("lm_head.weight"),
-            Role::InputNormGain => one("input_layernorm.weight"),
-            Role::MlpNormGain => one("post_attention_layernorm.weight"),
-            Role::QkvWeight => {
-                self.three(["self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"])
+            Role::WordEmbedding if !norm.has_gain() => {
+                plain_norm(Some(StageId::Output), Role::FinalNormGain, Role::FinalNormBias).into()
             }
-            Role::QkvBias => self.three(["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"]),
-            Role::AttentionOutputWeight => one("self_attn.o_proj.weight"),
-            Role::AttentionOutputBias => one("self_attn.o_proj.bias"),
-            Role::MlpInputWeight => self.halves("mlp.up_proj.weight", "mlp.gate_proj.weight"),
-            Role::MlpInputBias => self.halves("mlp.up_proj.bias", "mlp.gate_proj.bias"),
-            Role::MlpGateWeight => one("mlp.gate_proj.weight"),
-            Role::MlpUpWeight => one("mlp.up_proj.weight"),
-            Role::MlpOutputWeight => one("mlp.down_proj.weight"),
-            Role::MlpOutputBias => one("mlp.down_proj.bias"),
-            Role::FinalNormGain => one("model.norm.weight"),
+            Role::QkvWeight if !norm.has_gain() => {
+                let input = plain_norm(None, Role::InputNormGain, Role::InputNormBias);
+                input.into_iter().chain(plain_norm(None, Role::MlpNormGain, Role::MlpNormBias)).collect()
+            }
+            // The MLP reads a norm of its own.
+            Role::InputNormGain if self.shares_norm() => vec![(None, Role::MlpNormGain, Take::All)],
+            Role::InputNormBias if self.shares_norm() => vec![(None, Role::MlpNormBias, Take::All)],
+            // The MLP has biases.
+            Role::MlpInputWeight if !self.architecture.mlp_bias => vec![(None, Role::MlpInputBias, fill(0.0, inner))],
+            Role::MlpOutputWeight if !self.architecture.mlp_bias => {
+                vec![(None, Role::MlpOutputBias, fill(0.0, hidden))]
+            }
             _ => Vec::new(),
         }
     }
 
-    fn three(&self, names: [&'static str; 3]) -> Vec<(&'static str, Take)> {
-        names.into_iter().zip(qkv_rows(self.architecture)).map(|(name, rows)| (name, Take::Rows(rows))).collect()
-    }
-
-    fn halves(&self, up: &'static str, gate: &'static str) -> Vec<(&'static str, Take)> {
-        let inner = self.architecture.mlp_inner_size;
-        let (first, second) = if gate_comes_first(self.architecture) { (gate, up) } else { (up, gate) };
-        vec![
-            (first, Take::Rows(std::iter::once(0..inner).collect())),
-            (second, Take::Rows(std::iter::once(inner..2 * inner).collect())),
-        ]
+    fn shares_norm(&self) -> bool {
+        self.architecture.mlp_input == MlpInput::AttentionNorm
     }
 }
 
