@@ -145,6 +145,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Reads units in order, as far ahead as the budget allows, and announces files once their last stage is read.
+    #[expect(clippy::needless_pass_by_value, reason = "the channels are closed when this ends")]
     fn read_units(
         self,
         budget: &'a Budget,

@@ -6,7 +6,7 @@
 mod archive;
 mod places;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
+#[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};

@@ -32,7 +32,7 @@ fn checkpoints_of_torch_are_read_as_runs() {
             let latest = |save: PathBuf| Some(save.join(fs::read_to_string(save.join("latest")).ok()?.trim()));
             folders.extend(saves.filter_map(latest));
         }
-        Err(_) => println!("skipped in part: {} is not there", shared.display()),
+        Err(_) => eprintln!("skipped in part: {} is not there", shared.display()),
     }
     let mut files = 0;
     for entry in folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()) {
