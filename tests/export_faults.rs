@@ -51,15 +51,22 @@ fn killed_at_any_time_it_leaves_nothing_that_looks_complete() {
     let source = larger_model().write();
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("merged");
-    let clock = Instant::now();
-    assert!(kintsugi(source.path(), &target, &[]).status().unwrap().success());
-    let whole = clock.elapsed();
-    assert_complete(&target);
-    fs_err::remove_dir_all(&target).unwrap();
+    // The quickest of a few: others may have had the processor during one of them.
+    let whole = (0..4).map(|_| {
+        let clock = Instant::now();
+        assert!(kintsugi(source.path(), &target, &[]).status().unwrap().success());
+        let took = clock.elapsed();
+        assert_complete(&target);
+        fs_err::remove_dir_all(&target).unwrap();
+        took
+    });
+    let whole = whole.min().unwrap();
 
     let mut random = ChaCha12Rng::seed_from_u64(50);
-    let mut killed = 0;
-    for round in 0..50 {
+    let (mut killed, mut rounds) = (0, 0..500);
+    // Those that were done before they were killed do not count.
+    while killed < 50 {
+        let round = rounds.next().expect("runs are killed");
         let further: &[&str] = if target.exists() { &["--overwrite"] } else { &[] };
         let before = target.exists();
         let mut child = kintsugi(source.path(), &target, further).spawn().unwrap();
@@ -74,7 +81,6 @@ fn killed_at_any_time_it_leaves_nothing_that_looks_complete() {
             fs_err::remove_dir_all(&target).unwrap();
         }
     }
-    assert!(killed >= 25, "only {killed} of 50 runs were killed");
     assert!(kintsugi(source.path(), &target, &["--overwrite"]).status().unwrap().success());
     assert_complete(&target);
     // What the killed runs left is gone.
