@@ -3,7 +3,7 @@
 use kuva::plot::BarPlot;
 use kuva::prelude::{Layout, Plot};
 
-use super::picture::{Ink, Picture};
+use super::picture::{Ink, Picture, label};
 use crate::report::Explanation;
 use crate::report::explanation::NEGLIGIBLE_KL;
 
@@ -20,7 +20,7 @@ pub(super) fn draw(explanation: &Explanation) -> Option<Picture> {
         let values = effect.factors.iter().enumerate().map(|(index, factor)| {
             (factor.share_pct.clamp(0.0, 100.0), Ink::SERIES[index % Ink::SERIES.len()].to_owned())
         });
-        bars = bars.with_group(effect.strategy.clone(), values.collect::<Vec<_>>());
+        bars = bars.with_group(label(&effect.strategy), values.collect::<Vec<_>>());
         let shares = effect.factors.iter().map(|factor| format!("{} {:.1} %", factor.factor, factor.share_pct));
         lines.push(format!("{}: {}", effect.strategy, shares.collect::<Vec<_>>().join(", ")));
     }
