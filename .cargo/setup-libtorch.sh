@@ -24,7 +24,11 @@ version_of() {
     fi
 }
 right() { case "$(version_of "$1")" in "$version".*) return 0 ;; *) return 1 ;; esac; }
-has_kind() { [ "$kind" = cpu ] || [ -e "$1/lib/libtorch_cuda.so" ]; }
+# The wheel brings the CUDA library even where only what the CPU needs was installed around it; libcuda is the driver's.
+has_kind() {
+    [ "$kind" = cpu ] && return
+    [ -e "$1/lib/libtorch_cuda.so" ] && ! ldd "$1/lib/libtorch_cuda.so" | grep -v 'libcuda\.so' | grep 'not found' >/dev/null
+}
 
 use() {
     if [ "$(readlink -f .libtorch 2>/dev/null || true)" != "$(readlink -f "$1")" ]; then
@@ -53,16 +57,17 @@ if [ -n "$found" ] && right "$found" && has_kind "$found"; then
     exit
 fi
 
-printf 'installing libtorch %s (%s) into .venv\n' "$wheel" "$kind"
+case "$kind" in cpu) size=0.5 ;; cuda) size=2.7 ;; esac
+printf 'installing libtorch %s (%s) into .venv: %s GB to download\n' "$wheel" "$kind" "$size"
 [ -x .venv/bin/python ] || "$python" -m venv .venv ||
     fail "could not create .venv" "on Debian and Ubuntu: apt-get install python3-venv"
 if [ "$kind" = cuda ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "torch==$wheel"
 else
-    # The wheel's CPU library needs only these two of its dependencies: 0.5 GB instead of 2.7.
+    # The wheel's CPU library needs only these two of its dependencies.
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
         "torch==$wheel" nvidia-cuda-cupti==13.0.85 nvidia-cuda-runtime==13.0.96
 fi
 found=$(.venv/bin/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
 right "$found" || fail "the installed torch is '$(version_of "$found")', expected $version" "remove .venv and run this again"
-use "$found" "in .venv"
+use "$found" "in .venv, for $kind"

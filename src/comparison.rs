@@ -115,8 +115,7 @@ impl Comparison {
     }
 }
 
-/// Why a comparison could not be made.
-#[derive(Debug)]
+/// Why a comparison could not be made. As the error of a `main` it says what the command line says.
 pub struct Error(anyhow::Error);
 
 impl Error {
@@ -133,8 +132,28 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.hint().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Comparison;
+
+    #[test]
+    fn the_error_of_a_main_is_a_message_with_its_hint() {
+        let error = Comparison::of("nowhere").run().map(|_| ()).unwrap_err();
+        let shown = format!("{error:?}");
+        assert!(shown.starts_with("nowhere: expected a checkpoint directory, found nothing\nhint: give"), "{shown}");
+        assert_eq!(shown.lines().count(), 2, "{shown}");
     }
 }

@@ -46,8 +46,14 @@ fn folder() -> TempDir {
 }
 
 fn gate(arguments: &[&str]) -> (Option<i32>, String, String) {
+    gate_in(None, arguments)
+}
+
+/// In a terminal of so many columns; `None` for a pipe.
+fn gate_in(columns: Option<&str>, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kintsugi"));
-    let Output { status, stdout, stderr } = command.env("COLUMNS", "200").arg("gate").args(arguments).output().unwrap();
+    command.env_remove("COLUMNS").envs(columns.map(|columns| ("COLUMNS", columns)));
+    let Output { status, stdout, stderr } = command.arg("gate").args(arguments).output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
@@ -123,7 +129,7 @@ fn a_merge_that_got_worse_than_it_was_is_caught() {
     let bad = write_report(now.path(), baseline(), vec![("merged", model(30, 2, 0.0, 0.0)), ("new", baseline())]);
     let (code, out, _) = gate(&[&bad, "--against", &good, "--max-acc-loss", "0.2pp"]);
     assert_eq!(code, Some(1), "{out}");
-    assert!(out.contains("the earlier report") && out.contains("note: `new` is not in"), "{out}");
+    assert!(out.contains(" earlier ") && out.contains("note: `new` is not in"), "{out}");
     let (code, out, _) = gate(&[&good, "--against", &bad, "--max-acc-loss", "0.2pp"]);
     assert_eq!(code, Some(0), "{out}");
     // The unmerged model scores otherwise than before: the evaluation has changed.
@@ -132,6 +138,23 @@ fn a_merge_that_got_worse_than_it_was_is_caught() {
     let (code, out, _) = gate(&[&other, "--against", &good, "--max-acc-loss", "0.2pp"]);
     assert_eq!(code, Some(1), "{out}");
     assert!(out.lines().any(|line| line.starts_with("baseline") && line.ends_with("FAIL")), "{out}");
+}
+
+#[test]
+fn checks_are_lines_in_a_log_and_sentences_where_a_terminal_is_too_narrow() {
+    let folder = folder();
+    let name = "a-merge-with-a-name-that-no-column-is-wide-enough-for";
+    let report = write_report(folder.path(), baseline(), vec![(name, model(30, 2, 0.0, 0.0))]);
+    let arguments = [report.as_str(), "--max-acc-loss", "0.2pp"];
+    let (_, log, _) = gate_in(None, &arguments);
+    assert!(log.lines().any(|line| line.starts_with(name) && line.ends_with("FAIL")), "{log}");
+    let (code, narrow, _) = gate_in(Some("60"), &arguments);
+    assert_eq!(code, Some(1));
+    let words: Vec<_> = narrow.split_whitespace().collect();
+    let said =
+        format!("{name} FAIL: accuracy loss against the unmerged model: +0.54 points, limit 0.2 points (30 lost");
+    assert!(words.join(" ").starts_with(&said), "{narrow}");
+    assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
 }
 
 #[test]

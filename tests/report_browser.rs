@@ -35,9 +35,14 @@ const choose = (name, value) => {
 };
 const all = shown().length;
 seen.controls = !form.hidden && table.querySelectorAll("th button").length === 5;
+const sorted = (name) => table.querySelector(`th[data-sort="${name}"]`).ariaSort;
+seen.orderShown = ascends(column("doc")) && sorted("doc") === "ascending";
+const widths = () => Array.from(table.tHead.rows[0].cells, (cell) => Math.round(cell.getBoundingClientRect().width));
+const before = widths().join();
 press("change");
 seen.sorted = ascends(column("change")) && table.querySelector('th[data-sort="change"]').ariaSort === "ascending";
 press("change");
+seen.columnsStay = widths().join() === before;
 seen.reversed = ascends(column("change").reverse()) && table.querySelector('th[data-sort="change"]').ariaSort === "descending";
 press("doc");
 seen.byDocument = ascends(column("doc")) && !table.querySelector('th[data-sort="change"]').ariaSort;
@@ -88,7 +93,7 @@ fn a_reader_can_sort_and_filter_and_the_console_stays_empty() {
         assert_eq!(console, "", "{window}");
         let seen: serde_json::Value = serde_json::from_str(&title).unwrap_or_else(|error| panic!("{title}: {error}"));
         let seen = seen.as_object().unwrap();
-        assert_eq!(seen.len(), 10);
+        assert_eq!(seen.len(), 12);
         let failed: Vec<_> = seen.iter().filter(|(_, value)| *value != true).map(|(name, _)| name).collect();
         assert!(failed.is_empty(), "{window}: {failed:?}");
     }

@@ -143,6 +143,29 @@ fn files_give_the_page_back() {
 }
 
 #[test]
+fn models_with_long_or_similar_names_have_plots_of_their_own() {
+    let mut input = input();
+    let long = "x".repeat(300);
+    for (variant, name) in input.variants.iter_mut().zip(["a b", "a/b", &long]) {
+        variant.name = name.to_owned();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = report::prepare_output(folder.path()).unwrap();
+    let report = Report::new(&input).unwrap();
+    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
+    let plots = std::fs::read_dir(folder.path().join("plots")).unwrap();
+    let names = plots.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // As SVG and as PNG.
+    assert_eq!(names.filter(|name| name.starts_with("delta-logprob")).count(), 2 * report.variants.len());
+    let page = std::fs::read_to_string(output.report_html()).unwrap();
+    let ids = between(&page, " id=\"", "\"");
+    assert_eq!(ids.len(), ids.iter().collect::<HashSet<_>>().len(), "{ids:?}");
+    // A plot writes it short, its words in full.
+    let short = [&long[..15], "…", &long[..15], "</text>"].concat();
+    assert!(page.contains(&short) && page.contains(&format!("{long}: ")), "{page}");
+}
+
+#[test]
 fn an_empty_folder_is_no_report() {
     let folder = tempfile::tempdir().unwrap();
     let error = Results::read(folder.path()).unwrap_err();

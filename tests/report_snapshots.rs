@@ -48,6 +48,23 @@ fn terminal_of_80_columns() {
 }
 
 #[test]
+fn a_narrow_terminal_gets_more_tables_and_no_broken_numbers_or_names() {
+    let mut input = input();
+    let long = "a-name-of-fifty-characters-that-came-out-of-a-sweep";
+    input.variants[0].name = long.into();
+    let report = Report::new(&input).unwrap();
+    for width in [60, 66, 80] {
+        let text = terminal(&report, width);
+        for line in text.lines() {
+            assert_eq!(line.matches('[').count(), line.matches(']').count(), "{width}:\n{text}");
+        }
+        let tables = text.matches("strategy  ").count();
+        assert_eq!(text.lines().filter(|&line| line == long).count(), tables, "{width}:\n{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("baseline  ")).count(), tables, "{width}:\n{text}");
+    }
+}
+
+#[test]
 fn terminal_of_a_partial_run_on_other_data() {
     let mut input = input();
     input.run.limit = Some(DOCUMENT_COUNT);

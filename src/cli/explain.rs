@@ -74,7 +74,7 @@ pub(super) fn run(args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
     if let Some(output) = &output {
         report::write_explanation(&explanation, output)?;
         report::write_atomically(&output.path().join("explanation.txt"), text.as_bytes())?;
-        tracing::info!("explanation in {}", output.path().display());
+        tracing::info!("explanation in {} (open report.html)", output.path().display());
     }
     screen.data(if args.json { &json } else { &text })
 }

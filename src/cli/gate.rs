@@ -69,7 +69,7 @@ pub(super) fn run(args: &GateArgs, screen: &Screen) -> anyhow::Result<bool> {
     if let Some(path) = &args.junit {
         write_atomically(path, to_junit(&judgement)?.as_bytes())?;
     }
-    let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
+    let style = TerminalStyle { width: Screen::line_width(), styled: Screen::styled() };
     screen.data(&render(&judgement, style))?;
     Ok(judgement.passed())
 }

@@ -81,10 +81,18 @@ impl Screen {
 
     /// Columns of the terminal on stdout, 100 if it is none.
     pub(super) fn width() -> usize {
+        Self::columns().unwrap_or(100)
+    }
+
+    /// Columns of the terminal on stdout, and no limit if it is none: for tables that a log keeps and `grep` reads by line.
+    pub(super) fn line_width() -> usize {
+        Self::columns().unwrap_or(usize::MAX)
+    }
+
+    /// What `COLUMNS` says, else the terminal on stdout.
+    fn columns() -> Option<usize> {
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        columns
-            .or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)))
-            .unwrap_or(100)
+        columns.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)))
     }
 
     /// Whether stdout shows bold text.

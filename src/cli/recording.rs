@@ -236,7 +236,7 @@ impl Keeper<'_> {
         let Some(journal) = &self.journal else { return };
         match self.progress() {
             (done, total) if done == total => tracing::info!(
-                "nothing is left to compute: the {total} slices of this run are in {} (--restart computes them anew)",
+                "nothing is left to compute: every slice of this run is in {} (--restart computes all anew)",
                 journal.path().display()
             ),
             (done, total) => {

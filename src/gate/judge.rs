@@ -52,6 +52,15 @@ impl Reference {
             Self::Earlier => "the earlier report",
         }
     }
+
+    /// The one word of its name that tells it from the others.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Baseline => "unmerged",
+            Self::Earlier => "earlier",
+        }
+    }
 }
 
 /// How a check came out.

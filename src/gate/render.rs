@@ -1,9 +1,9 @@
 //! The judgement on a terminal.
 
-use super::judge::{Judgement, Verdict};
-use crate::report::{TerminalStyle, render_table};
+use super::judge::{Check, Judgement, Verdict};
+use crate::report::{Entry, TerminalStyle, render_table};
 
-/// A table of all checks, the remarks, and the outcome in a sentence.
+/// A table of all checks (sentences where it does not fit), the remarks, and the outcome in a sentence.
 #[must_use]
 pub fn render(judgement: &Judgement, style: TerminalStyle) -> String {
     let header = ["model", "check", "against", "found", "limit", "certainty", ""].map(str::to_owned).to_vec();
@@ -11,7 +11,7 @@ pub fn render(judgement: &Judgement, style: TerminalStyle) -> String {
         vec![
             check.model.clone(),
             check.criterion.name().to_owned(),
-            check.reference.name().to_owned(),
+            check.reference.word().to_owned(),
             check.found.clone(),
             check.limit.clone(),
             check.certainty.clone(),
@@ -26,5 +26,21 @@ pub fn render(judgement: &Judgement, style: TerminalStyle) -> String {
         format!("gate FAILED: {failed} of {total} checks")
     };
     let remarks: Vec<String> = judgement.remarks.iter().map(|remark| format!("note: {remark}")).collect();
-    render_table(header, rows.collect(), &remarks, &outcome, style)
+    render_table(header, rows.collect(), &entries(judgement), &remarks, &outcome, style)
+}
+
+/// The checks in sentences, under the models' names.
+fn entries(judgement: &Judgement) -> Vec<Entry> {
+    let of_one_model = judgement.checks.chunk_by(|one, other| one.model == other.model);
+    of_one_model
+        .filter_map(|checks| {
+            Some(Entry { name: checks.first()?.model.clone(), sentences: checks.iter().map(sentence).collect() })
+        })
+        .collect()
+}
+
+fn sentence(check: &Check) -> String {
+    let Check { reference, criterion, found, limit, certainty, verdict, .. } = check;
+    let (verdict, criterion, reference) = (verdict.word(), criterion.name(), reference.name());
+    format!("{verdict}: {criterion} against {reference}: {found}, limit {limit} ({certainty})")
 }

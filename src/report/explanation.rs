@@ -250,9 +250,9 @@ fn row<'a>(name: &'a str, effect: &Effect, without: Option<&Effect>, share: Opti
     let nothing = || format::NOTHING.to_owned();
     let cells = [
         format::divergence(effect.kl_mean),
-        format!("{:+.5}", effect.ln_ppl_rise),
+        format::signed(effect.ln_ppl_rise, 5),
         without.map_or_else(nothing, |without| format::divergence(without.kl_mean)),
-        share.map_or_else(nothing, |share| format!("{share:.1} %")),
+        share.map_or_else(nothing, |share| format!("{} %", format::plain(share, 1))),
     ];
     FactorRow { name, cells }
 }

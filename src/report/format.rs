@@ -148,11 +148,13 @@ fn scaled(value: f64, size: f64, more: usize, with_sign: bool) -> String {
     if with_sign { signed(value, decimals) } else { plain(value, decimals) }
 }
 
-fn plain(value: f64, decimals: usize) -> String {
+/// With so many decimals.
+pub(super) fn plain(value: f64, decimals: usize) -> String {
     minus(&without_sign_of_zero(format!("{value:.decimals$}")))
 }
 
-fn signed(value: f64, decimals: usize) -> String {
+/// With so many decimals and the sign of what is not zero.
+pub(super) fn signed(value: f64, decimals: usize) -> String {
     minus(&without_sign_of_zero(format!("{value:+.decimals$}")))
 }
 

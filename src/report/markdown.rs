@@ -96,7 +96,7 @@ pub(super) fn provenance(
                 format::count(checkpoint.tp_size, "rank"),
                 checkpoint.layout,
                 checkpoint.dtype,
-                checkpoint.parameter_count,
+                format::grouped(checkpoint.parameter_count),
                 format::bytes(checkpoint.bytes),
             ),
         ),

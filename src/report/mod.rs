@@ -53,7 +53,7 @@ pub use markdown::render_markdown;
 pub use material::{Material, Results};
 pub use model_diff::render_model_diff;
 pub use output::{OutputDir, prepare_output, write_all, write_atomically, write_explanation};
-pub use page::{TerminalStyle, render_table};
+pub use page::{Entry, TerminalStyle, render_table};
 pub use records::{
     ChunkRecord, FileStamp, ModelRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record,
     Records, RunRecord, SliceRecord, combine,

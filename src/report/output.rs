@@ -1,5 +1,5 @@
-//! The output directory: `report.json`, `report.html` with `plots/`, `report.md`, `samples/NAME.jsonl`, `documents.jsonl`, `lm-eval/`. It is tried out before anything is
-//! evaluated, and every file is there whole or not at all.
+//! The output directory: `report.json`, `report.html` with `plots/`, `report.md`, `samples/NAME.jsonl`, `documents.jsonl`,
+//! `lm-eval/`. It is tried out before anything is evaluated, and every file is there whole or not at all.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -9,7 +9,7 @@ use fs_err as fs;
 
 use super::material::{self, Material, Results};
 use super::plots::Plots;
-use super::{Explanation, Outcome, Report, ReportError, html, json, lm_eval, markdown};
+use super::{Explanation, ModelRow, Outcome, Report, ReportError, html, json, lm_eval, markdown};
 use crate::files;
 use crate::samples::{DocumentText, write_jsonl};
 
@@ -166,8 +166,14 @@ impl SampleFiles {
     }
 }
 
+/// A model's part of file names: that of its samples, which no other model has.
+pub(super) fn stem_of(row: &ModelRow) -> String {
+    let stem = Path::new(&row.samples).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    file_stem(&stem.unwrap_or_else(|| row.name.clone()))
+}
+
 /// Letters, digits, `.`, `_`, `+` and `-` stay; anything else becomes `-`. Never empty, hidden or a parent directory.
-pub(super) fn file_stem(name: &str) -> String {
+fn file_stem(name: &str) -> String {
     let safe: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '-' }).take(100).collect();
     let stem = safe.trim_start_matches(['.', '-']);

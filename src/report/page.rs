@@ -1,11 +1,13 @@
 //! Pages of plain text that say everything without colour: headings, paragraphs and tables within a given width.
 
-use comfy_table::{Cell, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
+use comfy_table::{Cell, ColumnConstraint, ContentArrangement, LineStyle, Row, Table, TableStyle, Width};
 
-/// A name may be broken down to this width before the table is.
-pub(super) const NAME_WIDTH: usize = 16;
+/// The column of names gets no narrower than this, its gap included: the longest built-in strategy.
+const NAME_WIDTH: usize = 17;
 /// Space between columns.
 const GAP: u16 = 2;
+/// Where a long name was: a space that is not trimmed.
+const STAND_IN: char = '\u{a0}';
 
 /// How to draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,17 +34,38 @@ pub(super) fn plain_table(header: Vec<String>, rows: impl IntoIterator<Item = Ve
     table
 }
 
-/// A table with notes and a closing sentence under it, as text with a final line break.
+/// What is under a name, in sentences: said where the table that holds the same is too wide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// A sentence each.
+    pub sentences: Vec<String>,
+}
+
+/// A table, or `entries` where it does not fit, with notes and a closing sentence under it, as text with a final line
+/// break.
 #[must_use]
 pub fn render_table(
     header: Vec<String>,
     rows: Vec<Vec<String>>,
+    entries: &[Entry],
     notes: &[String],
     closing: &str,
     style: TerminalStyle,
 ) -> String {
     let mut page = Page::new(style);
-    page.table(plain_table(header, rows));
+    let table = plain_table(header, rows);
+    if fits(&table, style.width) {
+        page.table(table);
+    } else {
+        for entry in entries {
+            page.paragraph(&entry.name, 0);
+            for sentence in &entry.sentences {
+                page.paragraph(sentence, 2);
+            }
+        }
+    }
     page.blank();
     for note in notes {
         page.paragraph(note, 0);
@@ -51,10 +74,39 @@ pub fn render_table(
     page.into_text()
 }
 
-/// Natural width of every column, its gap included.
-pub(super) fn column_widths(table: &Table) -> Vec<usize> {
+/// Natural widths, gaps included: of the names, and of all other columns together.
+fn widths(table: &Table) -> (usize, usize) {
     let contents = table.column_max_content_widths();
-    table.column_iter().zip(contents).map(|(column, content)| usize::from(content + column.padding_width())).collect()
+    let mut columns =
+        table.column_iter().zip(contents).map(|(column, content)| usize::from(content + column.padding_width()));
+    (columns.next().unwrap_or(0), columns.sum())
+}
+
+/// What a table takes where nothing is broken.
+pub(super) fn natural_width(table: &Table) -> usize {
+    let (name, others) = widths(table);
+    name + others
+}
+
+/// Whether [`Page::table`] draws it in lines of `width` without breaking anything.
+pub(super) fn fits(table: &Table, width: usize) -> bool {
+    let (name, others) = widths(table);
+    name.min(NAME_WIDTH) + others <= width
+}
+
+/// Takes names out of the column of names that are wider than it, in order, and leaves a [`STAND_IN`] for each.
+fn take_long_names(table: &mut Table, room: usize) -> Vec<String> {
+    let mut names = Vec::new();
+    for row in table.row_iter_mut() {
+        let mut cells: Vec<Cell> = row.cell_iter().cloned().collect();
+        if let Some(cell) = cells.first_mut()
+            && cell.content().chars().count() + usize::from(GAP) > room
+        {
+            names.push(std::mem::replace(cell, Cell::new(STAND_IN)).content());
+            *row = Row::from(cells);
+        }
+    }
+    names
 }
 
 /// Text as it grows, line by line.
@@ -115,13 +167,25 @@ impl Page {
         }
     }
 
-    /// A table in which the names give way first: numbers are not broken while that suffices.
+    /// A paragraph that begins on the line of `key` and goes on beside it.
+    pub(super) fn entry(&mut self, key: &str, text: &str) {
+        let used = key.chars().count();
+        let mut key = key.to_owned();
+        for line in wrap(text, self.style.width.saturating_sub(used), 0) {
+            self.line(&format!("{key}{line}"), false);
+            key = " ".repeat(used);
+        }
+    }
+
+    /// A table. Where it is too wide, names that are long get lines of their own, the rest of their rows below: neither
+    /// they nor numbers are broken while that suffices.
     pub(super) fn table(&mut self, mut table: Table) {
-        let widths = column_widths(&table);
-        if let Some((name, others)) = widths.split_first()
-            && name + others.iter().sum::<usize>() > self.style.width
-        {
-            let room = self.style.width.saturating_sub(others.iter().sum()).max(NAME_WIDTH.min(*name));
+        let (name, others) = widths(&table);
+        let mut long_names = Vec::new().into_iter();
+        if name + others > self.style.width {
+            let room = self.style.width.saturating_sub(others).max(NAME_WIDTH.min(name));
+            long_names = take_long_names(&mut table, room).into_iter();
+            let room = widths(&table).0.min(room);
             table.set_content_arrangement(ContentArrangement::Dynamic);
             table.set_width(u16::try_from(self.style.width).unwrap_or(u16::MAX));
             if let (Some(column), Ok(room)) = (table.column_mut(0), u16::try_from(room)) {
@@ -132,14 +196,19 @@ impl Page {
         let mut in_header = true;
         for line in text.lines() {
             in_header &= !line.starts_with('─');
-            self.line(line, in_header);
+            match line.strip_prefix(STAND_IN).and_then(|rest| Some((long_names.next()?, rest))) {
+                Some((name, rest)) => {
+                    self.line(&name, false);
+                    self.line(&format!(" {rest}"), false);
+                }
+                None => self.line(line, in_header),
+            }
         }
     }
 }
 
 /// Lines of at most `width` characters, `indent` spaces before each; where they are indented, two more before
-/// all but the first. A word that
-/// is longer than that stays whole: it may be a path to be copied.
+/// all but the first. A word that is longer than that stays whole: it may be a path to be copied.
 fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
     let hanging_indent = if indent == 0 { 0 } else { indent + 2 };
     let mut lines = Vec::new();

@@ -2,7 +2,7 @@
 
 use comfy_table::Table;
 
-use super::page::{NAME_WIDTH, Page, TerminalStyle, column_widths, plain_table};
+use super::page::{Page, TerminalStyle, fits, plain_table};
 use super::table::{Column, lines};
 use super::{Report, format, why};
 
@@ -37,7 +37,7 @@ pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
     }
     for columns in layout(report, style.width) {
         page.blank();
-        page.table(table(report, columns));
+        page.table(table(report, &columns));
     }
     for caution in why::cautions(report) {
         page.blank();
@@ -66,18 +66,34 @@ pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
     page.into_text()
 }
 
-/// The tables to draw.
-fn layout(report: &Report, width: usize) -> Vec<&'static [Column]> {
+/// The tables to draw: as few as the width allows.
+fn layout(report: &Report, width: usize) -> Vec<Vec<Column>> {
+    let fits = |columns: &[Column]| fits(&table(report, columns), width);
     if report.compared().next().is_none() {
-        return vec![&ALONE];
+        return vec![ALONE.to_vec()];
     }
-    let widths = column_widths(&table(report, &WIDE));
-    let (name, others) = widths.split_first().map_or((0, 0), |(name, others)| (*name, others.iter().sum::<usize>()));
-    let mut tables = if name.min(NAME_WIDTH) + others <= width { vec![&WIDE[..]] } else { NARROW.to_vec() };
+    let mut tables = if fits(&WIDE) { vec![&WIDE[..]] } else { NARROW.to_vec() };
     if report.compared().any(|row| row.fidelity.is_some()) {
         tables.push(&FIDELITY);
     }
-    tables
+    tables.into_iter().flat_map(|columns| pieces(columns, fits)).collect()
+}
+
+/// A table cut between columns into tables that fit, the names before each.
+fn pieces(columns: &[Column], fits: impl Fn(&[Column]) -> bool) -> Vec<Vec<Column>> {
+    let Some((&name, others)) = columns.split_first() else { return Vec::new() };
+    let mut pieces: Vec<Vec<Column>> = Vec::new();
+    for &column in others {
+        let wider = pieces.last().map(|piece| [piece.as_slice(), &[column]].concat());
+        match wider.filter(|piece| fits(piece)) {
+            Some(piece) => {
+                pieces.pop();
+                pieces.push(piece);
+            }
+            None => pieces.push(vec![name, column]),
+        }
+    }
+    pieces
 }
 
 /// The table without any limit to its width.

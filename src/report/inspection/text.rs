@@ -5,7 +5,7 @@ use comfy_table::Table;
 use super::heat_map::{HeatMap, Shade};
 use super::{Inspection, Judgement, ParameterRow, Vocabulary};
 use crate::merge::{Drift, ParamDrift};
-use crate::report::page::{NAME_WIDTH, Page, TerminalStyle, column_widths, plain_table};
+use crate::report::page::{Page, TerminalStyle, natural_width, plain_table};
 use crate::report::{format, why};
 
 /// The inspection as text with a final line break.
@@ -26,7 +26,7 @@ pub fn render_inspection(inspection: &Inspection, style: TerminalStyle) -> Strin
     let width = checkpoint.architecture.keys().map(String::len).max().unwrap_or(0);
     for (key, value) in &checkpoint.architecture {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        page.line(&format!("  {key:width$}  {value}"), false);
+        page.entry(&format!("  {key:width$}  "), &value);
     }
     if !inspection.notes.is_empty() {
         page.blank();
@@ -107,10 +107,7 @@ fn drift_section(page: &mut Page, inspection: &Inspection, drift: &[ParamDrift])
     }
     page.heading("drift of the replicas (the largest of all stages)");
     let wide = drift_table(&map, true);
-    let widths = column_widths(&wide);
-    let (name, others) = widths.split_first().map_or((0, 0), |(name, others)| (*name, others.iter().sum::<usize>()));
-    let fits = name.min(NAME_WIDTH * 2) + others <= page.width();
-    page.table(if fits { wide } else { drift_table(&map, false) });
+    page.table(if natural_width(&wide) <= page.width() { wide } else { drift_table(&map, false) });
     page.blank();
     page.heading("drift by layer: rms of the difference / rms of the value (E embedding, O output)");
     for line in map.lines(page.width()) {

@@ -11,7 +11,7 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use super::material::Material;
-use super::output::file_stem;
+use super::output::stem_of;
 use super::{ModelRow, Report, ReportError, TaskInfo, write_atomically};
 use crate::samples::{DocumentText, Sample, write_jsonl};
 use crate::stats::{self, LM_EVAL_BOOTSTRAP_ITERATIONS};
@@ -35,7 +35,7 @@ pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathB
         let Some(samples) = material.samples.get(row.name.as_str()) else {
             return Err(ReportError::NoSamples { name: row.name.clone(), file: row.samples.clone() });
         };
-        let folder = folder.join(model_folder(row));
+        let folder = folder.join(stem_of(row));
         fs::create_dir_all(&folder).map_err(|source| ReportError::NotWritable { path: folder.clone(), source })?;
         // The harness has a line for every text, we have windows of them.
         let lines: Option<Vec<_>> = samples
@@ -57,12 +57,6 @@ pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathB
         written.push(file);
     }
     Ok(written)
-}
-
-/// The name of a model's folder: that of its samples.
-fn model_folder(row: &ModelRow) -> String {
-    let stem = Path::new(&row.samples).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    file_stem(&stem.unwrap_or_else(|| row.name.clone()))
 }
 
 /// lm-evaluation-harness's `sanitize_task_name` and `sanitize_model_name` together.
@@ -124,7 +118,7 @@ fn results(
         "task_hashes": task_hashes,
         "model_source": "kintsugi",
         "model_name": format!("{}/{}", checkpoint.name, row.name),
-        "model_name_sanitized": model_folder(row),
+        "model_name_sanitized": stem_of(row),
         "system_instruction": Value::Null,
         "system_instruction_sha": Value::Null,
         "fewshot_as_multiturn": Value::Null,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kuva::plot::{LinePlot, LineStyle};
 use kuva::prelude::{Layout, Plot, TickFormat};
 
-use super::picture::{Ink, Picture};
+use super::picture::{Ink, Picture, label};
 use crate::report::{DivergenceCurve, format};
 
 /// A curve for every variant that strays at all; variants that stray alike share one.
@@ -36,7 +36,7 @@ pub(super) fn draw(curves: &[DivergenceCurve]) -> Option<Picture> {
                 .with_color(Ink::SERIES[index % Ink::SERIES.len()])
                 .with_stroke_width(2.0)
                 .with_line_style(styles[index % styles.len()].clone())
-                .with_legend(name),
+                .with_legend(legend(names)),
         ));
     }
     #[expect(clippy::cast_precision_loss, reason = "the number of a layer")]
@@ -54,6 +54,17 @@ pub(super) fn draw(curves: &[DivergenceCurve]) -> Option<Picture> {
         .with_height(380.0);
     let title = "Distance of the residual stream from the baseline's".to_owned();
     Some(Picture::of_plots("divergence", title, format!("{}.", lines.join("; ")), plots, layout))
+}
+
+/// The names as far as there is room beside the curves.
+fn legend(names: &[&str]) -> String {
+    let all = format::list(names);
+    match names {
+        [first, others @ ..] if !others.is_empty() && label(&all) != all => {
+            format!("{} and {} more", label(first), others.len())
+        }
+        _ => label(&all),
+    }
 }
 
 /// Layers from one tick to the next: about ten ticks, all on whole layers.

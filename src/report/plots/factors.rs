@@ -3,9 +3,9 @@
 use kuva::plot::BarPlot;
 use kuva::prelude::{Layout, Plot};
 
-use super::picture::{Ink, Picture};
-use crate::report::Explanation;
+use super::picture::{Ink, Picture, label};
 use crate::report::explanation::NEGLIGIBLE_KL;
+use crate::report::{Explanation, format};
 
 /// Shares of the loss; none where no strategy loses anything.
 pub(super) fn draw(explanation: &Explanation) -> Option<Picture> {
@@ -20,8 +20,9 @@ pub(super) fn draw(explanation: &Explanation) -> Option<Picture> {
         let values = effect.factors.iter().enumerate().map(|(index, factor)| {
             (factor.share_pct.clamp(0.0, 100.0), Ink::SERIES[index % Ink::SERIES.len()].to_owned())
         });
-        bars = bars.with_group(effect.strategy.clone(), values.collect::<Vec<_>>());
-        let shares = effect.factors.iter().map(|factor| format!("{} {:.1} %", factor.factor, factor.share_pct));
+        bars = bars.with_group(label(&effect.strategy), values.collect::<Vec<_>>());
+        let shares =
+            effect.factors.iter().map(|factor| format!("{} {} %", factor.factor, format::plain(factor.share_pct, 1)));
         lines.push(format!("{}: {}", effect.strategy, shares.collect::<Vec<_>>().join(", ")));
     }
     let plots = vec![Plot::Bar(bars.with_legend(factors))];

@@ -4,7 +4,7 @@ use kuva::plot::ForestPlot;
 use kuva::plot::annotations::ShadedRegion;
 use kuva::prelude::{Layout, Plot};
 
-use super::picture::{Ink, Picture};
+use super::picture::{Ink, Picture, label};
 use crate::report::{Report, VariantRow, format};
 use crate::stats::Interval;
 
@@ -57,7 +57,7 @@ fn forest(
         let Estimate { value, interval } = estimate(row);
         let is_noise = report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == row.model.name);
         let colour = if is_noise { Ink::NOISE } else { Ink::GOLD };
-        plot = plot.with_colored_row(row.model.name.clone(), value, interval.lower, interval.upper, colour);
+        plot = plot.with_colored_row(label(&row.model.name), value, interval.lower, interval.upper, colour);
         extent = (extent.0.min(interval.lower), extent.1.max(interval.upper));
         lines.push(format!(
             "{}: {} [{}, {}]",

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use kuva::plot::Histogram;
 use kuva::prelude::{Layout, Plot, TickFormat};
 
-use super::picture::{Ink, Picture};
-use crate::report::{Report, format};
+use super::picture::{Ink, Picture, label};
+use crate::report::output::stem_of;
+use crate::report::{ModelRow, Report, format};
 use crate::samples::Sample;
 use crate::stats::quantile;
 
@@ -21,15 +22,15 @@ pub(super) fn draw(report: &Report, samples: &HashMap<&str, &[Sample]>) -> Vec<P
         let variant = samples.get(row.model.name.as_str())?;
         let pairs = baseline.iter().zip(*variant);
         let changes: Vec<f64> = pairs.map(|(one, other)| other.loglikelihood - one.loglikelihood).collect();
-        Some((row.model.name.as_str(), changes))
+        Some((&row.model, changes))
     });
-    let changes: Vec<(&str, Vec<f64>)> = changes.collect();
+    let changes: Vec<(&ModelRow, Vec<f64>)> = changes.collect();
     let sizes = changes.iter().filter_map(|(_, changes)| {
         let sizes: Vec<f64> = changes.iter().map(|change| change.abs()).collect();
         quantile(&sizes, SHOWN).ok()
     });
     let extent = round_up(sizes.fold(0.0, f64::max));
-    changes.iter().map(|(name, changes)| panel(name, changes, extent)).collect()
+    changes.iter().map(|(model, changes)| panel(model, changes, extent)).collect()
 }
 
 /// The next of 1, 2 and 5 times a power of ten; 1 for nothing at all.
@@ -48,7 +49,7 @@ fn round_up(value: f64) -> f64 {
     clippy::cast_sign_loss,
     reason = "numbers of bins and heights of bars"
 )]
-fn panel(name: &str, changes: &[f64], extent: f64) -> Picture {
+fn panel(model: &ModelRow, changes: &[f64], extent: f64) -> Picture {
     let width = 2.0 * extent / BIN_COUNT as f64;
     let edges: Vec<f64> = (0..=BIN_COUNT).map(|bin| width * bin as f64 - extent).collect();
     let mut counts = vec![0.0; BIN_COUNT];
@@ -72,11 +73,12 @@ fn panel(name: &str, changes: &[f64], extent: f64) -> Picture {
         .with_height(250.0);
     let worse = changes.iter().filter(|&&change| change < 0.0).count();
     let largest = changes.iter().fold(0.0_f64, |largest, change| largest.max(change.abs()));
+    let title = label(&model.name);
+    let name = if title == model.name { String::new() } else { format!("{}: ", model.name) };
     let description = format!(
-        "{worse} of {} became less probable; the largest change is {} nats.",
+        "{name}{worse} of {} became less probable; the largest change is {} nats.",
         format::count(changes.len(), "target"),
         format::scientific(largest)
     );
-    let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Picture::of_plots(&format!("delta-logprob-{safe}"), name.to_owned(), description, plots, layout)
+    Picture::of_plots(&format!("delta-logprob-{}", stem_of(model)), title, description, plots, layout)
 }

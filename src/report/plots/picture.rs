@@ -10,6 +10,8 @@ use crate::report::ReportError;
 
 /// Pixels of a PNG for each unit of its drawing.
 const PNG_SCALE: f32 = 2.0;
+/// Characters of a name that fit beside a plot.
+const MOST_LABEL: usize = 32;
 
 /// Colours. The page replaces ink, faint ink and paper where it is dark; the others are readable on both.
 pub(in crate::report) struct Ink;
@@ -87,6 +89,17 @@ impl Picture {
         let drawn = PngBackend::new().with_scale(PNG_SCALE).render_scene(&self.scene);
         drawn.map_err(|reason| ReportError::Png { file: self.file.clone(), reason })
     }
+}
+
+/// A name as plots write it: whole, or its beginning and end where that would leave no room for the plot.
+pub(super) fn label(name: &str) -> String {
+    let count = name.chars().count();
+    if count <= MOST_LABEL {
+        return name.to_owned();
+    }
+    let kept = MOST_LABEL / 2 - 1;
+    let (start, end) = (name.chars().take(kept), name.chars().skip(count - kept));
+    start.chain(std::iter::once('…')).chain(end).collect()
 }
 
 /// A line of text in a drawing.

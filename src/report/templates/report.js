@@ -53,6 +53,7 @@
     printed.textContent = heading.textContent;
     heading.replaceChildren(button, printed);
   }
+  table.querySelector('th[data-sort="doc"]').setAttribute("aria-sort", "ascending");
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
