@@ -98,12 +98,16 @@ impl Exactness {
     #[must_use]
     pub fn miscounts(&self) -> Vec<Miscount> {
         let mut miscounts: Vec<Miscount> = Vec::new();
-        for ((name, _), Found { factor, .. }) in &self.losses {
+        for ((name, _), Found { factor, stages }) in &self.losses {
+            let name = match stages[..] {
+                [StageId::Layer(number)] => format!("{name} (layer {number})"),
+                _ => name.clone(),
+            };
             match miscounts.iter_mut().find(|known| known.factor.total_cmp(factor).is_eq()) {
                 _ if (factor - 1.0).abs() < f64::EPSILON => {}
-                Some(known) if known.parameters.contains(name) => {}
-                Some(known) => known.parameters.push(name.clone()),
-                None => miscounts.push(Miscount { factor: *factor, parameters: vec![name.clone()] }),
+                Some(known) if known.parameters.contains(&name) => {}
+                Some(known) => known.parameters.push(name),
+                None => miscounts.push(Miscount { factor: *factor, parameters: vec![name] }),
             }
         }
         miscounts

@@ -1,5 +1,6 @@
 //! The identity of a run: everything that its numbers depend on. Results of equal identity may be put together.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -63,13 +64,20 @@ impl Differences {
     }
 }
 
+/// Digests by their first digits: they only have to be told apart.
+fn abbreviated(value: &str) -> Cow<'_, str> {
+    const DIGITS: usize = 12;
+    let digest = value.len() > 2 * DIGITS && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digest { format!("{}…", &value[..DIGITS]).into() } else { value.into() }
+}
+
 impl fmt::Display for Differences {
     /// `data is 0123…, now 4567…; dtype is f32, now bf16`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, Difference { what, journal, run }) in self.0.iter().enumerate() {
             let separator = if at == 0 { "" } else { "; " };
-            let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
-            write!(formatter, "{separator}{what} is {}, now {}", or_none(journal), or_none(run))?;
+            let [journal, run] = [journal, run].map(|value| value.as_deref().map_or("absent".into(), abbreviated));
+            write!(formatter, "{separator}{what} is {journal}, now {run}")?;
         }
         Ok(())
     }
