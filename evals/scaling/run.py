@@ -83,11 +83,16 @@ def panel(at, title, x_name, points, y_name):
         f'<text x="{left + width}" y="{top + height + 32}" text-anchor="end">{x_name}</text>',
         f'<text x="{left}" y="{top - 4}" fill="#555">{y_name}</text>',
     ]
+    labelled = []
     for x, y in points:
         cx, cy = place(x, y)
         parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.5" fill="#2563a8"/>')
+        if any(abs(cx - other) < 12 for other in labelled):
+            continue
+        labelled.append(cx)
+        value = f"{y:.0f}" if y > 100 else f"{y:.3g}"
         parts.append(f'<text x="{cx:.1f}" y="{top + height + 16}" text-anchor="middle" fill="#555">{x:g}</text>')
-        parts.append(f'<text x="{cx - 6:.1f}" y="{cy - 6:.1f}" text-anchor="end" fill="#555">{y:.3g}</text>')
+        parts.append(f'<text x="{cx - 6:.1f}" y="{cy - 6:.1f}" text-anchor="end" fill="#555">{value}</text>')
     return "\n".join(parts)
 
 
