@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::CacheArgs;
 use super::files_read::FilesRead;
-use super::recording::Job;
+use super::job::Job;
 use super::{identity, provenance};
 use crate::files;
 use crate::merge::ParamDrift;

@@ -10,8 +10,9 @@ use super::candidates::{Candidate, CandidateArgs};
 use super::combine::{report_of, show};
 use super::dry_run;
 use super::evaluation::{Setting, open_any, open_checkpoint, prepare};
+use super::job::{Job, model_record};
 use super::output::Screen;
-use super::recording::{self, Job};
+use super::recording;
 use crate::checkpoint::ModelSource;
 use crate::eval::{SliceOutcome, Variant};
 use crate::merge::Strategy;
@@ -208,7 +209,7 @@ impl Comparison<'_> {
                 }
                 _ => (ModelRole::Variant, String::new(), String::new()),
             };
-            let blank = recording::model_record(&variant.name, role, description, source);
+            let blank = model_record(&variant.name, role, description, source);
             let others = self.strategies.len();
             match (at.checked_sub(1), role) {
                 (Some(place), ModelRole::Variant) if place < others => {

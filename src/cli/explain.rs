@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::args::{EvaluationArgs, MergeArgs, ModelArgs};
 use super::evaluation::{open_checkpoint, prepare};
+use super::job::{Job, model_record};
 use super::output::Screen;
-use super::recording::{self, Job, model_record};
+use super::recording;
 use crate::checkpoint::Checkpoint;
 use crate::config::Residual;
 use crate::eval::{SliceOutcome, Variant};

@@ -3,7 +3,7 @@
 
 use super::args::EvaluationArgs;
 use super::evaluation::{Prepared, versions};
-use super::recording::Job;
+use super::job::Job;
 use crate::eval::chunk_plan::ChunkPlan;
 use crate::eval::{Variant, Weights};
 use crate::samples::Identity;

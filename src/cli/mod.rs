@@ -36,6 +36,8 @@ mod inspect;
 #[cfg(feature = "libtorch")]
 mod interrupt;
 #[cfg(feature = "libtorch")]
+mod job;
+#[cfg(feature = "libtorch")]
 mod launcher;
 mod merge;
 mod names;

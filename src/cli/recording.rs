@@ -10,48 +10,19 @@ use super::args::{EvaluationArgs, Shard};
 use super::cache::Cache;
 use super::evaluation::{self, Prepared, peak_rss_bytes, versions};
 use super::files_read::FilesRead;
+use super::job::Job;
 use super::output::Screen;
 use super::{drift, identity, interrupt, provenance, settings};
-use crate::checkpoint::ModelSource;
 use crate::eval::budget::kept_slice_tokens;
 use crate::eval::chunk_plan::{ChunkPlan, Part};
-use crate::eval::{EvalError, SliceOutcome, Variant, evaluate_part, plan_chunks, samples};
+use crate::eval::{EvalError, SliceOutcome, evaluate_part, plan_chunks, samples};
 use crate::report::{
-    self, ChunkRecord, ModelRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record, Records,
-    RunRecord, SliceRecord, StageSeconds,
+    self, ChunkRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record, Records, RunRecord,
+    SliceRecord, StageSeconds,
 };
 use crate::samples::{Differences, DocumentText, Identity, Journal, Sample, SampleError};
-use crate::stats::PairedBootstrap;
 
 pub(super) use super::combine::JOURNAL;
-
-/// What is evaluated, and what is said of it.
-pub(super) struct Job<'a> {
-    pub model: &'a dyn ModelSource,
-    /// The checkpoint as it was given.
-    pub given: &'a Path,
-    pub variants: &'a [Variant],
-    /// What the first slice tells about every model.
-    pub describe: &'a dyn Fn(&SliceOutcome) -> Vec<ModelRecord>,
-    /// The journal's name in its folder.
-    pub journal: &'a str,
-    pub bootstrap: PairedBootstrap,
-}
-
-/// A model of which nothing else is known.
-pub(super) fn model_record(name: &str, role: ModelRole, description: String, source: String) -> ModelRecord {
-    ModelRecord {
-        name: name.to_owned(),
-        role,
-        description,
-        source,
-        exact: None,
-        miscounts: Vec::new(),
-        folding: None,
-        candidate: None,
-        findings: Vec::new(),
-    }
-}
 
 /// Where a run or a shard of it keeps its journal.
 pub(super) fn journal_folder(output_dir: &Path, shard: Option<Shard>) -> PathBuf {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::choices::Choice;
 use super::error::ConfigError;
-use super::yaml::Sources;
+use super::yaml::{Sources, shorten};
 
 /// No size of a model comes near this; products of two sizes stay within 64 bits.
 const MAX_SIZE: u64 = (1 << 31) - 1;
@@ -178,15 +178,6 @@ impl<'a> Values<'a> {
 /// A value for a message: short, with quotes around text.
 pub(super) fn describe(value: &Value) -> String {
     shorten(value.to_string(), 60)
-}
-
-/// Cuts text that a file may have made long.
-pub(super) fn shorten(mut text: String, longest: usize) -> String {
-    if let Some((end, _)) = text.char_indices().nth(longest) {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }
 
 /// As Python does, `_` may stand between digits.

@@ -15,7 +15,6 @@ use serde_json::{Map, Value};
 use serde_saphyr::{DuplicateKeyPolicy, Error as YamlError, NonFiniteFloatPolicy, Spanned};
 
 use super::error::{ConfigError, KeyPlace};
-use super::values::shorten;
 use crate::files;
 
 /// Real configurations are a few kilobytes; long lists of data files make some larger.
@@ -242,4 +241,13 @@ fn without_comment(line: &str) -> &str {
     };
     let end = line.match_indices('#').map(|(position, _)| position).find(|&position| starts_comment(position));
     line[..end.unwrap_or(line.len())].trim_end()
+}
+
+/// Cuts text that a file may have made long.
+pub(super) fn shorten(mut text: String, longest: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(longest) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::recipe::{OutputRecord, RecipeInput, Record};
+use crate::checkpoint::ModelSource as _;
 
 /// The card; those of the Hugging Face hub begin with YAML.
 pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
@@ -21,7 +22,7 @@ pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
          tensor-parallel ranks of a GPT-NeoX checkpoint (step {step}) with the strategy `{name}`.\n\n{description}\n\n",
         version = record.version,
         ranks = checkpoint.tp_size(),
-        step = super::job::iteration(checkpoint),
+        step = checkpoint.iteration().unwrap_or(0),
         name = strategy.name,
         description = strategy.description,
     );

@@ -13,7 +13,7 @@ use super::recipe::{OutputRecord, Recipe, RecipeInput, Record};
 use super::staging::{RECIPE_FILE, Staging};
 use super::tokenizer_files::{MAX_FILE_BYTES, TokenizerFiles};
 use super::{ExportError, Progress, card};
-use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
+use crate::checkpoint::{Checkpoint, FileDigest, ModelSource as _, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
 
@@ -170,8 +170,7 @@ impl MergeJob<'_> {
         Ok(match self.format {
             Format::Neox { tp_size } => {
                 let changes = self.changes(plan, tp_size, directory, None);
-                let client =
-                    ClientState { iteration: iteration(self.checkpoint), args: changes.client_args(self.checkpoint) };
+                let client = ClientState { iteration: self.iteration(), args: changes.client_args(self.checkpoint) };
                 PlannedTarget::Neox(NeoxTarget::new(self.checkpoint, plan, tp_size, &self.step(), &client)?)
             }
             Format::HuggingFace { max_shard_bytes } => {
@@ -220,9 +219,13 @@ impl MergeJob<'_> {
         self.choice.vocab_size.unwrap_or(self.checkpoint.architecture().padded_vocab_size)
     }
 
+    fn iteration(&self) -> u64 {
+        self.checkpoint.iteration().unwrap_or(0)
+    }
+
     /// Name of the step's directory.
     fn step(&self) -> String {
-        format!("global_step{}", iteration(self.checkpoint))
+        format!("global_step{}", self.iteration())
     }
 
     fn output_record(&self, plan: &Plan, target: &PlannedTarget<'_>) -> OutputRecord {
@@ -249,12 +252,6 @@ impl MergeJob<'_> {
             bytes,
         }
     }
-}
-
-/// The training step of a checkpoint.
-pub(super) fn iteration(checkpoint: &Checkpoint) -> u64 {
-    let step = || checkpoint.folder().file_name()?.to_str()?.strip_prefix("global_step")?.parse().ok();
-    checkpoint.client().iteration.or_else(step).unwrap_or(0)
 }
 
 /// Writes a small file below `folder`; the digest carries its path there.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::pipeline::{Output, Target};
+use super::pipeline::Target;
 use super::plan::{Plan, PlannedParam};
 use super::spread::{Span, Spread};
-use super::writer::{Content, FilePlan};
+use super::writer::{Content, FilePlan, Output};
 use super::{ExportError, StoredTensor, Value};
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::{Architecture, ClientArgs};

@@ -15,8 +15,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::budget::{Budget, Permit};
 use super::plan::{MergeChoice, Plan, PlannedParam, Unit, Work};
 use super::sources::{self, Announcer};
-use super::spread::{Span, Spread};
-use super::writer::{FilePlan, write_files};
+use super::spread::Spread;
+use super::writer::{Batch, FilePlan, Output, write_files};
 use super::{ExportError, Progress};
 use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, ReadDigests, Reading, StageReader};
 use crate::merge::{Exactness, StageMerger};
@@ -39,13 +39,6 @@ pub(super) trait Target: Sync {
 
     /// The tensors that a parameter becomes, each with the number of its file.
     fn tensors(&self, param: &PlannedParam, value: &Spread) -> Result<Vec<Output>, ExportError>;
-}
-
-/// A tensor for a file.
-pub(super) struct Output {
-    pub file: usize,
-    pub dtype: crate::tensor::DType,
-    pub spans: Vec<Span>,
 }
 
 /// Supplies merged stages where a calibration makes them, in order.
@@ -71,14 +64,6 @@ enum ReadValue {
     Stage(StageTensors),
     /// The shards or replicas of its one parameter.
     Shards(Vec<HostTensor>),
-}
-
-/// What goes to the writer. The permit is dropped once it is written.
-pub(super) struct Batch<'a> {
-    pub outputs: Vec<Output>,
-    /// Bytes of the unit, for whoever watches.
-    pub bytes: u64,
-    pub permit: Permit<'a>,
 }
 
 /// Runs a plan; the files come to be in `folder`, and `budget` bytes are in memory at most.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::plan::Plan;
-use crate::checkpoint::{Checkpoint, FileDigest};
+use crate::checkpoint::{Checkpoint, FileDigest, ModelSource as _};
 use crate::merge::{Exactness, Strategy, full_name};
 use crate::partition::Kind;
 
@@ -147,7 +147,7 @@ impl<'a> Recipe<'a> {
             strategy: StrategyRecord { name: &strategy.name, origin: &strategy.origin, text: &record.strategy_text },
             source: Source {
                 step: folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-                iteration: super::job::iteration(checkpoint),
+                iteration: checkpoint.iteration().unwrap_or(0),
                 tp_size: checkpoint.tp_size(),
                 dtype: checkpoint.dtype().to_string(),
                 architecture: checkpoint.architecture().summary(),

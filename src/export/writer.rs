@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use super::budget::Permit;
 use super::direct::Disk;
 use super::output_file::OutputFile;
-use super::pipeline::{Batch, Output};
 use super::safetensors::{SafetensorsFile, TensorHeader};
+use super::spread::Span;
 use super::torch_archive::TorchArchive;
 use super::{ExportError, Progress, Value};
 use crate::checkpoint::FileDigest;
+use crate::tensor::DType;
 
 /// A file that is to be written.
 #[derive(Debug)]
@@ -30,6 +32,21 @@ pub(super) enum Content {
     Torch(Value),
     /// A safetensors file.
     Safetensors(Vec<TensorHeader>),
+}
+
+/// A tensor for a file.
+pub(super) struct Output {
+    pub file: usize,
+    pub dtype: DType,
+    pub spans: Vec<Span>,
+}
+
+/// What is written together. The permit is dropped once it is written.
+pub(super) struct Batch<'a> {
+    pub outputs: Vec<Output>,
+    /// Bytes of the unit, for whoever watches.
+    pub bytes: u64,
+    pub permit: Permit<'a>,
 }
 
 enum OpenFile {
