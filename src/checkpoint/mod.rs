@@ -282,8 +282,7 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read (any more) or has changed, or a weight that is NaN or infinite.
     pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        let params = self.read_sources(&self.sources(id, |entry| entry.used))?;
-        Ok(StageTensors { id, tp_size: self.tp_size, params })
+        self.read_stage_as(id, &Reading::default())
     }
 
     /// Reads only what every rank holds whole: norms, row-parallel biases, learned positions, buffers. A small part of
@@ -293,14 +292,15 @@ impl Checkpoint {
     /// As [`Checkpoint::read_stage`].
     pub fn read_replicated(&self, id: StageId) -> Result<ReplicatedParams, CheckpointError> {
         let replicated = |entry: &ParamEntry| entry.row.kind.partition_dim().is_none();
-        let params = self.read_sources(&self.sources(id, |entry| entry.used && replicated(entry)))?;
-        let unused = self.read_sources(&self.sources(id, |entry| !entry.used && replicated(entry)))?;
+        let reading = Reading::default();
+        let params = self.read_sources(&self.sources(id, |entry| entry.used && replicated(entry)), &reading)?;
+        let unused = self.read_sources(&self.sources(id, |entry| !entry.used && replicated(entry)), &reading)?;
         let used = StageTensors { id, tp_size: self.tp_size, params };
         Ok(ReplicatedParams { used, unused: unused.into_values().collect() })
     }
 
-    fn read_sources(&self, sources: &[Source]) -> Result<BTreeMap<Role, Param>, CheckpointError> {
-        let reader = StageReader::open(self, sources.to_vec(), &Reading::default())?;
+    fn read_sources(&self, sources: &[Source], reading: &Reading) -> Result<BTreeMap<Role, Param>, CheckpointError> {
+        let reader = StageReader::open(self, sources.to_vec(), reading)?;
         let params = sources
             .par_iter()
             .map(|&(role, ..)| Ok((role, reader.read(role)?)))

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, CheckpointError, HuggingFaceModel, Layout, OpenOptions, huggingface};
+use super::{Checkpoint, CheckpointError, HuggingFaceModel, Layout, OpenOptions, Reading, huggingface};
 use crate::config::Architecture;
 use crate::partition::{StageId, StageTensors};
 use crate::tensor::DType;
@@ -49,6 +49,15 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// A file that cannot be read (any more), or a weight that is NaN or infinite.
     fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
+
+    /// As [`ModelSource::read_stage`], with memory and hashing as `reading` says, where the files allow it.
+    ///
+    /// # Errors
+    /// As [`ModelSource::read_stage`].
+    fn read_stage_as(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
+        let _ = reading;
+        self.read_stage(id)
+    }
 
     /// Reads only what every rank holds whole, a small part of a stage.
     ///
@@ -157,6 +166,11 @@ impl ModelSource for Checkpoint {
 
     fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         self.read_stage(id)
+    }
+
+    fn read_stage_as(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
+        let params = self.read_sources(&self.sources(id, |entry| entry.used), reading)?;
+        Ok(StageTensors { id, tp_size: self.tp_size(), params })
     }
 
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {

@@ -1,16 +1,21 @@
 //! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It hands over one stage
 //! (of every model) at a time and waits with the next in hand, so that two stages are in memory at most.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use rayon::prelude::*;
 
 use super::EvalError;
-use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, digest_file};
+use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, ReadDigests, Reading};
 use crate::partition::{StageId, StageTensors};
+use crate::tensor::Pool;
+
+/// Memory of tensors that have gone to the device that is kept for those that are read next.
+const POOL_BYTES: usize = 256 << 20;
 
 /// The same stage of every model.
 pub(super) type Stages = Vec<StageTensors>;
@@ -58,46 +63,46 @@ fn read_all(
     hash: bool,
     sender: &SyncSender<Result<Stages, CheckpointError>>,
 ) -> Vec<Vec<FileDigest>> {
-    let mut digests: Vec<_> = models.iter().map(|_| Digests::default()).collect();
+    let pool = Pool::new(POOL_BYTES);
+    let mut readers: Vec<_> = models.iter().map(|&model| ModelReader::new(model, ids, hash, pool.clone())).collect();
     for &id in ids {
-        let stages = models
-            .iter()
-            .zip(&mut digests)
-            .map(|(model, digests)| {
-                let stage = model.read_stage(id)?;
-                if hash {
-                    // The bytes were just read: they come from the page cache.
-                    digests.add(model.stage_files(id))?;
-                    model.check_unchanged(id)?;
-                }
-                Ok(stage)
-            })
-            .collect::<Result<Stages, CheckpointError>>();
+        let stages = readers.iter_mut().map(|reader| reader.read(id)).collect::<Result<Stages, CheckpointError>>();
         let failed = stages.is_err();
         // The receiver is gone if the run has ended with an error of its own.
         if sender.send(stages).is_err() || failed {
             break;
         }
     }
-    let sorted = |mut digests: Digests| {
-        digests.found.sort_by(|left, right| left.file.cmp(&right.file));
-        digests.found
+    let sorted = |mut reader: ModelReader<'_>| {
+        reader.digests.sort_by(|left, right| left.file.cmp(&right.file));
+        reader.digests
     };
-    digests.into_iter().map(sorted).collect()
+    readers.into_iter().map(sorted).collect()
 }
 
-/// Digests of files, each hashed once.
-#[derive(Default)]
-struct Digests {
-    known: BTreeSet<PathBuf>,
-    found: Vec<FileDigest>,
+/// Reads the stages of a model and hashes its files, each when its last stage has been read.
+struct ModelReader<'a> {
+    model: &'a dyn ModelSource,
+    reading: Reading,
+    last_files: HashMap<StageId, Vec<PathBuf>>,
+    digests: Vec<FileDigest>,
 }
 
-impl Digests {
-    fn add(&mut self, files: Vec<PathBuf>) -> Result<(), CheckpointError> {
-        let new: Vec<_> = files.into_iter().filter(|path| !self.known.contains(path)).collect();
-        self.found.extend(new.par_iter().map(|path| digest_file(path)).collect::<Result<Vec<_>, _>>()?);
-        self.known.extend(new);
-        Ok(())
+impl<'a> ModelReader<'a> {
+    fn new(model: &'a dyn ModelSource, ids: &[StageId], hash: bool, pool: Arc<Pool>) -> Self {
+        let last_files = if hash { ReadDigests::last_files(model, ids) } else { HashMap::new() };
+        let files: Vec<PathBuf> = last_files.values().flatten().cloned().collect();
+        let digests = hash.then(|| Arc::new(ReadDigests::new(&files)));
+        Self { model, reading: Reading { pool: Some(pool), digests }, last_files, digests: Vec::new() }
+    }
+
+    fn read(&mut self, id: StageId) -> Result<StageTensors, CheckpointError> {
+        let stage = self.model.read_stage_as(id, &self.reading)?;
+        if let (Some(digests), Some(files)) = (&self.reading.digests, self.last_files.remove(&id)) {
+            let found = files.par_iter().map(|path| digests.finish(path)).collect::<Result<Vec<_>, _>>()?;
+            self.digests.extend(found);
+            self.model.check_unchanged(id)?;
+        }
+        Ok(stage)
     }
 }

@@ -2,8 +2,7 @@
 //! threads), a third writes, a fourth waits for the disk, and a fifth hashes what nobody read of the inputs. What is in
 //! memory stays within a budget.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -137,7 +136,8 @@ impl<'a> Reader<'a> {
         units: SyncSender<Result<ReadUnit<'a>, ExportError>>,
         mut read: Announcer<'_>,
     ) {
-        let mut last_files = self.last_files();
+        let stages: Vec<StageId> = self.plan.units.iter().map(|unit| unit.stage).collect();
+        let mut last_files = ReadDigests::last_files(self.checkpoint, &stages);
         let mut open: Option<(StageId, StageReader<'_>)> = None;
         for unit in &self.plan.units {
             let Some(permit) = budget.take(unit.bytes) else { return };
@@ -158,20 +158,6 @@ impl<'a> Reader<'a> {
                 return;
             }
         }
-    }
-
-    /// The files that no later stage reads, by stage.
-    fn last_files(&self) -> HashMap<StageId, Vec<PathBuf>> {
-        let mut stages: Vec<StageId> = self.plan.units.iter().map(|unit| unit.stage).collect();
-        stages.dedup();
-        let stage_files =
-            stages.iter().flat_map(|&id| self.checkpoint.stage_files(id).into_iter().map(move |path| (path, id)));
-        let last: HashMap<PathBuf, StageId> = stage_files.collect();
-        let mut last_files: HashMap<StageId, Vec<PathBuf>> = HashMap::new();
-        for (path, id) in last {
-            last_files.entry(id).or_default().push(path);
-        }
-        last_files
     }
 
     fn read_unit(&self, reader: &StageReader<'_>, unit: &Unit) -> Result<ReadValue, CheckpointError> {

@@ -43,12 +43,15 @@ pub fn concatenate(dim: usize, pieces: &[Piece<'_>]) -> Result<HostTensor, Tenso
     shape[dim] = extent;
     let outer: usize = shape[..dim].iter().product();
     let inner_bytes = shape[dim + 1..].iter().product::<usize>() * first.dtype.size();
-    let mut bytes = Vec::with_capacity(byte_count(first.dtype, &shape)?);
+    let count = byte_count(first.dtype, &shape)?;
+    // Joined tensors live with the memory of those that they are made of.
+    let pool = first.block.pool.clone();
+    let mut bytes = pool.as_ref().map_or_else(|| Vec::with_capacity(count), |pool| pool.take_empty(count));
     for row in 0..outer {
         for Piece { tensor, range } in pieces {
             let start = (row * tensor.shape[dim] + range.start) * inner_bytes;
             bytes.extend_from_slice(&tensor.bytes()[start..start + range.len() * inner_bytes]);
         }
     }
-    HostTensor::new(first.dtype, shape, bytes)
+    HostTensor::of_pool(first.dtype, shape, bytes, pool)
 }

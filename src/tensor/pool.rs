@@ -23,22 +23,35 @@ impl Pool {
     /// So many bytes, of any value.
     #[must_use]
     pub fn take(&self, count: usize) -> Vec<u8> {
-        if count < SMALLEST {
-            return vec![0; count];
-        }
-        let found = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let fitting = free.iter().enumerate().filter(|(_, block)| block.capacity() >= count);
-            let smallest = fitting.min_by_key(|(_, block)| block.capacity()).map(|(at, _)| at);
-            smallest.map(|at| free.swap_remove(at))
-        };
-        match found {
+        match self.find(count) {
             Some(mut block) => {
                 block.resize(count, 0);
                 block
             }
             None => vec![0; count],
         }
+    }
+
+    /// Room for so many bytes.
+    pub(super) fn take_empty(&self, count: usize) -> Vec<u8> {
+        match self.find(count) {
+            Some(mut block) => {
+                block.clear();
+                block
+            }
+            None => Vec::with_capacity(count),
+        }
+    }
+
+    /// The smallest block that has room.
+    fn find(&self, count: usize) -> Option<Vec<u8>> {
+        if count < SMALLEST {
+            return None;
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = free.iter().enumerate().filter(|(_, block)| block.capacity() >= count);
+        let smallest = fitting.min_by_key(|(_, block)| block.capacity()).map(|(at, _)| at);
+        smallest.map(|at| free.swap_remove(at))
     }
 
     fn give_back(&self, block: Vec<u8>) {
@@ -91,6 +104,9 @@ mod tests {
         give_back(again);
         let regrown = pool.take(3 * SMALLEST);
         assert_eq!((regrown.as_ptr(), regrown.len()), (small_at, 3 * SMALLEST));
+        give_back(regrown);
+        let empty = pool.take_empty(3 * SMALLEST);
+        assert_eq!((empty.as_ptr(), empty.len()), (small_at, 0));
     }
 
     #[test]
