@@ -33,6 +33,16 @@ fn assert_complete(directory: &Path) {
     assert_eq!(files_below(directory).into_iter().collect::<BTreeSet<_>>(), listed);
 }
 
+/// The recipe has the digests of the files that were merged.
+fn assert_inputs(recipe: &Value, step: &Path) {
+    let inputs = recipe["inputs"].as_array().unwrap();
+    assert!(!inputs.is_empty());
+    for input in inputs {
+        let path = step.join(input["file"].as_str().unwrap());
+        assert_eq!(digest_file(&path).unwrap().blake3, input["blake3"].as_str().unwrap(), "{}", path.display());
+    }
+}
+
 /// A few megabytes, so that a merge takes a while.
 fn larger_model() -> TinyModel {
     let shape = Shape { vocab_size: 8000, make_vocab_size_divisible_by: 64, ..Shape::named("14m").unwrap() };
@@ -83,6 +93,8 @@ fn killed_at_any_time_it_leaves_nothing_that_looks_complete() {
     }
     assert!(kintsugi(source.path(), &target, &["--overwrite"]).status().unwrap().success());
     assert_complete(&target);
+    let recipe = serde_json::from_slice(&fs_err::read(target.join(RECIPE_FILE)).unwrap()).unwrap();
+    assert_inputs(&recipe, source.step());
     // What the killed runs left is gone.
     assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1);
 }
@@ -212,10 +224,7 @@ fn recipe_and_card_say_what_was_done() {
     assert_complete(&target);
     let recipe: Value = serde_json::from_slice(&fs_err::read(target.join(RECIPE_FILE)).unwrap()).unwrap();
     assert_eq!((&recipe["exact"], &recipe["strategy"]["name"]), (&true.into(), &"fold".into()));
-    for input in recipe["inputs"].as_array().unwrap() {
-        let path = source.step().join(input["file"].as_str().unwrap());
-        assert_eq!(digest_file(&path).unwrap().blake3, input["blake3"].as_str().unwrap());
-    }
+    assert_inputs(&recipe, source.step());
     let rule = |name: &str| {
         let parameters = recipe["parameters"].as_array().unwrap();
         parameters.iter().find(|parameter| parameter["name"] == name).unwrap()["rule"].as_str().unwrap().to_owned()
