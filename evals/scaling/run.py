@@ -48,8 +48,10 @@ def first_layers(args, count):
     (target / "latest").write_text(step)
     for file in files:
         number = int(file.name[6:8])
-        link = target / step / f"layer_{renumbered.get(number, 0):02}{file.name[8:]}"
-        if number in renumbered and not link.exists():
+        if number not in renumbered:
+            continue
+        link = target / step / f"layer_{renumbered[number]:02}{file.name[8:]}"
+        if not link.exists():
             os.link(file, link)
     for config in (source / step / "configs").iterdir():
         text = re.sub(r'(num[-_]layers"?: *)\d+', rf"\g<1>{count}", config.read_text())

@@ -14,9 +14,6 @@ use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, ReadDigests, R
 use crate::partition::{StageId, StageTensors};
 use crate::tensor::Pool;
 
-/// Memory of tensors that have gone to the device that is kept for those that are read next.
-const POOL_BYTES: usize = 256 << 20;
-
 /// The same stage of every model.
 pub(super) type Stages = Vec<StageTensors>;
 
@@ -63,7 +60,7 @@ fn read_all(
     hash: bool,
     sender: &SyncSender<Result<Stages, CheckpointError>>,
 ) -> Vec<Vec<FileDigest>> {
-    let pool = Pool::new(POOL_BYTES);
+    let pool = Arc::<Pool>::default();
     let mut readers: Vec<_> = models.iter().map(|&model| ModelReader::new(model, ids, hash, pool.clone())).collect();
     for &id in ids {
         let stages = readers.iter_mut().map(|reader| reader.read(id)).collect::<Result<Stages, CheckpointError>>();

@@ -28,9 +28,6 @@ const QUEUE: usize = 64;
 /// Threads that read. They wait for the disk most of the time, so they are not those that merge.
 const READERS: usize = 4;
 
-/// Memory of written tensors that is kept for those that are read next.
-const POOL_BYTES: usize = 256 << 20;
-
 /// A form of output: which files there are, and which parts of which files a parameter becomes.
 pub(super) trait Target: Sync {
     /// The files, in the order in which their tensors come.
@@ -89,7 +86,7 @@ pub(super) fn run(
         let (batches, to_write) = sync_channel(QUEUE);
         let (read, announced) = sources::announcer(&sources);
         let digests = Arc::new(ReadDigests::new(&sources));
-        let reading = Reading { pool: Some(Pool::new(POOL_BYTES)), digests: Some(digests.clone()) };
+        let reading = Reading { pool: Some(Arc::<Pool>::default()), digests: Some(digests.clone()) };
         let (files, has_failed) = (&sources, &failed);
         let hashing = scope.spawn(move || sources::hash(files, &digests, &announced, has_failed));
         let reader = Reader { checkpoint, plan, threads: &readers, reading };

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes below which memory comes from the allocator, which has its own ways with small blocks.
 const SMALLEST: usize = 1 << 20;
 
+/// Bytes that are kept for later at most: a few tensors of a large model.
+const KEPT: usize = 256 << 20;
+
 /// Blocks of memory that tensors have given back and others may have.
 #[derive(Debug)]
 pub struct Pool {
@@ -13,13 +16,13 @@ pub struct Pool {
     free: Mutex<Vec<Vec<u8>>>,
 }
 
-impl Pool {
-    /// Keeps `limit` bytes for later at most.
-    #[must_use]
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, free: Mutex::default() })
+impl Default for Pool {
+    fn default() -> Self {
+        Self { limit: KEPT, free: Mutex::default() }
     }
+}
 
+impl Pool {
     /// So many bytes, of any value.
     #[must_use]
     pub fn take(&self, count: usize) -> Vec<u8> {
@@ -87,7 +90,7 @@ mod tests {
 
     #[test]
     fn blocks_come_back_within_the_limit() {
-        let pool = Pool::new(10 * SMALLEST);
+        let pool = Arc::new(Pool { limit: 10 * SMALLEST, free: Mutex::default() });
         let give_back = |bytes| drop(Block { bytes, pool: Some(pool.clone()) });
         let (small, large) = (pool.take(3 * SMALLEST), pool.take(7 * SMALLEST));
         let (small_at, large_at) = (small.as_ptr(), large.as_ptr());
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn small_tensors_do_not_take_large_blocks() {
-        let pool = Pool::new(10 * SMALLEST);
+        let pool = Arc::new(Pool { limit: 10 * SMALLEST, free: Mutex::default() });
         let large = pool.take(SMALLEST);
         let large_at = large.as_ptr();
         drop(Block { bytes: large, pool: Some(pool.clone()) });

@@ -45,11 +45,10 @@ impl TensorMap<'_> {
         if !param.used {
             return Vec::new();
         }
-        let names = |role| self.model.class.tensor_names(param.stage, role);
-        let own = names(param.role).into_iter().zip(self.own(param.role));
+        let names = |stage, role| self.model.class.tensor_names(stage, role).into_iter();
+        let own = names(param.stage, param.role).zip(self.own(param.role));
         let beside = self.beside(param.role).into_iter().flat_map(|(stage, role, take)| {
-            let names = self.model.class.tensor_names(stage.unwrap_or(param.stage), role);
-            names.into_iter().map(move |name| (name, take.clone()))
+            names(stage.unwrap_or(param.stage), role).map(move |name| (name, take.clone()))
         });
         own.chain(beside).collect()
     }
