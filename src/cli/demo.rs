@@ -2,21 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use fs_err as fs;
 
-use super::args::{CacheArgs, EvaluationArgs, ModelArgs};
-use super::compare::{self, CompareArgs};
-use super::output::Screen;
+use super::screen::Screen;
+use super::show::show_finished;
+use crate::error::{Error, Result};
+use crate::run::{self, OutputOptions, Request, ResourceOptions, TaskOptions};
 
 /// Arguments of `demo`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DemoArgs {
-    /// Where the report goes.
+    /// Write the report into this folder
     #[arg(long, value_name = "DIR", default_value = "kintsugi-out/demo")]
     output_dir: PathBuf,
-    /// auto, cpu, cuda, or cuda:N[,N…].
+    /// auto, cpu, cuda, or cuda:N[,N…]
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: crate::model::DeviceChoice,
 }
@@ -52,31 +52,36 @@ const TOKENIZER: &[u8] = include_bytes!("../../evals/demo/tokenizer.json");
 const TASK: &[u8] = include_bytes!("../../evals/demo/task.yml");
 const PASSAGES: &[u8] = include_bytes!("../../evals/demo/passages.jsonl");
 
-pub(super) fn run(args: &DemoArgs, screen: &Screen) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir().context("no temporary folder for the bundled checkpoint")?;
-    let checkpoint = folder.path().join("demo");
+pub(super) fn run(args: DemoArgs, screen: &Screen) -> Result<()> {
+    let temporary = tempfile::tempdir().map_err(|error| {
+        Error::from(error).context("could not make a temporary folder for the bundled checkpoint")
+    })?;
+    let folder = temporary.path();
     for (name, bytes) in CHECKPOINT {
-        write(&checkpoint.join(name), bytes)?;
+        write(&folder.join("demo").join(name), bytes)?;
     }
-    let (tokenizer, data) = (folder.path().join("tokenizer.json"), folder.path().join("passages.jsonl"));
+    let (tokenizer, data, task) = (folder.join("tokenizer.json"), folder.join("passages.jsonl"), folder.join("task.yml"));
     write(&tokenizer, TOKENIZER)?;
     write(&data, PASSAGES)?;
-    let task = folder.path().join("task.yml");
     write(&task, TASK)?;
-    let evaluation = EvaluationArgs {
-        tokenizer: Some(tokenizer),
-        device: args.device.clone(),
-        data: Some(data),
-        // What an earlier version of the program has left there is of no use.
-        restart: true,
-        cache: CacheArgs { no_cache: true, ..CacheArgs::default() },
-        ..EvaluationArgs::for_task(task.display().to_string())
+    let mut request = Request {
+        checkpoint: folder.join("demo"),
+        task: TaskOptions {
+            task: task.display().to_string(),
+            data: Some(data),
+            tokenizer: Some(tokenizer),
+            ..TaskOptions::default()
+        },
+        // Results of an earlier version of the program cannot be continued.
+        output: OutputOptions { output_dir: Some(args.output_dir), restart: true, shard: None },
+        resources: ResourceOptions { device: args.device, ..ResourceOptions::default() },
+        ..Request::default()
     };
-    let model = ModelArgs::at(checkpoint);
-    compare::run(&CompareArgs::new(model, evaluation, Some(args.output_dir.clone())), screen)
+    let caller = screen.caller(&mut request.output)?;
+    show_finished(&run::compare(&request, &caller)?, screen)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 
-use super::args::ReadingArgs;
-use super::output::Screen;
+use super::screen::Screen;
 use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
+use crate::error::Result;
 use crate::merge::diff_models;
 use crate::report::{self, TerminalStyle};
+use crate::run::ReadingOptions;
 
 /// Arguments of `diff`.
 #[derive(Debug, Clone, Args)]
@@ -20,7 +20,7 @@ pub(super) struct DiffArgs {
     /// ranks are compared with one copy by the rule (`rank K`, mean or sum) that comes closest.
     b: PathBuf,
     #[command(flatten)]
-    reading: ReadingArgs,
+    reading: ReadingOptions,
     /// List identical parameters too.
     #[arg(long)]
     all: bool,
@@ -29,11 +29,11 @@ pub(super) struct DiffArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &DiffArgs, screen: &Screen) -> anyhow::Result<()> {
+pub(super) fn run(args: &DiffArgs, screen: &Screen) -> Result<()> {
     let (left, right) = (args.open(&args.a)?, args.open(&args.b)?);
     let diff = diff_models(&*left, &*right)?;
     if args.json {
-        return screen.data(&format!("{}\n", serde_json::to_string_pretty(&diff).context("the comparison as JSON")?));
+        return screen.json(&diff);
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
     screen.data(&report::render_model_diff(&diff, args.all, style))
@@ -41,8 +41,8 @@ pub(super) fn run(args: &DiffArgs, screen: &Screen) -> anyhow::Result<()> {
 
 impl DiffArgs {
     /// How to read gpt-neox's files goes for whichever of the two is gpt-neox's.
-    fn open(&self, path: &Path) -> anyhow::Result<Box<dyn ModelSource>> {
-        let neox = self.reading.options();
+    fn open(&self, path: &Path) -> Result<Box<dyn ModelSource>> {
+        let neox = self.reading.open_options();
         let any_of_neox = Checkpoint::is_at(&self.a) || Checkpoint::is_at(&self.b);
         let options = if any_of_neox && !Checkpoint::is_at(path) { OpenOptions::default() } else { neox };
         Ok(open_model(path, &options)?)

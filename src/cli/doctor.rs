@@ -1,10 +1,9 @@
 //! `kintsugi doctor`: what this machine can do.
 
-use std::fmt::Write;
-
 use clap::Args;
 
-use super::output::Screen;
+use super::screen::Screen;
+use crate::error::Result;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, Copy, Args)]
@@ -14,18 +13,15 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-pub(super) fn run(args: DoctorArgs, screen: &Screen) -> anyhow::Result<()> {
+pub(super) fn run(args: DoctorArgs, screen: &Screen) -> Result<()> {
     let facts = facts();
     if args.json {
         let map: serde_json::Map<_, _> =
             facts.into_iter().map(|(key, value)| (key.replace(' ', "_"), value.into())).collect();
-        return screen.data(&format!("{}\n", serde_json::to_string_pretty(&map)?));
+        return screen.json(&map);
     }
-    let mut text = String::new();
-    for (key, value) in facts {
-        writeln!(text, "{key:16} {value}")?;
-    }
-    screen.data(&text)
+    let lines: Vec<_> = facts.into_iter().map(|(key, value)| format!("{key:16} {value}\n")).collect();
+    screen.data(&lines.concat())
 }
 
 fn facts() -> Vec<(&'static str, String)> {
@@ -42,7 +38,7 @@ fn facts() -> Vec<(&'static str, String)> {
         let tiles =
             if crate::model::has_tiles() { "AMX: f32 products twice as fast" } else { "none: products by libtorch" };
         facts.push(("cpu tiles", tiles.to_owned()));
-        facts.push(("libtorch", super::evaluation::libtorch_version()));
+        facts.push(("libtorch", crate::run::versions().libtorch));
         facts.push((
             "cuda",
             match crate::model::cuda_device_count() {

@@ -1,29 +1,38 @@
-//! `kintsugi eval`: one model alone: an unmerged checkpoint (also where no exact merge of it exists), a merged one, or a
-//! Hugging Face directory.
+//! `kintsugi eval`: one model alone.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::args::{EvaluationArgs, ReadingArgs};
-use super::compare;
-use super::output::Screen;
+use super::run_file::RunFileArgs;
+use super::screen::Screen;
+use super::show::show_finished;
+use crate::error::Result;
+use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, TaskOptions};
 
 /// Arguments of `eval`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct EvalArgs {
-    /// Save directory of a checkpoint (its `latest` is followed), `global_stepN` directory, or Hugging Face directory
-    /// (GPTNeoXForCausalLM or LlamaForCausalLM).
+    /// A checkpoint (save directory or `global_stepN` directory) or a Hugging Face directory
+    ///
+    /// Of a save directory its `latest` is followed. Hugging Face: GPTNeoXForCausalLM or LlamaForCausalLM.
     model: PathBuf,
     #[command(flatten)]
-    reading: ReadingArgs,
+    task: TaskOptions,
     #[command(flatten)]
-    evaluation: EvaluationArgs,
-    /// Write report.html, report.md, report.json, samples and lm-eval files into this folder.
-    #[arg(long, value_name = "DIR")]
-    output_dir: Option<PathBuf>,
+    output: OutputOptions,
+    #[command(flatten)]
+    resources: ResourceOptions,
+    #[command(flatten)]
+    reading: ReadingOptions,
+    #[command(flatten)]
+    run_file: RunFileArgs,
 }
 
-pub(super) fn run(args: EvalArgs, screen: &Screen) -> anyhow::Result<()> {
-    compare::run_alone((args.model, &args.reading), args.evaluation, args.output_dir, screen)
+pub(super) fn run(args: EvalArgs, screen: &Screen) -> Result<()> {
+    let EvalArgs { model, task, mut output, resources, reading, run_file } = args;
+    let caller = screen.caller(&mut output)?;
+    run_file.announce();
+    let request = Request { checkpoint: model, task, output, resources, reading, ..Request::default() };
+    show_finished(&run::evaluate(&request, &caller)?, screen)
 }

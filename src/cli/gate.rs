@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::Screen;
+use super::screen::Screen;
+use crate::error::Result;
 use crate::gate::{Evidence, Gates, Limits, Percent, Points, judge, render, to_junit};
 use crate::report::{TerminalStyle, write_atomically};
 
@@ -40,7 +41,7 @@ pub(super) struct GateArgs {
 }
 
 impl GateArgs {
-    fn limits(&self) -> anyhow::Result<Gates> {
+    fn limits(&self) -> Result<Gates> {
         let given = Limits {
             max_acc_loss: self.max_acc_loss,
             max_ppl_increase: self.max_ppl_increase,
@@ -61,7 +62,7 @@ impl GateArgs {
 }
 
 /// Whether the gate passed.
-pub(super) fn run(args: &GateArgs, screen: &Screen) -> anyhow::Result<bool> {
+pub(super) fn run(args: &GateArgs, screen: &Screen) -> Result<bool> {
     let gates = args.limits()?;
     let report = Evidence::open(&args.report)?;
     let earlier = args.against.as_deref().map(Evidence::open).transpose()?;

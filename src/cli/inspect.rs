@@ -7,41 +7,42 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::args::ModelArgs;
-use super::drift::{drift, read_replicated};
-use super::output::Screen;
-use super::provenance::checkpoint_info;
+use super::checkpoint_args::CheckpointArgs;
+use super::screen::Screen;
 use crate::checkpoint::{Checkpoint, ReplicatedParams};
+use crate::error::Result;
 use crate::merge::{Exactness, MergeError, StageMerger, Strategy};
 use crate::report::{
     self, DTypeCount, Exact, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, TerminalStyle, Tool, Vocabulary,
 };
+use crate::run::{checkpoint_info, drift, read_replicated};
 
 /// Arguments of `inspect`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct InspectArgs {
     #[command(flatten)]
-    model: ModelArgs,
-    /// Print JSON.
+    model: CheckpointArgs,
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// A built-in strategy or a strategy file to judge (repeatable). Default: all built-in ones.
+    /// A built-in strategy or a strategy file to judge (repeatable) [default: all built-in ones]
     #[arg(long, value_name = "NAME|FILE")]
     strategy: Vec<String>,
-    /// Read no weights: no drift, and no judgement of strategies.
+    /// Read no weights: no drift, and no judgement of strategies
     #[arg(long, conflicts_with_all = ["strategy", "svg"])]
     no_drift: bool,
-    /// Run the model on tokens 0, 1, 2, … and compare with what gpt-neox stored when it saved the checkpoint
-    /// (`checkpoint_validation_logits`). Done without being asked where it takes seconds.
+    /// Compare the model on tokens 0, 1, 2, … with the logits that gpt-neox stored with the checkpoint
+    ///
+    /// They are stored with `checkpoint_validation_logits`. Where it takes seconds it is always done.
     #[cfg(feature = "libtorch")]
     #[arg(long)]
     self_check: bool,
-    /// Draw the drift of every parameter in every layer into this file.
+    /// Draw the drift of every parameter in every layer into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &InspectArgs, screen: &Screen) -> anyhow::Result<()> {
+pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
     let strategies = Strategy::asked_for(&args.strategy)?;
     let checkpoint = args.model.open()?;
     let mut inspection = describe(&checkpoint, &args.model);
@@ -61,7 +62,7 @@ pub(super) fn run(args: &InspectArgs, screen: &Screen) -> anyhow::Result<()> {
         tracing::info!("drift drawn into {}", path.display());
     }
     if args.json {
-        return screen.data(&format!("{}\n", serde_json::to_string_pretty(&inspection)?));
+        return screen.json(&inspection);
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
     screen.data(&report::render_inspection(&inspection, style))
@@ -73,7 +74,7 @@ const SELF_CHECK_UNASKED: u64 = 200_000_000_000;
 
 /// Compares the forward pass with what the checkpoint stores, in a sentence.
 #[cfg(feature = "libtorch")]
-fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> anyhow::Result<Option<String>> {
+fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<String>> {
     use crate::eval::self_check::self_check;
     use crate::model::{Backend, Compute, DeviceChoice};
     use crate::tensor::DType;
@@ -107,7 +108,7 @@ fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> anyhow::Result<
 }
 
 /// Everything that needs no weights.
-fn describe(checkpoint: &Checkpoint, model: &ModelArgs) -> Inspection {
+fn describe(checkpoint: &Checkpoint, model: &CheckpointArgs) -> Inspection {
     let config = checkpoint.config();
     Inspection {
         schema_version: INSPECTION_VERSION.to_owned(),

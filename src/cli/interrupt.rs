@@ -4,7 +4,6 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
@@ -16,22 +15,19 @@ static RECEIVED: AtomicI32 = AtomicI32::new(0);
 static LISTENING: OnceLock<()> = OnceLock::new();
 
 /// Listens from now on until the process ends.
-pub(super) fn listen() -> anyhow::Result<()> {
+pub(super) fn listen() -> std::io::Result<()> {
     if LISTENING.set(()).is_err() {
         return Ok(());
     }
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if RECEIVED.swap(signal, Ordering::Relaxed) != 0 {
-                    low_level::exit(128 + signal);
-                }
-                tracing::warn!("stopping after this slice; a second signal stops at once and loses it");
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if RECEIVED.swap(signal, Ordering::Relaxed) != 0 {
+                low_level::exit(128 + signal);
             }
-        })
-        .context("the thread that waits for signals")?;
+            tracing::warn!("stopping after this slice; a second signal stops at once and loses it");
+        }
+    })?;
     Ok(())
 }
 

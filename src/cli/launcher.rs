@@ -1,17 +1,15 @@
-//! Which shard of a run a process is, where whoever started it says so in the environment: torchrun, Slurm, Open MPI,
-//! Kubernetes.
+//! The run shard of a process that torchrun, Slurm, Open MPI or Kubernetes has started, from its environment.
 
-use anyhow::{Context, bail};
+use crate::error::{Error, Result};
+use crate::report::RunShard;
 
-use super::args::Shard;
-
-/// What a launcher says of a process.
+/// The place of a process among those of a launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    pub shard: Shard,
-    /// Whose variables said so.
+    pub shard: RunShard,
+    /// The launcher and its variables.
     pub source: &'static str,
-    /// Which of the processes on its machine it is, counted from 0.
+    /// Its number among the processes on its machine, counted from 0.
     pub local_rank: Option<usize>,
 }
 
@@ -52,7 +50,7 @@ const OPEN_MPI: Launcher = Launcher {
 };
 
 /// Reads variables; the first launcher that started several processes decides.
-pub(super) fn place(variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<Place>> {
+pub(super) fn place(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
     for launcher in &LAUNCHERS {
         if let Some(place) = launcher.place(variable)? {
             return Ok(Some(place));
@@ -68,7 +66,7 @@ pub(super) fn place(variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result
 }
 
 impl Launcher {
-    fn place(&self, variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<Place>> {
+    fn place(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
         if self.only_with.is_some_and(|name| variable(name).is_none()) {
             return Ok(None);
         }
@@ -81,38 +79,42 @@ impl Launcher {
 }
 
 /// `--array=A-B:STEP`.
-fn slurm_array(variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<Place>> {
+fn slurm_array(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
     let of_array = |name: &str| number(variable, &format!("SLURM_ARRAY_TASK_{name}"));
     let (Some(id), Some(count)) = (of_array("ID")?, of_array("COUNT")?) else { return Ok(None) };
     let (first, step) = (of_array("MIN")?.unwrap_or(0), of_array("STEP")?.unwrap_or(1).max(1));
-    let rank = id.checked_sub(first).context("SLURM_ARRAY_TASK_ID is less than SLURM_ARRAY_TASK_MIN")? / step;
+    let behind = id.checked_sub(first);
+    let rank = behind.ok_or_else(|| Error::usage("SLURM_ARRAY_TASK_ID is less than SLURM_ARRAY_TASK_MIN"))? / step;
     several(rank, count, "Slurm array (SLURM_ARRAY_TASK_ID, SLURM_ARRAY_TASK_COUNT)")
 }
 
-/// An indexed Job, whose number of completions Kubernetes does not tell.
-fn kubernetes(variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<Place>> {
+/// An indexed Job, whose number of completions Kubernetes does not pass on.
+fn kubernetes(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>> {
     let Some(rank) = number(variable, "JOB_COMPLETION_INDEX")? else { return Ok(None) };
     let Some(count) = number(variable, "KINTSUGI_SHARDS")? else {
-        bail!(
-            "JOB_COMPLETION_INDEX says that this is one of several processes, but not of how many: set KINTSUGI_SHARDS to the \
-             Job's completions, or give --shard 1/1 to evaluate everything here"
-        );
+        return Err(Error::usage(
+            "JOB_COMPLETION_INDEX shows that this is one of several processes, but not of how many: set KINTSUGI_SHARDS to the \
+             Job's completions, or give --shard 1/1 to evaluate everything here",
+        ));
     };
     several(rank, count, "Kubernetes (JOB_COMPLETION_INDEX, KINTSUGI_SHARDS)")
 }
 
 /// One of several processes; none where there is only one.
-fn several(rank: usize, count: usize, source: &'static str) -> anyhow::Result<Option<Place>> {
+fn several(rank: usize, count: usize, source: &'static str) -> Result<Option<Place>> {
     if rank >= count {
-        bail!("{source}: number {rank} of {count}, counted from 0; --shard I/N overrides it");
+        return Err(Error::usage(format!(
+            "{source}: number {rank} of {count}, counted from 0; --shard I/N overrides it"
+        )));
     }
-    let place = Place { shard: Shard { index: rank + 1, count }, source, local_rank: None };
+    let place = Place { shard: RunShard { index: rank + 1, count }, source, local_rank: None };
     Ok(Some(place).filter(|_| count > 1))
 }
 
-fn number(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> anyhow::Result<Option<usize>> {
-    let parse =
-        |text: String| text.parse().with_context(|| format!("{name}: `{text}` is no number; --shard overrides it"));
+fn number(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Option<usize>> {
+    let parse = |text: String| {
+        text.parse().map_err(|_| Error::usage(format!("{name}: `{text}` is not a number; --shard overrides it")))
+    };
     variable(name).map(parse).transpose()
 }
 
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     /// `RANK=1 WORLD_SIZE=4`.
-    fn place_in(environment: &str) -> anyhow::Result<Option<Place>> {
+    fn place_in(environment: &str) -> Result<Option<Place>> {
         let pairs: Vec<_> = environment.split_whitespace().map(|pair| pair.split_once('=').unwrap()).collect();
         place(&|name| Some(pairs.iter().find(|(known, _)| *known == name)?.1.to_owned()))
     }
@@ -139,7 +141,7 @@ mod tests {
         for (at, (index, count, local_rank)) in expected.into_iter().enumerate() {
             // Later ones do not matter.
             let found = place_in(&all[at..].join(" ")).unwrap().unwrap();
-            assert_eq!((found.shard, found.local_rank), (Shard { index, count }, local_rank), "{}", found.source);
+            assert_eq!((found.shard, found.local_rank), (RunShard { index, count }, local_rank), "{}", found.source);
         }
     }
 
@@ -151,14 +153,14 @@ mod tests {
             assert_eq!(place_in(environment).unwrap(), None, "{environment}");
         }
         let array_of_single_tasks = format!("{in_one_task} SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=2");
-        assert_eq!(place_in(&array_of_single_tasks).unwrap().unwrap().shard, Shard { index: 2, count: 2 });
+        assert_eq!(place_in(&array_of_single_tasks).unwrap().unwrap().shard, RunShard { index: 2, count: 2 });
     }
 
     #[test]
     fn what_makes_no_sense_is_an_error() {
         for (environment, words) in [
             ("RANK=4 WORLD_SIZE=4", "number 4 of 4"),
-            ("RANK=x WORLD_SIZE=4", "RANK: `x` is no number"),
+            ("RANK=x WORLD_SIZE=4", "RANK: `x` is not a number"),
             ("SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_COUNT=3", "less than SLURM_ARRAY_TASK_MIN"),
             ("JOB_COMPLETION_INDEX=0", "set KINTSUGI_SHARDS"),
         ] {

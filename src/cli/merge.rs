@@ -3,68 +3,72 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::args::{MergeArgs, ModelArgs, parse_bytes};
-use super::names;
-use super::output::Screen;
+use super::checkpoint_args::CheckpointArgs;
+use super::screen::Screen;
 use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
 use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
 use crate::merge::{Exactness, Strategy};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
+use crate::run::{parse_bytes, tokenizer_if_any, versions};
 use crate::tensor::DType;
 
 /// Arguments of `merge`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct WriteArgs {
     #[command(flatten)]
-    model: ModelArgs,
-    /// Where the merge goes: a directory that is made, complete or not at all.
+    model: CheckpointArgs,
+    /// Write the merge into this new directory
+    ///
+    /// It is complete or not there at all.
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// A built-in strategy or a strategy file.
+    /// A built-in strategy or a strategy file
     #[arg(long, value_name = "NAME|FILE", default_value = "fold")]
     strategy: String,
-    #[command(flatten)]
-    merge: MergeArgs,
+    /// Merge even where no one-rank model equals the unmerged one (qk_layernorm)
+    #[arg(long)]
+    allow_inexact: bool,
     #[cfg(feature = "libtorch")]
     #[command(flatten)]
-    calibration: super::calibration::CalibrationArgs,
-    /// gpt-neox's own files, or a directory for Hugging Face's transformers.
+    calibration: crate::run::CalibrationOptions,
+    /// Format of the merge: gpt-neox's own, or a directory for transformers
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = FormatName::Neox)]
     format: FormatName,
-    /// Number of ranks to write for; it must divide heads and widths.
+    /// Number of ranks to write for; it must divide heads and widths
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_ranks)]
     tensor_parallel: usize,
-    /// Size of a safetensors file (`--format hf`); a larger tensor has a file of its own.
+    /// Size of a safetensors file (`--format hf`); a larger tensor has a file of its own
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "5GB")]
     max_shard_size: u64,
-    /// Type of the weights: auto (as in the checkpoint), f32, bf16 or f16. In a wider type the merge itself is computed
-    /// and stored wider.
+    /// Type of the weights: auto (as in the checkpoint), f32, bf16 or f16
+    ///
+    /// In a wider type the merge itself is computed and stored wider.
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
     dtype: String,
-    /// Leave out the rows that only pad the vocabulary: keep N tokens, or as many as the tokenizer has.
+    /// Leave out the rows that only pad the vocabulary: keep N tokens, or as many as the tokenizer has
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
     #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
-    /// The tokenizer to put beside the weights: a tokenizer.json, or a name on the Hugging Face Hub
-    /// (EleutherAI/gpt-neox-20b). Default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that
-    /// its configuration names.
+    /// Tokenizer to copy: a tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
+    ///
+    /// Default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that its configuration names.
     #[arg(long, value_name = "FILE|NAME")]
     tokenizer: Option<PathBuf>,
-    /// A report.json of `compare`: what it measured for the strategy goes into the model card.
+    /// A report.json of `compare`, whose numbers for the strategy go into the model card
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Replace an earlier merge in this place, once the new one is complete.
+    /// Replace an earlier merge in this place, once the new one is complete
     #[arg(long)]
     overwrite: bool,
-    /// Check everything and say what would be written, but write nothing.
+    /// Check everything and list what would be written, but write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Memory for weights on their way, for example 1GiB or 500MB. A parameter that is larger goes alone.
+    /// Memory for weights in transit, for example 1GiB or 500MB; a larger parameter is processed alone
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "768MiB")]
     memory_budget: u64,
 }
@@ -78,20 +82,20 @@ enum FormatName {
     Hf,
 }
 
-pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
-    let mut strategies = [Strategy::resolve(&args.strategy)?];
-    args.merge.apply(&mut strategies);
-    let [strategy] = strategies;
+pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
+    let mut strategy = Strategy::resolve(&args.strategy)?;
+    strategy.allow_inexact |= args.allow_inexact;
     let checkpoint = args.model.open()?;
     check_strategy(&checkpoint, &strategy)?;
-    let tokenizer_path = names::tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, screen)?;
+    let tokenizer_path = tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, &mut screen.download_bar())?;
     let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
     let calibration = calibration(args, &checkpoint, &strategy, screen)?;
+    let versions = versions();
     let record = Record {
-        command: super::settings::command_line(),
+        command: screen.command_line().to_vec(),
         strategy_text: Strategy::text(&args.strategy)?,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: Some(env!("KINTSUGI_GIT_COMMIT")).filter(|commit| !commit.is_empty()).map(str::to_owned),
+        version: versions.kintsugi,
+        commit: versions.git_commit,
         measured: args.report.as_deref().map(|path| measured(path, &strategy.name)).transpose()?,
     };
     let job = MergeJob {
@@ -110,7 +114,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
         record: &record,
     };
     let preview = job.preview()?;
-    tell(&strategy, &preview.exactness);
+    log_exactness(&strategy, &preview.exactness);
     if args.dry_run {
         let mut text = String::new();
         for file in &preview.files {
@@ -119,14 +123,13 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
         return screen.data(&text);
     }
     let bar = screen.merge_bar();
-    let written = run_job(&job, calibration.as_ref(), &bar);
-    bar.finish();
-    let MergeSummary { directory, .. } = written?;
+    let MergeSummary { directory, .. } = run_job(&job, calibration.as_ref(), &bar)?;
+    drop(bar);
     screen.data(&format!("{}\n", directory.display()))
 }
 
 #[cfg(feature = "libtorch")]
-type Calibration = super::calibration::Calibration;
+type Calibration = crate::run::Calibration;
 
 #[cfg(feature = "libtorch")]
 fn calibration(
@@ -134,8 +137,9 @@ fn calibration(
     checkpoint: &Checkpoint,
     strategy: &Strategy,
     screen: &Screen,
-) -> anyhow::Result<Option<Calibration>> {
-    args.calibration.prepare(checkpoint, strategy, args.tokenizer.as_deref(), screen)
+) -> Result<Option<Calibration>> {
+    use super::caller::Process;
+    args.calibration.prepare(checkpoint, strategy, args.tokenizer.as_deref(), &Process::alone(screen))
 }
 
 #[cfg(feature = "libtorch")]
@@ -143,7 +147,7 @@ fn run_job(
     job: &MergeJob<'_>,
     calibration: Option<&Calibration>,
     progress: &dyn Progress,
-) -> anyhow::Result<MergeSummary> {
+) -> Result<MergeSummary> {
     let Some(calibration) = calibration else { return Ok(job.run(None, progress)?) };
     let architecture = job.checkpoint.architecture();
     let (backend, passages) = (calibration.backend, &calibration.passages);
@@ -162,20 +166,21 @@ fn calibration(
     checkpoint: &Checkpoint,
     strategy: &Strategy,
     _: &Screen,
-) -> anyhow::Result<Option<Calibration>> {
+) -> Result<Option<Calibration>> {
     if strategy.calibrate && checkpoint.architecture().streams_can_differ() {
-        bail!("{} needs a forward pass, and this build has none (feature libtorch)", strategy.name);
+        let name = &strategy.name;
+        return Err(Error::usage(format!("{name} needs a forward pass, and this build has none (feature libtorch)")));
     }
     Ok(None)
 }
 
 #[cfg(not(feature = "libtorch"))]
-fn run_job(job: &MergeJob<'_>, _: Option<&Calibration>, progress: &dyn Progress) -> anyhow::Result<MergeSummary> {
+fn run_job(job: &MergeJob<'_>, _: Option<&Calibration>, progress: &dyn Progress) -> Result<MergeSummary> {
     Ok(job.run(None, progress)?)
 }
 
-/// Says what the merge keeps, or what it loses.
-fn tell(strategy: &Strategy, exactness: &Exactness) {
+/// Logs what the merge keeps, or what it loses.
+fn log_exactness(strategy: &Strategy, exactness: &Exactness) {
     for miscount in exactness.miscounts() {
         tracing::warn!("{} makes {miscount}", strategy.name);
     }
@@ -189,7 +194,7 @@ fn tell(strategy: &Strategy, exactness: &Exactness) {
 }
 
 /// The strategy must have a rule that fits for every replicated parameter, before anything is read.
-fn check_strategy(checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Result<()> {
+fn check_strategy(checkpoint: &Checkpoint, strategy: &Strategy) -> Result<()> {
     let parameters: Vec<_> = checkpoint
         .stage_ids()
         .into_iter()
@@ -204,11 +209,13 @@ fn parse_ranks(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&ranks| ranks > 0).ok_or_else(|| "expected a number of ranks, at least 1".to_owned())
 }
 
-fn format(args: &WriteArgs) -> anyhow::Result<Format> {
+fn format(args: &WriteArgs) -> Result<Format> {
     match args.format {
         FormatName::Neox => Ok(Format::Neox { tp_size: args.tensor_parallel }),
         FormatName::Hf if args.tensor_parallel == 1 => Ok(Format::HuggingFace { max_shard_bytes: args.max_shard_size }),
-        FormatName::Hf => bail!("--tensor-parallel: transformers divides a model itself; only --format neox has ranks"),
+        FormatName::Hf => {
+            Err(Error::usage("--tensor-parallel: transformers divides a model itself; only --format neox has ranks"))
+        }
     }
 }
 
@@ -222,25 +229,24 @@ fn dtype(word: &str) -> Option<DType> {
 }
 
 /// Rows of the vocabulary to keep; none: all.
-fn vocab_size(args: &WriteArgs, tokenizer: Option<&TokenizerFiles>) -> anyhow::Result<Option<usize>> {
+fn vocab_size(args: &WriteArgs, tokenizer: Option<&TokenizerFiles>) -> Result<Option<usize>> {
     Ok(match args.trim_vocab {
         None => None,
         Some(Some(count)) => Some(count),
         Some(None) => {
-            let tokenizer =
-                tokenizer.context("--trim-vocab: no tokenizer beside the checkpoint; give --tokenizer FILE")?;
-            Some(tokenizer.token_count())
+            let none = || Error::usage("--trim-vocab: no tokenizer beside the checkpoint; give --tokenizer FILE");
+            Some(tokenizer.ok_or_else(none)?.token_count())
         }
     })
 }
 
-/// What a report says of a strategy.
-fn measured(path: &std::path::Path, strategy: &str) -> anyhow::Result<Measured> {
+/// The numbers of a report for a strategy.
+fn measured(path: &std::path::Path, strategy: &str) -> Result<Measured> {
     let report = report::read_json(path)?;
     let scores = |row: &report::ModelRow| Scores { perplexity: row.perplexity, acc: row.acc };
-    let variant = report.variants.iter().find(|variant| variant.model.name == strategy).with_context(|| {
+    let variant = report.variants.iter().find(|variant| variant.model.name == strategy).ok_or_else(|| {
         let known: Vec<_> = report.variants.iter().map(|variant| variant.model.name.as_str()).collect();
-        format!("{}: says nothing of `{strategy}`, only of {}", path.display(), known.join(", "))
+        Error::usage(format!("{}: no row `{strategy}`, only {}", path.display(), known.join(", ")))
     })?;
     Ok(Measured {
         task: report.task.name.clone(),

@@ -1,52 +1,35 @@
-//! The command line: one file per subcommand. Arguments become validated values once, here; data goes to stdout, everything
-//! else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish, 130 and 143
+//! The command line: one file per subcommand, which parses its arguments, calls a module below and shows what that returns.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish, 130 and 143
 //! stopped by SIGINT and SIGTERM with all finished slices kept; a broken pipe is 0.
 
-mod args;
 #[cfg(feature = "libtorch")]
-mod cache;
-#[cfg(feature = "libtorch")]
-mod calibration;
-#[cfg(feature = "libtorch")]
-mod candidates;
+mod caller;
+mod checkpoint_args;
 mod combine;
 #[cfg(feature = "libtorch")]
-pub(crate) mod compare;
+mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
 mod diff;
 mod doctor;
-mod drift;
 #[cfg(feature = "libtorch")]
 mod dry_run;
 #[cfg(feature = "libtorch")]
 mod eval;
-#[cfg(feature = "libtorch")]
-mod evaluation;
 mod examples;
 #[cfg(feature = "libtorch")]
 mod explain;
-pub(crate) mod failure;
-#[cfg(feature = "libtorch")]
-mod files_read;
 mod gate;
-#[cfg(feature = "libtorch")]
-mod identity;
 mod inspect;
 #[cfg(feature = "libtorch")]
 mod interrupt;
 #[cfg(feature = "libtorch")]
-mod job;
-#[cfg(feature = "libtorch")]
 mod launcher;
 mod merge;
-mod names;
-mod output;
-mod provenance;
-#[cfg(feature = "libtorch")]
-mod recording;
 mod report;
-mod settings;
+mod run_file;
+mod screen;
+mod show;
 mod synth;
 
 use std::ffi::OsString;
@@ -54,67 +37,67 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use args::{ModelArgs, ReadingArgs};
+use crate::error::ErrorKind;
 
 /// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
 #[command(name = "kintsugi", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
-    verbosity: output::Verbosity,
+    verbosity: screen::Verbosity,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Evaluate the unmerged model and every merge of it, and report what each merge loses.
+    /// Evaluate the unmerged model and every merge of it, and report what each merge loses
     #[cfg(feature = "libtorch")]
     #[command(after_help = examples::COMPARE)]
     Compare(Box<compare::CompareArgs>),
-    /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory.
+    /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory
     #[cfg(feature = "libtorch")]
     #[command(after_help = examples::EVAL)]
     Eval(Box<eval::EvalArgs>),
-    /// Say which group of parameters costs what: factor analysis, bias-scale sweep, divergence through the layers.
+    /// Find which parameters cost what: factor analysis, bias-scale sweep, divergence through the layers
     #[cfg(feature = "libtorch")]
     #[command(after_help = examples::EXPLAIN)]
     Explain(Box<explain::ExplainArgs>),
-    /// Run `compare` on the bundled checkpoint.
+    /// Run `compare` on the bundled checkpoint
     #[cfg(feature = "libtorch")]
     #[command(after_help = examples::DEMO)]
     Demo(demo::DemoArgs),
-    /// Write one merge of a checkpoint, for gpt-neox (with any number of ranks) or for Hugging Face's transformers.
+    /// Write one merge of a checkpoint, for gpt-neox (any number of ranks) or transformers
     #[command(after_help = examples::MERGE)]
     Merge(Box<merge::WriteArgs>),
-    /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing.
+    /// Show what is in a checkpoint, how far its replicas have drifted, and which merges lose nothing
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::InspectArgs),
-    /// Join the shards of a run, which several processes have evaluated, into the report of one.
+    /// Join the shards of a run that several processes have evaluated into one report
     #[command(after_help = examples::COMBINE)]
     Combine(combine::CombineArgs),
-    /// Hold a report against limits, and against an earlier report: exit code 0 within them, 1 beyond.
+    /// Check a report against limits and against an earlier report: exit code 0 within them, 1 beyond
     #[command(after_help = examples::GATE)]
     Gate(gate::GateArgs),
-    /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face.
+    /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face
     #[command(after_help = examples::DIFF)]
     Diff(diff::DiffArgs),
-    /// Show a finished run again, from its files: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema.
+    /// Render a finished run again: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema
     #[command(after_help = examples::REPORT)]
     Report(report::ReportArgs),
-    /// Say what this machine can do: libtorch, devices, threads, memory.
+    /// Show what this machine can do: libtorch, devices, threads, memory
     #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArgs),
-    /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests.
+    /// Write a checkpoint of random weights in gpt-neox's own file format, for benchmarks and tests
     #[command(after_help = examples::SYNTH)]
     Synth(synth::SynthArgs),
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell
     #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Write manual pages, one for each command, into a folder.
+    /// Write manual pages, one for each command, into a folder
     #[command(after_help = examples::MAN)]
     Man {
         /// The folder; it is made if it is not there.
@@ -122,24 +105,25 @@ enum Command {
     },
 }
 
-/// Parses the process's arguments, runs, and says how it went.
+/// Runs the command of the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
 
-/// Runs with these arguments, the program's name first. Arguments that make no sense end the process, as `--help` does.
+/// Runs the command of these arguments, the program's name first. Invalid arguments and `--help` end the process.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let (cli, doubts) = match settings::complete(&Cli::command(), arguments.into_iter().collect()) {
-        Ok(completed) => (Cli::parse_from(completed.arguments), completed.doubts),
+    let expanded = match run_file::expand(&Cli::command(), arguments.into_iter().collect()) {
+        Ok(expanded) => expanded,
         Err(error) => {
-            output::Screen::new(output::Verbosity::default()).error(&error);
-            return ExitCode::from(2);
+            screen::Screen::new(screen::Verbosity::default(), Vec::new()).error(&error);
+            return ExitCode::from(error.exit_code());
         }
     };
-    let screen = output::Screen::new(cli.verbosity);
-    for doubt in doubts {
-        tracing::warn!("{doubt}");
+    let cli = Cli::parse_from(expanded.arguments);
+    let screen = screen::Screen::new(cli.verbosity, expanded.command_line);
+    for warning in expanded.warnings {
+        tracing::warn!("{warning}");
     }
     let outcome = match cli.command {
         Command::Gate(args) => match gate::run(&args, &screen) {
@@ -148,13 +132,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => Err(error),
         },
         #[cfg(feature = "libtorch")]
-        Command::Compare(args) => compare::run(&args, &screen),
+        Command::Compare(args) => compare::run(*args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Eval(args) => eval::run(*args, &screen),
         #[cfg(feature = "libtorch")]
-        Command::Explain(args) => explain::run(&args, &screen),
+        Command::Explain(args) => explain::run(*args, &screen),
         #[cfg(feature = "libtorch")]
-        Command::Demo(args) => demo::run(&args, &screen),
+        Command::Demo(args) => demo::run(args, &screen),
         Command::Merge(args) => merge::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Diff(args) => diff::run(&args, &screen),
@@ -171,16 +155,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             screen.error(&error);
-            ExitCode::from(failure::exit_code(&error))
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
 /// Writes `kintsugi.1`, `kintsugi-compare.1`, ….
-fn manual(folder: &std::path::Path) -> anyhow::Result<()> {
+fn manual(folder: &std::path::Path) -> crate::error::Result<()> {
     fs_err::create_dir_all(folder)?;
     let mut command = Cli::command();
     command.build();

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::output::Screen;
+use super::screen::Screen;
+use crate::error::{Error, Result};
 use crate::report::{self, Material, Report, Results, TerminalStyle};
 
 /// Arguments of `report`.
@@ -50,10 +50,11 @@ impl Format {
     }
 }
 
-pub(super) fn run(args: &ReportArgs, screen: &Screen) -> anyhow::Result<()> {
+pub(super) fn run(args: &ReportArgs, screen: &Screen) -> Result<()> {
     let asked = args.format.or_else(|| args.output.as_deref().and_then(Format::of_file));
     if let (None, Some(output)) = (asked, &args.output) {
-        bail!("{}: its ending is none of .html, .md, .json and .txt: say --format", output.display());
+        let output = output.display();
+        return Err(Error::usage(format!("{output}: its ending is none of .html, .md, .json and .txt: give --format")));
     }
     let format = asked.unwrap_or(Format::Terminal);
     let results = Results::read(&args.path)?;
@@ -68,9 +69,10 @@ pub(super) fn run(args: &ReportArgs, screen: &Screen) -> anyhow::Result<()> {
     }
 }
 
-fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> anyhow::Result<String> {
-    let comparison = || -> anyhow::Result<&Report> {
-        material.report.with_context(|| format!("{}: an explanation, but no report.json", args.path.display()))
+fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> Result<String> {
+    let comparison = || -> Result<&Report> {
+        let none = || Error::usage(format!("{}: an explanation, but no report.json", args.path.display()));
+        material.report.ok_or_else(none)
     };
     let is_shown = args.output.is_none();
     let style = TerminalStyle { width: Screen::width(), styled: is_shown && Screen::styled() };
@@ -83,7 +85,7 @@ fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> anyhow:
     })
 }
 
-fn write_lm_eval(args: &ReportArgs, material: &Material<'_>) -> anyhow::Result<()> {
+fn write_lm_eval(args: &ReportArgs, material: &Material<'_>) -> Result<()> {
     let beside = if args.path.is_dir() { Some(args.path.as_path()) } else { args.path.parent() };
     let folder = args.output.clone().unwrap_or_else(|| beside.unwrap_or(Path::new(".")).join("lm-eval"));
     let written = report::write_lm_eval(material, &folder)?;

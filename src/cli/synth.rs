@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 
-use super::output::Screen;
+use super::screen::Screen;
 use crate::checkpoint::Layout;
+use crate::error::{Error, Result};
 use crate::export::synth::{Shape, SynthOptions, write_checkpoint};
 use crate::tensor::DType;
 
@@ -39,8 +39,8 @@ pub(super) struct SynthArgs {
     rank_files: bool,
 }
 
-pub(super) fn run(args: &SynthArgs, screen: &Screen) -> anyhow::Result<()> {
-    let shape = Shape::named(&args.shape).with_context(|| format!("no shape `{}`", args.shape))?;
+pub(super) fn run(args: &SynthArgs, screen: &Screen) -> Result<()> {
+    let shape = Shape::named(&args.shape).ok_or_else(|| Error::usage(format!("no shape `{}`", args.shape)))?;
     let mut options = SynthOptions::new(shape);
     options.tp_size = args.tensor_parallel;
     options.dtype = match args.dtype.as_str() {

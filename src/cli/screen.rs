@@ -1,4 +1,4 @@
-//! Terminal manners: data on stdout, everything else on stderr, bars only on a terminal, no colour that carries meaning.
+//! The terminal: data on stdout, everything else on stderr, bars only on a terminal, no colour that carries meaning.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -8,29 +8,31 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::failure;
+use crate::error::{Error, Result};
 
-/// How much to say on stderr.
+/// How much is logged on stderr.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct Verbosity {
-    /// Say nothing but errors.
+    /// Only print errors
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
     quiet: bool,
-    /// Say more; twice for everything.
+    /// Verbose (-vv: trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
 }
 
-/// The terminal, or what stands in for it.
+/// The terminal, or the files and pipes in its place.
 #[derive(Debug, Clone)]
 pub(super) struct Screen {
     bars: MultiProgress,
     quiet: bool,
+    /// The command line that repeats what is run.
+    command_line: Vec<String>,
 }
 
 impl Screen {
     /// Sets up logging; `KINTSUGI_LOG` overrides the flags with a tracing filter.
-    pub(super) fn new(verbosity: Verbosity) -> Self {
+    pub(super) fn new(verbosity: Verbosity, command_line: Vec<String>) -> Self {
         let level = match (verbosity.quiet, verbosity.verbose) {
             (true, _) => "error",
             (false, 0) => "kintsugi=info,warn",
@@ -48,17 +50,16 @@ impl Screen {
             .without_time()
             .with_target(false)
             .try_init();
-        Self { bars, quiet: verbosity.quiet }
+        Self { bars, quiet: verbosity.quiet, command_line }
     }
 
-    /// Nothing is shown, and who logs is somebody else's business: the library's screen.
-    #[cfg(feature = "libtorch")]
-    pub(super) fn silent() -> Self {
-        Self { bars: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), quiet: true }
+    /// The command line that repeats what is run.
+    pub(super) fn command_line(&self) -> &[String] {
+        &self.command_line
     }
 
     /// Writes data to stdout.
-    pub(super) fn data(&self, text: &str) -> anyhow::Result<()> {
+    pub(super) fn data(&self, text: &str) -> Result<()> {
         self.bars.suspend(|| {
             let mut out = io::stdout().lock();
             out.write_all(text.as_bytes())?;
@@ -67,16 +68,16 @@ impl Screen {
         Ok(())
     }
 
+    /// Writes a value to stdout as JSON.
+    pub(super) fn json(&self, value: &impl serde::Serialize) -> Result<()> {
+        self.data(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    }
+
     /// Writes an error with its causes and hint to stderr.
-    pub(super) fn error(&self, error: &anyhow::Error) {
-        let mut text = format!("error: {}\n", failure::message(error));
-        if let Some(hint) = failure::hint(error) {
-            text.push_str("hint: ");
-            text.push_str(&hint);
-            text.push('\n');
-        }
+    pub(super) fn error(&self, error: &Error) {
+        let text = format!("error: {error:?}\n");
         // There is nowhere left to report that stderr is gone.
-        let _ = self.bars.suspend(|| io::stderr().lock().write_all(failure::printable(&text).as_bytes()));
+        let _ = self.bars.suspend(|| io::stderr().lock().write_all(printable(&text).as_bytes()));
     }
 
     /// Columns of the terminal on stdout, 100 if it is none.
@@ -84,12 +85,12 @@ impl Screen {
         Self::columns().unwrap_or(100)
     }
 
-    /// Columns of the terminal on stdout, and no limit if it is none: for tables that a log keeps and `grep` reads by line.
+    /// Columns of the terminal on stdout, and no limit if it is none: for tables that are kept in logs and searched by line.
     pub(super) fn line_width() -> usize {
         Self::columns().unwrap_or(usize::MAX)
     }
 
-    /// What `COLUMNS` says, else the terminal on stdout.
+    /// `COLUMNS`, else those of the terminal on stdout.
     fn columns() -> Option<usize> {
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
         columns.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)))
@@ -126,6 +127,12 @@ impl Screen {
     }
 }
 
+/// Text without control characters: file and tensor names are quoted as they are in the files of others.
+fn printable(text: &str) -> String {
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+}
+
 /// Log lines go above the bars instead of through them.
 #[derive(Debug, Clone)]
 struct AboveBars(MultiProgress);
@@ -148,7 +155,7 @@ impl Write for AboveBars {
     }
 }
 
-/// Shows how far a download is, once there is one.
+/// Shows the progress of a download, once there is one.
 #[derive(Debug)]
 pub(super) struct DownloadBar<'a> {
     screen: &'a Screen,
@@ -181,13 +188,12 @@ impl Drop for DownloadBar<'_> {
     }
 }
 
-/// Shows how far a merge is.
+/// Shows the progress of a merge; gone when dropped.
 #[derive(Debug)]
 pub(super) struct MergeBar(ProgressBar);
 
-impl MergeBar {
-    /// Removes the bar.
-    pub(super) fn finish(&self) {
+impl Drop for MergeBar {
+    fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }
@@ -205,15 +211,14 @@ impl crate::export::Progress for MergeBar {
     }
 }
 
-/// Shows how far an evaluation is: stage, share done, speed.
+/// Shows stage, share done and speed of an evaluation; gone when dropped.
 #[cfg(feature = "libtorch")]
 #[derive(Debug)]
 pub(super) struct EvaluationBar(ProgressBar);
 
 #[cfg(feature = "libtorch")]
-impl EvaluationBar {
-    /// Removes the bar.
-    pub(super) fn finish(&self) {
+impl Drop for EvaluationBar {
+    fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }

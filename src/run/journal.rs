@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::SampleError;
+use super::error::RunError;
 use crate::files;
 
 const BEFORE_SUM: &str = "{\"blake3\":\"";
@@ -43,7 +43,7 @@ impl Journal {
     ///
     /// # Errors
     /// The file cannot be read or written, another process has it, or a record is damaged or no `T`.
-    pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Contents<T>), SampleError> {
+    pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Contents<T>), RunError> {
         let mut journal = Self::lock(path)?;
         let mut bytes = Vec::new();
         journal.file.read_to_end(&mut bytes).map_err(journal.failed())?;
@@ -59,7 +59,7 @@ impl Journal {
     ///
     /// # Errors
     /// The file cannot be written, or another process has it.
-    pub fn restart(path: &Path) -> Result<Self, SampleError> {
+    pub fn restart(path: &Path) -> Result<Self, RunError> {
         let mut journal = Self::lock(path)?;
         journal.clear()?;
         Ok(journal)
@@ -69,7 +69,7 @@ impl Journal {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn clear(&mut self) -> Result<(), SampleError> {
+    pub fn clear(&mut self) -> Result<(), RunError> {
         (self.length, self.sum) = (0, String::new());
         self.cut_off_rest().map_err(self.failed())
     }
@@ -78,7 +78,7 @@ impl Journal {
     ///
     /// # Errors
     /// The disk is full, or the file cannot be written; then the records before are all that it holds.
-    pub fn append<T: Serialize>(&mut self, record: &T) -> Result<(), SampleError> {
+    pub fn append<T: Serialize>(&mut self, record: &T) -> Result<(), RunError> {
         let record = serde_json::to_string(record).map_err(|error| self.failed()(error.into()))?;
         let sum = checksum(&self.sum, record.as_bytes());
         let line = format!("{BEFORE_SUM}{sum}{AFTER_SUM}{record}}}\n");
@@ -97,14 +97,14 @@ impl Journal {
         &self.path
     }
 
-    fn lock(path: &Path) -> Result<Self, SampleError> {
-        let failed = |source| SampleError::JournalWrite { path: path.to_owned(), source };
+    fn lock(path: &Path) -> Result<Self, RunError> {
+        let failed = |source| RunError::JournalWrite { path: path.to_owned(), source };
         let file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
         // Opened for writing as well, a pipe does not block here; reading it would.
         files::check_regular(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(SampleError::JournalInUse { path: path.to_owned() }),
+            Err(TryLockError::WouldBlock) => return Err(RunError::JournalInUse { path: path.to_owned() }),
             // File systems without locks have nobody to tell of another run.
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(failed(error)),
@@ -121,9 +121,9 @@ impl Journal {
         self.file.sync_data()
     }
 
-    fn failed(&self) -> impl Fn(io::Error) -> SampleError + use<> {
+    fn failed(&self) -> impl Fn(io::Error) -> RunError + use<> {
         let path = self.path.clone();
-        move |source| SampleError::JournalWrite { path: path.clone(), source }
+        move |source| RunError::JournalWrite { path: path.clone(), source }
     }
 }
 
@@ -131,21 +131,21 @@ impl Journal {
 ///
 /// # Errors
 /// The file cannot be read, or a record is damaged or no `T`.
-pub fn read_journal<T: DeserializeOwned>(path: &Path) -> Result<Contents<T>, SampleError> {
+pub fn read_journal<T: DeserializeOwned>(path: &Path) -> Result<Contents<T>, RunError> {
     let mut bytes = Vec::new();
     files::open(path)?.read_to_end(&mut bytes)?;
     Ok(parse(path, &bytes)?.0)
 }
 
 /// The records, how many bytes they take, and the last one's checksum.
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Contents<T>, u64, String), SampleError> {
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Contents<T>, u64, String), RunError> {
     let (mut records, mut length, mut sum) = (Vec::new(), 0, String::new());
     let lines: Vec<_> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
     for (at, line) in lines.iter().enumerate() {
-        let damaged = |reason: String| SampleError::JournalDamaged { path: path.to_owned(), record: at + 1, reason };
+        let damaged = |reason: String| RunError::JournalDamaged { path: path.to_owned(), record: at + 1, reason };
         match record_of(line, &sum) {
             Ok((found, record)) => {
-                let foreign = |error: serde_json::Error| SampleError::JournalForm {
+                let foreign = |error: serde_json::Error| RunError::JournalForm {
                     path: path.to_owned(),
                     reason: format!("record {}: {error}", at + 1),
                 };

@@ -1,83 +1,71 @@
-//! Flags that were not typed: from `KINTSUGI_…` in the environment and from the run file that `--config` names. Both become
-//! arguments of the command line, so that clap alone says what is valid. Typed flags win over the environment, which wins over
-//! the file.
+//! Options from variables `KINTSUGI_…` and from the run file that `--config` names. Both become arguments of the command
+//! line, so that clap alone decides what is valid. Typed options win over the environment, which wins over the file.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Args, Command};
 use serde_json::Value;
 
 use crate::config::{nearest_name, read_files};
+use crate::error::{Error, Result};
 
-/// The commands whose flags can be given so.
+/// The commands whose options can be given this way.
 const COMMANDS: [&str; 3] = ["compare", "eval", "explain"];
 
-/// What the names of all variables begin with.
+/// The beginning of all variables' names.
 const PREFIX: &str = "KINTSUGI_";
 
-/// Flags that are typed or not given at all.
+/// Options that can only be typed.
 const TYPED_ONLY: [&str; 3] = ["config", "help", "version"];
 
-/// The arguments that the run was made of, file and environment included.
-static COMPLETED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// A setting that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SettingError {
-    /// A key of a run file that is no flag.
-    #[error("{place}: `{key}` is no flag of `kintsugi {command}`{}", similar(nearest.as_deref()))]
-    UnknownKey { place: String, key: String, command: String, nearest: Option<String> },
-    /// A value that the flag does not take.
-    #[error("{place}: {message}")]
-    Value { place: String, message: String },
+/// Where further options come from.
+#[cfg(feature = "libtorch")]
+#[derive(Debug, Clone, Args)]
+pub(super) struct RunFileArgs {
+    /// Read options from a run file: YAML in which every option is a key, without its dashes
+    ///
+    /// Options that are typed win over KINTSUGI_OPTION in the environment, which wins over the file.
+    #[arg(long = "config", value_name = "FILE", help_heading = "Output", display_order = 800)]
+    file: Option<PathBuf>,
 }
 
-impl SettingError {
-    /// What the user can do about it.
-    pub(super) fn hint(&self) -> Option<String> {
-        match self {
-            Self::UnknownKey { command, .. } => Some(format!(
-                "the keys are the flags of `kintsugi {command} --help` without their dashes, and its argument"
-            )),
-            Self::Value { .. } => None,
+#[cfg(feature = "libtorch")]
+impl RunFileArgs {
+    pub(super) fn announce(&self) {
+        if let Some(file) = &self.file {
+            tracing::info!("run file: {}", file.display());
         }
     }
 }
 
-fn similar(nearest: Option<&str>) -> String {
-    nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
-}
-
-/// The variable in the environment of a flag.
+/// The environment variable of an option.
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('-', "_").to_uppercase())
 }
 
-/// The command line that repeats this run.
-pub(super) fn command_line() -> Vec<String> {
-    let completed = COMPLETED.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if completed.is_empty() { std::env::args().collect() } else { completed }
-}
-
 /// A command line to be parsed.
-pub(super) struct Completed {
-    /// What was typed, and what environment and run file add to it.
+pub(super) struct ExpandedArgs {
+    /// The arguments typed, with those of environment and run file.
     pub arguments: Vec<OsString>,
-    /// What looks like a mistake and is none for certain, to be said as warnings.
-    pub doubts: Vec<String>,
+    /// The command line that repeats the run without either.
+    pub command_line: Vec<String>,
+    /// Variables that are probably misspelled.
+    pub warnings: Vec<String>,
 }
 
-/// The arguments with those added that environment and run file give.
-pub(super) fn complete(cli: &Command, typed: Vec<OsString>) -> anyhow::Result<Completed> {
-    let unchanged = |arguments| Ok(Completed { arguments, doubts: Vec::new() });
+/// Adds the arguments of environment and run file to those typed.
+pub(super) fn expand(cli: &Command, typed: Vec<OsString>) -> Result<ExpandedArgs> {
+    let unchanged = |arguments: Vec<OsString>| {
+        let command_line = without_config(&arguments);
+        Ok(ExpandedArgs { arguments, command_line, warnings: Vec::new() })
+    };
     let mut cli = cli.clone();
     cli.build();
-    // What is wrong in what was typed is said later, by the whole parse.
+    // Errors in the arguments typed are reported by the whole parse, later.
     let Ok(matches) = cli.clone().ignore_errors(true).try_get_matches_from(&typed) else { return unchanged(typed) };
     let Some((name, matches)) = matches.subcommand().filter(|(name, _)| COMMANDS.contains(name)) else {
         return unchanged(typed);
@@ -92,12 +80,12 @@ pub(super) fn complete(cli: &Command, typed: Vec<OsString>) -> anyhow::Result<Co
         settings.add_file(&file)?;
     }
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let doubts = settings.doubts(names.collect(), &cli);
+    let warnings = settings.warnings(names.collect(), &cli);
     let place = typed.iter().position(|argument| argument == name).map_or(typed.len(), |at| at + 1);
-    let mut completed = typed;
-    completed.splice(place..place, settings.arguments.into_iter().map(OsString::from));
-    *COMPLETED.lock().unwrap_or_else(PoisonError::into_inner) = without_config(&completed);
-    Ok(Completed { arguments: completed, doubts })
+    let mut arguments = typed;
+    arguments.splice(place..place, settings.arguments.into_iter().map(OsString::from));
+    let command_line = without_config(&arguments);
+    Ok(ExpandedArgs { arguments, command_line, warnings })
 }
 
 /// The arguments that were typed.
@@ -106,7 +94,7 @@ fn given(command: &Command, matches: &ArgMatches) -> HashSet<String> {
     command.get_arguments().map(|argument| argument.get_id().to_string()).filter(|id| typed(id)).collect()
 }
 
-/// What a run file said is in the arguments: the file itself is not needed to repeat the run.
+/// The arguments without `--config`: the run file's options are among them.
 fn without_config(arguments: &[OsString]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy().into_owned());
@@ -123,35 +111,35 @@ fn without_config(arguments: &[OsString]) -> Vec<String> {
 /// Arguments on their way to clap.
 struct Settings<'a> {
     command: &'a Command,
-    /// What has a value already, by clap's id.
+    /// Ids, by clap, of the arguments that have a value already.
     given: HashSet<String>,
     arguments: Vec<String>,
 }
 
 impl Settings<'_> {
-    /// The arguments that can be set: clap's own description and the key.
+    /// The arguments that can be set, with their keys.
     fn keys(&self) -> impl Iterator<Item = (&Arg, String)> {
         let key = |argument: &Arg| argument.get_long().map_or_else(|| argument.get_id().to_string(), str::to_owned);
         let all = self.command.get_arguments().map(move |argument| (argument, key(argument)));
         all.filter(|(_, key)| !TYPED_ONLY.contains(&key.as_str()))
     }
 
-    /// Variables that are named much like a flag, and like none of another command.
-    fn doubts(&self, mut names: Vec<String>, cli: &Command) -> Vec<String> {
+    /// Warns of variables whose names resemble an option's, and no option's of another command.
+    fn warnings(&self, mut names: Vec<String>, cli: &Command) -> Vec<String> {
         names.sort();
         let commands = COMMANDS.iter().filter_map(|name| cli.find_subcommand(name));
         let flags = commands.flat_map(Command::get_arguments).filter_map(Arg::get_long);
         let known: HashSet<String> = flags.map(variable).collect();
         let ours: Vec<_> = self.keys().map(|(_, key)| variable(&key)).collect();
-        let doubt = |name: &String| {
+        let warning = |name: &String| {
             let nearest = nearest_name(name, ours.iter().map(String::as_str))?;
             let command = self.command.get_name();
-            Some(format!("{name} is no flag of `kintsugi {command}` and is not used; did you mean {nearest}?"))
+            Some(format!("{name} is not an option of `kintsugi {command}` and is ignored; did you mean {nearest}?"))
         };
-        names.iter().filter(|name| name.starts_with(PREFIX) && !known.contains(*name)).filter_map(doubt).collect()
+        names.iter().filter(|name| name.starts_with(PREFIX) && !known.contains(*name)).filter_map(warning).collect()
     }
 
-    fn add_environment(&mut self, value_of: impl Fn(&str) -> Option<String>) -> Result<(), SettingError> {
+    fn add_environment(&mut self, value_of: impl Fn(&str) -> Option<String>) -> Result<()> {
         let found: Vec<_> = self
             .keys()
             .filter_map(|(argument, key)| {
@@ -175,33 +163,33 @@ impl Settings<'_> {
         Ok(())
     }
 
-    fn add_file(&mut self, file: &Path) -> anyhow::Result<()> {
+    fn add_file(&mut self, file: &Path) -> Result<()> {
         let (values, sources) = read_files(&[file.to_owned()])?;
         for (written, value) in &values {
             let line = sources.line_of(written).unwrap_or_default();
             let place = format!("{}, line {line}", file.display());
-            let asked = written.replace('_', "-");
-            let known = self.keys().find(|(_, key)| *key == asked).map(|(argument, key)| (argument.clone(), key));
-            let Some((argument, key)) = known else {
-                let nearest = self.nearest(&asked);
-                let command = self.command.get_name().to_owned();
-                return Err(SettingError::UnknownKey { place, key: asked, command, nearest }.into());
-            };
+            let wanted = written.replace('_', "-");
+            let known = self.keys().find(|(_, key)| *key == wanted).map(|(argument, key)| (argument.clone(), key));
+            let Some((argument, key)) = known else { return Err(self.unknown_key(&place, &wanted)) };
             self.add(&argument, &key, value, &place)?;
         }
         Ok(())
     }
 
-    /// The key that was perhaps meant.
-    fn nearest(&self, asked: &str) -> Option<String> {
+    fn unknown_key(&self, place: &str, key: &str) -> Error {
         let keys: Vec<_> = self.keys().map(|(_, key)| key).collect();
-        nearest_name(asked, keys.iter().map(String::as_str)).map(str::to_owned)
+        let nearest = nearest_name(key, keys.iter().map(String::as_str));
+        let similar = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+        let command = self.command.get_name();
+        Error::usage(format!("{place}: `{key}` is not an option of `kintsugi {command}`{similar}")).with_hint(format!(
+            "the keys are the options of `kintsugi {command} --help` without their dashes, and its argument"
+        ))
     }
 
-    /// Adds one setting, unless something stronger has set it.
-    fn add(&mut self, argument: &Arg, key: &str, value: &Value, place: &str) -> Result<(), SettingError> {
-        let wrong = |message: String| SettingError::Value { place: place.to_owned(), message };
-        let arguments = words(argument, key, value).map_err(wrong)?;
+    /// Adds one option, unless a source that wins over this one has set it.
+    fn add(&mut self, argument: &Arg, key: &str, value: &Value, place: &str) -> Result<()> {
+        let wrong = |message: String| Error::usage(format!("{place}: {message}"));
+        let arguments = to_argv(argument, key, value).map_err(wrong)?;
         let alone = self.command.clone().no_binary_name(true).mut_args(|argument| argument.required(false));
         if let Err(error) = alone.try_get_matches_from(&arguments) {
             let text = error.to_string();
@@ -216,11 +204,11 @@ impl Settings<'_> {
 }
 
 /// A value as it would be typed.
-fn words(argument: &Arg, key: &str, value: &Value) -> Result<Vec<String>, String> {
+fn to_argv(argument: &Arg, key: &str, value: &Value) -> Result<Vec<String>, String> {
     let one = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        other => Err(format!("`{key}` takes a word or a number, found {other}")),
+        other => Err(format!("`{key}` takes a string or a number, found {other}")),
     };
     let typed =
         |value: &Value| one(value).map(|text| if argument.is_positional() { text } else { format!("--{key}={text}") });

@@ -1,24 +1,25 @@
-//! What a run keeps as it goes, and all that its report is made of: the run itself, what was found out about the models,
-//! and the scores of every slice. A finished run and one that was killed and went on, one process and several, all come
-//! to the same records.
+//! The records of a run, of which its report is made: the run itself, what is known of its models, and the scores of every
+//! slice. An uninterrupted run, one that was killed and continued, and run shards that are joined have the same records.
 
 mod assemble;
 mod combine;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CandidateInfo, CheckpointInfo, DocumentCounts, Exact, Shard, StageSeconds, TaskInfo, Versions};
-use crate::merge::{FoldSummary, Miscount, ParamDrift};
-use crate::samples::{DocumentText, Identity, Sample};
+use super::error::RunError;
+use super::key::RunKey;
+use crate::merge::ParamDrift;
+use crate::report::{CheckpointInfo, FileDigest, ModelRecord, PassageCounts, RunShard, StageSeconds, TaskInfo, Versions};
+use crate::samples::{PassageText, Sample};
 
 pub use combine::combine;
 
 /// The form of the records. It changes whenever they do: a journal is no archive.
-pub const RECORDS_VERSION: u32 = 1;
+pub const RECORDS_VERSION: u32 = 2;
 
 /// One line of a run's journal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,15 +33,15 @@ pub enum Record {
     Slice(Box<SliceRecord>),
 }
 
-/// What runs, settled before anything is computed.
+/// A run, as settled before anything is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// [`RECORDS_VERSION`].
     pub version: u32,
     /// What the numbers depend on, but for the contents of the checkpoint's files.
-    pub identity: Identity,
-    /// The share of the passages that this process has; none where it has all.
-    pub shard: Option<Shard>,
+    pub key: RunKey,
+    /// The share of the passages that this process evaluates; none: all.
+    pub shard: Option<RunShard>,
     /// When the run first began.
     pub started: Timestamp,
     /// Its command line.
@@ -49,15 +50,15 @@ pub struct RunRecord {
     pub versions: Versions,
     /// Data type of the matrix products.
     pub dtype: String,
-    /// Only the first so many documents.
+    /// Only the first so many passages.
     pub limit: Option<usize>,
     /// Tokens of a chunk at most.
     pub chunk_tokens: usize,
     /// Tokens of a slice at most.
     pub slice_tokens: usize,
-    /// The task; its documents are those of all shards.
+    /// The task; its passages are those of all run shards.
     pub task: TaskInfo,
-    /// The documents in every chunk of the plan, by `doc_id`.
+    /// The passages in every chunk of the plan, by `doc_id`.
     pub chunks: Vec<Vec<usize>>,
     /// The files that the models are read from, as they were when the run began.
     pub files: Vec<FileStamp>,
@@ -65,7 +66,7 @@ pub struct RunRecord {
     pub bootstrap: (usize, u64),
 }
 
-/// What tells cheaply that a file is still the same.
+/// Shows cheaply whether a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
     /// The file.
@@ -78,7 +79,7 @@ pub struct FileStamp {
     pub inode: u64,
 }
 
-/// What was found out about the models.
+/// What is known of the models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelsRecord {
     /// The checkpoint, with the digests of its files.
@@ -89,39 +90,12 @@ pub struct ModelsRecord {
     pub models: Vec<ModelRecord>,
 }
 
-/// What a model is among those evaluated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelRole {
-    /// What the others are compared with.
-    Baseline,
-    /// A merge by a strategy, or made elsewhere.
-    Variant,
-    /// The baseline again, in chunks of another size.
-    NoiseFloor,
-}
-
-/// One model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// The name of its row.
-    pub name: String,
-    /// What it is in the comparison.
-    pub role: ModelRole,
-    /// What it is, in a sentence.
-    pub description: String,
-    /// Where it comes from.
-    pub source: String,
-    /// Whether it is the baseline by construction; `None` where nobody can tell.
-    pub exact: Option<Exact>,
-    /// Parameters that it counts another number of times than the model does.
-    pub miscounts: Vec<Miscount>,
-    /// What folding did to its weights.
-    pub folding: Option<FoldSummary>,
-    /// Where it was made elsewhere, what it is.
-    pub candidate: Option<CandidateInfo>,
-    /// What was found out about it, a sentence each.
-    pub findings: Vec<String>,
+impl ModelsRecord {
+    /// The digests of all files, the checkpoint's first.
+    pub fn digests(&self) -> impl Iterator<Item = &FileDigest> {
+        let candidates = self.models.iter().filter_map(|model| model.candidate.as_ref()?.digests.as_ref());
+        self.checkpoint.digests.iter().chain(candidates).flatten()
+    }
 }
 
 /// The results of one slice.
@@ -130,7 +104,7 @@ pub struct SliceRecord {
     /// Its chunks.
     pub chunks: Vec<ChunkRecord>,
     /// Its passages.
-    pub documents: Vec<DocumentText>,
+    pub passages: Vec<PassageText>,
     /// What every model scored on them, in the order of [`ModelsRecord::models`] and of the passages.
     pub scores: Vec<ModelScores>,
     /// Its input tokens.
@@ -165,14 +139,14 @@ pub enum ModelScores {
     Samples(Vec<Sample>),
     /// Its numbers overflow.
     NotFinite {
-        /// The first document where they do.
+        /// The first passage where they do.
         doc_id: usize,
         /// The same in a sentence.
         message: String,
     },
 }
 
-/// A number that JSON may have no word for: NaN and infinities are written as text.
+/// A number that JSON may be unable to write: NaN and infinities are written as text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Written", try_from = "Written")]
 pub struct Number(pub f64);
@@ -223,26 +197,26 @@ impl Records {
         Self { run, models: None, slices: Vec::new(), joined: None, seconds: 0.0 }
     }
 
-    /// From the lines of a journal; `None` where it does not begin with a run.
-    #[must_use]
-    pub fn read(records: Vec<Record>) -> Option<Self> {
+    /// From the lines of a journal.
+    ///
+    /// # Errors
+    /// It does not begin with a run.
+    pub fn read(path: &Path, records: Vec<Record>) -> Result<Self, RunError> {
+        let form = || {
+            let (path, reason) = (path.to_owned(), "it does not begin with a run".to_owned());
+            RunError::JournalForm { path, reason }
+        };
         let mut records = records.into_iter();
-        let Some(Record::Run(run)) = records.next() else { return None };
+        let Some(Record::Run(run)) = records.next() else { return Err(form()) };
         let mut found = Self::new(*run);
         for record in records {
             match record {
-                Record::Run(_) => return None,
+                Record::Run(_) => return Err(form()),
                 Record::Models(models) => found.models = Some(*models),
                 Record::Slice(slice) => found.add(*slice),
             }
         }
-        Some(found)
-    }
-
-    /// The lines of its journal after the first.
-    pub fn after_the_run(&self) -> impl Iterator<Item = Record> {
-        let models = self.models.iter().map(|models| Record::Models(Box::new(models.clone())));
-        models.chain(self.slices.iter().map(|slice| Record::Slice(Box::new(slice.clone()))))
+        Ok(found)
     }
 
     /// Takes in a slice.
@@ -257,9 +231,9 @@ impl Records {
         self.slices.iter().flat_map(|slice| &slice.chunks).map(|chunk| chunk.number).collect()
     }
 
-    /// The documents that were evaluated, of those in the file and those set aside.
-    fn documents(&self) -> DocumentCounts {
-        let effective = self.slices.iter().map(|slice| slice.documents.len()).sum();
-        DocumentCounts { effective, ..self.run.task.documents }
+    /// How many passages were evaluated, of those in the file and those set aside.
+    fn passage_counts(&self) -> PassageCounts {
+        let effective = self.slices.iter().map(|slice| slice.passages.len()).sum();
+        PassageCounts { effective, ..self.run.task.passages }
     }
 }

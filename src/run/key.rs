@@ -1,4 +1,5 @@
-//! The identity of a run: everything that its numbers depend on. Results of equal identity may be put together.
+//! The key of a run: everything that its numbers depend on, but for the contents of the model's files, whose digests are
+//! known once they have been read. Results under one key may be joined.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,12 +7,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a run's numbers depend on, by name. Values that are long stand there by their digest.
+use crate::report::FileDigest;
+
+/// What a run's numbers depend on: name to value. Long values are replaced by their digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Identity(BTreeMap<String, String>);
+pub struct RunKey(BTreeMap<String, String>);
 
-/// What differs between a journal and the run that was asked for.
+/// How a journal differs from the run that was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Differences(Vec<Difference>);
 
@@ -22,26 +25,15 @@ struct Difference {
     run: Option<String>,
 }
 
-impl Identity {
-    /// The same with one thing more that the numbers depend on.
+impl RunKey {
+    /// Adds something that the numbers depend on.
     #[must_use]
     pub fn with(mut self, what: impl Into<String>, value: impl Into<String>) -> Self {
         self.0.insert(what.into(), value.into());
         self
     }
 
-    /// BLAKE3 of all of it, hexadecimal.
-    #[must_use]
-    pub fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for part in self.0.iter().flat_map(|(what, value)| [what, value]) {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
-        }
-        hasher.finalize().to_hex().to_string()
-    }
-
-    /// What a run has otherwise than a journal; `None` where they are the same.
+    /// How the key of a run differs from that of a journal; `None` where they are equal.
     #[must_use]
     pub fn differences(journal: &Self, run: &Self) -> Option<Differences> {
         let names = journal.0.keys().chain(run.0.keys().filter(|what| !journal.0.contains_key(*what)));
@@ -62,9 +54,28 @@ impl Differences {
         let (journal, run) = (Some(journal.into()), Some(run.into()));
         Self(vec![Difference { what: what.to_owned(), journal, run }])
     }
+
+    /// The first file whose digest differs, of files in the same order.
+    #[must_use]
+    pub fn of_files<'a>(
+        mut journal: impl Iterator<Item = &'a FileDigest>,
+        mut run: impl Iterator<Item = &'a FileDigest>,
+    ) -> Option<Self> {
+        loop {
+            match (journal.next(), run.next()) {
+                (None, None) => return None,
+                (Some(before), Some(now)) if before == now => {}
+                (before, now) => {
+                    let file = before.or(now).map(|digest| digest.file.clone()).unwrap_or_default();
+                    let sum = |digest: Option<&FileDigest>| digest.map(|digest| digest.blake3.clone());
+                    return Some(Self(vec![Difference { what: file, journal: sum(before), run: sum(now) }]));
+                }
+            }
+        }
+    }
 }
 
-/// Digests by their first digits: they only have to be told apart.
+/// The first digits of a digest, which are enough to tell two apart.
 fn abbreviated(value: &str) -> Cow<'_, str> {
     const DIGITS: usize = 12;
     let digest = value.len() > 2 * DIGITS && value.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::samples::Identity;
+use crate::run::key::RunKey;
 
 fn written(records: &[String]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -55,8 +55,8 @@ fn a_journal_cut_anywhere_loses_the_cut_record_only() {
 fn only_one_at_a_time_writes() {
     let (_folder, path) = written(&[]);
     let (journal, _) = Journal::open::<String>(&path).unwrap();
-    assert!(matches!(Journal::open::<String>(&path), Err(SampleError::JournalInUse { .. })));
-    assert!(matches!(Journal::restart(&path), Err(SampleError::JournalInUse { .. })));
+    assert!(matches!(Journal::open::<String>(&path), Err(RunError::JournalInUse { .. })));
+    assert!(matches!(Journal::restart(&path), Err(RunError::JournalInUse { .. })));
     drop(journal);
     let mut journal = Journal::restart(&path).unwrap();
     journal.append(&"anew").unwrap();
@@ -71,17 +71,17 @@ fn records_that_are_missing_doubled_or_out_of_place_are_noticed() {
     for (order, record) in [(&[0, 2, 3][..], 2), (&[0, 1, 1, 2, 3], 3), (&[1, 0, 2, 3], 1), (&[0, 2, 1, 3], 2)] {
         fs_err::write(&path, order.iter().map(|&at| lines[at]).collect::<String>()).unwrap();
         let error = read_journal::<String>(&path).unwrap_err();
-        assert!(matches!(&error, SampleError::JournalDamaged { record: found, .. } if *found == record), "{error}");
+        assert!(matches!(&error, RunError::JournalDamaged { record: found, .. } if *found == record), "{error}");
         assert!(error.hint().unwrap().contains("--restart"));
     }
 }
 
 #[test]
 fn what_differs_is_named() {
-    let run = Identity::default().with("data", "aaa").with("dtype", "f32");
-    assert_eq!(Identity::differences(&run, &run.clone()), None);
-    let other = Identity::default().with("data", "bbb").with("dtype", "f32").with("limit", "5");
-    let differences = Identity::differences(&other, &run).unwrap();
+    let run = RunKey::default().with("data", "aaa").with("dtype", "f32");
+    assert_eq!(RunKey::differences(&run, &run.clone()), None);
+    let other = RunKey::default().with("data", "bbb").with("dtype", "f32").with("limit", "5");
+    let differences = RunKey::differences(&other, &run).unwrap();
     assert_eq!(differences.to_string(), "data is bbb, now aaa; limit is 5, now absent");
 }
 
@@ -95,7 +95,7 @@ proptest! {
         bytes[at] = with;
         fs_err::write(&path, &bytes).unwrap();
         match read_journal::<String>(&path) {
-            Err(SampleError::JournalDamaged { .. }) => {}
+            Err(RunError::JournalDamaged { .. }) => {}
             // At the end it passes for a record that was not finished, which is computed again.
             Ok(contents) => {
                 prop_assert!(contents.torn && contents.records.len() >= 2);

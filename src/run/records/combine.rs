@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{ModelsRecord, Records};
-use crate::report::{FileDigest, ReportError, Shard};
-use crate::samples::{Differences, Identity, SampleError};
+use crate::report::RunShard;
+use crate::run::error::RunError;
+use crate::run::key::{Differences, RunKey};
 
 /// Joins what several processes have recorded of one run, each with the place of its journal. The result does not depend on
 /// their order.
@@ -13,14 +14,14 @@ use crate::samples::{Differences, Identity, SampleError};
 /// # Errors
 /// Nothing to join; runs of different identity, or of checkpoints whose files differ; a passage that is in two of them, or
 /// in none.
-pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, ReportError> {
+pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, RunError> {
     // The first shard's command line and path of the checkpoint stand for all.
     parts.sort_by_key(|(path, records)| (records.run.shard.map(|shard| shard.index), path.clone()));
     let (Some((first_path, first)), Some(models)) = (
         parts.first().cloned(),
-        parts.iter().find_map(|(path, records)| Some((path.clone(), records.models.clone()?))),
+        parts.iter().find_map(|(_, records)| records.models.clone()),
     ) else {
-        return Err(ReportError::NothingComputed);
+        return Err(RunError::NothingComputed);
     };
     for (path, part) in &parts {
         check_same_run(&first, (path, part))?;
@@ -33,14 +34,14 @@ pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, ReportErro
         for chunk in part.slices.iter().flat_map(|slice| &slice.chunks) {
             if let Some(other) = owners.insert(chunk.number, path) {
                 let passages = listed(first.run.chunks.get(chunk.number).into_iter().flatten());
-                return Err(ReportError::Duplicate { passages, first: other.to_owned(), second: path.clone() });
+                return Err(RunError::Duplicate { passages, first: other.to_owned(), second: path.clone() });
             }
         }
     }
     let missing: Vec<usize> = (0..first.run.chunks.len()).filter(|chunk| !owners.contains_key(chunk)).collect();
     if !missing.is_empty() {
         let passages = listed(missing.iter().flat_map(|&chunk| &first.run.chunks[chunk]));
-        return Err(ReportError::Gap { passages, because: why_missing(&parts, &missing) });
+        return Err(RunError::Gap { passages, because: why_missing(&parts, &missing) });
     }
     let joined = Some(parts.len()).filter(|_| first.run.shard.is_some());
     let seconds = parts.iter().map(|(_, part)| part.seconds).fold(0.0, f64::max);
@@ -49,11 +50,11 @@ pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, ReportErro
     (run.shard, run.started) = (None, started);
     tracing::debug!("joined {} journals, the first {}", parts.len(), first_path.display());
     let slices = parts.into_iter().flat_map(|(_, part)| part.slices).collect();
-    Ok(Records { run, models: Some(models.1), slices, joined, seconds })
+    Ok(Records { run, models: Some(models), slices, joined, seconds })
 }
 
-fn check_same_run(first: &Records, (path, part): (&Path, &Records)) -> Result<(), ReportError> {
-    let differences = Identity::differences(&part.run.identity, &first.run.identity).or_else(|| {
+fn check_same_run(first: &Records, (path, part): (&Path, &Records)) -> Result<(), RunError> {
+    let differences = RunKey::differences(&part.run.key, &first.run.key).or_else(|| {
         let plans = (&part.run.chunks, &first.run.chunks);
         (plans.0 != plans.1).then(|| {
             Differences::of("plan", format!("{} chunks", plans.0.len()), format!("{} other chunks", plans.1.len()))
@@ -61,54 +62,26 @@ fn check_same_run(first: &Records, (path, part): (&Path, &Records)) -> Result<()
     });
     match differences {
         None => Ok(()),
-        Some(differences) => Err(SampleError::AnotherRun { path: path.to_owned(), differences }.into()),
+        Some(differences) => Err(RunError::DifferentRun { path: path.to_owned(), differences }),
     }
 }
 
 /// The same files make the same models.
-fn check_same_models(
-    (_, models): &(PathBuf, ModelsRecord),
-    (path, other): (&Path, &ModelsRecord),
-) -> Result<(), ReportError> {
-    match differing_file(models, other) {
+fn check_same_models(models: &ModelsRecord, (path, other): (&Path, &ModelsRecord)) -> Result<(), RunError> {
+    match Differences::of_files(other.digests(), models.digests()) {
         None => Ok(()),
-        Some((file, expected, found)) => {
-            let differences = Differences::of(&file, found, expected);
-            Err(SampleError::AnotherRun { path: path.to_owned(), differences }.into())
-        }
-    }
-}
-
-fn digests(models: &ModelsRecord) -> impl Iterator<Item = &FileDigest> {
-    let candidates = models.models.iter().filter_map(|model| model.candidate.as_ref()?.digests.as_ref());
-    models.checkpoint.digests.iter().chain(candidates).flatten()
-}
-
-/// A file that is not the same in both, with its digests.
-fn differing_file(one: &ModelsRecord, other: &ModelsRecord) -> Option<(String, String, String)> {
-    let none = || "absent".to_owned();
-    let (mut left, mut right) = (digests(one), digests(other));
-    loop {
-        match (left.next(), right.next()) {
-            (None, None) => return None,
-            (Some(one), Some(other)) if one == other => {}
-            (one, other) => {
-                let file = one.or(other).map(|digest| digest.file.clone()).unwrap_or_default();
-                let sum = |digest: Option<&FileDigest>| digest.map_or_else(none, |digest| digest.blake3.clone());
-                return Some((file, sum(one), sum(other)));
-            }
-        }
+        Some(differences) => Err(RunError::DifferentRun { path: path.to_owned(), differences }),
     }
 }
 
 /// Which shards were not given, or are not finished.
 fn why_missing(parts: &[(PathBuf, Records)], missing: &[usize]) -> String {
-    let Some(Shard { count, .. }) = parts.iter().find_map(|(_, part)| part.run.shard) else {
+    let Some(RunShard { count, .. }) = parts.iter().find_map(|(_, part)| part.run.shard) else {
         return "the run is not finished".to_owned();
     };
     let mut reasons = Vec::new();
     for index in 1..=count {
-        let of_shard = |part: &Records| part.run.shard == Some(Shard { index, count });
+        let of_shard = |part: &Records| part.run.shard == Some(RunShard { index, count });
         let lacking = missing.iter().filter(|&&chunk| chunk % count == index - 1).count();
         match parts.iter().find(|(_, part)| of_shard(part)) {
             _ if lacking == 0 => {}

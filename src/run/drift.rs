@@ -1,32 +1,35 @@
-//! Drift of the replicated parameters, for every command that shows it.
+//! Drift of the replicated parameters of a whole model.
 
 use rayon::prelude::*;
 
-#[cfg(feature = "libtorch")]
-use crate::checkpoint::ModelSource;
-use crate::checkpoint::{Checkpoint, ReplicatedParams};
+use crate::checkpoint::{Checkpoint, CheckpointError, ReplicatedParams};
 use crate::merge::{MergeError, ParamDrift};
 use crate::partition::StageId;
 
 /// Reads the replicated parameters of every stage, and nothing else.
-pub(super) fn read_replicated(checkpoint: &Checkpoint) -> anyhow::Result<Vec<ReplicatedParams>> {
-    let read = |id: StageId| Ok(checkpoint.read_replicated(id)?);
-    checkpoint.stage_ids().into_par_iter().map(read).collect()
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn read_replicated(checkpoint: &Checkpoint) -> Result<Vec<ReplicatedParams>, CheckpointError> {
+    checkpoint.stage_ids().into_par_iter().map(|id| checkpoint.read_replicated(id)).collect()
 }
 
-/// Drift of the replicated parameters that a model uses; none in a model of one piece.
+/// Drift of the replicated parameters that a model uses; none in a model of one rank.
 #[cfg(feature = "libtorch")]
-pub(super) fn of_model(model: &dyn ModelSource) -> anyhow::Result<Vec<ParamDrift>> {
+pub(super) fn drift_of_model(model: &dyn crate::checkpoint::ModelSource) -> crate::error::Result<Vec<ParamDrift>> {
     if model.tp_size() == 1 {
         return Ok(Vec::new());
     }
     let read = |id: StageId| Ok(ReplicatedParams { used: model.read_replicas(id)?, unused: Vec::new() });
-    let stages = model.stage_ids().into_par_iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    let stages = model.stage_ids().into_par_iter().map(read).collect::<Result<Vec<_>, CheckpointError>>()?;
     Ok(drift(&stages)?)
 }
 
-/// How far the replicas of each of them differ.
-pub(super) fn drift(stages: &[ReplicatedParams]) -> Result<Vec<ParamDrift>, MergeError> {
+/// How far the replicas of each parameter differ.
+///
+/// # Errors
+/// Replicas that differ in type or shape.
+pub fn drift(stages: &[ReplicatedParams]) -> Result<Vec<ParamDrift>, MergeError> {
     let params: Vec<_> = stages
         .iter()
         .flat_map(|stage| {

@@ -1,0 +1,179 @@
+//! Candidates: merges by other tools, judged beside the strategies.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::provenance::digests;
+use super::reading::ReadingOptions;
+use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
+use crate::config::Architecture;
+use crate::error::{Error, Result};
+use crate::eval::{SliceOutcome, Variant};
+use crate::merge::Strategy;
+use crate::report::{CandidateInfo, ModelRecord, ModelRole, SettingDifference};
+
+/// `DIR` or `NAME=DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPath {
+    name: Option<String>,
+    path: PathBuf,
+}
+
+impl FromStr for NamedPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |name: &str| {
+            let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
+            !name.is_empty() && !name.starts_with('.') && name.bytes().all(inside)
+        };
+        match text.split_once('=') {
+            // A path may hold `=` itself.
+            Some((name, path)) if plain(name) && !path.is_empty() && !Path::new(text).exists() => {
+                Ok(Self { name: Some(name.to_owned()), path: path.into() })
+            }
+            _ if text.is_empty() => Err("expected DIR or NAME=DIR".to_owned()),
+            _ => Ok(Self { name: None, path: text.into() }),
+        }
+    }
+}
+
+impl fmt::Display for NamedPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.name {
+            write!(f, "{name}=")?;
+        }
+        write!(f, "{}", self.path.display())
+    }
+}
+
+impl NamedPath {
+    /// A directory and the name of its row.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self { name: Some(name.into()), path: path.into() }
+    }
+
+    /// The name given, else that of the folder (of the save directory, for a step of a checkpoint).
+    fn name(&self) -> String {
+        let named = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.name.clone().unwrap_or_else(|| {
+            let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+            let own = named(&path).unwrap_or_else(|| "candidate".to_owned());
+            if own.starts_with("global_step") { path.parent().and_then(named).unwrap_or(own) } else { own }
+        })
+    }
+}
+
+/// A candidate, opened.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    name: String,
+    path: PathBuf,
+    model: Arc<dyn ModelSource>,
+}
+
+/// Opens them all. A candidate in gpt-neox's format is read like the checkpoint: it is of the same version.
+pub(super) fn open(
+    requested: &[NamedPath],
+    reading: &ReadingOptions,
+    strategies: &[Strategy],
+) -> Result<Vec<Candidate>> {
+    let mut taken: HashSet<String> = strategies.iter().map(|strategy| strategy.name.clone()).collect();
+    taken.extend(["baseline".to_owned(), "noise floor".to_owned()]);
+    let neox = OpenOptions { config_files: Vec::new(), ..reading.open_options() };
+    let mut candidates = Vec::new();
+    for candidate in requested {
+        let (name, path) = (candidate.name(), candidate.path.clone());
+        if !taken.insert(name.clone()) {
+            let path = path.display();
+            return Err(Error::usage(format!("--candidate {path}: another row is called `{name}`; give NAME=DIR")));
+        }
+        let options = if Checkpoint::is_at(&path) { &neox } else { &OpenOptions::default() };
+        let model =
+            open_model(&path, options).map_err(|error| Error::from(error).context(format!("candidate `{name}`")))?;
+        candidates.push(Candidate { name, path, model: Arc::from(model) });
+    }
+    Ok(candidates)
+}
+
+impl Candidate {
+    pub(super) fn variant(&self) -> Variant {
+        Variant::candidate(self.name.clone(), Arc::clone(&self.model))
+    }
+
+    /// Its record, before its files are read: how it differs from the checkpoint's architecture.
+    pub(super) fn record(&self, checkpoint: &Architecture) -> ModelRecord {
+        let architecture = self.model.architecture();
+        let settings: Vec<_> = checkpoint
+            .differences(architecture)
+            .into_iter()
+            .map(|(setting, checkpoint, candidate)| SettingDifference { setting, checkpoint, candidate })
+            .collect();
+        let findings = settings.iter().map(|SettingDifference { setting, checkpoint, candidate }| {
+            format!("WARNING: {}: {setting} is {candidate}, the checkpoint's is {checkpoint}", self.name)
+        });
+        let mut findings: Vec<_> = findings.collect();
+        let (ours, theirs) = (checkpoint.padded_vocab_size, architecture.padded_vocab_size);
+        if ours != theirs {
+            findings.push(format!(
+                "{}: its vocabulary has {theirs} rows, the checkpoint's {ours}: its probabilities are over its own, and KL is \
+                 over the {} tokens that both have, renormalised",
+                self.name,
+                ours.min(theirs)
+            ));
+        }
+        ModelRecord {
+            description: format!("Made by another tool: {}.", self.model.describe()),
+            source: self.path.display().to_string(),
+            candidate: Some(CandidateInfo {
+                path: self.path.display().to_string(),
+                format: self.model.describe(),
+                dtype: self.model.dtype().to_string(),
+                vocab_size: theirs,
+                replicated: Vec::new(),
+                joined: Vec::new(),
+                settings,
+                digests: None,
+            }),
+            findings,
+            ..ModelRecord::new(&self.name, ModelRole::Variant)
+        }
+    }
+}
+
+/// Adds to a candidate's record what reading its files has shown; `variant` is its place among the variants.
+pub(super) fn complete(record: &mut ModelRecord, slice: &SliceOutcome, variant: usize) {
+    let Some(mut info) = record.candidate.take() else { return };
+    info.digests = slice.candidate_digests.get(&variant).map(|found| digests(found));
+    if let Some(analysis) = slice.candidate_analyses.get(&variant) {
+        info = info.with_parameters(analysis);
+        // Warnings first, then what it is, then what follows from its vocabulary.
+        let place = record.findings.iter().position(|finding| !finding.starts_with("WARNING"));
+        let summary = format!("{} ({}): {}", record.name, info.format, analysis.summary());
+        record.findings.insert(place.unwrap_or(record.findings.len()), summary);
+        let warnings = analysis.warnings().into_iter().map(|warning| format!("WARNING: {}: {warning}", record.name));
+        record.findings.splice(0..0, warnings.collect::<Vec<_>>());
+    }
+    record.candidate = Some(info);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_before_paths() {
+        let parsed = |text: &str| text.parse::<NamedPath>().unwrap();
+        assert_eq!(parsed("upstream=out/hf"), NamedPath { name: Some("upstream".to_owned()), path: "out/hf".into() });
+        for path in ["out/hf", "out/a=b", "=x", "./a=b"] {
+            assert_eq!(parsed(path), NamedPath { name: None, path: path.into() }, "{path}");
+        }
+        assert!("".parse::<NamedPath>().is_err());
+        assert_eq!(parsed("runs/merge").name(), "merge");
+        assert_eq!(parsed("runs/merged/global_step10").name(), "merged");
+    }
+}

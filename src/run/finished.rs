@@ -1,0 +1,50 @@
+//! What a run has come to.
+
+use std::path::Path;
+
+use super::records::Records;
+use crate::error::Result;
+use crate::report::{self, OutputDir, Report, ReportError, RunShard};
+
+/// A run all of whose passages, or those of its run shard, are evaluated.
+pub struct Finished {
+    records: Records,
+    output: Option<OutputDir>,
+}
+
+impl Finished {
+    pub(super) fn new(records: Records, output: Option<OutputDir>) -> Self {
+        Self { records, output }
+    }
+
+    /// The run shard whose journal is written, where other processes evaluate the rest and [`super::combine`] makes the
+    /// report.
+    #[must_use]
+    pub fn run_shard(&self) -> Option<RunShard> {
+        self.records.run.shard.filter(|_| self.output.is_some())
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn output(&self) -> Option<&OutputDir> {
+        self.output.as_ref()
+    }
+
+    /// The report, which is written into the output directory unless this is a run shard.
+    ///
+    /// # Errors
+    /// Nothing was computed, numbers of the baseline overflow, or a file cannot be written.
+    pub fn report(&self) -> Result<Report> {
+        let input = self.records.report_input()?;
+        let report = Report::new(&input)?;
+        if let (Some(output), None) = (&self.output, self.run_shard()) {
+            report::write_all(&report, &input, &self.records.texts(), output)?;
+        }
+        Ok(report)
+    }
+}
+
+/// Makes the output directory, before anything is computed.
+pub(super) fn prepare_output(folder: Option<&Path>) -> Result<Option<OutputDir>, ReportError> {
+    folder.map(report::prepare_output).transpose()
+}

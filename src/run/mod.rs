@@ -1,0 +1,129 @@
+//! The main job: a [`Request`] in, a report out.
+//!
+//! [`compare`] evaluates the unmerged model and every merge of it, [`evaluate`] one model alone, [`explain`] the groups of
+//! parameters one by one, and [`combine`] joins the run shards of several processes. Progress and signals are the
+//! [`Caller`]'s: nothing here knows a terminal.
+
+mod bytes;
+#[cfg(feature = "libtorch")]
+mod calibration;
+#[cfg(feature = "libtorch")]
+mod caller;
+#[cfg(feature = "libtorch")]
+mod candidates;
+#[cfg(feature = "libtorch")]
+mod clock;
+mod drift;
+mod error;
+#[cfg(feature = "libtorch")]
+mod execute;
+#[cfg(feature = "libtorch")]
+mod explain;
+mod finished;
+#[cfg(feature = "libtorch")]
+mod forecast;
+#[cfg(feature = "libtorch")]
+mod input_files;
+#[cfg(feature = "libtorch")]
+mod inputs;
+#[cfg(feature = "libtorch")]
+mod job;
+mod journal;
+mod journal_files;
+mod key;
+#[cfg(feature = "libtorch")]
+mod models;
+#[cfg(feature = "libtorch")]
+mod open;
+mod provenance;
+mod reading;
+mod records;
+#[cfg(feature = "libtorch")]
+mod request;
+mod resolve;
+mod strategies;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::report;
+
+pub use bytes::parse_bytes;
+pub use drift::{drift, read_replicated};
+pub use error::RunError;
+pub use finished::Finished;
+pub use provenance::{checkpoint_info, versions};
+pub use reading::ReadingOptions;
+pub use resolve::tokenizer_if_any;
+pub use strategies::StrategyOptions;
+
+#[cfg(feature = "libtorch")]
+pub use {
+    calibration::{Calibration, CalibrationOptions},
+    caller::{Caller, Silent},
+    candidates::NamedPath,
+    explain::explain,
+    forecast::{Forecast, Writing},
+    request::{OutputOptions, Request, ResourceOptions, StatisticsOptions, TaskOptions},
+};
+
+#[cfg(feature = "libtorch")]
+use {clock::Clock, inputs::Inputs, job::Job, models::ModelSet};
+
+/// Evaluates the unmerged model, every merge of it and every candidate on the same passages.
+///
+/// # Errors
+/// Whatever keeps the evaluation from finishing; finished slices stay in the journal of the output directory.
+#[cfg(feature = "libtorch")]
+pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
+    let clock = Clock::start();
+    let output = finished::prepare_output(request.output.output_dir.as_deref())?;
+    let opened = open::comparison(request)?;
+    let mut inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, clock, caller)?;
+    let job = Job::new(opened.models(request), journal_files::JOURNAL, request);
+    let records = execute::execute(&job, &mut inputs, caller)?;
+    Ok(Finished::new(records, output))
+}
+
+/// What [`compare`] would read, compute and write, with all of its checks but nothing computed or written.
+///
+/// # Errors
+/// As [`compare`].
+#[cfg(feature = "libtorch")]
+pub fn forecast(request: &Request, caller: &dyn Caller) -> Result<Forecast> {
+    let opened = open::comparison(request)?;
+    let inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, Clock::start(), caller)?;
+    Forecast::new(&opened.models(request), &inputs, request)
+}
+
+/// Evaluates the model at [`Request::checkpoint`] alone: an unmerged checkpoint, a merged one or a Hugging Face directory.
+/// Strategies and candidates are ignored.
+///
+/// # Errors
+/// As [`compare`].
+#[cfg(feature = "libtorch")]
+pub fn evaluate(request: &Request, caller: &dyn Caller) -> Result<Finished> {
+    let clock = Clock::start();
+    let output = finished::prepare_output(request.output.output_dir.as_deref())?;
+    let model = crate::checkpoint::open_model(&request.checkpoint, &request.reading.open_options())?;
+    let mut inputs = Inputs::prepare(&*model, request, false, clock, caller)?;
+    let job = Job::new(ModelSet::new(&*model, &request.checkpoint), journal_files::JOURNAL, request);
+    let records = execute::execute(&job, &mut inputs, caller)?;
+    Ok(Finished::new(records, output))
+}
+
+/// Joins the run shards whose journals are in these folders, or in those below them, into one run.
+///
+/// # Errors
+/// Journals that cannot be read, of different runs, or that do not hold every passage once; an output directory that cannot
+/// be written.
+pub fn combine(journals: &[PathBuf], output_dir: &Path) -> Result<Finished> {
+    let mut parts = Vec::new();
+    for path in journals.iter().flat_map(|path| journal_files::journals_in(path)) {
+        let records = journal_files::read_records(&path)?;
+        parts.push((path, records));
+    }
+    let output = report::prepare_output(output_dir)?;
+    Ok(Finished::new(records::combine(parts)?, Some(output)))
+}

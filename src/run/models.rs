@@ -1,0 +1,83 @@
+//! The models of a run: what the engine evaluates, and beside each what the report says of it.
+
+use std::path::Path;
+
+use super::candidates::{self, Candidate};
+use crate::checkpoint::ModelSource;
+use crate::eval::{Models, SliceOutcome, Variant};
+use crate::merge::Strategy;
+use crate::report::{Exact, ModelRecord, ModelRole};
+
+/// The models of a run, the baseline first. What only their weights show is added to the records by
+/// [`ModelSet::completed`] once the first slice has read them.
+pub(super) struct ModelSet<'a> {
+    /// The checkpoint, or the one model that is evaluated.
+    pub source: &'a dyn ModelSource,
+    /// Its path as it was given.
+    pub path: &'a Path,
+    /// `[models]`
+    pub variants: Vec<Variant>,
+    /// `[models]`
+    records: Vec<ModelRecord>,
+}
+
+impl<'a> ModelSet<'a> {
+    /// The baseline alone.
+    pub(super) fn new(source: &'a dyn ModelSource, path: &'a Path) -> Self {
+        let description = match source.tp_size() {
+            1 => format!("The model as it is: {}.", source.describe()),
+            ranks => format!("The checkpoint as trained: {ranks} ranks, each with its own replicas."),
+        };
+        let record = ModelRecord { description, ..ModelRecord::new("baseline", ModelRole::Baseline) };
+        Self { source, path, variants: vec![Variant::baseline()], records: vec![record] }
+    }
+
+    /// Adds a merge; returns its place.
+    pub(super) fn add_merge(&mut self, strategy: Strategy) -> usize {
+        let record = ModelRecord {
+            description: strategy.description.clone(),
+            source: strategy.source.clone(),
+            ..ModelRecord::new(&strategy.name, ModelRole::Variant)
+        };
+        self.add(Variant::merged(strategy), record)
+    }
+
+    pub(super) fn add_candidate(&mut self, candidate: &Candidate) {
+        let record = candidate.record(self.source.architecture());
+        self.add(candidate.variant(), record);
+    }
+
+    /// Adds the baseline again, summed in another order: differences below its own are rounding.
+    pub(super) fn add_noise_floor(&mut self) {
+        let variant = Variant::noise_floor();
+        let description = "the baseline again, summed in another order".to_owned();
+        let record = ModelRecord { description, ..ModelRecord::new(&variant.name, ModelRole::NoiseFloor) };
+        self.add(variant, record);
+    }
+
+    /// What the engine evaluates.
+    pub(super) fn evaluated(&self) -> Models<'_> {
+        Models { checkpoint: self.source, variants: &self.variants }
+    }
+
+    fn add(&mut self, variant: Variant, record: ModelRecord) -> usize {
+        self.variants.push(variant);
+        self.records.push(record);
+        self.records.len() - 1
+    }
+
+    /// The records with what a slice has found in the weights.
+    pub(super) fn completed(&self, slice: &SliceOutcome) -> Vec<ModelRecord> {
+        let mut records = self.records.clone();
+        for (at, record) in records.iter_mut().enumerate() {
+            if record.candidate.is_some() {
+                candidates::complete(record, slice, at);
+            } else if let (ModelRole::Variant, Some(exactness)) = (record.role, slice.exactness.get(at)) {
+                record.exact = Some(Exact { exact: exactness.is_exact(), because: exactness.because() });
+                record.miscounts = exactness.miscounts();
+                record.folding = exactness.folding();
+            }
+        }
+        records
+    }
+}

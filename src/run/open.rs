@@ -1,0 +1,66 @@
+//! Opening what is compared: the checkpoint, the strategies, the candidates.
+
+use super::candidates::{self, Candidate};
+use super::models::ModelSet;
+use super::request::Request;
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::error::Result;
+use crate::merge::{StageMerger, Strategy, check_strategies};
+
+/// A checkpoint with the strategies that merge it and the candidates beside them.
+pub(super) struct Opened {
+    pub checkpoint: Checkpoint,
+    pub strategies: Vec<Strategy>,
+    candidates: Vec<Candidate>,
+    /// Whether a strategy calibrates and the model needs it.
+    pub calibrates: bool,
+}
+
+/// Opens everything that a comparison is asked for; no strategy named: all built-in ones.
+pub(super) fn comparison(request: &Request) -> Result<Opened> {
+    let strategies = request.strategies.resolve()?;
+    let opened = checkpoint(request, strategies)?;
+    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies)?;
+    Ok(Opened { candidates, ..opened })
+}
+
+/// Opens the checkpoint; every strategy must be able to merge it.
+pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
+    let checkpoint = Checkpoint::open_with(&request.checkpoint, &request.reading.open_options())?;
+    checkpoint.check_evaluation()?;
+    check_strategies(&checkpoint, &strategies)?;
+    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&checkpoint)?;
+    Ok(Opened { checkpoint, strategies, candidates: Vec::new(), calibrates })
+}
+
+impl Opened {
+    /// The models of a comparison.
+    pub(super) fn models<'a>(&'a self, request: &'a Request) -> ModelSet<'a> {
+        let mut models = ModelSet::new(&self.checkpoint, &request.checkpoint);
+        for strategy in &self.strategies {
+            models.add_merge(strategy.clone());
+        }
+        for candidate in &self.candidates {
+            models.add_candidate(candidate);
+        }
+        if !request.statistics.no_noise_floor {
+            models.add_noise_floor();
+        }
+        models
+    }
+}
+
+/// Whether the ranks really have different residual streams, which their replicas decide.
+pub(super) fn streams_differ(checkpoint: &Checkpoint) -> Result<bool, CheckpointError> {
+    let architecture = checkpoint.architecture();
+    if !architecture.streams_can_differ() {
+        return Ok(false);
+    }
+    for id in checkpoint.stage_ids() {
+        let replicated = checkpoint.read_replicated(id)?;
+        if StageMerger::new(&replicated.used, architecture).forks_streams() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
