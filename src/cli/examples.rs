@@ -47,7 +47,8 @@ Examples:
 
 pub(super) const GATE: &str = "\
 Examples:
-  kintsugi gate out --max-acc-loss 0.5pp --max-ppl-increase 1%
+  kintsugi gate out
+  kintsugi gate out --model fold --max-acc-loss 0.5pp --max-ppl-increase 1%
   kintsugi gate out --against accepted/report.json --junit gate.xml";
 
 pub(super) const DIFF: &str = "\
