@@ -14,11 +14,11 @@ FROM rust:${RUST_VERSION}-${DEBIAN} AS build
 ARG LIBTORCH_KIND=cpu
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/kintsugi
-# libtorch first: it changes least and weighs most.
+# libtorch first: it is the largest layer and changes least.
 COPY .cargo .cargo
 RUN LIBTORCH_KIND=${LIBTORCH_KIND} .cargo/setup-libtorch.sh
 COPY . .
-# Only libraries go into the image, where they lie now: the binary's RUNPATH points there, and torch's libraries find
+# Only libraries go into the image, under their current paths: the binary's RUNPATH points there, and torch's libraries find
 # NVIDIA's beside them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/opt/kintsugi/target \
     cargo build --release --locked && cp target/release/kintsugi /usr/local/bin/kintsugi
@@ -31,7 +31,7 @@ RUN site=$(echo .venv/lib/python3*/site-packages) \
 FROM debian:${DEBIAN}-slim
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 libstdc++6 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /image/ /
-# Downloads of data and tokenizers outlive the container where /cache is a volume.
+# Mount a volume at /cache to keep downloaded data and tokenizers.
 ENV HF_HOME=/cache
 WORKDIR /data
 RUN kintsugi doctor

@@ -1,11 +1,11 @@
 #!/bin/bash
-# LAMBADA on many Slurm nodes: an array of tasks, one shard of the passages each, and the report of all once every task has
-# succeeded. Flags of sbatch go into SBATCH_FLAGS, and win over what slurm.sbatch asks for:
+# LAMBADA on many Slurm nodes: an array of tasks, one run shard each, and the joined report once every task has succeeded.
+# Put options of sbatch into SBATCH_FLAGS; they win over those in slurm.sbatch:
 #
-#   SBATCH_FLAGS="--array=1-8 --partition=gpu" configs/launch/slurm.sh CHECKPOINT lambada_test.jsonl OUT [flags of kintsugi compare]
+#   SBATCH_FLAGS="--array=1-8 --partition=gpu" configs/launch/slurm.sh CHECKPOINT lambada_test.jsonl OUT [options of kintsugi compare]
 set -euo pipefail
 folder=$(cd "$(dirname "$0")" && pwd)
-out=${3:?"usage: slurm.sh CHECKPOINT DATA OUT [flags of kintsugi compare]"}
+out=${3:?"usage: slurm.sh CHECKPOINT DATA OUT [options of kintsugi compare]"}
 read -ra flags <<<"${SBATCH_FLAGS:-}"
 kintsugi=${KINTSUGI:-kintsugi}
 

@@ -26,7 +26,7 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | 
 evaluate() { # name command checkpoint options…
     name=$1 command=$2 checkpoint=$3
     shift 3
-    "$kintsugi" -q "$command" "$checkpoint" --data "$data" --tokenizer "$tokenizer" --device cuda:0 --no-cache --restart \
+    "$kintsugi" -q "$command" "$checkpoint" --data "$data" --tokenizer "$tokenizer" --device cuda:0 --restart \
         --output-dir "$out/$name" "$@" > "$out/$name.txt"
     "$python" "$here/summary.py" "$out/$name/report.json" "$out/ceiling.json"
 }

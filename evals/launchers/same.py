@@ -1,4 +1,4 @@
-"""Are two reports of the same run the same, times and the division into shards and slices aside?"""
+"""Compares two reports of the same run; times and the division into run shards and slices may differ."""
 
 import json
 import sys
@@ -16,12 +16,12 @@ def report(folder: Path) -> dict:
 def main() -> None:
     one, other = (Path(argument) for argument in sys.argv[1:3])
     if report(one) != report(other):
-        sys.exit(f"{other}/report.json says something else than {one}/report.json")
+        sys.exit(f"{other}/report.json differs from {one}/report.json")
     files = sorted(path.relative_to(one) for path in (one / "samples").iterdir())
-    for file in [*files, Path("documents.jsonl")]:
+    for file in [*files, Path("passages.jsonl")]:
         if (one / file).read_bytes() != (other / file).read_bytes():
             sys.exit(f"{other / file} differs from {one / file}")
-    print(f"{other.name}: report.json, documents.jsonl and {len(files)} sample files are those of the single process", file=sys.stderr)
+    print(f"{other.name}: report.json, passages.jsonl and {len(files)} sample files equal those of the single process", file=sys.stderr)
 
 
 if __name__ == "__main__":

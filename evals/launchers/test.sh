@@ -30,7 +30,7 @@ if ! command -v slurmctld slurmd munged sbatch mpirun >/dev/null; then
 fi
 
 demo=$root/evals/demo
-export KINTSUGI=$kintsugi KINTSUGI_NO_CACHE=1
+export KINTSUGI=$kintsugi
 flags=(--tokenizer "$demo/tokenizer.json" --task "$demo/task.yml" --device cpu --chunk-tokens 128 --slice-tokens 128
   --bootstrap-replicates 1000)
 # What slurm.sbatch makes of --cpus-per-task.

@@ -147,7 +147,7 @@ def evaluation(args, command, checkpoint, *options):
     folder = Path(args.out) / "report"
     clock = time.perf_counter()
     kintsugi(args, command, checkpoint, "--tokenizer", args.tokenizer, "--data", args.data, "--limit", args.limit,
-             "--device", args.device, "--threads", args.threads, "--no-cache", "--restart", "--output-dir", folder,
+             "--device", args.device, "--threads", args.threads, "--restart", "--output-dir", folder,
              *(options or ("--dtype", args.dtype)))
     seconds = time.perf_counter() - clock
     report = json.loads((folder / "report.json").read_text())

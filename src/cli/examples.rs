@@ -2,18 +2,18 @@
 
 #[cfg(feature = "libtorch")]
 pub(super) const COMPARE: &str = "\
-Every flag can also stand in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
+Every option can also be set in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
 
 Examples:
   kintsugi compare path/to/checkpoint --output-dir out
-  kintsugi compare path/to/checkpoint --strategy fold --strategy my.yml --limit 500
+  kintsugi compare path/to/checkpoint --strategy fold --strategy mine.yml --limit 500
   kintsugi compare path/to/checkpoint --candidate upstream=path/to/hf_converted
   kintsugi compare path/to/checkpoint --task text_perplexity --data wiki.test.raw
   kintsugi compare --config configs/examples/compare-demo.yml --dry-run";
 
 #[cfg(feature = "libtorch")]
 pub(super) const EVAL: &str = "\
-Every flag can also stand in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
+Every option can also be set in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
 
 Examples:
   kintsugi eval path/to/checkpoint
@@ -21,7 +21,7 @@ Examples:
 
 #[cfg(feature = "libtorch")]
 pub(super) const EXPLAIN: &str = "\
-Every flag can also stand in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
+Every option can also be set in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
 
 Examples:
   kintsugi explain path/to/checkpoint --output-dir out
@@ -31,13 +31,13 @@ Examples:
 pub(super) const DEMO: &str = "\
 Examples:
   kintsugi demo
-  kintsugi demo --output-dir somewhere --device cpu";
+  kintsugi demo --output-dir out --device cpu";
 
 pub(super) const MERGE: &str = "\
 Examples:
   kintsugi merge path/to/checkpoint -o merged
   kintsugi merge path/to/checkpoint -o merged-hf --format hf --trim-vocab
-  kintsugi merge path/to/checkpoint -o resharded --tensor-parallel 4
+  kintsugi merge path/to/checkpoint -o merged-4 --tensor-parallel 4
   kintsugi merge path/to/checkpoint -o merged --strategy reduce-aware --report out/report.json";
 
 pub(super) const INSPECT: &str = "\
@@ -47,7 +47,8 @@ Examples:
 
 pub(super) const GATE: &str = "\
 Examples:
-  kintsugi gate out --max-acc-loss 0.5pp --max-ppl-increase 1%
+  kintsugi gate out
+  kintsugi gate out --model fold --max-acc-loss 0.5pp --max-ppl-increase 1%
   kintsugi gate out --against accepted/report.json --junit gate.xml";
 
 pub(super) const DIFF: &str = "\
@@ -58,7 +59,8 @@ Examples:
 pub(super) const REPORT: &str = "\
 Examples:
   kintsugi report out
-  kintsugi report out --format markdown > comment.md";
+  kintsugi report out --format markdown > comment.md
+  kintsugi report out --output report.html";
 
 pub(super) const DOCTOR: &str = "\
 Examples:
@@ -67,7 +69,7 @@ Examples:
 
 pub(super) const SYNTH: &str = "\
 Examples:
-  kintsugi synth --shape 70m -o synthetic --drift 0.01";
+  kintsugi synth --shape 70m --drift 0.01 -o synthetic";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:
@@ -81,4 +83,4 @@ Examples:
 pub(super) const COMBINE: &str = "\
 Examples:
   kintsugi combine out -o out
-  kintsugi combine node-1 node-2 -o joined";
+  kintsugi combine node-1/shards/1-of-2 node-2/shards/2-of-2 -o out";
