@@ -130,7 +130,7 @@ pub(crate) fn compare_quietly(asked: Asked) -> anyhow::Result<Report> {
 }
 
 fn evaluate_all(args: &CompareArgs, output: Option<&OutputDir>, screen: &Screen) -> anyhow::Result<Option<Report>> {
-    let mut strategies = Strategy::asked_for(&args.strategy)?;
+    let mut strategies = Strategy::resolve_all(&args.strategy)?;
     args.merge.apply(&mut strategies);
     let (checkpoint, setting) = open_checkpoint(&args.model, &args.evaluation, &strategies)?;
     let candidates = args.candidates.open(&args.model.reading, &strategies)?;

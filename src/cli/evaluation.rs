@@ -17,7 +17,7 @@ use crate::eval::rolling::documents_of_windows;
 use crate::eval::task::{DataIdentity, Splitting, Task};
 use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{EngineOptions, samples};
-use crate::merge::{MergeError, StageMerger, Strategy};
+use crate::merge::{StageMerger, Strategy, check_strategies};
 use crate::model::{Backend, DeviceChoice};
 use crate::report::{DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
 use crate::samples::RollingText;
@@ -242,25 +242,6 @@ impl Prepared {
             rolling: self.rolling,
         }
     }
-}
-
-/// Every strategy must have a rule that fits for every replicated parameter, before anything is computed.
-fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> anyhow::Result<()> {
-    let parameters: Vec<_> = checkpoint
-        .stage_ids()
-        .into_iter()
-        .flat_map(|id| checkpoint.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
-        .filter(|(_, entry)| entry.row.kind.is_replicated())
-        .collect();
-    for (at, strategy) in strategies.iter().enumerate() {
-        if let Some(other) = strategies[..at].iter().find(|other| other.name == strategy.name) {
-            let (name, first, second) = (strategy.name.clone(), other.origin.clone(), strategy.origin.clone());
-            return Err(MergeError::SameName { name, first, second }.into());
-        }
-        let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
-        strategy.check(named, checkpoint.tp_size())?;
-    }
-    Ok(())
 }
 
 /// Whether the ranks really come to hold different residual streams: their replicas tell.

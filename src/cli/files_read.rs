@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::evaluation;
 use crate::checkpoint::{self, ModelSource, digest_file};
 use crate::eval::Variant;
-use crate::files::Identity;
+use crate::files::FileStat;
 use crate::report::{FileDigest, FileStamp, ModelsRecord};
 use crate::samples::{Differences, SampleError};
 
@@ -81,7 +81,7 @@ fn files(model: &dyn ModelSource) -> Vec<PathBuf> {
 }
 
 fn stamp(path: &Path) -> Result<FileStamp, SampleError> {
-    let look = Identity::of(path)?;
+    let look = FileStat::of(path)?;
     Ok(FileStamp {
         path: fs::canonicalize(path)?,
         bytes: look.bytes(),

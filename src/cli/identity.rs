@@ -51,7 +51,7 @@ fn of_variant(variant: &Variant) -> String {
         Weights::Unmerged => format!("unmerged{chunking}"),
         Weights::Merged(strategy) => {
             let rules = (&strategy.rules, &strategy.overrides, strategy.arithmetic);
-            let text = (strategy.calibrate, strategy.allow_inexact, &strategy.elsewhere);
+            let text = (strategy.calibrate, strategy.allow_inexact, &strategy.only_for);
             format!("merged by {}{chunking}", digest(&format!("{rules:?} {text:?} {}", strategy.description)))
         }
         Weights::Candidate(model) => {

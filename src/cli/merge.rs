@@ -11,7 +11,7 @@ use super::names;
 use super::output::Screen;
 use crate::checkpoint::Checkpoint;
 use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
-use crate::merge::{Exactness, Strategy};
+use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
@@ -83,7 +83,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> anyhow::Result<()> {
     args.merge.apply(&mut strategies);
     let [strategy] = strategies;
     let checkpoint = args.model.open()?;
-    check_strategy(&checkpoint, &strategy)?;
+    check_strategies(&checkpoint, std::slice::from_ref(&strategy))?;
     let tokenizer_path = names::tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, screen)?;
     let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
     let calibration = calibration(args, &checkpoint, &strategy, screen)?;
@@ -186,18 +186,6 @@ fn tell(strategy: &Strategy, exactness: &Exactness) {
             tracing::info!("{}: not exact: {line}", strategy.name);
         }
     }
-}
-
-/// The strategy must have a rule that fits for every replicated parameter, before anything is read.
-fn check_strategy(checkpoint: &Checkpoint, strategy: &Strategy) -> anyhow::Result<()> {
-    let parameters: Vec<_> = checkpoint
-        .stage_ids()
-        .into_iter()
-        .flat_map(|id| checkpoint.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
-        .filter(|(_, entry)| entry.row.kind.is_replicated())
-        .collect();
-    let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
-    Ok(strategy.check(named, checkpoint.tp_size())?)
 }
 
 fn parse_ranks(text: &str) -> Result<usize, String> {
