@@ -1,7 +1,7 @@
 //! Strategies against the replicated parameters of a checkpoint, before anything is computed.
 
 use super::{MergeError, Strategy};
-use crate::checkpoint::{Checkpoint, ModelSource as _};
+use crate::checkpoint::Checkpoint;
 
 /// Checks that the strategies differ in name and that each has a rule that fits for every replicated parameter.
 ///
