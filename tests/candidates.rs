@@ -127,11 +127,11 @@ fn what_was_done_to_the_parameters_is_recognised() {
             let evaluation = try_evaluate(&checkpoint, &[Variant::baseline(), candidate(folder.path())]).unwrap();
             let elsewhere = &evaluation.elsewhere[&1];
             let rules: Vec<_> =
-                elsewhere.treatments().iter().map(|found| (found.kind, found.rule.to_string())).collect();
+                elsewhere.replicated().iter().map(|found| (found.kind, found.rule.to_string())).collect();
             let expected = [(Kind::RowParallelBias, biases), (Kind::NormGain, norms), (Kind::NormBias, norms)];
             assert_eq!(rules, expected.map(|(kind, rule)| (kind, rule.to_owned())), "{strategy}");
-            assert!(elsewhere.treatments().iter().all(|found| found.same_bits), "{strategy}");
-            assert!(elsewhere.joinings().iter().all(|found| found.same_bits), "{strategy}");
+            assert!(elsewhere.replicated().iter().all(|found| found.same_bits), "{strategy}");
+            assert!(elsewhere.joined().iter().all(|found| found.same_bits), "{strategy}");
             let wrong = (biases == "sum") != gpt_j_residual;
             let warnings = elsewhere.warnings();
             assert_eq!(warnings.len(), usize::from(wrong), "{strategy}: {warnings:?}");
@@ -152,7 +152,7 @@ fn folded_matrices_are_seen_not_to_be_the_joined_shards() {
     HuggingFace::merged(&checkpoint, "fold").write(folder.path());
     let evaluation = try_evaluate(&checkpoint, &[Variant::baseline(), candidate(folder.path())]).unwrap();
     let elsewhere = &evaluation.elsewhere[&1];
-    let joined: Vec<_> = elsewhere.joinings().iter().map(|found| (found.kind, found.follows)).collect();
+    let joined: Vec<_> = elsewhere.joined().iter().map(|found| (found.kind, found.follows)).collect();
     let expected = [(Kind::VocabParallel, true), (Kind::ColumnParallel, false), (Kind::RowParallel, true)];
     assert_eq!(joined, expected);
     assert!(

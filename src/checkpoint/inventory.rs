@@ -10,7 +10,7 @@ use super::layout::{Layout, StepFiles};
 use super::torch_file::{Reading, Shard, TensorForm};
 use super::{CheckpointError, unchanged};
 use crate::config::{Architecture, Unsupported};
-use crate::files::Identity;
+use crate::files::FileStat;
 use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name};
 use crate::tensor::DType;
 
@@ -31,7 +31,7 @@ pub(super) struct RankStage {
     /// The file.
     pub path: PathBuf,
     /// What tells whether it is still the file whose tensors are listed here.
-    pub identity: Identity,
+    pub identity: FileStat,
     /// What stands before the parameter names in it.
     pub prefix: String,
     /// The tensors by name inside the stage.

@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use super::CheckpointError;
-use crate::files::Identity;
+use crate::files::FileStat;
 
 /// Refuses a file that is no longer the one that was opened.
-pub(super) fn check(path: &Path, opened: &Identity) -> Result<(), CheckpointError> {
-    match opened.change_to(&Identity::of(path)?) {
+pub(super) fn check(path: &Path, opened: &FileStat) -> Result<(), CheckpointError> {
+    match opened.change_to(&FileStat::of(path)?) {
         None => Ok(()),
         Some(what) => Err(CheckpointError::Changed { path: path.to_owned(), what }),
     }

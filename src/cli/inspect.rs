@@ -43,7 +43,7 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
-    let strategies = Strategy::asked_for(&args.strategy)?;
+    let strategies = Strategy::resolve_all(&args.strategy)?;
     let checkpoint = args.model.open()?;
     let mut inspection = describe(&checkpoint, &args.model);
     if !args.no_drift {

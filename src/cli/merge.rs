@@ -10,7 +10,7 @@ use super::screen::Screen;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
-use crate::merge::{Exactness, Strategy};
+use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
@@ -86,7 +86,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
     let mut strategy = Strategy::resolve(&args.strategy)?;
     strategy.allow_inexact |= args.allow_inexact;
     let checkpoint = args.model.open()?;
-    check_strategy(&checkpoint, &strategy)?;
+    check_strategies(&checkpoint, std::slice::from_ref(&strategy))?;
     let tokenizer_path = tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, &mut screen.download_bar())?;
     let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
     let calibration = calibration(args, &checkpoint, &strategy, screen)?;
@@ -191,18 +191,6 @@ fn log_exactness(strategy: &Strategy, exactness: &Exactness) {
             tracing::info!("{}: not exact: {line}", strategy.name);
         }
     }
-}
-
-/// The strategy must have a rule that fits for every replicated parameter, before anything is read.
-fn check_strategy(checkpoint: &Checkpoint, strategy: &Strategy) -> Result<()> {
-    let parameters: Vec<_> = checkpoint
-        .stage_ids()
-        .into_iter()
-        .flat_map(|id| checkpoint.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
-        .filter(|(_, entry)| entry.row.kind.is_replicated())
-        .collect();
-    let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
-    Ok(strategy.check(named, checkpoint.tp_size())?)
 }
 
 fn parse_ranks(text: &str) -> Result<usize, String> {

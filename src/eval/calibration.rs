@@ -9,7 +9,7 @@ use super::device_run::{DeviceRun, StageInput};
 use super::engine::{Variant, Weights, after_prompt};
 use super::packing::Passage;
 use crate::config::Architecture;
-use crate::merge::{CalibratedNorm, Exactness, StageMerger, correct};
+use crate::merge::{CalibratedNorm, Exactness, NormMeans, StageMerger, correct};
 use crate::model::{Backend, LayerMeans, ModelError};
 use crate::partition::{StageId, StageTensors};
 
@@ -105,7 +105,7 @@ impl Calibrator {
             let merged = RankMeans::read(&means, 1).map_err(failed)?;
             let merged = if norm == CalibratedNorm::Input { merged.input } else { merged.mlp };
             if let (Some(merged), false) = (merged.first(), own.is_empty()) {
-                exactness.add_fold(correct(unmerged, weights, architecture, norm, own, merged)?);
+                exactness.add_fold(correct(unmerged, weights, architecture, norm, NormMeans { ranks: own, merged })?);
             }
         }
         Ok(())
@@ -124,7 +124,13 @@ impl Calibrator {
         let own = self.run.final_norm_means(architecture, unmerged, baseline).map_err(failed)?;
         let merged = self.run.final_norm_means(architecture, weights, stream).map_err(failed)?;
         if let Some(merged) = merged.first() {
-            exactness.add_fold(correct(unmerged, weights, architecture, CalibratedNorm::Final, &own, merged)?);
+            exactness.add_fold(correct(
+                unmerged,
+                weights,
+                architecture,
+                CalibratedNorm::Final,
+                NormMeans { ranks: &own, merged },
+            )?);
         }
         Ok(())
     }

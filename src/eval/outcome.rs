@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::chunk_plan::ChunkPlan;
 use crate::checkpoint::FileDigest;
-use crate::merge::{Elsewhere, Exactness};
+use crate::merge::{CandidateAnalysis, Exactness};
 use crate::samples::TokenScore;
 
 /// Where the time went.
@@ -64,7 +64,7 @@ pub struct SliceOutcome {
     /// The same for every candidate, by variant.
     pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
     /// For every candidate, by variant, what was done to the checkpoint's parameters; only the first slice looks.
-    pub elsewhere: BTreeMap<usize, Elsewhere>,
+    pub elsewhere: BTreeMap<usize, CandidateAnalysis>,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -84,7 +84,7 @@ pub struct Evaluation {
     /// The same for every candidate, by variant.
     pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
     /// For every candidate, by variant, what was done to the checkpoint's parameters.
-    pub elsewhere: BTreeMap<usize, Elsewhere>,
+    pub elsewhere: BTreeMap<usize, CandidateAnalysis>,
     /// Where the time went.
     pub timings: Timings,
     /// Passes over the checkpoint.

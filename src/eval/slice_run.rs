@@ -17,7 +17,7 @@ use super::packing::Passage;
 use super::prefetch::Prefetcher;
 use crate::checkpoint::ModelSource;
 use crate::config::Architecture;
-use crate::merge::{Exactness, Signature, StageMerger};
+use crate::merge::{Exactness, ModelStage, Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
 use crate::samples::{Candidate, TokenScore};
@@ -99,8 +99,9 @@ impl<'a> SliceRun<'a> {
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
                 for (&at, other) in own.iter().filter(|_| number == 0) {
-                    let (ours, theirs) = (self.checkpoint.architecture(), self.architecture_of(&[at]));
-                    self.outcome.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
+                    let ours = ModelStage { architecture: self.checkpoint.architecture(), tensors: &stage };
+                    let theirs = ModelStage { architecture: self.architecture_of(&[at]), tensors: other };
+                    self.outcome.elsewhere.entry(at).or_default().add(ours, theirs)?;
                 }
                 self.stage(&stage, own)?;
                 self.measure_divergence(id)?;

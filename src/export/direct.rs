@@ -1,7 +1,7 @@
 //! Writing past the page cache. Files that are only written gain nothing from it, and it is what writing costs: on a
 //! virtual machine with two cores 5.3 GB took 5.5 to 8.5 s through it with the wait for the disk, and 2.6 s (the disk's
-//! 2.1 GB/s) with `O_DIRECT`. Buffers go round: they are aligned as the file system wants it and their pages are the
-//! process's already. File systems without `O_DIRECT` are written through the page cache, by the same code.
+//! 2.1 GB/s) with `O_DIRECT`. Buffers are reused: they are aligned as the file system wants it and their pages are
+//! mapped already. File systems without `O_DIRECT` are written through the page cache, by the same code.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,7 +13,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// Bytes of a buffer: few enough to stay in a core's cache while they are filled, checked and hashed.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// What file systems want the address, length and place of a write to be a multiple of: a page at most.
+/// Address, length and offset of a direct write must be multiples of this: a page at most.
 const ALIGNMENT: usize = 4096;
 
 /// Buffers that wait to be written or are being written.
@@ -56,15 +56,15 @@ pub(super) struct DirectFile {
     pending: Arc<Pending>,
 }
 
-/// What became of the buffers of one file.
+/// The writes of one file.
 #[derive(Default)]
 struct Pending {
-    state: Mutex<Landing>,
+    state: Mutex<WriteState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Landing {
+struct WriteState {
     in_flight: usize,
     failed: Option<io::Error>,
 }
@@ -75,13 +75,12 @@ impl Disk {
         Ok(Self { threads: Arc::new(threads), shared: Arc::default() })
     }
 
-    /// An empty buffer.
     pub(super) fn buffer(&self) -> Buffer {
         lock(&self.shared.state).free.pop().unwrap_or_else(Buffer::new)
     }
 
     /// Waits until another buffer may be in flight.
-    fn admit(&self) {
+    fn acquire(&self) {
         let state = lock(&self.shared.state);
         let wait = self.shared.changed.wait_while(state, |state| state.in_flight >= IN_FLIGHT);
         wait.unwrap_or_else(PoisonError::into_inner).in_flight += 1;
@@ -89,7 +88,7 @@ impl Disk {
 }
 
 impl Shared {
-    fn land(&self, mut buffer: Buffer) {
+    fn complete(&self, mut buffer: Buffer) {
         buffer.filled = 0;
         let mut state = lock(&self.state);
         state.in_flight -= 1;
@@ -105,7 +104,7 @@ impl Buffer {
         Self { start: address.next_multiple_of(ALIGNMENT) - address, bytes, filled: 0 }
     }
 
-    /// Takes as many bytes as there is room for and says how many.
+    /// Copies as many bytes as there is room for and returns how many.
     pub(super) fn fill(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(BUFFER_BYTES - self.filled);
         let at = self.start + self.filled;
@@ -122,7 +121,7 @@ impl Buffer {
         &self.bytes[self.start..self.start + self.filled]
     }
 
-    /// What it holds and then zeros, up to a multiple of what file systems want.
+    /// The contents and then zeros, up to a multiple of [`ALIGNMENT`].
     fn padded(&mut self) -> &[u8] {
         let (end, padded) = (self.start + self.filled, self.start + self.filled.next_multiple_of(ALIGNMENT));
         self.bytes[end..padded].fill(0);
@@ -131,7 +130,7 @@ impl Buffer {
 }
 
 impl DirectFile {
-    /// Of an empty file that will have at least so many bytes.
+    /// `file` is empty; `bytes` is the least size it will have.
     pub(super) fn new(file: File, bytes: u64, disk: &Disk) -> Self {
         set_direct(&file, true);
         reserve(&file, bytes);
@@ -144,15 +143,15 @@ impl DirectFile {
     /// # Errors
     /// An earlier buffer could not be written.
     pub(super) fn write(&mut self, mut buffer: Buffer) -> io::Result<()> {
-        self.pending.depart()?;
-        self.disk.admit();
+        self.pending.submit()?;
+        self.disk.acquire();
         let at = self.bytes;
         self.bytes += buffer.filled as u64;
         let (file, pending, shared) = (self.file.clone(), self.pending.clone(), self.disk.shared.clone());
         self.disk.threads.spawn(move || {
             let written = write_at(&file, buffer.padded(), at);
-            shared.land(buffer);
-            pending.land(written);
+            shared.complete(buffer);
+            pending.complete(written);
         });
         Ok(())
     }
@@ -168,14 +167,14 @@ impl DirectFile {
 }
 
 impl Pending {
-    fn depart(&self) -> io::Result<()> {
+    fn submit(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.outcome()?;
         state.in_flight += 1;
         Ok(())
     }
 
-    fn land(&self, written: io::Result<()>) {
+    fn complete(&self, written: io::Result<()>) {
         let mut state = lock(&self.state);
         state.in_flight -= 1;
         if let Err(error) = written {
@@ -191,7 +190,7 @@ impl Pending {
     }
 }
 
-impl Landing {
+impl WriteState {
     /// The first error, however often it is asked for: a file that lacks a buffer never becomes whole.
     fn outcome(&self) -> io::Result<()> {
         let again = |error: &io::Error| error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error);
@@ -209,8 +208,8 @@ fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     }
 }
 
-/// Has the file system set the room aside: several threads can then write to the file at once, where each write that makes
-/// it longer goes alone. That a file system cannot, or has not the room, is for the writes to find.
+/// Allocates the file's blocks: several threads can then write to it at once, where writes that make it longer go one by
+/// one. If this fails, the writes report why.
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, bytes: u64) {
     let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes);
@@ -219,7 +218,7 @@ fn reserve(file: &File, bytes: u64) {
 #[cfg(not(target_os = "linux"))]
 fn reserve(_: &File, _: u64) {}
 
-/// Has a file written past the page cache or through it; whether that could be done.
+/// Turns direct writes on or off; returns whether that succeeded.
 #[cfg(target_os = "linux")]
 fn set_direct(file: &File, direct: bool) -> bool {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

@@ -2,11 +2,12 @@
 //! described by a [`Value`]), merges of checkpoints in gpt-neox's own format for any number of ranks or in Hugging Face's
 //! ([`MergeJob`]), and synthetic checkpoints of any size ([`synth`]). Reading is `checkpoint`'s, merging is `merge`'s.
 //!
-//! A merge is planned whole (`plan`) before it runs as a stream of parameters (`pipeline`, `writer`); what a parameter
-//! becomes in which file, a target says (`neox`, `hf`). The directory is there whole or not at all (`staging`).
+//! A merge is planned whole (`plan`) before it runs as a stream of parameters (`pipeline`, `writer`); a target (`neox`,
+//! `hf`) maps parameters to files. The directory appears whole or not at all (`staging`).
 
 mod budget;
 mod card;
+mod client_state;
 mod direct;
 mod error;
 mod hf;
@@ -19,8 +20,7 @@ mod pipeline;
 mod plan;
 mod recipe;
 mod safetensors;
-mod sources;
-mod spread;
+mod sharded_tensor;
 mod staging;
 pub mod synth;
 mod tokenizer_files;

@@ -5,18 +5,17 @@ use std::path::Path;
 
 use serde_json::{Map, Number, Value, json};
 
-use super::neox::precision_word;
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::ClientArgs;
 use crate::tensor::DType;
 
-/// What the merge changes.
+/// The settings that the merge changes.
 #[derive(Debug, Clone)]
 pub(super) struct Changes<'a> {
+    pub checkpoint: &'a Checkpoint,
     pub tp_size: usize,
     /// Rows of the vocabulary that are written.
     pub vocab_size: usize,
-    pub layout: Layout,
     pub unties_head: bool,
     /// The type that all weights are converted to, if they are.
     pub dtype: Option<DType>,
@@ -29,8 +28,8 @@ pub(super) struct Changes<'a> {
 impl Changes<'_> {
     /// The setting with which gpt-neox pads its vocabulary to the rows that are written: it rounds the number of tokens
     /// up to a multiple of this times the ranks.
-    pub(super) fn make_vocab_size_divisible_by(&self, checkpoint: &Checkpoint) -> usize {
-        let padded_to = checkpoint.config().make_vocab_size_divisible_by * checkpoint.tp_size();
+    fn make_vocab_size_divisible_by(&self) -> usize {
+        let padded_to = self.checkpoint.config().make_vocab_size_divisible_by * self.checkpoint.tp_size();
         if padded_to.is_multiple_of(self.tp_size) && self.vocab_size.is_multiple_of(padded_to) {
             return padded_to / self.tp_size;
         }
@@ -38,15 +37,15 @@ impl Changes<'_> {
         self.vocab_size / self.tp_size
     }
 
-    /// What gpt-neox compares with the configuration when it loads the checkpoint.
-    pub(super) fn client_args(&self, checkpoint: &Checkpoint) -> ClientArgs {
-        let (config, args) = (checkpoint.config(), &checkpoint.client().args);
+    /// The arguments that gpt-neox compares with the configuration when it loads the checkpoint.
+    pub(super) fn client_args(&self) -> ClientArgs {
+        let (config, args) = (self.checkpoint.config(), &self.checkpoint.client().args);
         ClientArgs {
             num_layers: Some(config.num_layers),
             hidden_size: Some(config.hidden_size),
             num_attention_heads: Some(config.num_attention_heads),
             max_position_embeddings: Some(config.max_position_embeddings),
-            make_vocab_size_divisible_by: Some(self.make_vocab_size_divisible_by(checkpoint)),
+            make_vocab_size_divisible_by: Some(self.make_vocab_size_divisible_by()),
             padded_vocab_size: Some(self.vocab_size),
             model_parallel_size: Some(self.tp_size),
             tokenizer_type: args.tokenizer_type.clone().or_else(|| config.tokenizer_type.clone()),
@@ -54,20 +53,19 @@ impl Changes<'_> {
     }
 
     /// The text of the configuration file.
-    pub(super) fn text(&self, checkpoint: &Checkpoint) -> String {
-        let mut keys = checkpoint.config().raw.clone();
-        self.apply(checkpoint, &mut keys);
+    pub(super) fn text(&self) -> String {
         let mut text = String::from("# Written by kintsugi merge. Other settings are those of the source.\n");
-        yaml(&mut text, &Value::Object(keys), 0);
+        yaml(&mut text, &Value::Object(self.settings()), 0);
         text.push('\n');
         text
     }
 
-    fn apply(&self, checkpoint: &Checkpoint, keys: &mut Map<String, Value>) {
+    fn settings(&self) -> Map<String, Value> {
+        let mut keys = self.checkpoint.config().raw.clone();
         let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
         set("model_parallel_size", json!(self.tp_size));
-        set("pipe_parallel_size", json!(usize::from(self.layout == Layout::LayerFiles)));
-        set("make_vocab_size_divisible_by", json!(self.make_vocab_size_divisible_by(checkpoint)));
+        set("pipe_parallel_size", json!(usize::from(self.checkpoint.layout() == Layout::LayerFiles)));
+        set("make_vocab_size_divisible_by", json!(self.make_vocab_size_divisible_by()));
         let directory = json!(self.directory.to_string_lossy());
         set("load", directory.clone());
         set("save", directory);
@@ -82,7 +80,12 @@ impl Changes<'_> {
             set("vocab_file", json!(tokenizer.to_string_lossy()));
         }
         if let Some(dtype) = self.dtype {
-            set("precision", json!(precision_word(dtype)));
+            let precision = match dtype {
+                DType::F16 => "fp16",
+                DType::BF16 => "bfloat16",
+                _ => "fp32",
+            };
+            set("precision", json!(precision));
             keys.remove("fp16");
             keys.remove("bf16");
         }
@@ -97,10 +100,11 @@ impl Changes<'_> {
         if keys.contains_key("zero_stage") {
             keys.insert("zero_stage".to_owned(), json!(0));
         }
+        keys
     }
 }
 
-/// Writes a value as YAML in flow style, which is what gpt-neox's own files are. Not as JSON: PyYAML takes `1e-8` for a
+/// Writes a value as YAML in flow style, as in gpt-neox's own files. Not as JSON: PyYAML takes `1e-8` for a
 /// string and wants `1.0e-08`.
 fn yaml(text: &mut String, value: &Value, depth: usize) {
     let list = |text: &mut String, ends: [char; 2], items: &mut dyn Iterator<Item = (Option<&String>, &Value)>| {

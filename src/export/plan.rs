@@ -1,16 +1,15 @@
-//! What a merge will write, before anything big is read: every parameter with its form and rule, grouped into units of
-//! work that need to be in memory together. Most matrices are a unit of their own; a norm that is folded comes with the
-//! layers that read it.
+//! The plan of a merge, made before anything big is read: every parameter with its form and rule, grouped into units of
+//! work that are in memory together. Most matrices are a unit of their own; a norm that is folded comes with the layers
+//! that read it.
 
 use std::collections::BTreeSet;
 
+use super::ExportError;
 use crate::checkpoint::{Checkpoint, ParamEntry};
 use crate::config::Head;
 use crate::merge::{Exactness, StageMerger, Strategy};
 use crate::partition::{Kind, Partition, Role, StageId, StageTensors};
 use crate::tensor::DType;
-
-use super::ExportError;
 
 /// Which merge of a checkpoint.
 #[derive(Debug, Clone, Copy)]
@@ -47,29 +46,29 @@ pub(super) struct PlannedParam {
     pub used: bool,
     /// Whether nothing is computed from it: it is written as it was read, but for its type.
     pub untouched: bool,
-    /// What the recipe says of it.
+    /// The entry in the recipe.
     pub rule: String,
 }
 
-/// What has to be in memory together.
+/// Parameters that are in memory together.
 #[derive(Debug)]
 pub(super) struct Unit {
     pub stage: StageId,
-    /// Its parameters, places in [`Plan::params`].
+    /// Indices into [`Plan::params`].
     pub params: std::ops::Range<usize>,
     pub work: Work,
-    /// Bytes it takes at most.
+    /// Largest memory.
     pub bytes: u64,
 }
 
-/// What is done to a unit.
+/// The work on a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
     /// Goes through [`StageMerger`].
     Merge,
     /// No rule touches it: shards are written one behind another.
     Join,
-    /// What the files hold and the model does not use: rank 0's.
+    /// In the files, but not used by the model: rank 0's is written.
     FirstRank,
     /// The merged stage comes from outside.
     Supplied,
@@ -84,13 +83,19 @@ pub(super) struct Plan {
     pub exactness: Exactness,
     /// Whether a tied head becomes a matrix of its own.
     pub unties_head: bool,
+    /// Rows of the vocabulary.
+    pub vocab_size: usize,
 }
 
 impl Plan {
     /// Plans the merge. Reads the replicated parameters, a small part of the checkpoint.
     pub(super) fn new(checkpoint: &Checkpoint, choice: &MergeChoice<'_>) -> Result<Self, ExportError> {
+        let rows = checkpoint.architecture().padded_vocab_size;
+        if let Some(asked) = choice.vocab_size.filter(|&asked| asked == 0 || asked > rows) {
+            return Err(ExportError::Vocabulary { asked, rows });
+        }
         choice.strategy.check_exists(checkpoint.architecture(), checkpoint.tp_size())?;
-        let mut plan = Self::default();
+        let mut plan = Self { vocab_size: choice.vocab_size.unwrap_or(rows), ..Self::default() };
         for id in checkpoint.stage_ids() {
             plan.add_stage(checkpoint, choice, id)?;
         }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::ExportError;
 use super::direct::Disk;
 use super::output_file::OutputFile;
-use super::spread::Span;
+use super::sharded_tensor::ByteSpan;
 use crate::tensor::DType;
 
 /// The header is padded so that the tensors begin at a multiple of this, in bytes.
@@ -50,7 +50,7 @@ impl SafetensorsFile {
     }
 
     /// Writes the next tensor from parts that lie one behind another in it.
-    pub(super) fn push(&mut self, spans: &[Span]) -> Result<(), ExportError> {
+    pub(super) fn push(&mut self, spans: &[ByteSpan]) -> Result<(), ExportError> {
         let found: u64 = spans.iter().map(|span| span.bytes().len() as u64).sum();
         let expected = self.expected.get(self.written).copied().unwrap_or(0);
         if found != expected {

@@ -1,5 +1,5 @@
-//! A directory that is there whole or not at all. Everything is written into a directory beside the target, which gets
-//! the target's name when it is complete. What an interrupted run left is found by its name and removed.
+//! A directory that appears whole or not at all. Everything is written into a directory beside the target, which gets
+//! the target's name when it is complete. The remains of an interrupted run are found by their name and removed.
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -10,7 +10,7 @@ use fs_err as fs;
 
 use super::ExportError;
 
-/// The file by which a directory shows that this program wrote it, and all of it.
+/// Written last: a directory with this file is a complete merge by this program.
 pub const RECIPE_FILE: &str = "kintsugi_recipe.json";
 
 /// A directory in the making. Dropped before it is published, it is removed.
@@ -23,14 +23,16 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Makes the directory beside `target`. What an interrupted run left there is removed.
+    /// Makes the directory beside `target`. The remains of an interrupted run are removed.
     ///
     /// # Errors
-    /// The target holds something (`overwrite` allows what this program wrote), another process is writing it, or the
+    /// The target exists and is not empty (`overwrite` allows an earlier merge), another process is writing it, or the
     /// parent directory cannot be written to.
     pub(super) fn begin(target: &Path, overwrite: bool) -> Result<Self, ExportError> {
         let target = std::path::absolute(target).map_err(ExportError::at(target))?;
-        let Some(name) = target.file_name() else { return Err(ExportError::Exists { path: target }) };
+        let Some(name) = target.file_name() else {
+            return Err(ExportError::Exists { path: target, replaceable: false });
+        };
         check_target(&target, overwrite)?;
         let mut hidden = OsString::from(".kintsugi-");
         hidden.push(name);
@@ -42,7 +44,7 @@ impl Staging {
             if File::open(&folder).is_ok_and(|old| is_locked(&old)) {
                 return Err(ExportError::Busy { path: target });
             }
-            tracing::info!("{}: removing what an interrupted merge left", folder.display());
+            tracing::info!("{}: removing the remains of an interrupted merge", folder.display());
             fs::remove_dir_all(&folder).map_err(ExportError::at(&folder))?;
         }
         fs::create_dir(&folder).map_err(ExportError::at(&folder))?;
@@ -63,8 +65,8 @@ impl Staging {
         &self.target
     }
 
-    /// Waits until the disk has everything and gives the directory its name. What had that name before is removed, but
-    /// never earlier.
+    /// Waits until the disk has everything and gives the directory its name. A directory that had that name is removed
+    /// afterwards.
     pub(super) fn publish(mut self) -> Result<(), ExportError> {
         sync_folders(&self.folder).map_err(ExportError::at(&self.folder))?;
         let replaced = self.target.exists();
@@ -78,7 +80,7 @@ impl Staging {
         }
         self.lock = None;
         if replaced && let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!("what {} held before remains: {error}", self.target.display());
+            tracing::warn!("{}: the replaced files could not be removed: {error}", self.folder.display());
         }
         Ok(())
     }
@@ -87,7 +89,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if self.lock.take().is_some() {
-            // The next run removes what cannot be removed now.
+            // If this fails, the next run tries again.
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
@@ -98,18 +100,15 @@ fn is_locked(folder: &File) -> bool {
     matches!(folder.try_lock(), Err(TryLockError::WouldBlock))
 }
 
-/// Whether the target may be written: nothing, an empty directory, or with `overwrite` what this program wrote.
+/// Whether the target may be written: nothing, an empty directory, or with `overwrite` an earlier merge.
 fn check_target(target: &Path, overwrite: bool) -> Result<(), ExportError> {
-    let path = || target.to_owned();
-    if !target.exists() {
+    let empty = target.is_dir() && fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    let replaceable = target.join(RECIPE_FILE).is_file();
+    if empty || !target.exists() || (overwrite && replaceable) {
         return Ok(());
     }
-    let empty = target.is_dir() && fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
-    match (empty, overwrite, target.join(RECIPE_FILE).is_file()) {
-        (true, ..) | (_, true, true) => Ok(()),
-        (_, true, false) => Err(ExportError::NotOurs { path: path() }),
-        (_, false, _) => Err(ExportError::Exists { path: path() }),
-    }
+    let path = target.to_owned();
+    Err(if overwrite { ExportError::NotOurs { path } } else { ExportError::Exists { path, replaceable } })
 }
 
 /// Syncs a directory and those in it; the files in them are synced as they are published.

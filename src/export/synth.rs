@@ -1,6 +1,6 @@
 //! Synthetic checkpoints: models of any size with random weights, in the files that gpt-neox writes. For tests,
-//! benchmarks and trying things out without a download. `options` says what the model is, `weights` what its tensors
-//! hold; which tensors there are, the partition table decides.
+//! benchmarks and trying things out without a download. `options` describes the model, `weights` makes the values of its
+//! tensors; the partition table decides which tensors there are.
 
 mod options;
 mod random;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use rayon::prelude::*;
 
+use super::client_state::client_state;
 use super::{ExportError, StoredTensor, TorchArchive, Value};
 use crate::checkpoint::Layout;
 use crate::config::{Architecture, Head};
@@ -18,9 +19,6 @@ use crate::files::write_atomically;
 use crate::partition::{PartitionTable, Presence, Role, StageKind};
 pub use options::{Shape, SynthOptions};
 use weights::{Planned, Weights};
-
-/// gpt-neox's name of the kind of tokenizer that GPT-NeoX-20B and Pythia use.
-const TOKENIZER_TYPE: &str = "HFTokenizer";
 
 /// Writes a checkpoint into a save directory, which is made if it is missing: `latest`, and `global_stepN` with the
 /// configuration and the shards. Of the weights one parameter at a time is in memory. Returns the `global_stepN`
@@ -38,7 +36,7 @@ pub fn write_checkpoint(options: &SynthOptions, directory: &Path) -> Result<Path
     let tag = format!("global_step{}", options.iteration);
     let step = directory.join(&tag);
     if step.exists() {
-        return Err(ExportError::Exists { path: step });
+        return Err(ExportError::Exists { path: step, replaceable: false });
     }
     let configs = step.join("configs");
     fs::create_dir_all(&configs).map_err(ExportError::at(&configs))?;
@@ -79,7 +77,7 @@ fn plan(architecture: &Architecture, legacy_names: bool) -> Vec<Vec<Planned>> {
 
 fn plan_stage(architecture: &Architecture, stage: usize, kind: StageKind, legacy_names: bool) -> Vec<Planned> {
     let table = PartitionTable::new(architecture);
-    // What gpt-neox saves although the model does not use it.
+    // gpt-neox saves these although the model does not use them.
     let saved: &[Role] = if legacy_names {
         &[Role::MlpNormGain, Role::MlpNormBias, Role::RotaryFrequencies]
     } else {
@@ -155,23 +153,9 @@ impl Writer<'_> {
         archives.into_par_iter().try_for_each(TorchArchive::finish)
     }
 
-    /// What the training loop saves once a rank: `module` is the model, or `None` where layers have files of their own.
+    /// `module` is the model, or `None` where layers have files of their own.
     fn rank_file(&self, module: Value) -> Value {
-        let int = |value: usize| Value::Int(i64::try_from(value).unwrap_or(i64::MAX));
-        let iteration = Value::Int(i64::try_from(self.options.iteration).unwrap_or(i64::MAX));
-        let sizes = self.options.client_args().into_iter().map(|(key, size)| (key, int(size)));
-        let args = sizes.chain([("tokenizer_type", Value::Str(TOKENIZER_TYPE.to_owned()))]);
-        let entries = [
-            ("module", module),
-            ("optimizer", Value::None),
-            ("lr_scheduler", Value::None),
-            ("skipped_steps", Value::Int(0)),
-            ("global_steps", iteration.clone()),
-            ("dp_world_size", Value::Int(1)),
-            ("mp_world_size", int(self.options.tp_size)),
-            ("iteration", iteration),
-            ("args", Value::Dict(args.map(|(key, value)| (key.to_owned(), value)).collect())),
-        ];
-        Value::Dict(entries.map(|(key, value)| (key.to_owned(), value)).into())
+        let options = self.options;
+        client_state(module, options.iteration, options.tp_size, &options.client_args())
     }
 }

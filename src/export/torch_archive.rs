@@ -14,7 +14,7 @@ use zip::{CompressionMethod, ZipWriter};
 use super::direct::Disk;
 use super::output_file::OutputFile;
 use super::pickle::{Storage, pickle};
-use super::spread::Span;
+use super::sharded_tensor::ByteSpan;
 use super::{ExportError, StoredTensor, Value};
 use crate::tensor::{DType, HostTensor};
 
@@ -65,7 +65,7 @@ impl TorchArchive {
     }
 
     /// Writes the next storage from parts that lie one behind another in it.
-    pub(super) fn push_spans(&mut self, dtype: DType, spans: &[Span]) -> Result<(), ExportError> {
+    pub(super) fn push_spans(&mut self, dtype: DType, spans: &[ByteSpan]) -> Result<(), ExportError> {
         let bytes: usize = spans.iter().map(|span| span.bytes().len()).sum();
         self.next(dtype, bytes / dtype.size(), bytes)?;
         spans.iter().try_for_each(|span| self.write(span.bytes()))

@@ -9,7 +9,7 @@ use super::budget::Permit;
 use super::direct::Disk;
 use super::output_file::OutputFile;
 use super::safetensors::{SafetensorsFile, TensorHeader};
-use super::spread::Span;
+use super::sharded_tensor::ByteSpan;
 use super::torch_archive::TorchArchive;
 use super::{ExportError, Progress, Value};
 use crate::checkpoint::FileDigest;
@@ -25,7 +25,7 @@ pub(super) struct FilePlan {
     pub tensor_count: usize,
 }
 
-/// What tells the form of a file's tensors.
+/// The forms of a file's tensors.
 #[derive(Debug)]
 pub(super) enum Content {
     /// A `.pt` file.
@@ -38,13 +38,13 @@ pub(super) enum Content {
 pub(super) struct Output {
     pub file: usize,
     pub dtype: DType,
-    pub spans: Vec<Span>,
+    pub spans: Vec<ByteSpan>,
 }
 
-/// What is written together. The permit is dropped once it is written.
+/// Tensors of one unit. The permit is dropped once they are written.
 pub(super) struct Batch<'a> {
     pub outputs: Vec<Output>,
-    /// Bytes of the unit, for whoever watches.
+    /// Bytes of the unit, for [`Progress`].
     pub bytes: u64,
     pub permit: Permit<'a>,
 }

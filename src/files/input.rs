@@ -142,13 +142,13 @@ fn kind_of(file_type: FileType) -> &'static str {
 /// What tells that a file is still the one looked at before: its place on disk, size and time of the last change.
 /// Nobody who copies or rewrites a file by accident keeps all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileStat {
     place: (u64, u64),
     bytes: u64,
     modified: Option<SystemTime>,
 }
 
-impl Identity {
+impl FileStat {
     /// Of a regular file as it is now.
     ///
     /// # Errors
@@ -243,14 +243,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, other) = (folder.path().join("file"), folder.path().join("other"));
         fs::write(&path, "one").unwrap();
-        let before = Identity::of(&path).unwrap();
-        assert_eq!(Identity::of(&path).unwrap(), before);
+        let before = FileStat::of(&path).unwrap();
+        assert_eq!(FileStat::of(&path).unwrap(), before);
         // Another file of the same size under its name.
         fs::write(&other, "two").unwrap();
         fs::rename(&other, &path).unwrap();
-        assert_ne!(Identity::of(&path).unwrap(), before);
-        let before = Identity::of(&path).unwrap();
+        assert_ne!(FileStat::of(&path).unwrap(), before);
+        let before = FileStat::of(&path).unwrap();
         fs::write(&path, "longer").unwrap();
-        assert_ne!(Identity::of(&path).unwrap(), before);
+        assert_ne!(FileStat::of(&path).unwrap(), before);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-pub use input::{FileError, Identity, check_regular, hint, open, read, read_to_string};
+pub use input::{FileError, FileStat, check_regular, hint, open, read, read_to_string};
 
 /// A file in the folder of `path`, for whose renaming no bytes need to move. It is gone unless it is [`publish`]ed.
 ///

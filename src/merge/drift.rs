@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::partition::{Kind, Param, StageId};
-use crate::tensor::{HostTensor, TensorError};
+use crate::tensor::{DType, HostTensor, TensorError};
 
 /// How far the replicas of one parameter differ. Where there are more than two ranks, every pair of them counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +58,7 @@ impl ParamDrift {
 }
 
 impl Drift {
-    /// What there is where all ranks agree.
+    /// Where all ranks agree.
     const NONE: Self = Self {
         bit_identical: true,
         max_abs: 0.0,
@@ -81,16 +81,16 @@ impl Drift {
         if replicas.iter().all(|replica| replica.same_bits(first)) {
             return Ok(Self::NONE);
         }
-        let vectors = replicas.iter().map(Vector::new).collect::<Result<Vec<_>, _>>()?;
-        let largest = vectors.iter().flat_map(|vector| &vector.values).fold(0.0_f64, |max, value| max.max(value.abs()));
+        let vectors = replicas.iter().map(HostTensor::to_f64).collect::<Result<Vec<_>, _>>()?;
+        let largest = vectors.iter().flatten().fold(0.0_f64, |max, value| max.max(value.abs()));
         let scale = power_of_two_below(largest);
-        let squares: Vec<f64> = vectors.iter().map(|vector| vector.scaled_square_sum(scale)).collect();
+        let squares: Vec<f64> = vectors.iter().map(|vector| scaled_square_sum(vector, scale)).collect();
 
         let mut drift = Self { bit_identical: false, ..Self::NONE };
         let (mut total, mut total_squares, mut pair_count) = (0.0, 0.0, 0_usize);
         for (second, other) in vectors.iter().enumerate() {
             for (first, one) in vectors[..second].iter().enumerate() {
-                let pair = one.compare(other, scale);
+                let pair = compare(one, other, scale, replicas[0].dtype());
                 total += pair.scaled_sum;
                 total_squares += pair.scaled_squares;
                 pair_count += 1;
@@ -113,12 +113,6 @@ impl Drift {
     }
 }
 
-/// A replica's values, and their places among the numbers of the storage type.
-struct Vector {
-    values: Vec<f64>,
-    places: Vec<i64>,
-}
-
 /// Sums over the elements of two replicas, all values divided by the scale.
 struct Pair {
     max_abs: f64,
@@ -128,40 +122,22 @@ struct Pair {
     scaled_product: f64,
 }
 
-impl Vector {
-    fn new(tensor: &HostTensor) -> Result<Self, TensorError> {
-        let places = tensor.bytes().chunks_exact(tensor.dtype().size()).map(place).collect();
-        Ok(Self { values: tensor.to_f64()?, places })
-    }
-
-    fn scaled_square_sum(&self, scale: f64) -> f64 {
-        self.values.iter().map(|value| (value / scale).powi(2)).sum()
-    }
-
-    fn compare(&self, other: &Self, scale: f64) -> Pair {
-        let mut pair = Pair { max_abs: 0.0, max_ulps: 0, scaled_sum: 0.0, scaled_squares: 0.0, scaled_product: 0.0 };
-        for (one, other) in self.values.iter().zip(&other.values) {
-            // Two float64 of different sign can be further apart than float64 reaches.
-            pair.max_abs = pair.max_abs.max((one - other).abs().min(f64::MAX));
-            let (one, other) = (one / scale, other / scale);
-            pair.scaled_sum += (one - other).abs();
-            pair.scaled_squares += (one - other).powi(2);
-            pair.scaled_product += one * other;
-        }
-        for (one, other) in self.places.iter().zip(&other.places) {
-            pair.max_ulps = pair.max_ulps.max(one.abs_diff(*other));
-        }
-        pair
-    }
+fn scaled_square_sum(values: &[f64], scale: f64) -> f64 {
+    values.iter().map(|value| (value / scale).powi(2)).sum()
 }
 
-/// Where a number stands among all numbers of its type, counted from zero: the bits of an IEEE number without its sign
-/// grow with its size.
-fn place(little_endian: &[u8]) -> i64 {
-    let bits = little_endian.iter().rev().fold(0_u64, |bits, &byte| bits << 8 | u64::from(byte));
-    let sign = 1_u64 << (8 * little_endian.len() - 1);
-    let magnitude = (bits & (sign - 1)).cast_signed();
-    if bits & sign == 0 { magnitude } else { -magnitude }
+fn compare(one: &[f64], other: &[f64], scale: f64, dtype: DType) -> Pair {
+    let mut pair = Pair { max_abs: 0.0, max_ulps: 0, scaled_sum: 0.0, scaled_squares: 0.0, scaled_product: 0.0 };
+    for (&one, &other) in one.iter().zip(other) {
+        // Two float64 of different sign can be further apart than float64 reaches.
+        pair.max_abs = pair.max_abs.max((one - other).abs().min(f64::MAX));
+        pair.max_ulps = pair.max_ulps.max(dtype.steps_between(one, other));
+        let (one, other) = (one / scale, other / scale);
+        pair.scaled_sum += (one - other).abs();
+        pair.scaled_squares += (one - other).powi(2);
+        pair.scaled_product += one * other;
+    }
+    pair
 }
 
 /// The power of two at or below a number: dividing by it is exact and keeps squares within reach.

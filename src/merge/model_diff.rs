@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::elsewhere::{common_rows, in_one_layout, rules_of};
-use super::stage::reduce;
+use super::layout::{ModelStage, common_rows};
+use super::reduce::{reduce, rules_of};
 use super::{MergeError, Rule};
 use crate::checkpoint::ModelSource;
 use crate::config::{Architecture, Head};
-use crate::partition::{Param, ParamValue, Role, StageId, StageTensors};
+use crate::partition::{Param, ParamValue, Role, StageId};
 use crate::tensor::{Arithmetic, DType, Difference, HostTensor, TensorError, difference};
 
 /// How two models differ.
@@ -135,7 +135,8 @@ pub fn diff_models(left: &dyn ModelSource, right: &dyn ModelSource) -> Result<Mo
         let (ours, theirs) = rayon::join(|| read(left, &left_ids), || read(right, &right_ids));
         match (ours?, theirs?) {
             (Some(ours), Some(theirs)) => {
-                let (left, right) = ((left.architecture(), &ours), (right.architecture(), &theirs));
+                let left = ModelStage { architecture: left.architecture(), tensors: &ours };
+                let right = ModelStage { architecture: right.architecture(), tensors: &theirs };
                 parameters.extend(diff_stages(left, right)?);
             }
             (Some(stage), None) => {
@@ -157,42 +158,27 @@ pub fn diff_models(left: &dyn ModelSource, right: &dyn ModelSource) -> Result<Mo
 }
 
 fn settings(left: &Architecture, right: &Architecture) -> Vec<DiffSetting> {
-    let mut settings: Vec<_> = left
-        .differences(right)
-        .into_iter()
-        .map(|(setting, left, right)| DiffSetting { setting, left, right })
-        .collect();
     let tied = |architecture: &Architecture| (architecture.head == Head::Tied).to_string();
+    let longest = |architecture: &Architecture| architecture.max_position_embeddings.to_string();
     let further = [
-        ("tied_embeddings", tied(left), tied(right)),
-        (
-            "max_position_embeddings",
-            left.max_position_embeddings.to_string(),
-            right.max_position_embeddings.to_string(),
-        ),
+        ("tied_embeddings".to_owned(), tied(left), tied(right)),
+        ("max_position_embeddings".to_owned(), longest(left), longest(right)),
     ];
-    settings.extend(
-        further.into_iter().filter(|(_, left, right)| left != right).map(|(setting, left, right)| DiffSetting {
-            setting: setting.to_owned(),
-            left,
-            right,
-        }),
-    );
-    settings
+    left.differences(right)
+        .into_iter()
+        .chain(further.into_iter().filter(|(_, left, right)| left != right))
+        .map(|(setting, left, right)| DiffSetting { setting, left, right })
+        .collect()
 }
 
-fn diff_stages(
-    left: (&Architecture, &StageTensors),
-    right: (&Architecture, &StageTensors),
-) -> Result<Vec<ParameterDiff>, MergeError> {
-    let id = left.1.id;
-    let failed = |source| MergeError::Layout { stage: id, source };
-    let (ours, theirs) = in_one_layout(left, right).map_err(failed)?;
+fn diff_stages(left: ModelStage<'_>, right: ModelStage<'_>) -> Result<Vec<ParameterDiff>, MergeError> {
+    let id = left.tensors.id;
+    let (ours, theirs) = left.in_one_layout(right).map_err(|source| MergeError::Layout { stage: id, source })?;
     let roles: BTreeSet<Role> = ours.params.keys().chain(theirs.params.keys()).copied().collect();
     roles
         .into_iter()
         .map(|role| match (ours.get(role), theirs.get(role)) {
-            (Some(own), Some(other)) => diff_params(left.0, id, role, own, other)
+            (Some(own), Some(other)) => diff_params(left.architecture, id, role, own, other)
                 .map_err(|source| MergeError::Tensor { stage: id, name: own.name.clone(), source }),
             (own, other) => Ok(alone(id, own, other)),
         })

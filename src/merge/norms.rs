@@ -1,4 +1,4 @@
-//! Which linear layers read which norm: what folding changes together.
+//! Which linear layers read which norm. Folding changes a norm and its readers together.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,22 @@ pub(super) struct NormUnit {
     pub gain: Role,
     /// The norm's bias; RMS norms have none.
     pub bias: Role,
-    /// Weight and bias of each reader; models lack some.
-    pub readers: &'static [Reader],
+    /// The layers that read it; models lack some.
+    pub readers: &'static [ReaderRoles],
 }
 
-type Reader = (Role, Option<Role>);
+/// Weight and bias of a layer that reads a norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReaderRoles {
+    pub weight: Role,
+    pub bias: Option<Role>,
+}
 
-const ATTENTION: Reader = (Role::QkvWeight, Some(Role::QkvBias));
-const MLP: Reader = (Role::MlpInputWeight, Some(Role::MlpInputBias));
-const GATE: Reader = (Role::MlpGateWeight, None);
-const UP: Reader = (Role::MlpUpWeight, None);
+const ATTENTION: ReaderRoles = ReaderRoles { weight: Role::QkvWeight, bias: Some(Role::QkvBias) };
+const MLP: ReaderRoles = ReaderRoles { weight: Role::MlpInputWeight, bias: Some(Role::MlpInputBias) };
+const GATE: ReaderRoles = ReaderRoles { weight: Role::MlpGateWeight, bias: None };
+const UP: ReaderRoles = ReaderRoles { weight: Role::MlpUpWeight, bias: None };
+const HEAD: ReaderRoles = ReaderRoles { weight: Role::HeadWeight, bias: None };
 
 impl NormUnit {
     /// The norms of a stage.
@@ -36,15 +42,13 @@ impl NormUnit {
                 unit(Role::InputNormGain, Role::InputNormBias, &[ATTENTION]),
                 unit(Role::MlpNormGain, Role::MlpNormBias, &[MLP, GATE, UP]),
             ],
-            (StageId::Output, _) => {
-                vec![unit(Role::FinalNormGain, Role::FinalNormBias, &[(Role::HeadWeight, None)])]
-            }
+            (StageId::Output, _) => vec![unit(Role::FinalNormGain, Role::FinalNormBias, &[HEAD])],
         }
     }
 
     /// The norm and its readers, whether or not the model has all of them.
     pub(super) fn roles(self) -> BTreeSet<Role> {
-        let readers = self.readers.iter().flat_map(|&(weight, bias)| std::iter::once(weight).chain(bias));
+        let readers = self.readers.iter().flat_map(|reader| std::iter::once(reader.weight).chain(reader.bias));
         readers.chain([self.gain, self.bias]).collect()
     }
 
@@ -54,7 +58,7 @@ impl NormUnit {
     }
 }
 
-/// Whether what has this role makes no difference: it serves an attention branch that is lost.
+/// Whether the parameter has no effect: it belongs to an attention branch whose output is lost.
 pub(super) fn is_lost(architecture: &Architecture, role: Role) -> bool {
     architecture.attention_dropped
         && match role {
@@ -64,7 +68,7 @@ pub(super) fn is_lost(architecture: &Architecture, role: Role) -> bool {
         }
 }
 
-/// Whether another norm reads what the norm of this role puts out: then no linear layer can make up for its replicas.
+/// Whether another norm reads this norm's output: then no linear layer can make up for its replicas.
 pub(super) fn feeds_a_norm(architecture: &Architecture, role: Role) -> bool {
     architecture.mlp_input == MlpInput::NormOfAttentionNorm && matches!(role, Role::InputNormGain | Role::InputNormBias)
 }

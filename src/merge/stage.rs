@@ -7,10 +7,11 @@ use rayon::prelude::*;
 
 use super::fold::{Folded, fold};
 use super::norms::{NormUnit, feeds_a_norm, is_lost};
+use super::reduce::reduce;
 use super::{Exactness, Loss, MergeError, Rule, Strategy, inexact_because};
 use crate::config::Architecture;
 use crate::partition::{Kind, Param, ParamValue, Role, StageId, StageTensors};
-use crate::tensor::{self, Arithmetic, HostTensor, TensorError};
+use crate::tensor::{Arithmetic, HostTensor};
 
 /// The rule and arithmetic for each replicated parameter; `None` where the rules that keep equal replicas all agree.
 #[derive(Debug, Clone, PartialEq)]
@@ -259,25 +260,5 @@ impl<'a> StageMerger<'a> {
             &[Role::PositionEmbedding, Role::SoftPrompt]
         };
         own.iter().any(|&role| !self.stage.ranks_agree(role))
-    }
-}
-
-/// Applies a rule to replicas.
-pub(super) fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result<HostTensor, TensorError> {
-    let first = replicas.first().ok_or(TensorError::Empty)?;
-    // The same tensor, not a copy of it: variants that agree so far are recognised and computed once.
-    if rule.keeps_equal_replicas() && replicas.iter().all(|replica| replica.same_bits(first)) {
-        return Ok(first.clone());
-    }
-    let all: Vec<_> = replicas.iter().collect();
-    match rule {
-        Rule::Rank(tp_rank) => replicas.get(tp_rank).cloned().ok_or(TensorError::Empty),
-        // A folded norm is replaced afterwards, as a whole.
-        Rule::Fold => Ok(first.clone()),
-        Rule::Mean | Rule::Auto => tensor::mean(&all, arithmetic),
-        Rule::Median => tensor::median(&all),
-        Rule::GeometricMean => tensor::geometric_mean(&all),
-        Rule::Sum => tensor::sum(&all, arithmetic),
-        Rule::Scale(factor) => tensor::scale(&all, factor),
     }
 }

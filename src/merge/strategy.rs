@@ -57,10 +57,10 @@ pub struct Strategy {
     pub overrides: Vec<Override>,
     /// The file, or `built-in strategy`.
     pub origin: String,
-    /// The lines of the file that the rules stand in.
+    /// The lines of the file with the rules.
     pub lines: BTreeMap<Kind, u64>,
-    /// Where the rules hold for one group of parameters only: the group, and the strategy for all others.
-    pub elsewhere: Option<(Factor, Box<Self>)>,
+    /// The group of parameters that the rules are limited to, if they are, and the strategy for all others.
+    pub only_for: Option<(Factor, Box<Self>)>,
 }
 
 /// A rule for the parameters that a pattern matches.
@@ -75,7 +75,6 @@ pub struct Override {
     pub line: u64,
 }
 
-/// A strategy as its file has it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StrategyFile {
@@ -164,7 +163,7 @@ impl Strategy {
     ///
     /// # Errors
     /// As [`Strategy::resolve`].
-    pub fn asked_for(names_or_paths: &[String]) -> Result<Vec<Self>, MergeError> {
+    pub fn resolve_all(names_or_paths: &[String]) -> Result<Vec<Self>, MergeError> {
         if names_or_paths.is_empty() {
             return Self::built_in();
         }
@@ -177,7 +176,7 @@ impl Strategy {
     /// The text is not a strategy: the message says where.
     pub fn parse(text: &str, origin: &str) -> Result<Self, MergeError> {
         let syntax = |message: String| MergeError::Syntax { origin: origin.to_owned(), message };
-        // The YAML reader calls what it reads `<input>`, and says itself that this is an error.
+        // The YAML reader calls its input `<input>` and begins with `error: `.
         let tidy = |message: String| {
             message.strip_prefix("error: ").unwrap_or(&message).replace("--> <input>:", &format!("--> {origin}:"))
         };
@@ -212,7 +211,7 @@ impl Strategy {
             rules: file.rules.into_iter().map(|(kind, rule)| (kind, rule.value)).collect(),
             overrides: overrides.collect(),
             origin: origin.to_owned(),
-            elsewhere: None,
+            only_for: None,
         })
     }
 
@@ -221,7 +220,7 @@ impl Strategy {
     /// # Errors
     /// The strategy has none for its kind.
     pub fn rule(&self, stage: StageId, name: &str, kind: Kind) -> Result<Rule, MergeError> {
-        if let Some((factor, other)) = &self.elsewhere
+        if let Some((factor, other)) = &self.only_for
             && !factor.contains(stage, name, kind)
         {
             return other.rule(stage, name, kind);
@@ -277,7 +276,7 @@ impl Strategy {
                 }
             }
         }
-        // Gain and bias of a norm stand beside each other: whether one of them is folded tells for both.
+        // Gain and bias of a norm follow each other.
         let mut last_norm: Option<(StageId, &str, bool)> = None;
         for (stage, name, kind) in parameters {
             let rule = self.rule(stage, name, kind)?;
@@ -302,7 +301,7 @@ impl Strategy {
         Ok(())
     }
 
-    /// The error with the place in the file that caused it, where there is one.
+    /// The error with the line of the file that caused it, where there is one.
     fn placed(&self, line: u64, error: MergeError) -> MergeError {
         match line {
             0 => error,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::config::{Architecture, NeoxConfig, Observed};
-use crate::partition::{Kind, Param, ParamValue, Role, StageTensors};
+use crate::partition::{Kind, Param, ParamValue, Role, StageId, StageTensors};
 use crate::tensor::{DType, HostTensor};
 
 /// Hidden size 4, one head; changed by `settings`.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::FileDigest;
-use crate::merge::Elsewhere;
+use crate::merge::CandidateAnalysis;
 use crate::partition::Kind;
 
 /// A merge made elsewhere.
@@ -70,8 +70,8 @@ pub struct SettingDifference {
 impl CandidateInfo {
     /// Fills in what was found out about its parameters.
     #[must_use]
-    pub fn with_parameters(mut self, elsewhere: &Elsewhere) -> Self {
-        let replicated = elsewhere.treatments().into_iter().map(|treatment| ReplicatedKind {
+    pub fn with_parameters(mut self, elsewhere: &CandidateAnalysis) -> Self {
+        let replicated = elsewhere.replicated().into_iter().map(|treatment| ReplicatedKind {
             kind: treatment.kind,
             parameters: treatment.parameters,
             rule: treatment.rule.to_string(),
@@ -79,7 +79,7 @@ impl CandidateInfo {
             max_abs_difference: treatment.difference.max_abs,
         });
         self.replicated = replicated.collect();
-        let joined = elsewhere.joinings().into_iter().map(|joining| JoinedKind {
+        let joined = elsewhere.joined().into_iter().map(|joining| JoinedKind {
             kind: joining.kind,
             same_bits: joining.same_bits,
             max_abs_difference: joining.difference.max_abs,

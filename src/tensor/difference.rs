@@ -1,8 +1,8 @@
 //! How far two tensors are from each other, element by element, in float64 and without a copy of either.
 
-use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::host_tensor::to_f64;
 use super::{DType, HostTensor, TensorError, round_to_bf16, round_to_f16};
 
 /// Elements that are decoded at once.
@@ -68,11 +68,6 @@ pub fn difference(left: &HostTensor, right: &HostTensor) -> Result<Difference, T
     if left.shape != right.shape {
         left.check_same_form(right)?;
     }
-    for tensor in [left, right] {
-        if !tensor.dtype.is_float() {
-            return Err(TensorError::NotFloat(tensor.dtype));
-        }
-    }
     let steps = if left.dtype.significant_bits() <= right.dtype.significant_bits() { left.dtype } else { right.dtype };
     let chunks =
         left.bytes().par_chunks(CHUNK * left.dtype.size()).zip(right.bytes().par_chunks(CHUNK * right.dtype.size()));
@@ -80,13 +75,12 @@ pub fn difference(left: &HostTensor, right: &HostTensor) -> Result<Difference, T
     let parts: Vec<_> = chunks
         .map(|(own, other)| {
             let mut part = Difference::default();
-            decode(left.dtype, own)
-                .into_iter()
-                .zip(decode(right.dtype, other))
-                .for_each(|(a, b)| part.add(a, b, steps));
-            part
+            for (a, b) in to_f64(left.dtype, own)?.iter().zip(to_f64(right.dtype, other)?) {
+                part.add(*a, b, steps);
+            }
+            Ok(part)
         })
-        .collect();
+        .collect::<Result<_, TensorError>>()?;
     Ok(parts.into_iter().fold(Difference::default(), Difference::and))
 }
 
@@ -100,7 +94,7 @@ impl Difference {
             self.max_abs = self.max_abs.max(distance);
             self.sum_abs += distance;
             self.squared += distance * distance;
-            self.max_ulps = self.max_ulps.max(ordinal(a, steps).abs_diff(ordinal(b, steps)));
+            self.max_ulps = self.max_ulps.max(steps.steps_between(a, b));
         }
     }
 }
@@ -116,28 +110,23 @@ impl DType {
             Self::U8 | Self::I8 | Self::I16 | Self::I32 | Self::I64 => 0,
         }
     }
-}
 
-fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
-    match dtype {
-        DType::F64 => bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect(),
-        DType::F32 => bytes.as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect(),
-        DType::F16 => bytes.as_chunks().0.iter().map(|&bytes| f64::from(f16::from_le_bytes(bytes))).collect(),
-        DType::BF16 => bytes.as_chunks().0.iter().map(|&bytes| f64::from(bf16::from_le_bytes(bytes))).collect(),
-        DType::U8 | DType::I8 | DType::I16 | DType::I32 | DType::I64 => Vec::new(),
+    /// Steps from one value to the other through the numbers of this type, both rounded to it (units in the last place).
+    pub(crate) fn steps_between(self, one: f64, other: f64) -> u64 {
+        self.ordinal(one).abs_diff(self.ordinal(other))
     }
-}
 
-/// The place of a value among the numbers of a type: neighbours differ by one, both zeros are 0.
-#[expect(clippy::cast_possible_truncation, reason = "rounding to the type is what is meant")]
-fn ordinal(value: f64, dtype: DType) -> i64 {
-    let (magnitude, negative) = match dtype {
-        DType::F16 => (i64::from(round_to_f16(value).to_bits() & 0x7fff), value.is_sign_negative()),
-        DType::BF16 => (i64::from(round_to_bf16(value).to_bits() & 0x7fff), value.is_sign_negative()),
-        DType::F32 => (i64::from((value as f32).to_bits() & 0x7fff_ffff), value.is_sign_negative()),
-        _ => ((value.to_bits() & (u64::MAX >> 1)).cast_signed(), value.is_sign_negative()),
-    };
-    if negative { -magnitude } else { magnitude }
+    /// Neighbours differ by one, both zeros are 0.
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to the type is what is meant")]
+    fn ordinal(self, value: f64) -> i64 {
+        let magnitude = match self {
+            Self::F16 => i64::from(round_to_f16(value).to_bits() & 0x7fff),
+            Self::BF16 => i64::from(round_to_bf16(value).to_bits() & 0x7fff),
+            Self::F32 => i64::from((value as f32).to_bits() & 0x7fff_ffff),
+            _ => (value.to_bits() & (u64::MAX >> 1)).cast_signed(),
+        };
+        if value.is_sign_negative() { -magnitude } else { magnitude }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::HuggingFaceError;
 use crate::checkpoint::{CheckpointError, Shard, TensorForm, unchanged};
-use crate::files::{self, Identity};
+use crate::files::{self, FileStat};
 use crate::tensor::{DType, HostTensor};
 
 /// Length of the header's length at the start of a safetensors file.
@@ -40,7 +40,7 @@ struct Place {
 
 #[derive(Debug)]
 enum WeightFile {
-    Safetensors { path: PathBuf, identity: Identity, metadata: Metadata, data_start: u64 },
+    Safetensors { path: PathBuf, identity: FileStat, metadata: Metadata, data_start: u64 },
     Pickled(Shard),
 }
 
@@ -134,7 +134,7 @@ impl WeightFile {
             return Ok(Self::Pickled(Shard::open(&path)?));
         }
         let damaged = |message: String| HuggingFaceError::Damaged { path: path.clone(), message };
-        let identity = Identity::of(&path)?;
+        let identity = FileStat::of(&path)?;
         let size = identity.bytes();
         let mut file = files::open(&path)?;
         let mut length = [0_u8; 8];
@@ -165,7 +165,7 @@ impl WeightFile {
         }
     }
 
-    fn identity(&self) -> Identity {
+    fn identity(&self) -> FileStat {
         match self {
             Self::Safetensors { identity, .. } => *identity,
             Self::Pickled(shard) => shard.identity(),

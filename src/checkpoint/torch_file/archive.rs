@@ -8,7 +8,7 @@ use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::super::CheckpointError;
-use crate::files::{self, Identity};
+use crate::files::{self, FileStat};
 
 /// The largest pickle inside an archive. One tensor takes some 150 bytes of it; parsed, it takes up to a hundred times
 /// its size in memory.
@@ -49,8 +49,8 @@ impl Entries {
 }
 
 /// Looks at a file without reading what it stores.
-pub(super) fn check(path: &Path) -> Result<(Identity, Entries), CheckpointError> {
-    let identity = Identity::of(path)?;
+pub(super) fn check(path: &Path) -> Result<(FileStat, Entries), CheckpointError> {
+    let identity = FileStat::of(path)?;
     let refused = |reason: String| Err(CheckpointError::Archive { path: path.to_owned(), reason });
     if identity.bytes() == 0 {
         return refused("the file is empty".to_owned());

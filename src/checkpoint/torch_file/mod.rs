@@ -21,7 +21,7 @@ use self::archive::{Entries, Entry};
 use self::places::{Place, places};
 use super::CheckpointError;
 use super::read_digests::{PIECE_BYTES, ReadDigests};
-use crate::files::{self, Identity};
+use crate::files::{self, FileStat};
 use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
 
 /// An opened `.pt` file: names, types and shapes are known, no tensor is read yet.
@@ -29,7 +29,7 @@ pub struct Shard {
     path: PathBuf,
     /// The dictionary's key in the file, unless it is the file's root.
     key: Option<String>,
-    identity: Identity,
+    identity: FileStat,
     entries: Entries,
     tensors: HashMap<String, Tensor>,
     runs: OnceLock<Option<Runs>>,
@@ -98,7 +98,7 @@ impl Shard {
     fn from_reader(
         path: &Path,
         key: Option<String>,
-        (identity, entries): (Identity, Entries),
+        (identity, entries): (FileStat, Entries),
         reader: Result<PytorchReader, PytorchError>,
     ) -> Result<Self, CheckpointError> {
         let reader = reader.map_err(|source| CheckpointError::Damaged { path: path.to_owned(), source })?;
@@ -120,7 +120,7 @@ impl Shard {
 
     /// What tells whether the file is still the one that was opened.
     #[must_use]
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> FileStat {
         self.identity
     }
 

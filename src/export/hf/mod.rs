@@ -1,12 +1,12 @@
 //! Directories that Hugging Face's transformers loads: `GPTNeoXForCausalLM` for models with LayerNorm,
-//! `LlamaForCausalLM` for those with an RMS norm and a gated MLP. `model` says which, or why neither can be this model;
-//! `tensors` what each parameter becomes; `config` writes the JSON.
+//! `LlamaForCausalLM` for those with an RMS norm and a gated MLP. `model` chooses, or explains why neither can be this
+//! model; `tensors` maps parameters to tensors; `config` writes the JSON.
 
 mod config;
 mod model;
 mod tensors;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -15,9 +15,9 @@ use self::model::HfModel;
 use self::tensors::{Take, TensorMap};
 use super::ExportError;
 use super::pipeline::Target;
-use super::plan::{Plan, PlannedParam};
+use super::plan::{MergeChoice, Plan, PlannedParam};
 use super::safetensors::TensorHeader;
-use super::spread::{Span, Spread};
+use super::sharded_tensor::{ByteSpan, ShardedTensor};
 use super::tokenizer_files::TokenizerFiles;
 use super::writer::{Content, FilePlan, Output};
 use crate::checkpoint::Checkpoint;
@@ -30,9 +30,9 @@ pub(super) struct HfTarget<'a> {
     model: HfModel,
     files: Vec<FilePlan>,
     /// The file of each tensor.
-    file_of: HashMap<String, usize>,
+    file_of: BTreeMap<String, usize>,
     bytes: u64,
-    dtype: DType,
+    texts: Vec<(PathBuf, String)>,
 }
 
 impl<'a> HfTarget<'a> {
@@ -43,11 +43,12 @@ impl<'a> HfTarget<'a> {
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         plan: &Plan,
+        choice: &MergeChoice<'_>,
+        tokenizer: Option<&TokenizerFiles>,
         max_shard_bytes: u64,
-        allow_inexact: bool,
     ) -> Result<Self, ExportError> {
         let architecture = checkpoint.architecture();
-        let model = HfModel::of(architecture, allow_inexact)?;
+        let model = HfModel::of(architecture, choice.strategy.allow_inexact)?;
         let map = TensorMap { architecture, model: &model };
         let mut shards: Vec<Vec<TensorHeader>> = Vec::new();
         let (mut filled, mut bytes) = (u64::MAX, 0);
@@ -65,7 +66,7 @@ impl<'a> HfTarget<'a> {
                 }
             }
         }
-        let (mut files, mut file_of) = (Vec::new(), HashMap::new());
+        let (mut files, mut file_of) = (Vec::new(), BTreeMap::new());
         let count = shards.len();
         for (at, tensors) in shards.into_iter().enumerate() {
             let path = if count == 1 {
@@ -76,44 +77,21 @@ impl<'a> HfTarget<'a> {
             file_of.extend(tensors.iter().map(|tensor| (tensor.name.clone(), at)));
             files.push(FilePlan { path, tensor_count: tensors.len(), content: Content::Safetensors(tensors) });
         }
-        let dtype = plan.params.first().map_or(checkpoint.dtype(), |param| param.dtype);
-        Ok(Self { architecture, model, files, file_of, bytes, dtype })
-    }
-
-    /// Bytes of all tensors.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The texts beside the weights.
-    ///
-    /// # Errors
-    /// None in practice: JSON of our own making.
-    pub(super) fn texts(
-        &self,
-        plan: &Plan,
-        vocab_size: usize,
-        tokenizer: Option<&TokenizerFiles>,
-    ) -> Vec<(PathBuf, String)> {
         let mut texts = config::texts(&config::Facts {
-            architecture: self.architecture,
-            model: &self.model,
-            vocab_size,
-            dtype: self.dtype,
+            architecture,
+            model: &model,
+            vocab_size: plan.vocab_size,
+            dtype: plan.params.first().map_or(checkpoint.dtype(), |param| param.dtype),
             unties_head: plan.unties_head,
             tokenizer,
         });
-        if self.files.len() > 1 {
-            let mut places: Vec<_> = self.file_of.iter().collect();
-            places.sort();
-            let weight_map: Map<String, Value> = places
-                .into_iter()
-                .map(|(name, &file)| (name.clone(), json!(self.files[file].path.to_string_lossy())))
-                .collect();
-            let index = json!({ "metadata": { "total_size": self.bytes }, "weight_map": weight_map });
+        if count > 1 {
+            let file = |(name, &at): (&String, &usize)| (name.clone(), json!(files[at].path.to_string_lossy()));
+            let weight_map: Map<String, Value> = file_of.iter().map(file).collect();
+            let index = json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map });
             texts.push(("model.safetensors.index.json".into(), config::pretty(&index)));
         }
-        texts
+        Ok(Self { architecture, model, files, file_of, bytes, texts })
     }
 }
 
@@ -122,14 +100,22 @@ impl Target for HfTarget<'_> {
         &self.files
     }
 
-    fn tensors(&self, param: &PlannedParam, value: &Spread) -> Result<Vec<Output>, ExportError> {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn texts(&self) -> &[(PathBuf, String)] {
+        &self.texts
+    }
+
+    fn tensors(&self, param: &PlannedParam, value: &ShardedTensor) -> Result<Vec<Output>, ExportError> {
         let map = TensorMap { architecture: self.architecture, model: &self.model };
         let output = |(name, take): (String, Take)| {
             let spans = match &take {
                 Take::All => value.all(),
                 Take::Rows(ranges) => value.ranges(0, ranges),
                 Take::Fill(number, shape) => {
-                    fill(*number, shape, value.dtype()).map(|tensor| vec![Span::whole(tensor)])
+                    fill(*number, shape, value.dtype()).map(|tensor| vec![ByteSpan::whole(tensor)])
                 }
             };
             let spans = spans.map_err(|source| ExportError::Tensor { name: name.clone(), source })?;

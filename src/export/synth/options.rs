@@ -1,10 +1,11 @@
-//! What a synthetic checkpoint is to be: sizes, settings, and the configuration that gpt-neox would have had.
+//! Sizes and settings of a synthetic checkpoint, and the configuration that gpt-neox would have had.
 
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Layout;
 use crate::config::{
-    Activation, Architecture, NeoxConfig, Norm, Observed, OutputLayerParallelism, PositionEmbedding, Precision,
+    Activation, Architecture, ClientArgs, NeoxConfig, Norm, Observed, OutputLayerParallelism, PositionEmbedding,
+    Precision,
 };
 use crate::export::ExportError;
 use crate::tensor::DType;
@@ -12,6 +13,9 @@ use crate::tensor::DType;
 /// The inner width of a gated MLP is rounded up to a multiple of this (twice it over both halves), so that it divides
 /// among ranks.
 const GATED_MULTIPLE_OF: usize = 64;
+
+/// gpt-neox's name of the kind of tokenizer that GPT-NeoX-20B and Pythia use.
+const TOKENIZER_TYPE: &str = "HFTokenizer";
 
 /// Layers, hidden size and heads of the models of the Pythia suite (`models/*/*.yml` of EleutherAI/pythia) and of
 /// GPT-NeoX-20B (`configs/20B.yml` of EleutherAI/gpt-neox).
@@ -74,12 +78,12 @@ impl Shape {
     }
 }
 
-/// What [`super::write_checkpoint`] writes. Partitioned parameters depend on the seed and the sizes alone, so that the
+/// Options of [`super::write_checkpoint`]. Partitioned parameters depend on the seed and the sizes alone, so that the
 /// same model can be written for any number of ranks (but for the rows that pad the vocabulary).
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of gpt-neox or of the writer")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct SynthOptions {
-    /// The sizes.
+    /// Layers, widths and heads.
     pub shape: Shape,
     /// Number of tensor-parallel ranks.
     pub tp_size: usize,
@@ -194,17 +198,18 @@ impl SynthOptions {
         Ok(format!("# Random weights in gpt-neox's format: nothing was trained.\n{{\n{}\n}}\n", entries.join(",\n")))
     }
 
-    /// What gpt-neox compares when it loads a checkpoint (`megatron/checkpointing.py`, `check_checkpoint_args`).
-    pub(super) fn client_args(&self) -> [(&'static str, usize); 7] {
-        [
-            ("num_layers", self.shape.layer_count),
-            ("hidden_size", self.shape.hidden_size),
-            ("num_attention_heads", self.shape.head_count),
-            ("max_position_embeddings", self.shape.max_position_embeddings),
-            ("make_vocab_size_divisible_by", self.shape.make_vocab_size_divisible_by),
-            ("padded_vocab_size", self.padded_vocab_size()),
-            ("model_parallel_size", self.tp_size),
-        ]
+    /// The arguments that gpt-neox compares when it loads a checkpoint.
+    pub(super) fn client_args(&self) -> ClientArgs {
+        ClientArgs {
+            num_layers: Some(self.shape.layer_count),
+            hidden_size: Some(self.shape.hidden_size),
+            num_attention_heads: Some(self.shape.head_count),
+            max_position_embeddings: Some(self.shape.max_position_embeddings),
+            make_vocab_size_divisible_by: Some(self.shape.make_vocab_size_divisible_by),
+            padded_vocab_size: Some(self.padded_vocab_size()),
+            tokenizer_type: Some(TOKENIZER_TYPE.to_owned()),
+            model_parallel_size: Some(self.tp_size),
+        }
     }
 
     fn keys(&self) -> Result<Map<String, Value>, ExportError> {
@@ -250,7 +255,7 @@ impl SynthOptions {
         set("use-bias-in-attn-linear", json!(self.attention_bias));
         set("use-bias-in-mlp", json!(self.mlp_bias));
         set("precision", json!(precision.as_str()));
-        set("tokenizer-type", json!(super::TOKENIZER_TYPE));
+        set("tokenizer-type", json!(TOKENIZER_TYPE));
         Ok(keys)
     }
 }

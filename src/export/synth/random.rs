@@ -2,7 +2,7 @@
 //! number of ranks, and for a larger tensor of the same name the first elements are the same.
 
 use bytemuck::cast_slice_mut;
-use half::slice::HalfFloatSliceExt as _;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rand::rngs::ChaCha12Rng;
 use rand::{Rng as _, SeedableRng as _};
@@ -77,26 +77,23 @@ pub(super) fn tensor(
 
 /// Little-endian elements of `dtype`, to nearest with ties to even.
 fn round(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<(), TensorError> {
-    let runs = values.chunks(RUN).zip(bytes.chunks_mut(RUN * dtype.size()));
     match dtype {
-        DType::F32 => runs.for_each(|(values, bytes)| bytes.copy_from_slice(bytemuck::cast_slice(values))),
-        DType::F16 => {
-            let mut rounded = [f16::ZERO; RUN];
-            for (values, bytes) in runs {
-                let rounded = &mut rounded[..values.len()];
-                rounded.convert_from_f32_slice(values);
-                bytes.copy_from_slice(bytemuck::cast_slice(rounded));
-            }
-        }
-        DType::BF16 => {
-            let mut rounded = [bf16::ZERO; RUN];
-            for (values, bytes) in runs {
-                let rounded = &mut rounded[..values.len()];
-                rounded.convert_from_f32_slice(values);
-                bytes.copy_from_slice(bytemuck::cast_slice(rounded));
-            }
-        }
+        DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(values)),
+        DType::F16 => round_to_half::<f16>(values, bytes),
+        DType::BF16 => round_to_half::<bf16>(values, bytes),
         other => return Err(TensorError::NotFloat(other)),
     }
     Ok(())
+}
+
+fn round_to_half<T: bytemuck::Pod>(values: &[f32], bytes: &mut [u8])
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut rounded = [T::zeroed(); RUN];
+    for (values, bytes) in values.chunks(RUN).zip(bytes.chunks_mut(RUN * size_of::<T>())) {
+        let rounded = &mut rounded[..values.len()];
+        rounded.convert_from_f32_slice(values);
+        bytes.copy_from_slice(bytemuck::cast_slice(rounded));
+    }
 }

@@ -1,6 +1,6 @@
 //! The values of a synthetic model: of the size that trained weights have, so that norms, softmax and biases all matter.
 
-use super::SynthOptions;
+use super::options::SynthOptions;
 use super::random::{self, Normals};
 use crate::config::{Architecture, Positions, Residual};
 use crate::export::ExportError;

@@ -1,58 +1,54 @@
-//! A tensor that lies in several host tensors, and parts of it as bytes to write. Shards are never joined where the
-//! output holds them one behind another anyway: their bytes go to the file as they are.
+//! A tensor in several host tensors, and parts of it as bytes to write. Shards that the output has one behind another
+//! are never joined: their bytes go to the file as they are.
 
 use std::ops::Range;
 
 use crate::partition::{Partition, PartitionError, rank_ranges};
 use crate::tensor::{DType, HostTensor, Piece, TensorError, concatenate};
 
-/// Runs of at least so many bytes are written from where they lie: handing one on costs less than copying it.
+/// Runs of at least so many bytes are written in place: passing one on costs less than copying it.
 const SHORTEST_RUN: usize = 512;
 
 /// A run of bytes of a host tensor.
 #[derive(Debug, Clone)]
-pub(super) struct Span {
+pub(super) struct ByteSpan {
     tensor: HostTensor,
     range: Range<usize>,
 }
 
-impl Span {
-    /// All of a tensor.
+impl ByteSpan {
     pub(super) fn whole(tensor: HostTensor) -> Self {
         let range = 0..tensor.bytes().len();
         Self { tensor, range }
     }
 
-    /// The bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.tensor.bytes()[self.range.clone()]
     }
 }
 
-/// One tensor, cut along one dimension and spread over several host tensors.
+/// One tensor, cut along one dimension into parts of host tensors.
 #[derive(Debug, Clone)]
-pub(super) struct Spread {
+pub(super) struct ShardedTensor {
     dim: usize,
     shape: Vec<usize>,
     dtype: DType,
     /// In the order of the joined tensor, without gaps.
-    segments: Vec<Segment>,
+    slices: Vec<Slice>,
 }
 
-/// A part of the joined tensor, and where it lies.
+/// A part of the joined tensor: its place there, and its elements.
 #[derive(Debug, Clone)]
-struct Segment {
+struct Slice {
     start: usize,
     tensor: HostTensor,
     range: Range<usize>,
 }
 
-impl Spread {
-    /// A tensor that lies in one piece.
+impl ShardedTensor {
+    /// A tensor in one piece.
     pub(super) fn whole(tensor: HostTensor) -> Self {
-        let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
-        let range = 0..shape.first().copied().unwrap_or(1);
-        Self { dim: 0, shape, dtype, segments: vec![Segment { start: 0, tensor, range }] }
+        Self::whole_along(tensor, 0)
     }
 
     /// The tensor that these shards make, one a rank, in rank order.
@@ -64,13 +60,13 @@ impl Spread {
         let first = shards.first().ok_or(TensorError::Empty)?;
         let (mut shape, dtype) = (first.shape().to_vec(), first.dtype());
         let extent: usize = partition.blocks.iter().sum();
-        let mut segments = Vec::new();
+        let mut slices = Vec::new();
         for (tp_rank, tensor) in shards.iter().enumerate() {
             first.check_same_form(tensor)?;
             let mut at = 0;
             for range in rank_ranges(partition, tp_size, tp_rank)? {
                 let (start, length) = (range.start, range.len());
-                segments.push(Segment { start, tensor: tensor.clone(), range: at..at + length });
+                slices.push(Slice { start, tensor: tensor.clone(), range: at..at + length });
                 at += length;
             }
             if shape.get(partition.dim) != Some(&at) {
@@ -79,28 +75,26 @@ impl Spread {
             }
         }
         shape[partition.dim] = extent;
-        segments.sort_by_key(|segment| segment.start);
-        Ok(Self { dim: partition.dim, shape, dtype, segments })
+        slices.sort_by_key(|slice| slice.start);
+        Ok(Self { dim: partition.dim, shape, dtype, slices })
     }
 
-    /// Shape of the joined tensor.
+    /// Of the joined tensor.
     pub(super) fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Element type.
     pub(super) fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// All of it.
-    pub(super) fn all(&self) -> Result<Vec<Span>, TensorError> {
+    pub(super) fn all(&self) -> Result<Vec<ByteSpan>, TensorError> {
         let extent = self.shape.get(self.dim).copied().unwrap_or(1);
         self.ranges(self.dim, std::slice::from_ref(&(0..extent)))
     }
 
     /// These ranges along `dim`, one behind another. Copies only what would be very many short runs of bytes.
-    pub(super) fn ranges(&self, dim: usize, ranges: &[Range<usize>]) -> Result<Vec<Span>, TensorError> {
+    pub(super) fn ranges(&self, dim: usize, ranges: &[Range<usize>]) -> Result<Vec<ByteSpan>, TensorError> {
         if dim != self.dim {
             return Self::whole_along(self.joined()?, dim).ranges(dim, ranges);
         }
@@ -109,9 +103,9 @@ impl Spread {
         let element_bytes = self.shape.iter().skip(dim + 1).product::<usize>() * self.dtype.size();
         if outer > 1 && parts.iter().any(|(_, range)| range.len() * element_bytes < SHORTEST_RUN) {
             let pieces: Vec<_> = parts.into_iter().map(|(tensor, range)| Piece { tensor, range }).collect();
-            return Ok(vec![Span::whole(concatenate(dim, &pieces)?)]);
+            return Ok(vec![ByteSpan::whole(concatenate(dim, &pieces)?)]);
         }
-        let mut spans: Vec<Span> = Vec::new();
+        let mut spans: Vec<ByteSpan> = Vec::new();
         for row in 0..outer {
             for (tensor, range) in &parts {
                 let before = row * tensor.shape().get(dim).copied().unwrap_or(1);
@@ -120,7 +114,7 @@ impl Spread {
                     Some(last) if last.tensor.storage_id() == tensor.storage_id() && last.range.end == range.start => {
                         last.range.end = range.end;
                     }
-                    _ => spans.push(Span { tensor: (*tensor).clone(), range }),
+                    _ => spans.push(ByteSpan { tensor: (*tensor).clone(), range }),
                 }
             }
         }
@@ -130,9 +124,9 @@ impl Spread {
     /// The same tensor without what lies beyond `extent` along the first dimension.
     pub(super) fn first_rows(&self, extent: usize) -> Result<Self, TensorError> {
         let mut kept = if self.dim == 0 { self.clone() } else { Self::whole_along(self.joined()?, 0) };
-        kept.segments.retain(|segment| segment.start < extent);
-        for segment in &mut kept.segments {
-            segment.range.end = segment.range.end.min(segment.range.start + extent - segment.start);
+        kept.slices.retain(|slice| slice.start < extent);
+        for slice in &mut kept.slices {
+            slice.range.end = slice.range.end.min(slice.range.start + extent - slice.start);
         }
         if let Some(rows) = kept.shape.first_mut() {
             *rows = extent.min(*rows);
@@ -143,23 +137,22 @@ impl Spread {
     fn whole_along(tensor: HostTensor, dim: usize) -> Self {
         let (shape, dtype) = (tensor.shape().to_vec(), tensor.dtype());
         let range = 0..shape.get(dim).copied().unwrap_or(1);
-        Self { dim, shape, dtype, segments: vec![Segment { start: 0, tensor, range }] }
+        Self { dim, shape, dtype, slices: vec![Slice { start: 0, tensor, range }] }
     }
 
     fn joined(&self) -> Result<HostTensor, TensorError> {
-        let pieces =
-            self.segments.iter().map(|segment| Piece { tensor: &segment.tensor, range: segment.range.clone() });
+        let pieces = self.slices.iter().map(|slice| Piece { tensor: &slice.tensor, range: slice.range.clone() });
         concatenate(self.dim, &pieces.collect::<Vec<_>>())
     }
 
-    /// Where the elements of a range along the own dimension lie.
+    /// The parts that make up a range along the own dimension.
     fn parts(&self, wanted: &Range<usize>) -> impl Iterator<Item = (&HostTensor, Range<usize>)> {
         let wanted = wanted.clone();
-        self.segments.iter().filter_map(move |segment| {
-            let start = wanted.start.max(segment.start);
-            let end = wanted.end.min(segment.start + segment.range.len());
-            let at = segment.range.start;
-            (start < end).then(|| (&segment.tensor, at + start - segment.start..at + end - segment.start))
+        self.slices.iter().filter_map(move |slice| {
+            let start = wanted.start.max(slice.start);
+            let end = wanted.end.min(slice.start + slice.range.len());
+            let at = slice.range.start;
+            (start < end).then(|| (&slice.tensor, at + start - slice.start..at + end - slice.start))
         })
     }
 }
@@ -175,7 +168,7 @@ mod tests {
             .unwrap()
     }
 
-    fn bytes(spans: &[Span]) -> Vec<u8> {
+    fn bytes(spans: &[ByteSpan]) -> Vec<u8> {
         spans.iter().flat_map(|span| span.bytes().to_vec()).collect()
     }
 
@@ -186,13 +179,13 @@ mod tests {
         for partition in [along_rows, along_columns] {
             let joined = numbered(&[48, 48]);
             for from in [1, 2, 3, 4] {
-                let spread = Spread::of_shards(&partition, &split(&partition, &joined, from).unwrap()).unwrap();
-                assert_eq!((spread.shape(), spread.dtype()), (&[48, 48][..], DType::U8));
-                assert_eq!(bytes(&spread.all().unwrap()), joined.bytes());
+                let sharded = ShardedTensor::of_shards(&partition, &split(&partition, &joined, from).unwrap()).unwrap();
+                assert_eq!((sharded.shape(), sharded.dtype()), (&[48, 48][..], DType::U8));
+                assert_eq!(bytes(&sharded.all().unwrap()), joined.bytes());
                 for to in [1, 2, 3, 4, 6, 12] {
                     for (tp_rank, expected) in split(&partition, &joined, to).unwrap().iter().enumerate() {
                         let ranges = rank_ranges(&partition, to, tp_rank).unwrap();
-                        let spans = spread.ranges(partition.dim, &ranges).unwrap();
+                        let spans = sharded.ranges(partition.dim, &ranges).unwrap();
                         assert_eq!(bytes(&spans), expected.bytes(), "{from} to {to}, rank {tp_rank}");
                     }
                 }
@@ -206,12 +199,12 @@ mod tests {
         for dim in [0, 1] {
             let partition = Partition { dim, blocks: vec![[8, 6][dim]] };
             let shards = split(&partition, &joined, 2).unwrap();
-            let spread = Spread::of_shards(&partition, &shards).unwrap();
-            let kept = spread.first_rows(5).unwrap();
+            let sharded = ShardedTensor::of_shards(&partition, &shards).unwrap();
+            let kept = sharded.first_rows(5).unwrap();
             assert_eq!((kept.shape(), bytes(&kept.all().unwrap())), (&[5, 6][..], joined.bytes()[..30].to_vec()));
-            assert_eq!(bytes(&spread.ranges(0, &[6..8, 1..2]).unwrap())[..12], joined.bytes()[36..48]);
+            assert_eq!(bytes(&sharded.ranges(0, &[6..8, 1..2]).unwrap())[..12], joined.bytes()[36..48]);
             if dim == 0 {
-                let spans = spread.all().unwrap();
+                let spans = sharded.all().unwrap();
                 assert!(spans.iter().zip(&shards).all(|(span, shard)| span.tensor.storage_id() == shard.storage_id()));
             } else {
                 assert!(join(&partition, &shards).unwrap().same_bits(&joined));
@@ -222,8 +215,8 @@ mod tests {
     #[test]
     fn shards_must_fit() {
         let partition = Partition { dim: 0, blocks: vec![8] };
-        assert!(Spread::of_shards(&partition, &[numbered(&[4, 2]), numbered(&[3, 2])]).is_err());
-        assert!(Spread::of_shards(&partition, &[numbered(&[3, 2]), numbered(&[3, 2])]).is_err());
-        assert!(Spread::of_shards(&partition, &[]).is_err());
+        assert!(ShardedTensor::of_shards(&partition, &[numbered(&[4, 2]), numbered(&[3, 2])]).is_err());
+        assert!(ShardedTensor::of_shards(&partition, &[numbered(&[3, 2]), numbered(&[3, 2])]).is_err());
+        assert!(ShardedTensor::of_shards(&partition, &[]).is_err());
     }
 }

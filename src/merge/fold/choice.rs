@@ -1,7 +1,8 @@
 //! The free choices of folding: which common gain loses least when the folded weights are rounded to the storage type,
 //! and how far to shift the common bias so that the rank-one term stays small.
 
-use super::fold::{Reader, Replicas, dot, dot_ratio, mean_of, ratio};
+use super::operands::{Reader, Replicas};
+use super::vectors::{dot, dot_ratio, largest, mean_magnitude, mean_of, not_far_below, ratio};
 use crate::partition::PartitionError;
 use crate::tensor::{HostTensor, round};
 
@@ -19,7 +20,7 @@ const SMALLEST_GAIN: f64 = 1.0 / 8.0;
 pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64> {
     let candidates = std::iter::once(mean_of(&replicas.gains)).chain(replicas.gains.iter().cloned());
     let largest = largest(&replicas.gains);
-    let needs_rank_one = replicas.biases.is_some() && readers.iter().any(|reader| !reader.has_bias());
+    let needs_rank_one = replicas.biases.is_some() && readers.iter().any(|reader| reader.bias.is_none());
     // A rank-one term u(1/γ)ᵀ would leave the range of float16 where γ is tiny: there γ is the mean magnitude.
     let typical = if needs_rank_one { mean_magnitude(&largest) } else { 0.0 };
     let mut best: Option<(f64, Vec<f64>)> = None;
@@ -36,24 +37,6 @@ pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64>
         }
     }
     best.map(|(_, gain)| gain).unwrap_or_default()
-}
-
-/// A gain far below its replicas, as where their signs differ, would blow the weights up: then the largest of them.
-pub(super) fn not_far_below(gain: f64, largest: f64) -> f64 {
-    if gain.abs() < largest.abs() / 2.0 { largest } else { gain }
-}
-
-/// Of each element, the rank's value that is largest in magnitude.
-pub(super) fn largest(gains: &[Vec<f64>]) -> Vec<f64> {
-    let length = gains.first().map_or(0, Vec::len);
-    let larger = |one: f64, other: f64| if other.abs() > one.abs() { other } else { one };
-    (0..length).map(|at| gains.iter().map(|gain| gain[at]).fold(0.0, larger)).collect()
-}
-
-fn mean_magnitude(values: &[f64]) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a width")]
-    let count = values.len().max(1) as f64;
-    values.iter().map(|value| value.abs()).sum::<f64>() / count
 }
 
 /// Squared difference between folded weights as stored and as they should be, over a sample of rows.
@@ -97,7 +80,7 @@ pub(super) fn best_shift(
     let normalised = ratio(common_bias, gain);
     // For every row: W_r β_r − A_r(β/γ), and A_r·1, with A_r = W_r diag(γ_r). A shift s makes u = (first − s·second)/(Σ + s·width).
     let mut terms = Vec::new();
-    for reader in readers.iter().filter(|reader| !reader.has_bias()) {
+    for reader in readers.iter().filter(|reader| reader.bias.is_none()) {
         let (_, found) = reader.weight.map_rows(|index, row| {
             let tp_rank = reader.ranks[index];
             let own = dot(row, &biases[tp_rank]);

@@ -1,14 +1,15 @@
 //! A row-parallel head reads slice r of rank r's final norm, so the merged norm takes each slice from its owner: exact,
 //! and no weight changes. The one gain of a scalenorm has no slices: there the head's columns take up the difference.
 
-use super::fold::{FoldSummary, Folded, mean_of, nonzero};
-use super::fold_choice::{largest, not_far_below};
-use super::norms::NormUnit;
-use crate::partition::{ParamValue, PartitionError, Role, StageTensors};
+use super::folded::{FoldSummary, Folded};
+use super::operands::joined;
+use super::vectors::{largest, mean_of, nonzero, not_far_below};
+use crate::merge::norms::NormUnit;
+use crate::partition::{PartitionError, Role, StageTensors};
 use crate::tensor::{HostTensor, Piece, concatenate, round};
 
 /// The merged final norm before a row-parallel head.
-pub(super) fn split_by_slices(stage: &StageTensors, unit: NormUnit) -> Result<Folded, PartitionError> {
+pub(super) fn fold_into_head(stage: &StageTensors, unit: NormUnit) -> Result<Folded, PartitionError> {
     if let [first, ..] = stage.replicas(unit.gain)
         && first.element_count() == 1
     {
@@ -26,7 +27,7 @@ pub(super) fn split_by_slices(stage: &StageTensors, unit: NormUnit) -> Result<Fo
         Ok(Some((role, concatenate(0, &pieces)?)))
     };
     let params = slices(unit.gain)?.into_iter().chain(slices(unit.bias)?).collect();
-    Ok(Folded { params, summary: FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false } })
+    Ok(Folded { params, summary: FoldSummary::default() })
 }
 
 fn scale_columns(stage: &StageTensors, unit: NormUnit, first: &HostTensor) -> Result<Folded, PartitionError> {
@@ -34,8 +35,8 @@ fn scale_columns(stage: &StageTensors, unit: NormUnit, first: &HostTensor) -> Re
     let common = not_far_below(mean_of(&gains)[0], largest(&gains)[0]);
     let common = nonzero(round(common, first.dtype()));
     let mut params = vec![(unit.gain, HostTensor::from_f64(first.dtype(), first.shape().to_vec(), &[common])?)];
-    let mut summary = FoldSummary { max_weight_change: 0.0, max_rank_one: 0.0, unties_head: false };
-    if let Some(ParamValue::Joined(head)) = stage.get(Role::HeadWeight).map(|param| &param.value) {
+    let mut summary = FoldSummary::default();
+    if let Some(head) = joined(stage, Role::HeadWeight) {
         let (scaled, changes) = head.map_rows(|_, row| {
             let width = row.len() / gains.len();
             let mut largest_change = 0.0_f64;

@@ -1,24 +1,25 @@
-//! What a merge made elsewhere did: which rule its replicated parameters follow, and whether its matrices are the joined
-//! shards. Told from the values alone, stage by stage.
+//! How a candidate was merged: which rule its replicated parameters follow, and whether its matrices are the joined
+//! shards. Inferred from the values alone, stage by stage.
 
 use std::collections::BTreeMap;
 
-use super::stage::reduce;
-use super::{MergeError, Rule};
-use crate::config::{Architecture, Residual};
-use crate::partition::{Kind, Param, ParamValue, PartitionError, Role, StageTensors, canonical};
-use crate::tensor::{Arithmetic, DType, Difference, HostTensor, Piece, TensorError, concatenate, difference};
+use super::layout::{ModelStage, common_rows};
+use super::reduce::{reduce, rules_of};
+use super::{MergeError, Miscount, Rule};
+use crate::config::Residual;
+use crate::partition::{Kind, Param, ParamValue, Role};
+use crate::tensor::{Arithmetic, DType, Difference, HostTensor, TensorError, difference};
 
-/// What was done to the replicated parameters of one kind.
+/// The rule that the replicated parameters of one kind follow.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Treatment {
+pub struct ReplicatedMatch {
     /// The kind.
     pub kind: Kind,
     /// Names of the parameters inside their layers.
     pub parameters: Vec<String>,
-    /// The rule whose result is closest; the one that the forward pass asks for where several are equally close.
+    /// The rule whose result is closest; the correct one where several are equally close.
     pub rule: Rule,
-    /// How far the values are from that result.
+    /// Difference of the values from that result.
     pub difference: Difference,
     /// Whether they are that result, bit for bit.
     pub same_bits: bool,
@@ -28,12 +29,12 @@ pub struct Treatment {
     pub factor: f64,
 }
 
-/// What was done to the partitioned parameters of one kind.
+/// The partitioned parameters of one kind beside the joined shards.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Joining {
+pub struct JoinedMatch {
     /// The kind.
     pub kind: Kind,
-    /// How far the values are from the joined shards.
+    /// Difference of the values from the joined shards.
     pub difference: Difference,
     /// Whether they are the joined shards, bit for bit.
     pub same_bits: bool,
@@ -41,9 +42,9 @@ pub struct Joining {
     pub follows: bool,
 }
 
-/// The comparison of a merge made elsewhere with the unmerged model, over the stages so far.
+/// The comparison of a candidate with the unmerged model, over the stages so far.
 #[derive(Debug, Clone, Default)]
-pub struct Elsewhere {
+pub struct CandidateAnalysis {
     tp_size: usize,
     biases_before_reduction: bool,
     tolerance: f64,
@@ -57,26 +58,17 @@ struct Replicated {
     rules: Vec<(Rule, Difference, bool)>,
 }
 
-impl Elsewhere {
-    /// Takes a stage into account: the unmerged one, and the same of the model made elsewhere.
+impl CandidateAnalysis {
+    /// Adds a stage: of the unmerged model, and of the candidate.
     ///
     /// # Errors
-    /// Replicas that do not fit together.
-    pub fn add(
-        &mut self,
-        (architecture, unmerged): (&Architecture, &StageTensors),
-        (other_architecture, other): (&Architecture, &StageTensors),
-    ) -> Result<(), MergeError> {
-        self.tp_size = unmerged.tp_size;
-        self.biases_before_reduction = architecture.residual == Residual::Parallel;
-        let same_layout =
-            architecture.qkv == other_architecture.qkv && architecture.mlp_matrices == other_architecture.mlp_matrices;
-        let in_one_layout = |architecture: &Architecture, stage: &StageTensors| {
-            if same_layout { Ok(stage.clone()) } else { canonical(architecture, stage) }
-        };
-        let failed = |source| MergeError::Fold { stage: unmerged.id, source };
-        let ours = in_one_layout(architecture, unmerged).map_err(failed)?;
-        let theirs = in_one_layout(other_architecture, other).map_err(failed)?;
+    /// Layouts that cannot be brought into one, or replicas that do not fit together.
+    pub fn add(&mut self, unmerged: ModelStage<'_>, candidate: ModelStage<'_>) -> Result<(), MergeError> {
+        self.tp_size = unmerged.tensors.tp_size;
+        self.biases_before_reduction = unmerged.architecture.residual == Residual::Parallel;
+        let (ours, theirs) = unmerged
+            .in_one_layout(candidate)
+            .map_err(|source| MergeError::Layout { stage: unmerged.tensors.id, source })?;
         for (&role, param) in &ours.params {
             let Some(other) = theirs.get(role) else { continue };
             let failed = |source| MergeError::Tensor { stage: ours.id, name: param.name.clone(), source };
@@ -94,7 +86,7 @@ impl Elsewhere {
         Ok(())
     }
 
-    /// What a model of several ranks counts: their sum where each adds its own before the all-reduce, else their mean.
+    /// The value that a model of several ranks uses: the sum where each adds its own before the all-reduce, else the mean.
     fn as_one(&self, kind: Kind, replicas: &[HostTensor]) -> Result<HostTensor, TensorError> {
         reduce(replicas, Rule::Auto.resolve(kind, self.residual()), Arithmetic::Float64)
     }
@@ -129,12 +121,11 @@ impl Elsewhere {
 
     fn add_replicas(&mut self, param: &Param, replicas: &[HostTensor], other: &HostTensor) -> Result<(), TensorError> {
         let kind = param.kind;
-        if !kind.is_replicated() || replicas.first().is_none_or(|replica| replica.shape() != other.shape()) {
+        let Some(first) = replicas.first().filter(|first| first.shape() == other.shape()) else { return Ok(()) };
+        if !kind.is_replicated() {
             return Ok(());
         }
-        if let Some(replica) = replicas.first() {
-            self.note_types(replica, other);
-        }
+        self.note_types(first, other);
         let rules = rules_of(kind, self.residual(), self.tp_size);
         let known = self.replicated.entry(kind).or_insert_with(|| Replicated {
             parameters: Vec::new(),
@@ -162,11 +153,11 @@ impl Elsewhere {
         self.tolerance = self.tolerance.max(roundings(left.dtype())).max(roundings(right.dtype()));
     }
 
-    /// What was done to every kind of replicated parameter.
+    /// One match for every kind of replicated parameter.
     #[must_use]
-    pub fn treatments(&self) -> Vec<Treatment> {
-        let treatment = |(&kind, known): (&Kind, &Replicated)| {
-            // The first of the closest: `min_by` would give the first as well, but says so only in passing.
+    pub fn replicated(&self) -> Vec<ReplicatedMatch> {
+        let found = |(&kind, known): (&Kind, &Replicated)| {
+            // The first of the closest: `min_by` would give the first as well, but does not promise it.
             let closest = known.rules.iter().copied().reduce(
                 |best, next| {
                     if next.1.squared < best.1.squared { next } else { best }
@@ -174,7 +165,7 @@ impl Elsewhere {
             );
             let (rule, difference, same_bits) = closest?;
             let expected = known.rules.first().map_or(1.0, |&(rule, ..)| self.multiple(rule));
-            Some(Treatment {
+            Some(ReplicatedMatch {
                 kind,
                 parameters: known.parameters.clone(),
                 rule,
@@ -184,19 +175,19 @@ impl Elsewhere {
                 factor: self.multiple(rule) / expected,
             })
         };
-        self.replicated.iter().filter_map(treatment).collect()
+        self.replicated.iter().filter_map(found).collect()
     }
 
-    /// What was done to every kind of partitioned parameter.
+    /// One match for every kind of partitioned parameter.
     #[must_use]
-    pub fn joinings(&self) -> Vec<Joining> {
-        let joining = |(&kind, &(difference, same_bits)): (&Kind, &(Difference, bool))| Joining {
+    pub fn joined(&self) -> Vec<JoinedMatch> {
+        let found = |(&kind, &(difference, same_bits)): (&Kind, &(Difference, bool))| JoinedMatch {
             kind,
             difference,
             same_bits,
             follows: same_bits || difference.relative() <= self.tolerance,
         };
-        self.joined.iter().map(joining).collect()
+        self.joined.iter().map(found).collect()
     }
 
     /// How many times a replica the rule makes.
@@ -205,85 +196,48 @@ impl Elsewhere {
         if rule == Rule::Sum { self.tp_size as f64 } else { 1.0 }
     }
 
-    /// Biases that are counted another number of times than the model counts them, a sentence each.
+    /// A sentence for each kind of parameter that the candidate makes another multiple of than the model has.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let miscounted = |treatment: &Treatment| (treatment.factor - 1.0).abs() > f64::EPSILON;
-        let sentence = |treatment: Treatment| {
-            let Treatment { kind, parameters, rule, factor, .. } = treatment;
+        let sentence = |found: ReplicatedMatch| {
+            let ReplicatedMatch { kind, parameters, rule, factor, .. } = found;
             let place = match (kind, self.biases_before_reduction) {
                 (Kind::RowParallelBias, true) => "every rank adds its own before the all-reduce",
                 (Kind::RowParallelBias, false) => "the model adds them once, after the all-reduce",
                 _ => "the model uses them once",
             };
-            let factor = (factor * 1000.0).round() / 1000.0;
-            format!(
-                "its {} are the {} of the ranks', although {place}: {} {factor} times what the model has",
-                plural(kind),
-                in_words(rule),
-                parameters.join(" and ")
-            )
+            let miscount = Miscount { factor, parameters };
+            format!("its {} are the {} of the ranks', although {place}: {miscount}", plural(kind), in_words(rule))
         };
-        self.treatments().into_iter().filter(miscounted).map(sentence).collect()
+        let miscounted = |found: &ReplicatedMatch| (found.factor - 1.0).abs() > f64::EPSILON;
+        self.replicated().into_iter().filter(miscounted).map(sentence).collect()
     }
 
-    /// What it did, in a line.
+    /// The matches in a line.
     #[must_use]
     pub fn summary(&self) -> String {
-        let replicated = self.treatments().into_iter().map(|treatment| {
-            let Treatment { kind, rule, difference, same_bits, follows, .. } = treatment;
-            let closeness = match (same_bits, follows) {
+        let replicated = self.replicated().into_iter().map(|found| {
+            let closeness = match (found.same_bits, found.follows) {
                 (true, _) => "bit for bit".to_owned(),
-                (false, true) => format!("within {:.1e}", difference.max_abs),
-                (false, false) => format!("only nearly: they differ by up to {:.1e}", difference.max_abs),
+                (false, true) => format!("within {:.1e}", found.difference.max_abs),
+                (false, false) => format!("only nearly: they differ by up to {:.1e}", found.difference.max_abs),
             };
-            format!("{} are the {} of the ranks' ({closeness})", plural(kind), in_words(rule))
+            format!("{} are the {} of the ranks' ({closeness})", plural(found.kind), in_words(found.rule))
         });
-        let joined = self.joinings().into_iter().filter(|joining| !joining.same_bits).map(|joining| {
-            let Joining { kind, difference, follows, .. } = joining;
-            if follows {
-                format!("{} are the joined shards, rounded (within {:.1e})", plural(kind), difference.max_abs)
+        let joined = self.joined().into_iter().filter(|found| !found.same_bits).map(|found| {
+            let (kind, max_abs) = (plural(found.kind), found.difference.max_abs);
+            if found.follows {
+                format!("{kind} are the joined shards, rounded (within {max_abs:.1e})")
             } else {
-                format!("{} are not the joined shards (they differ by up to {:.1e})", plural(kind), difference.max_abs)
+                format!("{kind} are not the joined shards (they differ by up to {max_abs:.1e})")
             }
         });
         let mut parts: Vec<_> = replicated.chain(joined).collect();
-        if self.joinings().iter().all(|joining| joining.same_bits) {
+        if self.joined.values().all(|&(_, same_bits)| same_bits) {
             parts.push("all matrices are the joined shards (bit for bit)".to_owned());
         }
         parts.join("; ")
     }
-}
-
-/// Both stages with their matrices laid out alike.
-pub(super) fn in_one_layout(
-    (architecture, stage): (&Architecture, &StageTensors),
-    (other_architecture, other): (&Architecture, &StageTensors),
-) -> Result<(StageTensors, StageTensors), PartitionError> {
-    if architecture.qkv == other_architecture.qkv && architecture.mlp_matrices == other_architecture.mlp_matrices {
-        return Ok((stage.clone(), other.clone()));
-    }
-    Ok((canonical(architecture, stage)?, canonical(other_architecture, other)?))
-}
-
-/// What a converter may have done with the copies of `tp_size` ranks; first what the forward pass asks for.
-pub(super) fn rules_of(kind: Kind, residual: Residual, tp_size: usize) -> Vec<Rule> {
-    let mut rules = vec![Rule::Auto.resolve(kind, residual)];
-    let ranks = (0..tp_size).map(Rule::Rank);
-    for rule in [Rule::Mean, Rule::Sum].into_iter().chain(ranks) {
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
-    }
-    rules
-}
-
-/// The rows that both have.
-pub(super) fn common_rows(left: &HostTensor, right: &HostTensor) -> Result<(HostTensor, HostTensor), TensorError> {
-    let rows = |tensor: &HostTensor| tensor.shape().first().copied().unwrap_or(0);
-    let common = rows(left).min(rows(right));
-    let first = |tensor| concatenate(0, &[Piece { tensor, range: 0..common }]);
-    Ok((first(left)?, first(right)?))
 }
 
 /// `mean`, `sum`, `copy on rank 0`.
@@ -294,7 +248,7 @@ fn in_words(rule: Rule) -> String {
     }
 }
 
-/// The parameters of a kind as a sentence has them.
+/// The parameters of a kind in a sentence.
 fn plural(kind: Kind) -> &'static str {
     match kind {
         Kind::VocabParallel => "word embeddings",
