@@ -15,8 +15,8 @@ use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::export::TokenizerFiles;
 use kintsugi::gate::Gates;
 use kintsugi::merge::Strategy;
-use kintsugi::report::{Material, parse_json, render_html, render_markdown, to_json};
-use kintsugi::samples::{DocumentText, Sample, parse_jsonl};
+use kintsugi::report::{ReportFiles, parse_json, render_html, render_markdown, to_json};
+use kintsugi::samples::{PassageText, Sample, parse_jsonl};
 use tempfile::{NamedTempFile, TempDir};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -188,7 +188,7 @@ pub fn report(bytes: &[u8]) {
         let _ = render_markdown(&report);
         // Takes a hundred times as long as all else.
         if bytes.len().is_multiple_of(16) {
-            let _ = render_html(&Material { report: Some(&report), ..Material::default() });
+            let _ = render_html(&ReportFiles { report: Some(&report), ..ReportFiles::default() });
         }
     }
 }
@@ -196,7 +196,7 @@ pub fn report(bytes: &[u8]) {
 /// The samples of a model, and the passages beside them.
 pub fn samples(bytes: &[u8]) {
     let _ = parse_jsonl::<Sample>(bytes, Path::new("mean.jsonl"));
-    let _ = parse_jsonl::<DocumentText>(bytes, Path::new("documents.jsonl"));
+    let _ = parse_jsonl::<PassageText>(bytes, Path::new("passages.jsonl"));
 }
 
 /// A strategy file.

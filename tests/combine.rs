@@ -26,7 +26,7 @@ fn whole() -> &'static TempDir {
 
 /// Fails unless both runs came to the same, however the work was divided.
 fn assert_same(found: &Path, expected: &Path) {
-    assert_same_but(found, expected, &["threads", "slices", "shards"]);
+    assert_same_but(found, expected, &["threads", "slices", "run_shards"]);
 }
 
 fn into(folder: &Path, further: &[&str]) -> Command {
@@ -70,7 +70,7 @@ fn shards_of_any_division_combine_to_the_same_report() {
             finish(&mut combine(&paths, &folder.path().join("joined")));
             assert_same(&folder.path().join("joined"), whole().path());
             let run = json(&folder.path().join("joined/report.json"))["run"].clone();
-            assert_eq!((run["shards"].as_u64(), run.get("shard")), (Some(count as u64), None));
+            assert_eq!((run["run_shards"].as_u64(), run.get("run_shard")), (Some(count as u64), None));
             // The folder that all were given finds them by itself.
             finish(&mut combine(&[folder.path()], folder.path()));
         }
@@ -121,7 +121,7 @@ fn gaps_doubles_and_strangers_are_named() {
     let other = tempfile::tempdir().unwrap();
     let stranger = shard(other.path(), "2/2", &["--max-length", "30"]);
     let error = refused(&[&first, &stranger]);
-    assert!(error.contains("the journal is of another run: max_length is 30"), "{error}");
+    assert!(error.contains("the journal belongs to a different run: max_length is 30"), "{error}");
     let error = refused(&[&first, &folder.path().join("nowhere")]);
     assert!(error.contains("nowhere"), "{error}");
     finish(&mut combine(&[&first, &second], &joined));
@@ -139,7 +139,7 @@ fn a_checkpoint_that_differs_between_shards_is_a_stranger() {
     let mut command = compare(&checkpoint, &["--shard", "2/2"]);
     finish(command.arg("--output-dir").arg(folder.path()));
     let error = fail(&mut combine(&[folder.path()], folder.path()));
-    assert!(error.contains("the journal is of another run: layer_04-model_00-model_states.pt is "), "{error}");
+    assert!(error.contains("the journal belongs to a different run: layer_04-model_00-model_states.pt is "), "{error}");
 }
 
 #[test]

@@ -12,19 +12,19 @@ use kintsugi::samples::Sample;
 use tempfile::TempDir;
 
 /// As many as LAMBADA has.
-const DOCUMENTS: usize = 5153;
+const PASSAGES: usize = 5153;
 
 /// A fixed scatter of numbers in `[0, 1)`.
 fn scatter(index: usize) -> f64 {
     (index as f64 * 0.618_033_988_749_894_9).fract()
 }
 
-/// A model that is right on seven of ten documents, but wrong on the first `lost` of them and right on the first
+/// A model that is right on seven of ten passages, but wrong on the first `lost` of them and right on the first
 /// `gained` of the others; its log-likelihoods lie `shift` below the baseline's on average, with a spread of `spread`.
 fn model(lost: usize, gained: usize, shift: f64, spread: f64) -> Vec<Sample> {
     let (mut right_seen, mut wrong_seen) = (0, 0);
-    samples((0..DOCUMENTS).map(|document| {
-        let right = document % 10 < 7;
+    samples((0..PASSAGES).map(|passage| {
+        let right = passage % 10 < 7;
         let is_greedy = if right {
             right_seen += 1;
             right_seen > lost
@@ -32,8 +32,8 @@ fn model(lost: usize, gained: usize, shift: f64, spread: f64) -> Vec<Sample> {
             wrong_seen += 1;
             wrong_seen <= gained
         };
-        let noise = spread * (2.0 * scatter(17 * document + 5) - 1.0);
-        (-4.0 * scatter(document + 1) - shift + noise, is_greedy)
+        let noise = spread * (2.0 * scatter(17 * passage + 5) - 1.0);
+        (-4.0 * scatter(passage + 1) - shift + noise, is_greedy)
     }))
 }
 
@@ -91,7 +91,7 @@ fn a_real_loss_of_three_tenths_of_a_point_is_caught_and_chance_is_not() {
 
 #[test]
 fn a_rise_of_perplexity_is_caught_where_it_is_one() {
-    // Two per cent, small beside the spread of a document and large beside the spread of the mean.
+    // Two per cent, small beside the spread of a passage and large beside the spread of the mean.
     let (code, out) = verdict_on(model(0, 0, 0.02, 0.5), &["--max-ppl-increase", "1%"]);
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("perplexity increase") && out.contains("FAIL"), "{out}");

@@ -9,8 +9,8 @@ mod report_input;
 use std::path::Path;
 use std::process::Command;
 
-use kintsugi::report::{self, Material, Report};
-use report_input::{documents, input};
+use kintsugi::report::{self, Report, ReportFiles};
+use report_input::{input, passages};
 
 /// The browser of this machine, if any.
 fn chromium() -> Option<&'static str> {
@@ -82,9 +82,9 @@ fn a_reader_can_sort_and_filter_and_the_console_stays_empty() {
         eprintln!("skipped: there is no Chromium on this machine");
         return;
     };
-    let (input, documents) = (input(), documents());
+    let (input, passages) = (input(), passages());
     let report = Report::new(&input).unwrap();
-    let page = report::render_html(&Material::new(&report, input.outcomes(), &documents)).unwrap();
+    let page = report::render_html(&ReportFiles::new(&report, &input, &passages)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("visited.html");
     std::fs::write(&file, page.replace("</body>", &format!("{VISITOR}</body>"))).unwrap();

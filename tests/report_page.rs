@@ -8,14 +8,14 @@ mod report_input;
 
 use std::collections::{HashMap, HashSet};
 
-use kintsugi::report::{self, Material, Report, ReportError, Results};
-use report_input::{documents, input};
+use kintsugi::report::{self, Report, ReportError, ReportFiles, Results};
+use report_input::{input, passages};
 
 /// The page of the whole synthetic run.
 fn page() -> String {
-    let (input, documents) = (input(), documents());
+    let (input, passages) = (input(), passages());
     let report = Report::new(&input).unwrap();
-    report::render_html(&Material::new(&report, input.outcomes(), &documents)).unwrap()
+    report::render_html(&ReportFiles::new(&report, &input, &passages)).unwrap()
 }
 
 /// Every piece between two marks.
@@ -90,11 +90,11 @@ fn text_of_passages_and_tokens_is_no_markup() {
 fn every_flip_is_listed_once_with_both_answers() {
     let (input, page) = (input(), page());
     let flips = |name: &str| {
-        let variant = input.variants.iter().find(|outcome| outcome.name == name).unwrap();
-        let pairs = input.baseline.samples.iter().zip(&variant.samples);
+        let at = input.models.iter().position(|model| model.name == name).unwrap();
+        let pairs = input.samples[0].iter().zip(&input.samples[at]);
         pairs.filter(|(base, other)| base.is_greedy != other.is_greedy).count()
     };
-    let rows = between(&page, "<tr data-doc=", "</tr>");
+    let rows = between(&page, "<tr data-passage=", "</tr>");
     assert!(flips("zeroth") > 0 && flips("mean") > 0);
     let listed = rows.iter().flat_map(|row| between(row, "data-variants=\"", "\"")).flat_map(|names| names.split('|'));
     let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -112,7 +112,7 @@ fn files_give_the_page_back() {
     let output = report::prepare_output(folder.path()).unwrap();
     let input = input();
     let report = Report::new(&input).unwrap();
-    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
+    report::write_all(&report, &input, &passages(), &output).unwrap();
     // Ids of clipped regions are counted through the process.
     let plain = |page: &str| {
         let parts = page.split("kuva-clip-").map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));
@@ -120,7 +120,7 @@ fn files_give_the_page_back() {
     };
     let written = std::fs::read_to_string(output.report_html()).unwrap();
     let results = Results::read(folder.path()).unwrap();
-    assert!(plain(&report::render_html(&results.material()).unwrap()) == plain(&written));
+    assert!(plain(&report::render_html(&results.files()).unwrap()) == plain(&written));
 
     for plot in ["accuracy-loss", "perplexity-ratio", "divergence", "drift", "delta-logprob-zeroth"] {
         let svg = std::fs::read_to_string(folder.path().join(format!("plots/{plot}.svg"))).unwrap();
@@ -133,26 +133,26 @@ fn files_give_the_page_back() {
     let alone = folder.path().join("alone/report.json");
     std::fs::create_dir(alone.parent().unwrap()).unwrap();
     std::fs::copy(output.report_json(), &alone).unwrap();
-    let page = report::render_html(&Results::read(&alone).unwrap().material()).unwrap();
+    let page = report::render_html(&Results::read(&alone).unwrap().files()).unwrap();
     assert!(page.contains("id=\"comparison\"") && !page.contains("id=\"flips\""));
 
     // Samples of another run are refused.
     std::fs::write(folder.path().join("samples/mean.jsonl"), "").unwrap();
     let error = Results::read(folder.path()).unwrap_err();
-    assert!(matches!(error, ReportError::DocumentCount { ref name, found: 0, .. } if name == "mean"), "{error}");
+    assert!(matches!(error, ReportError::PassageCount { ref name, found: 0, .. } if name == "mean"), "{error}");
 }
 
 #[test]
 fn models_with_long_or_similar_names_have_plots_of_their_own() {
     let mut input = input();
     let long = "x".repeat(300);
-    for (variant, name) in input.variants.iter_mut().zip(["a b", "a/b", &long]) {
+    for (variant, name) in input.models[1..].iter_mut().zip(["a b", "a/b", &long]) {
         variant.name = name.to_owned();
     }
     let folder = tempfile::tempdir().unwrap();
     let output = report::prepare_output(folder.path()).unwrap();
     let report = Report::new(&input).unwrap();
-    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
+    report::write_all(&report, &input, &passages(), &output).unwrap();
     let plots = std::fs::read_dir(folder.path().join("plots")).unwrap();
     let names = plots.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     // As SVG and as PNG.

@@ -8,11 +8,11 @@ mod report_input;
 
 use std::path::Path;
 
-use kintsugi::report::{self, DocumentCounts, Report, ReportError, Shard, TerminalStyle};
+use kintsugi::report::{self, PassageCounts, Report, ReportError, ReportInput, Shard, TerminalStyle};
 use kintsugi::samples::{Sample, read_jsonl};
-use kintsugi::stats::{self, PairedCounts, PairedScores};
+use kintsugi::stats::{self, PairedCounts};
 use proptest::prelude::*;
-use report_input::{DOCUMENT_COUNT, documents, input, samples};
+use report_input::{PASSAGE_COUNT, input, passages, samples};
 use serde_json::{Map, Value, json};
 
 fn terminal(report: &Report, width: usize) -> String {
@@ -37,6 +37,12 @@ fn rounded(value: Value) -> Value {
     }
 }
 
+/// The baseline, the first variant and the noise floor.
+fn keep_one_variant(input: &mut ReportInput) {
+    input.models.drain(2..5);
+    input.samples.drain(2..5);
+}
+
 #[test]
 fn terminal_of_120_columns() {
     insta::assert_snapshot!(terminal(&Report::new(&input()).unwrap(), 120));
@@ -51,7 +57,7 @@ fn terminal_of_80_columns() {
 fn a_narrow_terminal_gets_more_tables_and_no_broken_numbers_or_names() {
     let mut input = input();
     let long = "a-name-of-fifty-characters-that-came-out-of-a-sweep";
-    input.variants[0].name = long.into();
+    input.models[1].name = long.into();
     let report = Report::new(&input).unwrap();
     for width in [60, 66, 80] {
         let text = terminal(&report, width);
@@ -67,21 +73,22 @@ fn a_narrow_terminal_gets_more_tables_and_no_broken_numbers_or_names() {
 #[test]
 fn terminal_of_a_partial_run_on_other_data() {
     let mut input = input();
-    input.run.limit = Some(DOCUMENT_COUNT);
+    input.run.limit = Some(PASSAGE_COUNT);
     input.run.dtype = "f32".into();
-    input.task.documents.original = 5153;
+    input.task.passages.original = 5153;
     input.task.truncated_count = 1;
     input.task.data.is_task_data = Some(false);
     input.task.data.identity = "not the file that lambada_openai pins: SHA-256 differs".into();
-    input.variants.truncate(1);
-    input.variants[0].name = "some_long_directory/of-a-candidate/made-by-another-tool".into();
+    keep_one_variant(&mut input);
+    input.models[1].name = "some_long_directory/of-a-candidate/made-by-another-tool".into();
     insta::assert_snapshot!(terminal(&Report::new(&input).unwrap(), 80));
 }
 
 #[test]
 fn terminal_of_one_model_alone() {
     let mut input = input();
-    (input.variants, input.noise_floor, input.findings) = (Vec::new(), None, Vec::new());
+    input.models.truncate(1);
+    input.findings.clear();
     insta::assert_snapshot!(terminal(&Report::new(&input).unwrap(), 80));
 }
 
@@ -89,10 +96,10 @@ fn terminal_of_one_model_alone() {
 fn a_loss_that_the_shown_ratio_hides_is_none_however_regular() {
     let verdict_at = |shift: f64| {
         let mut input = input();
-        input.variants.truncate(1);
-        input.variants[0].samples = samples(DOCUMENT_COUNT, shift, None, true);
+        keep_one_variant(&mut input);
+        input.samples[1] = samples(PASSAGE_COUNT, shift, None, true);
         let report = Report::new(&input).unwrap();
-        // Every document loses: the interval leaves out zero.
+        // Every passage loses: the interval leaves out zero.
         assert!(report.variants[0].loss.delta_loglikelihood_interval.unwrap().upper < 0.0);
         report.verdict()
     };
@@ -117,12 +124,12 @@ fn markdown() {
 #[test]
 fn partial_shard_is_marked_in_markdown_and_json() {
     let mut input = input();
-    input.task.documents.original = 1600;
-    input.run.shard = Some(Shard { index: 1, count: 4 });
+    input.task.passages.original = 1600;
+    input.run.run_shard = Some(Shard { index: 1, count: 4 });
     let report = Report::new(&input).unwrap();
     let markdown = report::render_markdown(&report);
-    assert!(markdown.contains("> **PARTIAL: shard 1 of 4, 400 of 1600 documents"), "{markdown}");
-    assert!(report.verdict().starts_with("Of 1600 documents 400 were evaluated. "));
+    assert!(markdown.contains("> **PARTIAL: run shard 1 of 4, 400 of 1600 passages"), "{markdown}");
+    assert!(report.verdict().starts_with("Of 1600 passages 400 were evaluated. "));
     assert!(report::to_json(&report).unwrap().contains("\"partial\": true"));
 }
 
@@ -166,17 +173,17 @@ fn output_directory_holds_everything_and_reads_back() {
     let output = report::prepare_output(&folder.path().join("new/out")).unwrap();
     let input = input();
     let report = Report::new(&input).unwrap();
-    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
+    report::write_all(&report, &input, &passages(), &output).unwrap();
     // A second time over the first.
-    report::write_all(&report, input.outcomes(), &documents(), &output).unwrap();
+    report::write_all(&report, &input, &passages(), &output).unwrap();
     assert_eq!(report::read_json(&output.report_json()).unwrap(), report);
     assert_eq!(std::fs::read_to_string(output.report_markdown()).unwrap(), report::render_markdown(&report));
-    assert_eq!(read_jsonl::<Sample>(&output.path().join(&report.baseline.samples)).unwrap(), input.baseline.samples);
+    assert_eq!(read_jsonl::<Sample>(&output.path().join(&report.baseline.samples)).unwrap(), input.samples[0]);
     assert_eq!(report.variants[3].model.samples, "samples/another-tool.jsonl");
     let mut files: Vec<_> =
         output.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    let expected = ["documents.jsonl", "lm-eval", "plots", "report.html", "report.json", "report.md", "samples"];
+    let expected = ["lm-eval", "passages.jsonl", "plots", "report.html", "report.json", "report.md", "samples"];
     assert_eq!(files, expected);
     assert_eq!(output.path().join("samples").read_dir().unwrap().count(), 6);
 }
@@ -194,8 +201,8 @@ fn output_directory_is_tried_out_early() {
 fn reading_refuses_other_versions_and_other_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
-    std::fs::write(&path, r#"{"schema_version": "2"}"#).unwrap();
-    assert!(matches!(report::read_json(&path), Err(ReportError::SchemaVersion { found, .. }) if found == "2"));
+    std::fs::write(&path, r#"{"schema_version": "1"}"#).unwrap();
+    assert!(matches!(report::read_json(&path), Err(ReportError::SchemaVersion { found, .. }) if found == "1"));
     std::fs::write(&path, "{").unwrap();
     assert!(matches!(report::read_json(&path), Err(ReportError::NotAReport { .. })));
     std::fs::remove_file(&path).unwrap();
@@ -204,7 +211,7 @@ fn reading_refuses_other_versions_and_other_files() {
 }
 
 #[test]
-fn samples_of_other_documents_are_refused() {
+fn samples_of_other_passages_are_refused() {
     type Change = fn(&mut Sample);
     let changes: [(&str, Change); 5] = [
         ("doc_id", |sample| sample.doc_id = 9),
@@ -215,9 +222,9 @@ fn samples_of_other_documents_are_refused() {
     ];
     for (expected, change) in changes {
         let mut input = input();
-        change(&mut input.variants[1].samples[5]);
+        change(&mut input.samples[2][5]);
         match Report::new(&input) {
-            Err(ReportError::DocumentMismatch { name, doc_id: 5, position: 5, what, .. }) => {
+            Err(ReportError::PassageMismatch { name, doc_id: 5, position: 5, what, .. }) => {
                 assert_eq!((name.as_str(), what), ("mean", expected));
             }
             other => panic!("{expected}: {other:?}"),
@@ -228,26 +235,26 @@ fn samples_of_other_documents_are_refused() {
 #[test]
 fn incomplete_or_ambiguous_input_is_refused() {
     let mut missing = input();
-    missing.variants[0].samples.pop();
-    assert!(matches!(Report::new(&missing), Err(ReportError::DocumentCount { expected: 400, found: 399, .. })));
+    missing.samples[1].pop();
+    assert!(matches!(Report::new(&missing), Err(ReportError::PassageCount { expected: 400, found: 399, .. })));
 
     let mut counted = input();
-    counted.task.documents.effective = 401;
-    assert!(matches!(Report::new(&counted), Err(ReportError::DocumentCount { expected: 401, found: 400, .. })));
+    counted.task.passages.effective = 401;
+    assert!(matches!(Report::new(&counted), Err(ReportError::PassageCount { expected: 401, found: 400, .. })));
 
     let mut twice = input();
-    twice.variants[1].name = "zeroth".into();
+    twice.models[2].name = "zeroth".into();
     assert!(matches!(Report::new(&twice), Err(ReportError::DuplicateName { name }) if name == "zeroth"));
 
     let mut partly = input();
-    partly.variants[0].samples[3].tokens[0].kl = None;
+    partly.samples[1][3].tokens[0].kl = None;
     assert!(matches!(Report::new(&partly), Err(ReportError::MissingKl { doc_id: 3, .. })));
 }
 
 #[test]
 fn numbers_that_json_cannot_hold_are_refused() {
     let mut score = input();
-    score.variants[0].samples[0].loglikelihood = f64::NAN;
+    score.samples[1][0].loglikelihood = f64::NAN;
     assert!(matches!(Report::new(&score), Err(ReportError::Stats { name, .. }) if name == "zeroth"));
 
     let mut time = input();
@@ -264,12 +271,10 @@ fn numbers_that_json_cannot_hold_are_refused() {
 }
 
 #[test]
-fn one_document_has_no_spread_and_still_makes_a_report() {
+fn one_passage_has_no_spread_and_still_makes_a_report() {
     let mut input = input();
-    for outcome in std::iter::once(&mut input.baseline).chain(&mut input.variants).chain(&mut input.noise_floor) {
-        outcome.samples.truncate(1);
-    }
-    input.task.documents = DocumentCounts { original: 1, effective: 1, calibration: 0 };
+    input.samples.iter_mut().for_each(|samples| samples.truncate(1));
+    input.task.passages = PassageCounts { original: 1, effective: 1, calibration: 0 };
     let report = Report::new(&input).unwrap();
     assert_eq!(report.baseline.acc_stderr, None);
     assert_eq!(report.variants[0].loss.perplexity_interval, None);
@@ -282,24 +287,23 @@ proptest! {
 
     #[test]
     fn numbers_are_those_of_the_statistics(
-        documents in prop::collection::vec((-20.0..0.0, -20.0..0.0, any::<bool>(), any::<bool>()), 2..40),
+        passages in prop::collection::vec((-20.0..0.0, -20.0..0.0, any::<bool>(), any::<bool>()), 2..40),
     ) {
         let mut input = input();
-        let n = documents.len();
-        (input.variants, input.noise_floor) = (vec![input.variants.remove(0)], None);
-        input.task.documents = DocumentCounts { original: n, effective: n, calibration: 0 };
-        input.baseline.samples.truncate(n);
-        input.variants[0].samples.truncate(n);
-        for (index, (baseline, variant, baseline_right, variant_right)) in documents.iter().enumerate() {
-            let sample = &mut input.baseline.samples[index];
+        let n = passages.len();
+        input.models.truncate(2);
+        input.task.passages = PassageCounts { original: n, effective: n, calibration: 0 };
+        input.samples.iter_mut().for_each(|samples| samples.truncate(n));
+        for (index, (baseline, variant, baseline_right, variant_right)) in passages.iter().enumerate() {
+            let sample = &mut input.samples[0][index];
             (sample.loglikelihood, sample.is_greedy) = (*baseline, *baseline_right);
-            let sample = &mut input.variants[0].samples[index];
+            let sample = &mut input.samples[1][index];
             (sample.loglikelihood, sample.is_greedy) = (*variant, *variant_right);
         }
         let report = Report::new(&input).unwrap();
 
-        let loglikelihoods: (Vec<f64>, Vec<f64>) = documents.iter().map(|row| (row.0, row.1)).unzip();
-        let correct: (Vec<bool>, Vec<bool>) = documents.iter().map(|row| (row.2, row.3)).unzip();
+        let loglikelihoods: (Vec<f64>, Vec<f64>) = passages.iter().map(|row| (row.0, row.1)).unzip();
+        let correct: (Vec<bool>, Vec<bool>) = passages.iter().map(|row| (row.2, row.3)).unzip();
         let right = |outcomes: &[bool]| outcomes.iter().filter(|outcome| **outcome).count() as f64 / n as f64;
         let row = &report.variants[0];
         prop_assert_eq!(report.baseline.perplexity, stats::perplexity(&loglikelihoods.0).unwrap());
@@ -316,12 +320,7 @@ proptest! {
         prop_assert_eq!(row.loss.acc_interval, counts.accuracy_loss_interval(input.bootstrap.confidence));
         // Of one variant alone.
         prop_assert_eq!(row.loss.mcnemar_p_holm, counts.mcnemar_p());
-        let losses = input.bootstrap.losses(&PairedScores {
-            baseline_loglikelihood: &loglikelihoods.0,
-            variant_loglikelihood: &loglikelihoods.1,
-            baseline_correct: &correct.0,
-            variant_correct: &correct.1,
-        }).unwrap();
+        let losses = input.bootstrap.losses(&loglikelihoods.0, &loglikelihoods.1).unwrap();
         prop_assert_eq!(row.loss.perplexity_ratio, losses.perplexity_ratio.value);
         prop_assert_eq!(row.loss.perplexity_ratio_interval, losses.perplexity_ratio.interval);
         prop_assert_eq!(row.loss.delta_loglikelihood_interval, losses.delta_loglikelihood.interval);
@@ -333,11 +332,11 @@ proptest! {
 #[test]
 fn a_model_that_knows_next_to_nothing_of_the_task_is_said_to() {
     let mut report = Report::new(&input()).unwrap();
-    report.task.documents.effective = 5000;
+    report.task.passages.effective = 5000;
     let words = "they say little about what a merge of this model loses";
     assert!(!report::render_markdown(&report).contains(words));
     report.baseline.acc = 0.004;
     assert!(
-        report::render_markdown(&report).contains(&format!("the baseline answers 0.40 % of 5000 documents: {words}"))
+        report::render_markdown(&report).contains(&format!("the baseline answers 0.40 % of 5000 passages: {words}"))
     );
 }

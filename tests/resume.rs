@@ -172,7 +172,7 @@ fn another_run_is_refused_and_its_difference_named() {
         (&["--max-length", "30"], "max_length is "),
     ] {
         let error = fail(&mut into(further));
-        assert!(error.contains("the journal is of another run: ") && error.contains(difference), "{error}");
+        assert!(error.contains("the journal belongs to a different run: ") && error.contains(difference), "{error}");
         assert!(error.contains("hint: give another --output-dir, or --restart"), "{error}");
         assert_eq!(fs_err::read(folder.path().join("journal.jsonl")).unwrap(), before);
     }
@@ -202,7 +202,7 @@ fn a_checkpoint_that_was_moved_is_the_same_and_one_that_was_changed_is_not() {
     fs_err::write(&file, &bytes).unwrap();
     common::edit_layer_file(&step.join("layer_04-model_00-model_states.pt"), |_| {});
     let error = fail(&mut into());
-    assert!(error.contains("the journal is of another run: layer_04-model_00-model_states.pt is "), "{error}");
+    assert!(error.contains("the journal belongs to a different run: layer_04-model_00-model_states.pt is "), "{error}");
     fs_err::copy(demo().join("global_step1600/layer_04-model_00-model_states.pt"), step.join("copy")).unwrap();
     fs_err::rename(step.join("copy"), step.join("layer_04-model_00-model_states.pt")).unwrap();
     let stderr = finish(&mut into());
@@ -239,7 +239,7 @@ fn two_runs_do_not_share_a_journal() {
     let mut child = run_into(folder.path()).spawn().unwrap();
     wait_for(&folder.path().join("journal.jsonl"), 1, &mut child);
     let error = fail(&mut run_into(folder.path()));
-    assert!(error.contains("another run writes to this journal"), "{error}");
+    assert!(error.contains("another run is writing to this journal"), "{error}");
     assert!(child.wait_with_output().unwrap().status.success());
     assert_same(folder.path(), uninterrupted().0.path());
 }

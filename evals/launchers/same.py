@@ -1,10 +1,10 @@
-"""Are two reports of the same run the same, times and the division into shards and slices aside?"""
+"""Are two reports of the same run the same, times and the division into run shards and slices aside?"""
 
 import json
 import sys
 from pathlib import Path
 
-ASIDE = ("argv", "started", "seconds", "stages", "peak_rss_bytes", "tokens_per_second", "slices", "shards")
+ASIDE = ("argv", "started", "seconds", "stages", "peak_rss_bytes", "tokens_per_second", "slices", "run_shards")
 
 
 def report(folder: Path) -> dict:
@@ -18,10 +18,10 @@ def main() -> None:
     if report(one) != report(other):
         sys.exit(f"{other}/report.json says something else than {one}/report.json")
     files = sorted(path.relative_to(one) for path in (one / "samples").iterdir())
-    for file in [*files, Path("documents.jsonl")]:
+    for file in [*files, Path("passages.jsonl")]:
         if (one / file).read_bytes() != (other / file).read_bytes():
             sys.exit(f"{other / file} differs from {one / file}")
-    print(f"{other.name}: report.json, documents.jsonl and {len(files)} sample files are those of the single process", file=sys.stderr)
+    print(f"{other.name}: report.json, passages.jsonl and {len(files)} sample files are those of the single process", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ use crate::report::{
     ChunkRecord, FileDigest, FileStamp, ModelRecord, ModelScores, ModelsRecord, Number, Records, RunRecord,
     SliceRecord, StageSeconds,
 };
-use crate::samples::{DocumentText, Identity};
+use crate::samples::{Identity, PassageText};
 
 /// What all models of a run have in common.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ struct Frame {
     files: Vec<FileStamp>,
     digests: Vec<FileDigest>,
     drift: Vec<ParamDrift>,
-    documents: Vec<DocumentText>,
+    documents: Vec<PassageText>,
     tokens: u64,
     device: String,
     threads: usize,

@@ -45,7 +45,7 @@ pub(super) fn report_of(
     let input = records.report_input(bootstrap)?;
     let report = Report::new(&input)?;
     if let Some(output) = output {
-        report::write_all(&report, input.outcomes(), &records.texts(), output)?;
+        report::write_all(&report, &input, &records.texts(), output)?;
     }
     Ok(report)
 }

@@ -19,7 +19,7 @@ use crate::eval::tokenizer::{TokenPair, Tokenizer};
 use crate::eval::{EngineOptions, samples};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::{Backend, DeviceChoice};
-use crate::report::{DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
+use crate::report::{DataInfo, FileDigest, PassageCounts, TaskInfo, TokenizerInfo, Versions};
 use crate::samples::RollingText;
 
 /// Calibration averages a few thousand tokens; more would not change it.
@@ -231,7 +231,7 @@ impl Prepared {
                 },
                 identity: identity_text(&self.task, &self.data.identity),
             },
-            documents: DocumentCounts {
+            passages: PassageCounts {
                 original: if self.rolling.is_some() { self.data.documents.len() } else { self.data.total_count },
                 effective: self.data.documents.len(),
                 calibration: self.calibration_count,

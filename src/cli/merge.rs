@@ -244,7 +244,7 @@ fn measured(path: &std::path::Path, strategy: &str) -> anyhow::Result<Measured> 
     })?;
     Ok(Measured {
         task: report.task.name.clone(),
-        passages: report.task.documents.effective,
+        passages: report.task.passages.effective,
         baseline: scores(&report.baseline),
         merged: scores(&variant.model),
         kl_mean: variant.fidelity.as_ref().map(|fidelity| fidelity.kl_mean),

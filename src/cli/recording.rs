@@ -20,7 +20,7 @@ use crate::report::{
     self, ChunkRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record, Records, RunRecord,
     SliceRecord, StageSeconds,
 };
-use crate::samples::{Differences, DocumentText, Identity, Journal, Sample, SampleError};
+use crate::samples::{Differences, Identity, Journal, PassageText, Sample, SampleError};
 
 pub(super) use super::combine::JOURNAL;
 
@@ -261,7 +261,7 @@ impl Keeper<'_> {
         };
         let mut places: Vec<_> = chunks.iter().flat_map(|&chunk| self.plan.passages(chunk)).map(|p| p.index).collect();
         places.sort_unstable();
-        let text = |place: usize| DocumentText {
+        let text = |place: usize| PassageText {
             doc_id: documents[place].doc_id,
             context: documents[place].context.clone(),
             target: documents[place].target.clone(),

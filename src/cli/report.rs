@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::output::Screen;
-use crate::report::{self, Material, Report, Results, TerminalStyle};
+use crate::report::{self, Report, ReportFiles, Results, TerminalStyle};
 
 /// Arguments of `report`.
 #[derive(Debug, Clone, Args)]
@@ -57,25 +57,25 @@ pub(super) fn run(args: &ReportArgs, screen: &Screen) -> anyhow::Result<()> {
     }
     let format = asked.unwrap_or(Format::Terminal);
     let results = Results::read(&args.path)?;
-    let material = results.material();
+    let files = results.files();
     if format == Format::LmEval {
-        return write_lm_eval(args, &material);
+        return write_lm_eval(args, &files);
     }
-    let text = render(format, &material, args)?;
+    let text = render(format, &files, args)?;
     match &args.output {
         Some(path) => Ok(report::write_atomically(path, text.as_bytes())?),
         None => screen.data(&text),
     }
 }
 
-fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> anyhow::Result<String> {
+fn render(format: Format, files: &ReportFiles<'_>, args: &ReportArgs) -> anyhow::Result<String> {
     let comparison = || -> anyhow::Result<&Report> {
-        material.report.with_context(|| format!("{}: an explanation, but no report.json", args.path.display()))
+        files.report.with_context(|| format!("{}: an explanation, but no report.json", args.path.display()))
     };
     let is_shown = args.output.is_none();
     let style = TerminalStyle { width: Screen::width(), styled: is_shown && Screen::styled() };
-    Ok(match (format, material.report, material.explanation) {
-        (Format::Html, ..) => report::render_html(material)?,
+    Ok(match (format, files.report, files.explanation) {
+        (Format::Html, ..) => report::render_html(files)?,
         (Format::Terminal, None, Some(explanation)) => report::render_explanation(explanation, style),
         (Format::Markdown, ..) => report::render_markdown(comparison()?),
         (Format::Json, ..) => report::to_json(comparison()?)?,
@@ -83,10 +83,10 @@ fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> anyhow:
     })
 }
 
-fn write_lm_eval(args: &ReportArgs, material: &Material<'_>) -> anyhow::Result<()> {
+fn write_lm_eval(args: &ReportArgs, files: &ReportFiles<'_>) -> anyhow::Result<()> {
     let beside = if args.path.is_dir() { Some(args.path.as_path()) } else { args.path.parent() };
     let folder = args.output.clone().unwrap_or_else(|| beside.unwrap_or(Path::new(".")).join("lm-eval"));
-    let written = report::write_lm_eval(material, &folder)?;
+    let written = report::write_lm_eval(files, &folder)?;
     tracing::info!("{} files in {}", written.len(), folder.display());
     Ok(())
 }

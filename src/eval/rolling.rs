@@ -38,7 +38,7 @@ pub fn documents_of_windows(
 ) -> Result<(Vec<Document>, Vec<TokenPair>, RollingText), DataError> {
     let prefix = prefix_token(task, tokenizer)?;
     let (mut documents, mut pairs) = (Vec::new(), Vec::new());
-    let mut counts = RollingText { documents: texts.len(), ..RollingText::default() };
+    let mut counts = RollingText { texts: texts.len(), ..RollingText::default() };
     for text in texts {
         counts.words += word_count(&text.target);
         counts.bytes += text.target.len();

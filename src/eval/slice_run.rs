@@ -20,7 +20,7 @@ use crate::config::Architecture;
 use crate::merge::{Exactness, Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
-use crate::samples::{Candidate, TokenScore};
+use crate::samples::{TokenScore, TopToken};
 
 /// Variants with the same input stream and the same weights in a stage, which go through it as one.
 #[derive(Debug, PartialEq)]
@@ -314,8 +314,8 @@ impl<'a> SliceRun<'a> {
 }
 
 /// Likely tokens, whose texts the tokenizer knows.
-fn candidates(top: &[(i64, f64)]) -> Vec<Candidate> {
-    let candidate = |&(id, logprob): &(i64, f64)| Candidate {
+fn candidates(top: &[(i64, f64)]) -> Vec<TopToken> {
+    let candidate = |&(id, logprob): &(i64, f64)| TopToken {
         id: u32::try_from(id).unwrap_or(u32::MAX),
         text: String::new(),
         logprob,

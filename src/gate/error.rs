@@ -1,4 +1,4 @@
-//! What keeps a gate from judging.
+//! Errors of gates.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use crate::report::ReportError;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
-/// What can go wrong with gates. A gate that judges and finds a loss is no error.
+/// An error of a gate; a failed limit is none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GateError {
@@ -19,12 +19,12 @@ pub enum GateError {
     /// A file of limits that cannot be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A file of limits that is none.
+    /// A file of limits with an error in it.
     #[error("{origin}: {message}")]
     Syntax {
         /// The file.
         origin: String,
-        /// What the YAML reader says, with line and column.
+        /// The cause, with line and column.
         message: String,
     },
     /// Nothing to judge.
@@ -35,14 +35,14 @@ pub enum GateError {
         /// Why.
         reason: String,
     },
-    /// A model that was asked for and is not there.
+    /// A model that the report does not have.
     #[error("{path}: no model is called `{name}`; there are {known}", path = path.display())]
     NoSuchModel {
         /// The report.
         path: PathBuf,
-        /// What was asked for.
+        /// The name given.
         name: String,
-        /// What there is.
+        /// The report's models.
         known: String,
     },
     /// Reports of different passages, which cannot be paired.
@@ -50,11 +50,11 @@ pub enum GateError {
     OtherPassages {
         /// The report at fault.
         path: PathBuf,
-        /// What differs.
+        /// The field that differs.
         what: String,
-        /// What the report judged has.
+        /// Its value in the report judged.
         expected: String,
-        /// What this one has.
+        /// Its value in this one.
         found: String,
     },
     /// A statistic that cannot be computed.
@@ -68,7 +68,7 @@ pub enum GateError {
 }
 
 impl GateError {
-    /// What the user can do about it, where we know.
+    /// Advice for the user, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -1,4 +1,4 @@
-//! What makes a report impossible to build, write or read.
+//! Errors of building, writing and reading reports.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,30 +7,30 @@ use crate::files;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
-/// What can go wrong with reports.
+/// An error of building, writing or reading a report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// A model has no samples, or another number of them than the report speaks of.
+    /// A model has no samples, or a different number of them than the report.
     #[error("`{name}` has {found} samples, expected {expected}")]
-    DocumentCount {
+    PassageCount {
         /// The model at fault.
         name: String,
-        /// Number of documents evaluated, by the task or by the baseline.
+        /// Number of passages evaluated, by the task or by the baseline.
         expected: usize,
         /// Its own number of samples.
         found: usize,
     },
-    /// A variant's sample does not belong to the baseline's document at the same position.
-    #[error("`{name}`, document {doc_id} (position {position}): {what} is {found}, in the baseline {expected}")]
-    DocumentMismatch {
+    /// A variant's sample does not belong to the baseline's passage at the same position.
+    #[error("`{name}`, passage {doc_id} (position {position}): {what} is {found}, in the baseline {expected}")]
+    PassageMismatch {
         /// The variant at fault.
         name: String,
         /// The baseline's `doc_id` at that position.
         doc_id: usize,
         /// 0-based position among the samples.
         position: usize,
-        /// What differs: `doc_id`, `prompt_hash`, `target_hash`, `target` or `target tokens`.
+        /// The field that differs: `doc_id`, `prompt_hash`, `target_hash`, `target` or `target tokens`.
         what: &'static str,
         /// The baseline's value.
         expected: String,
@@ -38,15 +38,15 @@ pub enum ReportError {
         found: String,
     },
     /// Some tokens of a variant carry their divergence from the baseline and others do not.
-    #[error("`{name}`, document {doc_id}: a target token has no `kl`, though other tokens of this model have one")]
+    #[error("`{name}`, passage {doc_id}: a target token has no `kl`, though other tokens of this model have one")]
     MissingKl {
         /// The variant at fault.
         name: String,
-        /// The document of the first such token.
+        /// The passage of the first such token.
         doc_id: usize,
     },
     /// Two models of one report share a name.
-    #[error("two models are called `{name}`: rows of a report need names of their own")]
+    #[error("two models are called `{name}`: every row of a report needs a name of its own")]
     DuplicateName {
         /// The name used twice.
         name: String,
@@ -56,7 +56,7 @@ pub enum ReportError {
     Stats {
         /// The model whose samples were summarised.
         name: String,
-        /// What the statistics say.
+        /// The cause.
         source: StatsError,
     },
     /// A number of the report is NaN or infinite. JSON has neither, and a silent `null` would pass for "not measured".
@@ -65,18 +65,12 @@ pub enum ReportError {
         /// JSON pointer of the field, such as `/variants/0/loss/acc`.
         pointer: String,
     },
-    /// The report does not speak of the model whose samples are to be written.
-    #[error("the report has no row called `{name}`")]
-    UnknownModel {
-        /// The name without a row.
-        name: String,
-    },
     /// Results could not be written to this directory; found out before anything is evaluated.
     #[error("{path}: the output directory is not writable: {source}", path = path.display())]
     NotWritable {
         /// The directory.
         path: PathBuf,
-        /// What the file system says.
+        /// The cause.
         source: io::Error,
     },
     /// A file could not be written whole under its name.
@@ -84,7 +78,7 @@ pub enum ReportError {
     Write {
         /// The intended name.
         path: PathBuf,
-        /// What the file system says.
+        /// The cause.
         source: io::Error,
     },
     /// A file could not be read.
@@ -95,10 +89,10 @@ pub enum ReportError {
     NotAReport {
         /// The file.
         path: PathBuf,
-        /// What the JSON reader says.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// A report of another format.
+    /// A report of a different version.
     #[error("{path}: schema_version is \"{found}\", this program reads \"{expected}\"", path = path.display())]
     SchemaVersion {
         /// The file.
@@ -134,7 +128,7 @@ pub enum ReportError {
         /// Where, in a sentence.
         message: String,
     },
-    /// A passage is in two shards.
+    /// A passage is in two run shards.
     #[error("passages {passages} are in both {first} and {second}", first = first.display(), second = second.display())]
     Duplicate {
         /// Their `doc_id`s.
@@ -144,22 +138,22 @@ pub enum ReportError {
         /// The other.
         second: PathBuf,
     },
-    /// A passage is in no shard.
+    /// A passage is in no run shard.
     #[error("passages {passages} are in none of the journals: {because}")]
     Gap {
         /// Their `doc_id`s.
         passages: String,
-        /// Which shards are missing or not finished.
+        /// The run shards that are missing or not finished.
         because: String,
     },
     /// A report that names a file which is not beside it.
-    #[error("{folder}: the samples of `{name}` are said to be in `{found}`, expected a file below the report's folder", folder = folder.display())]
+    #[error("{folder}: the report names `{found}` as the samples of `{name}`, expected a file below the report's folder", folder = folder.display())]
     Outside {
         /// The report's folder.
         folder: PathBuf,
         /// The model.
         name: String,
-        /// What the report says.
+        /// The file that the report names.
         found: String,
     },
     /// A page of neither a report nor an explanation.
@@ -168,7 +162,7 @@ pub enum ReportError {
     /// The page could not be made.
     #[error("the page could not be made: {reason}")]
     Page {
-        /// What the template engine says.
+        /// The cause.
         reason: String,
     },
     /// A plot could not be turned into a PNG.
@@ -176,7 +170,7 @@ pub enum ReportError {
     Png {
         /// The plot.
         file: String,
-        /// What the rasteriser says.
+        /// The cause.
         reason: String,
     },
     /// A sample file could not be written or read.
@@ -185,28 +179,28 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    /// What the user can do about it, where we know.
+    /// Advice for the user, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotWritable { .. } => Some("choose another --output-dir".to_owned()),
-            Self::NotAReport { .. } => Some("give the report.json that `--output-dir` was left with".to_owned()),
+            Self::NotAReport { .. } => Some("pass the report.json of an --output-dir".to_owned()),
             Self::Write { source, .. }
             | Self::Read(source)
             | Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
             Self::Outside { .. } => {
-                Some("`--output-dir` writes samples/ beside report.json: this report was changed since".to_owned())
+                Some("`--output-dir` writes samples/ beside report.json: this report was changed afterwards".to_owned())
             }
             Self::NoReport { .. } => {
-                Some("give the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
+                Some("pass the --output-dir of a run of `kintsugi compare`, or its report.json".to_owned())
             }
-            Self::Duplicate { .. } => Some("give every shard once, and shards of one division only".to_owned()),
+            Self::Duplicate { .. } => Some("give every run shard once, all of the same run".to_owned()),
             Self::Gap { .. } => {
-                Some("run what is missing (the same command goes on where it stopped), then combine again".to_owned())
+                Some("run the missing parts (the same command resumes where it stopped), then combine again".to_owned())
             }
-            Self::Samples(SampleError::Line { .. } | SampleError::LineTooLong { .. }) => {
-                Some("samples/ and documents.jsonl are as `--output-dir` writes them: copy the folder anew".to_owned())
-            }
+            Self::Samples(SampleError::Line { .. } | SampleError::LineTooLong { .. }) => Some(
+                "samples/ and passages.jsonl must be as `--output-dir` wrote them: copy the folder again".to_owned(),
+            ),
             Self::Samples(error) => error.hint(),
             _ => None,
         }

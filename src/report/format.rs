@@ -2,7 +2,7 @@
 
 use crate::stats::Interval;
 
-/// What stands in a cell without a value.
+/// A cell without a value.
 pub(super) const NOTHING: &str = "–";
 
 /// A fraction in percentage points, two decimals.
@@ -25,7 +25,7 @@ pub(super) fn perplexity(value: f64) -> String {
     scaled(value, value, 0, false)
 }
 
-/// A standard error to stand beside `perplexity`, with as many decimals.
+/// A standard error with as many decimals as `perplexity`.
 pub(super) fn perplexity_stderr(stderr: f64, perplexity: f64) -> String {
     scaled(stderr, perplexity, 0, false)
 }

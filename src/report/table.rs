@@ -1,26 +1,15 @@
 //! The comparison as rows of text cells; the renderings differ in which columns they show and how they draw them.
 
+use super::contents::Report;
 use super::format;
-use super::rows::{ModelRow, VariantRow};
-use super::{Loss, Report};
+use super::rows::{Loss, ModelRow, VariantRow};
 
 /// One row: the baseline, or a model compared with it.
 #[derive(Clone, Copy)]
 pub(super) struct Line<'a> {
-    model: &'a ModelRow,
-    variant: Option<&'a VariantRow>,
-}
-
-impl<'a> Line<'a> {
-    /// The model of the row.
-    pub(super) fn model(self) -> &'a ModelRow {
-        self.model
-    }
-
-    /// What it is compared by; `None` for the baseline.
-    pub(super) fn variant(self) -> Option<&'a VariantRow> {
-        self.variant
-    }
+    pub model: &'a ModelRow,
+    /// `None` for the baseline.
+    pub variant: Option<&'a VariantRow>,
 }
 
 /// Every row of the report: the baseline, the variants, the noise floor.
@@ -30,7 +19,6 @@ pub(super) fn lines(report: &Report) -> Vec<Line<'_>> {
     std::iter::once(baseline).chain(compared).collect()
 }
 
-/// One column.
 #[derive(Clone, Copy)]
 pub(super) enum Column {
     Name,
@@ -47,6 +35,9 @@ pub(super) enum Column {
     Exact,
 }
 
+/// The columns for one model alone.
+pub(super) const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
+
 impl Column {
     /// Its heading; line breaks show where a narrow column may break it.
     pub(super) fn header(self, report: &Report) -> String {
@@ -62,7 +53,7 @@ impl Column {
             Self::PerplexityRatio => format!("perplexity ratio\n[{level}]"),
             Self::KlMean => "KL mean,\nnats".to_owned(),
             Self::SameTop1 => "same\ntop token".to_owned(),
-            Self::LargestChange => "largest change of\na document, nats".to_owned(),
+            Self::LargestChange => "largest change of\na passage, nats".to_owned(),
             Self::Exact => "exact".to_owned(),
         }
     }

@@ -1,10 +1,10 @@
-//! What can go wrong with what was measured, on disk.
+//! Errors of sample files and journals.
 
 use std::path::PathBuf;
 
-use super::Differences;
+use super::identity::Differences;
 
-/// What can go wrong with sample files and journals.
+/// An error of a sample file or a journal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleError {
@@ -18,7 +18,7 @@ pub enum SampleError {
         path: PathBuf,
         /// 1-based line number.
         line: usize,
-        /// What the JSON reader says.
+        /// The cause.
         source: serde_json::Error,
     },
     /// A line is longer than any sample.
@@ -36,7 +36,7 @@ pub enum SampleError {
     Write {
         /// The intended name.
         path: PathBuf,
-        /// What the file system says.
+        /// The cause.
         source: std::io::Error,
     },
     /// A record could not be added to a journal; those before it are as they were.
@@ -44,7 +44,7 @@ pub enum SampleError {
     JournalWrite {
         /// The journal.
         path: PathBuf,
-        /// What the file system says.
+        /// The cause.
         source: std::io::Error,
     },
     /// A record of a journal, not the last one, is not what was written.
@@ -54,46 +54,48 @@ pub enum SampleError {
         path: PathBuf,
         /// 1-based number of the record, which is its line.
         record: usize,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
     /// Another process writes to the journal.
-    #[error("{path}: another run writes to this journal", path = path.display())]
+    #[error("{path}: another run is writing to this journal", path = path.display())]
     JournalInUse {
         /// The journal.
         path: PathBuf,
     },
-    /// A journal begins with something else than a run.
+    /// A file that is no journal.
     #[error("{path}: not a journal of this version of kintsugi: {reason}", path = path.display())]
     JournalForm {
         /// The journal.
         path: PathBuf,
-        /// What is there instead.
+        /// The cause.
         reason: String,
     },
-    /// A journal holds the results of another run than the one that was asked for.
-    #[error("{path}: the journal is of another run: {differences}", path = path.display())]
+    /// A journal with the results of a different run.
+    #[error("{path}: the journal belongs to a different run: {differences}", path = path.display())]
     AnotherRun {
         /// The journal.
         path: PathBuf,
-        /// What differs.
+        /// The settings that differ.
         differences: Differences,
     },
 }
 
 impl SampleError {
-    /// What the user can do about it, where we know.
+    /// Advice for the user, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::JournalWrite { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                "free some space and run the same command again: it goes on after the last finished slice"
+                "free some space and run the same command again: it resumes after the last finished slice"
             }
-            Self::JournalWrite { .. } => "run the same command again: it goes on after the last finished slice",
-            Self::JournalDamaged { .. } => "restore the file from a copy, or give --restart to compute everything anew",
-            Self::JournalInUse { .. } => "wait for it, or give another --output-dir",
+            Self::JournalWrite { .. } => "run the same command again: it resumes after the last finished slice",
+            Self::JournalDamaged { .. } => {
+                "restore the file from a copy, or pass --restart to compute everything again"
+            }
+            Self::JournalInUse { .. } => "wait for it, or choose another --output-dir",
             Self::JournalForm { .. } | Self::AnotherRun { .. } => {
-                "give another --output-dir, or --restart to discard what the journal holds"
+                "choose another --output-dir, or pass --restart to discard the journal"
             }
             Self::Io(_) | Self::Line { .. } | Self::LineTooLong { .. } | Self::Write { .. } => return None,
         };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::SampleError;
+use super::error::SampleError;
 use crate::files;
 
 const BEFORE_SUM: &str = "{\"blake3\":\"";

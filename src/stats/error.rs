@@ -1,4 +1,4 @@
-//! What makes a statistic impossible, and the checks that find it.
+//! Errors of statistics, and the checks that find them.
 
 /// Why a statistic could not be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -47,7 +47,7 @@ fn garbage() -> Vec<Vec<u8>> {
         b"[".repeat(100_000),
         b"{\"schema_version\":".repeat(10_000),
         b"{\"doc_id\": \"\xff\xfe\"}".to_vec(),
-        b"{\"schema_version\": \"1\", \"baseline\": 1e400}".to_vec(),
+        b"{\"schema_version\": \"2\", \"baseline\": 1e400}".to_vec(),
         b"\x1f\x8b\x08\0\0".to_vec(),
         b"{}".to_vec(),
     ]
@@ -70,13 +70,13 @@ fn reports_that_are_garbage_are_refused() {
 
 #[test]
 fn samples_and_passages_that_are_garbage_are_refused() {
-    for name in ["samples/mean.jsonl", "samples/baseline.jsonl", "documents.jsonl"] {
+    for name in ["samples/mean.jsonl", "samples/baseline.jsonl", "passages.jsonl"] {
         let finished = Finished::new();
         for attack in garbage() {
             fs::write(finished.path(name), &attack).unwrap();
             let complaint = finished.complaint(&["report", "--format", "html"]);
             assert!(complaint.contains(&format!("INPUT/out/{name}: line 1 ")), "{complaint}");
-            if name != "documents.jsonl" {
+            if name != "passages.jsonl" {
                 assert!(finished.complaint(&["gate"]).contains(&format!("INPUT/out/{name}: line 1 ")));
             }
         }

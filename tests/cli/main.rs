@@ -184,5 +184,5 @@ fn the_inputs_that_the_tests_damage_are_sound() {
     let inputs = Inputs::new();
     let output = run(&mut inputs.compare(&[]));
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with("lambada_openai (3 documents)"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).starts_with("lambada_openai (3 passages)"), "{}", text(&output.stdout));
 }

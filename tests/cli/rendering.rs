@@ -1,7 +1,7 @@
 //! `report`: a finished run shown again from its files, and `explain` beside `compare` on one page.
 
 use kintsugi::report::{read_json, render_markdown};
-use kintsugi::samples::{DocumentText, Sample, read_jsonl};
+use kintsugi::samples::{PassageText, Sample, read_jsonl};
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn every_format_is_what_the_run_wrote() {
     assert_eq!(page.len(), file("report.html").len());
     assert!(page.starts_with("<!doctype html>"));
     let shown = report(&out, &[]);
-    assert!(shown.starts_with("lambada_openai (3 documents)") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(shown.starts_with("lambada_openai (3 passages)") && !shown.contains('\u{1b}'), "{shown}");
     assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     assert_eq!(render_markdown(&read_json(&out.join("report.json")).unwrap()), file("report.md"));
 
@@ -70,7 +70,7 @@ fn lm_eval_files_are_written_again_under_the_same_names() {
 fn likely_tokens_and_passages_are_recorded() {
     let inputs = Inputs::new();
     let out = finished(&inputs);
-    let passages: Vec<DocumentText> = read_jsonl(&out.join("documents.jsonl")).unwrap();
+    let passages: Vec<PassageText> = read_jsonl(&out.join("passages.jsonl")).unwrap();
     assert_eq!((passages[1].context.as_str(), passages[1].target.as_str()), ("w4 w5 w6", " w7"));
     for model in ["baseline", "mean"] {
         let samples: Vec<Sample> = read_jsonl(&out.join(format!("samples/{model}.jsonl"))).unwrap();
@@ -112,7 +112,7 @@ fn explain_joins_the_page_of_the_same_run() {
     }
     assert!(explain().contains("id=\"comparison\""));
     assert!(folder.path().join("plots/factors.png").is_file());
-    assert!(report(folder.path(), &[]).starts_with("demo (40 documents)"));
+    assert!(report(folder.path(), &[]).starts_with("demo (40 passages)"));
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn the_output_directory_holds_report_and_samples_and_nothing_else() {
     names.sort();
     let expected = [
         "baseline.jsonl",
-        "documents.jsonl",
+        "passages.jsonl",
         "fold.jsonl",
         "journal.jsonl",
         "lm-eval",
@@ -72,7 +72,7 @@ fn the_output_directory_holds_report_and_samples_and_nothing_else() {
 fn report_json_says_what_was_measured() {
     let report = demo().report();
     assert!(!report.partial);
-    assert_eq!((report.task.documents.original, report.task.documents.effective), (200, 200));
+    assert_eq!((report.task.passages.original, report.task.passages.effective), (200, 200));
     assert_eq!(report.task.data.is_task_data, Some(true));
     assert_eq!(report.checkpoint.tp_size, 2);
     assert_eq!(report.checkpoint.digests.as_ref().unwrap().len(), 14);
@@ -88,7 +88,7 @@ fn report_json_says_what_was_measured() {
 }
 
 #[test]
-fn samples_are_of_the_same_documents_and_make_up_the_report() {
+fn samples_are_of_the_same_passages_and_make_up_the_report() {
     let demo = demo();
     let baseline = demo.samples("baseline");
     assert_eq!(baseline.len(), 200);
@@ -117,7 +117,7 @@ fn the_markdown_holds_a_row_for_every_model() {
 #[test]
 fn stdout_carries_the_result_and_stderr_the_rest() {
     let Demo { stdout, stderr, .. } = demo();
-    assert!(stdout.starts_with("demo (200 documents)"), "{stdout}");
+    assert!(stdout.starts_with("demo (200 passages)"), "{stdout}");
     assert!(!stdout.contains("INFO") && !stdout.contains("PARTIAL"), "{stdout}");
     assert!(!stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'), "colours without a terminal");
     let lines: Vec<_> = stderr.lines().collect();
@@ -141,12 +141,12 @@ fn a_limit_marks_every_form_of_the_report_as_partial() {
         .args(["--strategy", "mean", "--limit", "5", "--output-dir"])
         .arg(folder.path()));
     let stdout = text(&output.stdout);
-    assert!(stdout.contains("PARTIAL: 5 of 200 documents (limit 5)"), "{stdout}");
+    assert!(stdout.contains("PARTIAL: 5 of 200 passages (limit 5)"), "{stdout}");
     let markdown = fs::read_to_string(folder.path().join("report.md")).unwrap();
-    assert!(markdown.contains("PARTIAL: 5 of 200 documents"), "{markdown}");
+    assert!(markdown.contains("PARTIAL: 5 of 200 passages"), "{markdown}");
     let report = read_json(&folder.path().join("report.json")).unwrap();
     assert!(report.partial && report.run.limit == Some(5));
-    assert_eq!((report.task.documents.original, report.task.documents.effective), (200, 5));
+    assert_eq!((report.task.passages.original, report.task.passages.effective), (200, 5));
     let first: Vec<_> = demo().samples("mean")[..5].iter().map(|sample| sample.doc_id).collect();
     let samples = read_jsonl::<Sample>(&folder.path().join("samples/mean.jsonl")).unwrap();
     assert_eq!(samples.iter().map(|sample| sample.doc_id).collect::<Vec<_>>(), first);

@@ -7,7 +7,7 @@ use super::Inspection;
 use super::heat_map::{HeatMap, Shade, shade};
 use crate::merge::ParamDrift;
 use crate::partition::StageId;
-use crate::report::plots::{Ink, Picture, text};
+use crate::report::picture::{Ink, Picture, text};
 use crate::report::{CheckpointInfo, format};
 
 const CELL: usize = 16;

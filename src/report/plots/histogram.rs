@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use kuva::plot::Histogram;
 use kuva::prelude::{Layout, Plot, TickFormat};
 
-use super::picture::{Ink, Picture, label};
-use crate::report::output::stem_of;
+use crate::report::output_dir::stem_of;
+use crate::report::picture::{Ink, Picture, label};
 use crate::report::{ModelRow, Report, format};
 use crate::samples::Sample;
 use crate::stats::quantile;
@@ -15,7 +15,7 @@ const BIN_COUNT: usize = 61;
 /// Changes beyond this quantile of their size are counted in the outermost bins.
 const SHOWN: f64 = 0.99;
 
-/// A histogram for every variant whose samples are at hand.
+/// A histogram for every variant that has samples.
 pub(super) fn draw(report: &Report, samples: &HashMap<&str, &[Sample]>) -> Vec<Picture> {
     let Some(baseline) = samples.get(report.baseline.name.as_str()) else { return Vec::new() };
     let changes = report.variants.iter().filter_map(|row| {

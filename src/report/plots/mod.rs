@@ -1,16 +1,16 @@
-//! Plots: a file for each, as SVG and PNG, and the same SVG inside the page. `picture.rs` is what they share.
+//! Plots: a file for each, as SVG and PNG, and the same SVG inside the page.
 
 mod divergence;
 mod factors;
 mod forest;
 mod histogram;
-mod picture;
 
 use std::collections::HashMap;
 
-pub(super) use picture::{Ink, Picture, text};
-
-use super::{Explanation, Report, inspection};
+use super::contents::Report;
+use super::explanation::Explanation;
+use super::inspection::draw_drift;
+use super::picture::Picture;
 use crate::samples::Sample;
 
 /// Every plot that a report has the numbers for, in the order of the page.
@@ -35,7 +35,7 @@ impl Plots {
         Self {
             forests: report.map(forest::draw).unwrap_or_default(),
             divergence: divergence::draw(curves),
-            drift: drifted.map(|report| inspection::draw_drift(&report.drift, &report.checkpoint)),
+            drift: drifted.map(|report| draw_drift(&report.drift, &report.checkpoint)),
             factors: explanation.and_then(factors::draw),
             histograms: report.map(|report| histogram::draw(report, samples)).unwrap_or_default(),
         }

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CandidateInfo, CheckpointInfo, DocumentCounts, Exact, Shard, StageSeconds, TaskInfo, Versions};
-use crate::merge::{FoldSummary, Miscount, ParamDrift};
-use crate::samples::{DocumentText, Identity, Sample};
+use super::{CheckpointInfo, ModelRecord, PassageCounts, Shard, StageSeconds, TaskInfo, Versions};
+use crate::merge::ParamDrift;
+use crate::samples::{Identity, PassageText, Sample};
 
 pub use combine::combine;
 
 /// The form of the records. It changes whenever they do: a journal is no archive.
-pub const RECORDS_VERSION: u32 = 1;
+pub const RECORDS_VERSION: u32 = 2;
 
 /// One line of a run's journal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -89,48 +89,13 @@ pub struct ModelsRecord {
     pub models: Vec<ModelRecord>,
 }
 
-/// What a model is among those evaluated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelRole {
-    /// What the others are compared with.
-    Baseline,
-    /// A merge by a strategy, or made elsewhere.
-    Variant,
-    /// The baseline again, in chunks of another size.
-    NoiseFloor,
-}
-
-/// One model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// The name of its row.
-    pub name: String,
-    /// What it is in the comparison.
-    pub role: ModelRole,
-    /// What it is, in a sentence.
-    pub description: String,
-    /// Where it comes from.
-    pub source: String,
-    /// Whether it is the baseline by construction; `None` where nobody can tell.
-    pub exact: Option<Exact>,
-    /// Parameters that it counts another number of times than the model does.
-    pub miscounts: Vec<Miscount>,
-    /// What folding did to its weights.
-    pub folding: Option<FoldSummary>,
-    /// Where it was made elsewhere, what it is.
-    pub candidate: Option<CandidateInfo>,
-    /// What was found out about it, a sentence each.
-    pub findings: Vec<String>,
-}
-
 /// The results of one slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SliceRecord {
     /// Its chunks.
     pub chunks: Vec<ChunkRecord>,
     /// Its passages.
-    pub documents: Vec<DocumentText>,
+    pub documents: Vec<PassageText>,
     /// What every model scored on them, in the order of [`ModelsRecord::models`] and of the passages.
     pub scores: Vec<ModelScores>,
     /// Its input tokens.
@@ -257,9 +222,9 @@ impl Records {
         self.slices.iter().flat_map(|slice| &slice.chunks).map(|chunk| chunk.number).collect()
     }
 
-    /// The documents that were evaluated, of those in the file and those set aside.
-    fn documents(&self) -> DocumentCounts {
+    /// The passages that were evaluated, of those in the file and those set aside.
+    fn passages(&self) -> PassageCounts {
         let effective = self.slices.iter().map(|slice| slice.documents.len()).sum();
-        DocumentCounts { effective, ..self.run.task.documents }
+        PassageCounts { effective, ..self.run.task.passages }
     }
 }

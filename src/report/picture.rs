@@ -1,4 +1,4 @@
-//! One picture: what is drawn, what it is called, and what it says to those who do not see it.
+//! One picture: its drawing, and its title and description for screen readers.
 
 use kuva::backend::png::PngBackend;
 use kuva::backend::svg::SvgBackend;
@@ -6,7 +6,7 @@ use kuva::prelude::{Layout, Plot, Theme};
 use kuva::render::color::Color;
 use kuva::render::render::{Primitive, Scene, TextAnchor, render_multiple};
 
-use crate::report::ReportError;
+use super::error::ReportError;
 
 /// Pixels of a PNG for each unit of its drawing.
 const PNG_SCALE: f32 = 2.0;
@@ -14,34 +14,34 @@ const PNG_SCALE: f32 = 2.0;
 const MOST_LABEL: usize = 32;
 
 /// Colours. The page replaces ink, faint ink and paper where it is dark; the others are readable on both.
-pub(in crate::report) struct Ink;
+pub(super) struct Ink;
 
 impl Ink {
-    pub(in crate::report) const TEXT: &str = "#1f2328";
-    pub(in crate::report) const FAINT: &str = "#d8dde3";
-    pub(in crate::report) const PAPER: &str = "#ffffff";
-    /// What is noise.
-    pub(in crate::report) const NOISE: &str = "#7d8590";
-    /// What is news.
-    pub(in crate::report) const GOLD: &str = "#b7791f";
+    pub(super) const TEXT: &str = "#1f2328";
+    pub(super) const FAINT: &str = "#d8dde3";
+    pub(super) const PAPER: &str = "#ffffff";
+    /// For the noise floor.
+    pub(super) const NOISE: &str = "#7d8590";
+    /// For results.
+    pub(super) const GOLD: &str = "#b7791f";
     /// Series beside one another.
-    pub(in crate::report) const SERIES: [&str; 8] =
+    pub(super) const SERIES: [&str; 8] =
         ["#d1495b", "#d97706", "#9a6dd7", "#3b82c4", "#2e9d6a", "#1d98a8", "#cf5d9c", "#8a7a3b"];
 }
 
 /// A drawing.
-pub(in crate::report) struct Picture {
+pub(super) struct Picture {
     /// File name without its ending.
     pub file: String,
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// What is to be seen in it, in words.
+    /// Its contents in words.
     pub description: String,
     scene: Scene,
 }
 
 impl Picture {
-    pub(in crate::report) fn new(file: &str, title: String, description: String, mut scene: Scene) -> Self {
+    pub(super) fn new(file: &str, title: String, description: String, mut scene: Scene) -> Self {
         // Titles of cells are wanted, kuva's style sheet for them is not: it would apply to the whole page.
         scene.has_tooltips = false;
         Self { file: file.to_owned(), title, description, scene }
@@ -71,7 +71,7 @@ impl Picture {
     }
 
     /// The picture as SVG that scales and can be read aloud; a file of its own, or part of a page.
-    pub(in crate::report) fn svg(&self) -> String {
+    pub(super) fn svg(&self) -> String {
         let drawn = SvgBackend::new().render_scene(&self.scene);
         let Some((_, rest)) = drawn.split_once(" width=") else { return drawn };
         let Some((attributes, content)) = rest.split_once('>') else { return drawn };
@@ -85,7 +85,7 @@ impl Picture {
     }
 
     /// The picture as PNG.
-    pub(in crate::report) fn png(&self) -> Result<Vec<u8>, ReportError> {
+    pub(super) fn png(&self) -> Result<Vec<u8>, ReportError> {
         let drawn = PngBackend::new().with_scale(PNG_SCALE).render_scene(&self.scene);
         drawn.map_err(|reason| ReportError::Png { file: self.file.clone(), reason })
     }
@@ -103,7 +103,7 @@ pub(super) fn label(name: &str) -> String {
 }
 
 /// A line of text in a drawing.
-pub(in crate::report) fn text(x: f64, y: f64, content: &str, size: u32, anchor: TextAnchor) -> Primitive {
+pub(super) fn text(x: f64, y: f64, content: &str, size: u32, anchor: TextAnchor) -> Primitive {
     let color = Some(Color::from(Ink::TEXT));
     Primitive::Text { x, y, content: content.to_owned(), size, anchor, rotate: None, bold: false, color }
 }
