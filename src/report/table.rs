@@ -65,7 +65,7 @@ impl Column {
         let fidelity = line.variant.and_then(|variant| variant.fidelity.as_ref());
         let cell = match self {
             Self::Name => Some(model.name.clone()),
-            Self::Accuracy => Some(with_stderr(format::points(model.acc), model.acc_stderr.map(format::points))),
+            Self::Accuracy => Some(with(format::points(model.acc), " ± ", model.acc_stderr.map(format::points))),
             Self::AccuracyLoss => loss(|loss| {
                 format!("{} {}", format::signed_points(loss.acc), format::points_interval(loss.acc_interval))
             }),
@@ -73,15 +73,15 @@ impl Column {
             Self::PValue => loss(|loss| format::p_value(loss.mcnemar_p_holm)),
             Self::Perplexity => {
                 let stderr = model.perplexity_stderr.map(|stderr| format::perplexity_stderr(stderr, model.perplexity));
-                Some(with_stderr(format::perplexity(model.perplexity), stderr))
+                Some(with(format::perplexity(model.perplexity), " ± ", stderr))
             }
             Self::PerplexityLoss => loss(|loss| {
                 let interval = loss.perplexity_interval.map(format::perplexity_interval);
-                with_interval(format::signed_perplexity(loss.perplexity), interval)
+                with(format::signed_perplexity(loss.perplexity), " ", interval)
             }),
             Self::PerplexityRatio => loss(|loss| {
                 let interval = loss.perplexity_ratio_interval.map(format::ratio_interval);
-                with_interval(format::ratio(loss.perplexity_ratio), interval)
+                with(format::ratio(loss.perplexity_ratio), " ", interval)
             }),
             Self::KlMean => fidelity.map(|fidelity| format::divergence(fidelity.kl_mean)),
             Self::SameTop1 => fidelity.map(|fidelity| format!("{} %", format::points(fidelity.same_top1_pct / 100.0))),
@@ -99,16 +99,9 @@ impl Column {
     }
 }
 
-fn with_stderr(value: String, stderr: Option<String>) -> String {
-    match stderr {
-        Some(stderr) => format!("{value} ± {stderr}"),
-        None => value,
-    }
-}
-
-fn with_interval(value: String, interval: Option<String>) -> String {
-    match interval {
-        Some(interval) => format!("{value} {interval}"),
+fn with(value: String, separator: &str, further: Option<String>) -> String {
+    match further {
+        Some(further) => value + separator + &further,
         None => value,
     }
 }

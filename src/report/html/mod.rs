@@ -7,7 +7,7 @@ use askama::Template;
 
 use super::contents::Report;
 use super::error::ReportError;
-use super::explanation::{Explanation, FACTOR_HEADINGS, FactorRow, factor_rows};
+use super::explanation::{FACTOR_HEADINGS, FactorRow, factor_rows};
 use super::plots::Plots;
 use super::report_files::ReportFiles;
 use super::table::{ALONE, Column, lines};
@@ -47,7 +47,8 @@ struct Page<'a> {
     plots: Plots,
     flips: Option<Flips<'a>>,
     headings: [&'static str; 4],
-    factors: Vec<FactorTable<'a>>,
+    /// The loss of each strategy by group of parameters.
+    factors: Vec<(&'a str, Vec<FactorRow<'a>>)>,
     causes: &'a [String],
     provenance: Vec<(&'static str, String)>,
     digests: Vec<(&'a str, &'a str, String)>,
@@ -82,12 +83,6 @@ struct Row {
     cells: Vec<String>,
 }
 
-/// The loss of a strategy by group of parameters.
-struct FactorTable<'a> {
-    strategy: &'a str,
-    rows: Vec<FactorRow<'a>>,
-}
-
 /// The report as HTML.
 ///
 /// # Errors
@@ -114,6 +109,7 @@ pub(super) fn page(files: &ReportFiles<'_>, plots: Plots) -> Result<String, Repo
     let mut commands: Vec<String> = report.iter().map(|report| markdown::command_line(&report.run.argv)).collect();
     commands.extend(explanation.iter().map(|found| markdown::command_line(&found.run.argv)));
     let digests = checkpoint.digests.as_deref().unwrap_or_default();
+    let explained = explanation.iter().flat_map(|found| &found.strategies);
     let page = Page {
         title: format!("{verb} {}", checkpoint.name),
         subject: format!(
@@ -134,7 +130,7 @@ pub(super) fn page(files: &ReportFiles<'_>, plots: Plots) -> Result<String, Repo
         flips: flips::find(files),
         plots,
         headings: FACTOR_HEADINGS,
-        factors: explanation.map(factor_tables).unwrap_or_default(),
+        factors: explained.map(|effect| (effect.strategy.as_str(), factor_rows(effect))).collect(),
         causes: explanation.map_or(&[], |found| &found.findings),
         provenance: markdown::provenance(checkpoint, task, run, report.map(markdown::statistics_line)),
         digests: digests
@@ -190,9 +186,4 @@ fn comparison(report: &Report) -> Comparison {
         header,
         rows: rows.collect(),
     }
-}
-
-fn factor_tables(explanation: &Explanation) -> Vec<FactorTable<'_>> {
-    let tables = explanation.strategies.iter();
-    tables.map(|effect| FactorTable { strategy: &effect.strategy, rows: factor_rows(effect) }).collect()
 }
