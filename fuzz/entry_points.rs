@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, Shard};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
-use kintsugi::eval::documents::parse_documents;
+use kintsugi::eval::data_set::parse_passages;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::export::TokenizerFiles;
@@ -178,7 +178,7 @@ pub fn gates(bytes: &[u8]) {
 /// A data set, JSONL or plain text.
 pub fn passages(bytes: &[u8]) {
     let Ok(task) = Task::resolve("lambada_openai") else { return };
-    let _ = parse_documents(bytes, Path::new("passages.jsonl"), &task, Some(3));
+    let _ = parse_passages(bytes, Path::new("passages.jsonl"), &task, Some(3));
 }
 
 /// A report, and what is made of it.

@@ -7,12 +7,14 @@ mod common;
 
 use std::path::Path;
 
-use common::evaluation::{demo_reference, json, mean_kl, options, pairs, passages, shared_checkpoint, variants};
+use common::evaluation::{
+    demo_reference, evaluate, json, mean_kl, options, pairs, passages, shared_checkpoint, variants,
+};
 use common::{TinyModel, copy_folder, edit_layer_file, layer_files};
 use kintsugi::checkpoint::Checkpoint;
 use kintsugi::config::OutputLayerParallelism;
-use kintsugi::eval::packing::Passage;
-use kintsugi::eval::{EngineOptions, Quiet, evaluate};
+use kintsugi::eval::packing::TokenizedPassage;
+use kintsugi::eval::{EngineOptions, Quiet};
 use kintsugi::tensor::HostTensor;
 use rand::RngExt;
 use rand::SeedableRng;
@@ -32,7 +34,7 @@ fn divergences(folder: &Path, pairs: TokenPairs) -> [f64; 3] {
     let checkpoint = Checkpoint::open(folder, &[]).unwrap();
     let longest = checkpoint.architecture().max_position_embeddings;
     let (calibration, scored) = divide(pairs);
-    let calibration: Vec<Passage> = passages(&calibration, longest);
+    let calibration: Vec<TokenizedPassage> = passages(&calibration, longest);
     let options = EngineOptions { calibration, ..options() };
     let variants = variants(&["mean", "fold", "fold-calibrated"]);
     let evaluation = evaluate(&checkpoint, &variants, passages(&scored, longest), &options, &Quiet).unwrap();

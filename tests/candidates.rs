@@ -9,13 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::evaluation::{
-    flips, greedy_ids, ids, in_repository, json, loglikelihood, mean_kl, options, pairs, passages, perplexity,
-    shared_checkpoint, variants, worst_difference,
+    Evaluation, evaluate, flips, greedy_ids, ids, in_repository, json, loglikelihood, mean_kl, options, pairs,
+    passages, perplexity, shared_checkpoint, variants, worst_difference,
 };
 use common::hugging_face::HuggingFace;
 use common::{TinyCheckpoint, TinyModel};
 use kintsugi::checkpoint::{Checkpoint, HuggingFaceModel, ModelSource, OpenOptions, open_model};
-use kintsugi::eval::{EngineOptions, EvalError, Evaluation, Quiet, Variant, evaluate};
+use kintsugi::eval::{EngineOptions, EvalError, Quiet, Variant};
 use kintsugi::partition::Kind;
 use serde_json::json;
 
@@ -125,7 +125,7 @@ fn what_was_done_to_the_parameters_is_recognised() {
             let folder = tempfile::tempdir().unwrap();
             HuggingFace::merged(&checkpoint, strategy).write(folder.path());
             let evaluation = try_evaluate(&checkpoint, &[Variant::baseline(), candidate(folder.path())]).unwrap();
-            let elsewhere = &evaluation.elsewhere[&1];
+            let elsewhere = &evaluation.candidate_analyses[&1];
             let rules: Vec<_> =
                 elsewhere.treatments().iter().map(|found| (found.kind, found.rule.to_string())).collect();
             let expected = [(Kind::RowParallelBias, biases), (Kind::NormGain, norms), (Kind::NormBias, norms)];
@@ -151,7 +151,7 @@ fn folded_matrices_are_seen_not_to_be_the_joined_shards() {
     let folder = tempfile::tempdir().unwrap();
     HuggingFace::merged(&checkpoint, "fold").write(folder.path());
     let evaluation = try_evaluate(&checkpoint, &[Variant::baseline(), candidate(folder.path())]).unwrap();
-    let elsewhere = &evaluation.elsewhere[&1];
+    let elsewhere = &evaluation.candidate_analyses[&1];
     let joined: Vec<_> = elsewhere.joinings().iter().map(|found| (found.kind, found.follows)).collect();
     let expected = [(Kind::VocabParallel, true), (Kind::ColumnParallel, false), (Kind::RowParallel, true)];
     assert_eq!(joined, expected);
@@ -281,7 +281,7 @@ fn the_defects_of_the_upstream_converter_are_found() {
         let evaluation = evaluate(&checkpoint, &variants, passages, &options(), &Quiet).unwrap();
         let perplexities = [0, 1].map(|at| format!("{:.3}", perplexity(&evaluation.scores[at])));
         let flipped = flips(&evaluation.scores[0], &evaluation.scores[1]);
-        Some((evaluation.elsewhere[&1].clone(), differences, perplexities, flipped))
+        Some((evaluation.candidate_analyses[&1].clone(), differences, perplexities, flipped))
     };
     if let Some((elsewhere, differences, perplexities, flipped)) = findings("sequential-residual-tied-tp2-drift") {
         assert_eq!((perplexities, flipped), (["3.094".to_owned(), "3.257".to_owned()], 38));

@@ -7,12 +7,12 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::evaluation::{options, passages, variants};
+use common::evaluation::{Evaluation, evaluate, options, passages, variants};
 use common::hugging_face::HuggingFace;
 use common::{TinyCheckpoint, TinyModel, delete, flip_byte, truncate_half};
 use fs_err as fs;
 use kintsugi::checkpoint::{Checkpoint, CheckpointError, HuggingFaceModel, ModelSource};
-use kintsugi::eval::{EngineOptions, EvalError, Evaluation, Observer, Work, evaluate};
+use kintsugi::eval::{EngineOptions, EvalError, Observer, Work};
 use kintsugi::partition::StageId;
 
 /// Does something to a file after the checkpoint was opened and before the engine reads.

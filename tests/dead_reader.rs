@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::evaluation::{demo, demo_reference, options, pairs, passages, variants};
 use kintsugi::checkpoint::{Checkpoint, CheckpointError, ModelSource};
 use kintsugi::config::Architecture;
-use kintsugi::eval::chunk_plan::{ChunkPlan, Part};
-use kintsugi::eval::{EngineOptions, EvalError, Quiet, SliceOutcome, Variant, evaluate_part, plan_chunks};
+use kintsugi::eval::chunk_plan::{Assignment, ChunkPlan};
+use kintsugi::eval::{EngineOptions, EvalError, Models, Quiet, SliceOutcome, evaluate_chunks, plan_chunks};
 use kintsugi::partition::{StageId, StageTensors};
 use kintsugi::samples::{Journal, TokenScore, read_journal};
 use kintsugi::tensor::DType;
@@ -84,14 +84,14 @@ impl ModelSource for Dying {
 type Kept = (Vec<usize>, Vec<BTreeMap<usize, Vec<TokenScore>>>);
 
 fn evaluate(
-    models: (&dyn ModelSource, &[Variant]),
+    models: Models<'_>,
     plan: &ChunkPlan,
-    part: &Part,
+    assignment: &Assignment,
     options: &EngineOptions,
     journal: &mut Journal,
 ) -> Result<(), EvalError> {
     let mut keep = |slice: SliceOutcome| Ok(journal.append(&(slice.chunks, slice.scores))?);
-    evaluate_part(models, plan, part, options, &Quiet, &mut keep)
+    evaluate_chunks(models, plan, assignment, options, &Quiet, &mut keep)
 }
 
 #[test]
@@ -101,11 +101,12 @@ fn the_run_ends_with_an_error_and_the_journal_intact() {
     let checkpoint = Checkpoint::open(&demo(), &[]).unwrap();
     let passages = passages(&pairs(&demo_reference())[..24], checkpoint.architecture().max_position_embeddings);
     let options = EngineOptions { chunk_tokens: Some(96), slice_tokens: Some(96), ..options() };
-    let plan = plan_chunks(&checkpoint, &variants, passages, &options).unwrap();
+    let models = Models { checkpoint: &checkpoint, variants: &variants };
+    let plan = plan_chunks(models, &passages, &options).unwrap();
 
     let whole_path = folder.path().join("whole.jsonl");
     let (mut journal, _) = Journal::open::<Kept>(&whole_path).unwrap();
-    evaluate((&checkpoint, &variants), &plan, &plan.whole(), &options, &mut journal).unwrap();
+    evaluate(models, &plan, &plan.whole(), &options, &mut journal).unwrap();
     let whole = read_journal::<Kept>(&whole_path).unwrap().records;
     assert!(whole.len() > 5);
 
@@ -114,7 +115,8 @@ fn the_run_ends_with_an_error_and_the_journal_intact() {
         let path = folder.path().join(format!("{stages_left}.jsonl"));
         let dying = Dying { checkpoint: Checkpoint::open(&demo(), &[]).unwrap(), stages_left: stages_left.into() };
         let (mut journal, _) = Journal::open::<Kept>(&path).unwrap();
-        let error = evaluate((&dying, &variants), &plan, &plan.whole(), &options, &mut journal).unwrap_err();
+        let error = evaluate(Models { checkpoint: &dying, ..models }, &plan, &plan.whole(), &options, &mut journal)
+            .unwrap_err();
         assert!(matches!(error, EvalError::ReaderGone { .. }), "{error}");
         drop(journal);
 
@@ -122,8 +124,8 @@ fn the_run_ends_with_an_error_and_the_journal_intact() {
         assert!(!contents.torn);
         assert_eq!(contents.records, whole[..stages_left / stages]);
         let done = contents.records.into_iter().flat_map(|(chunks, _)| chunks).collect();
-        let rest = Part { done, ..plan.whole() };
-        evaluate((&checkpoint, &variants), &plan, &rest, &options, &mut journal).unwrap();
+        let rest = Assignment { done, ..plan.whole() };
+        evaluate(models, &plan, &rest, &options, &mut journal).unwrap();
         assert_eq!(read_journal::<Kept>(&path).unwrap().records, whole);
     }
 }

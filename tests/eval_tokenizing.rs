@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use kintsugi::eval::chunk_plan::ChunkPlan;
 use kintsugi::eval::data_error::DataError;
-use kintsugi::eval::documents::{DataSet, read_documents};
-use kintsugi::eval::packing::Passage;
+use kintsugi::eval::data_set::{DataSet, read_passages};
+use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::task::{DataIdentity, Task};
 use kintsugi::eval::tokenizer::{TokenPair, Tokenizer};
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn tricky_passages_tokenize_as_in_the_harness() {
         let (context_ids, target_ids) = pair.unwrap();
         assert_eq!((&context_ids, &target_ids), (&ids(&case["context_ids"]), &ids(&case["target_ids"])), "{text:?}");
         for max_length in [4, 16, 2048] {
-            let passage = Passage::new(0, &context_ids, &target_ids, max_length);
+            let passage = TokenizedPassage::new(0, &context_ids, &target_ids, max_length);
             match case["input_ids"].get(max_length.to_string()) {
                 Some(input_ids) => assert_eq!(Value::from(passage.unwrap().input_ids), *input_ids, "{text:?}"),
                 None => assert!(matches!(passage, Err(DataError::TargetTooLong { .. })), "{text:?}"),
@@ -79,8 +79,8 @@ fn documents_tokenize_as_pairs_do() {
     let usable: Vec<&Value> = cases.as_array().unwrap().iter().filter(|case| case.get("error").is_none()).collect();
     let lines = usable.iter().map(|case| serde_json::json!({"text": case["text"]}).to_string() + "\n");
     fs_err::write(&path, lines.collect::<String>()).unwrap();
-    let documents = read_documents(&path, &lambada(), None).unwrap().documents;
-    let pairs = demo_tokenizer().encode_documents(&documents).unwrap();
+    let passages = read_passages(&path, &lambada(), None).unwrap().passages;
+    let pairs = demo_tokenizer().encode_passages(&passages).unwrap();
     let expected: Vec<TokenPair> =
         usable.iter().map(|case| (ids(&case["context_ids"]), ids(&case["target_ids"]))).collect();
     assert_eq!(pairs, expected);
@@ -117,14 +117,15 @@ fn the_lambada_test_set_is_as_in_the_harness() {
     else {
         return;
     };
-    let DataSet { documents, identity, total_count, .. } = read_documents(&data, &lambada(), None).unwrap();
-    assert_eq!((documents.len(), total_count, identity), (5153, 5153, DataIdentity::Same));
+    let DataSet { passages, identity, total_count, .. } = read_passages(&data, &lambada(), None).unwrap();
+    assert_eq!((passages.len(), total_count, identity), (5153, 5153, DataIdentity::Same));
     let tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
     tokenizer.check_vocabulary(50432).unwrap();
-    let pairs = tokenizer.encode_documents(&documents).unwrap();
+    let pairs = tokenizer.encode_passages(&passages).unwrap();
     assert_eq!(pairs.iter().map(|(context, target)| context.len() + target.len()).sum::<usize>(), 418_644);
 
-    let passages = pairs.iter().enumerate().map(|(index, (c, t))| Passage::new(index, c, t, 2048).unwrap()).collect();
+    let passages =
+        pairs.iter().enumerate().map(|(index, (c, t))| TokenizedPassage::new(index, c, t, 2048).unwrap()).collect();
     let plan = ChunkPlan::new(passages, 1024);
     let everything = plan.whole().chunks;
     assert_eq!(plan.tokens(&everything), 418_644 - 5153);
@@ -145,15 +146,15 @@ fn ids_are_those_that_gpt_neox_evaluated() {
     for entry in fs_err::read_dir(checkpoints).unwrap() {
         let folder = entry.unwrap().path();
         let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json")).unwrap();
-        let data = read_documents(&folder.join("lambada_style.jsonl"), &lambada(), None).unwrap();
-        let pairs = tokenizer.encode_documents(&data.documents).unwrap();
+        let data = read_passages(&folder.join("lambada_style.jsonl"), &lambada(), None).unwrap();
+        let pairs = tokenizer.encode_passages(&data.passages).unwrap();
         let reference = json(&folder.join("reference.json"));
-        let passages = reference["passages"].as_array().unwrap();
-        assert_eq!(passages.len(), pairs.len());
-        for ((passage, document), (context_ids, target_ids)) in passages.iter().zip(&data.documents).zip(&pairs) {
-            assert_eq!(passage["target"].as_str().unwrap(), document.target);
-            assert_eq!(ids(&passage["ctx_ids"]), *context_ids, "{}: {}", folder.display(), document.doc_id);
-            assert_eq!(ids(&passage["target_ids"]), *target_ids, "{}: {}", folder.display(), document.doc_id);
+        let references = reference["passages"].as_array().unwrap();
+        assert_eq!(references.len(), pairs.len());
+        for ((reference, passage), (context_ids, target_ids)) in references.iter().zip(&data.passages).zip(&pairs) {
+            assert_eq!(reference["target"].as_str().unwrap(), passage.target);
+            assert_eq!(ids(&reference["ctx_ids"]), *context_ids, "{}: {}", folder.display(), passage.id);
+            assert_eq!(ids(&reference["target_ids"]), *target_ids, "{}: {}", folder.display(), passage.id);
         }
     }
 }

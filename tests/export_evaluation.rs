@@ -8,18 +8,18 @@ mod common;
 use std::path::Path;
 
 use common::TinyModel;
-use common::evaluation::{cpu, demo, demo_reference, merge_by, options, pairs, passages};
+use common::evaluation::{cpu, demo, demo_reference, evaluate, merge_by, options, pairs, passages};
 use common::merging::Merge;
 use kintsugi::checkpoint::Checkpoint;
-use kintsugi::eval::packing::Passage;
-use kintsugi::eval::{CalibratedMerge, EngineOptions, Quiet, Variant, evaluate};
+use kintsugi::eval::packing::TokenizedPassage;
+use kintsugi::eval::{CalibratedMerge, EngineOptions, Quiet, Variant};
 use kintsugi::merge::{Exactness, Strategy};
 use kintsugi::model::Backend;
 use kintsugi::partition::StageTensors;
 use kintsugi::samples::TokenScore;
 
 /// Token ids that any tiny model knows.
-fn tiny_passages(first: u32, count: u32) -> Vec<Passage> {
+fn tiny_passages(first: u32, count: u32) -> Vec<TokenizedPassage> {
     let ids =
         |seed: u32, length: u32| (0..length).map(|at| (seed * 37 + at * at * 11 + at * 5) % 120).collect::<Vec<_>>();
     let pairs: Vec<_> =
@@ -30,7 +30,7 @@ fn tiny_passages(first: u32, count: u32) -> Vec<Passage> {
 fn scores(
     checkpoint: &Checkpoint,
     variant: Variant,
-    passages: Vec<Passage>,
+    passages: Vec<TokenizedPassage>,
     options: &EngineOptions,
 ) -> Vec<Vec<TokenScore>> {
     // The baseline comes first in every evaluation.
@@ -43,7 +43,7 @@ fn bits(scores: &[Vec<TokenScore>]) -> Vec<(u64, u32)> {
 }
 
 /// The written model by itself.
-fn alone(directory: &Path, passages: Vec<Passage>, options: &EngineOptions) -> Vec<Vec<TokenScore>> {
+fn alone(directory: &Path, passages: Vec<TokenizedPassage>, options: &EngineOptions) -> Vec<Vec<TokenScore>> {
     let checkpoint = Checkpoint::open(directory, &[]).unwrap();
     evaluate(&checkpoint, &[Variant::baseline()], passages, options, &Quiet).unwrap().scores.pop().unwrap()
 }

@@ -5,15 +5,15 @@
 
 mod common;
 
-use common::evaluation::{cpu, demo, demo_reference, pairs, passages, variants, worst_difference};
+use common::evaluation::{
+    Evaluation, cpu, demo, demo_reference, evaluate, pairs, passages, variants, worst_difference,
+};
 use common::{TinyCheckpoint, TinyModel};
 use kintsugi::checkpoint::{Checkpoint, digest_file};
-use kintsugi::eval::chunk_plan::Part;
-use kintsugi::eval::packing::Passage;
+use kintsugi::eval::chunk_plan::Assignment;
+use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::tokenizer::TokenPair;
-use kintsugi::eval::{
-    EngineOptions, EvalError, Evaluation, Quiet, SliceOutcome, Variant, evaluate, evaluate_part, plan_chunks,
-};
+use kintsugi::eval::{EngineOptions, EvalError, Models, Quiet, SliceOutcome, Variant, evaluate_chunks, plan_chunks};
 use kintsugi::model::set_threads;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
@@ -63,7 +63,7 @@ impl Case {
         [Self::demo(), Self::sequential()]
     }
 
-    fn passages(&self, pairs: &[TokenPair]) -> Vec<Passage> {
+    fn passages(&self, pairs: &[TokenPair]) -> Vec<TokenizedPassage> {
         passages(pairs, self.checkpoint.architecture().max_position_embeddings)
     }
 
@@ -73,7 +73,7 @@ impl Case {
         options
     }
 
-    fn try_evaluate(&self, passages: Vec<Passage>, options: &EngineOptions) -> Result<Evaluation, EvalError> {
+    fn try_evaluate(&self, passages: Vec<TokenizedPassage>, options: &EngineOptions) -> Result<Evaluation, EvalError> {
         evaluate(&self.checkpoint, &self.variants, passages, options, &Quiet)
     }
 
@@ -218,8 +218,8 @@ fn slices_that_memory_asks_for_do_not_change_the_numbers() {
 /// Evaluates the parts of a plan that `parts` asks for, in slices of this many tokens, and joins the results.
 fn in_parts(case: &Case, slice_tokens: Option<usize>, count: usize) -> (Evaluation, Vec<usize>) {
     let options = EngineOptions { slice_tokens, chunk_tokens: Some(64), divergence: true, ..case.options() };
-    let models = (&case.checkpoint as &dyn kintsugi::checkpoint::ModelSource, &case.variants[..]);
-    let plan = plan_chunks(models.0, models.1, case.passages(&case.pairs), &options).unwrap();
+    let models = Models { checkpoint: &case.checkpoint, variants: &case.variants };
+    let plan = plan_chunks(models, &case.passages(&case.pairs), &options).unwrap();
     let (mut slices, mut sizes): (Vec<SliceOutcome>, Vec<usize>) = (Vec::new(), Vec::new());
     for index in (1..=count).rev() {
         let mut keep = |slice: SliceOutcome| {
@@ -227,7 +227,7 @@ fn in_parts(case: &Case, slice_tokens: Option<usize>, count: usize) -> (Evaluati
             slices.push(slice);
             Ok(())
         };
-        evaluate_part(models, &plan, &plan.shard(index, count), &options, &Quiet, &mut keep).unwrap();
+        evaluate_chunks(models, &plan, &plan.shard(index, count), &options, &Quiet, &mut keep).unwrap();
     }
     (Evaluation::of(&plan, case.variants.len(), slices), sizes)
 }
@@ -261,21 +261,21 @@ fn no_division_changes_a_bit() {
 fn what_is_done_is_not_done_again() {
     let case = Case::demo();
     let options = EngineOptions { slice_tokens: Some(200), chunk_tokens: Some(64), ..case.options() };
-    let models = (&case.checkpoint as &dyn kintsugi::checkpoint::ModelSource, &case.variants[..]);
-    let plan = plan_chunks(models.0, models.1, case.passages(&case.pairs), &options).unwrap();
-    let evaluate = |part: &Part| {
+    let models = Models { checkpoint: &case.checkpoint, variants: &case.variants };
+    let plan = plan_chunks(models, &case.passages(&case.pairs), &options).unwrap();
+    let evaluate = |assignment: &Assignment| {
         let mut slices: Vec<SliceOutcome> = Vec::new();
         let mut keep = |slice| {
             slices.push(slice);
             Ok(())
         };
-        evaluate_part(models, &plan, part, &options, &Quiet, &mut keep).unwrap();
+        evaluate_chunks(models, &plan, assignment, &options, &Quiet, &mut keep).unwrap();
         slices
     };
     let whole = evaluate(&plan.whole());
     for done in 0..=whole.len() {
         let chunks = whole[..done].iter().flat_map(|slice| slice.chunks.clone()).collect();
-        let rest = evaluate(&Part { done: chunks, ..plan.whole() });
+        let rest = evaluate(&Assignment { done: chunks, ..plan.whole() });
         let chunks = |slices: &[SliceOutcome]| slices.iter().map(|slice| slice.chunks.clone()).collect::<Vec<_>>();
         assert_eq!(chunks(&rest), chunks(&whole[done..]), "the same slices as without the interruption");
         for (found, expected) in rest.iter().zip(&whole[done..]) {

@@ -6,12 +6,12 @@
 mod common;
 
 use assert_cmd::Command;
-use common::evaluation::{options, passages, variants, worst_difference};
+use common::evaluation::{Evaluation, evaluate, options, passages, variants, worst_difference};
 use common::{TinyCheckpoint, TinyModel, edit_layer_file, read_tensors};
 use fs_err as fs;
 use kintsugi::checkpoint::{Checkpoint, ModelSource, OpenOptions};
 use kintsugi::config::{Head, PositionEmbedding, QuirkOptions};
-use kintsugi::eval::{EvalError, Evaluation, Quiet, Variant, evaluate};
+use kintsugi::eval::{EvalError, Quiet, Variant};
 use kintsugi::export::save_tensors;
 use kintsugi::export::synth::SynthOptions;
 use kintsugi::merge::{Exactness, MergeError, StageMerger, Strategy};

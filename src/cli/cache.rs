@@ -74,7 +74,7 @@ impl Cache {
     /// The records of a run all of whose models are here. Files that were moved or touched since are hashed; where nothing of
     /// this kind was ever kept, nothing is read.
     pub(super) fn find(&self, job: &Job<'_>, run: &RunRecord, files: &FilesRead<'_>) -> Option<Records> {
-        if job.variants.iter().any(|variant| variant.made_elsewhere().is_some()) {
+        if job.variants.iter().any(|variant| variant.candidate_model().is_some()) {
             // What their files hold, nobody knows before they are read.
             return None;
         }

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 
-use super::evaluation::{MOST_SET_ASIDE, set_aside, streams_differ};
+use super::evaluation::streams_differ;
 use super::names;
 use super::output::Screen;
 use crate::checkpoint::Checkpoint;
-use crate::eval::documents::read_documents;
-use crate::eval::packing::Passage;
-use crate::eval::samples;
+use crate::eval::PassageOptions;
+use crate::eval::packing::TokenizedPassage;
 use crate::eval::task::Task;
 use crate::eval::tokenizer::Tokenizer;
 use crate::merge::Strategy;
@@ -38,7 +37,7 @@ pub(super) struct CalibrationArgs {
 /// A calibration that is to run.
 pub(super) struct Calibration {
     pub backend: Backend,
-    pub passages: Vec<Passage>,
+    pub passages: Vec<TokenizedPassage>,
 }
 
 impl CalibrationArgs {
@@ -54,24 +53,24 @@ impl CalibrationArgs {
             return Ok(None);
         }
         let task = Task::resolve(&self.task)?;
-        let documents = match (&self.calibration, &self.data) {
-            (Some(path), _) => {
-                let mut documents = read_documents(path, &task, None)?.documents;
-                documents.truncate(MOST_SET_ASIDE);
-                documents
-            }
-            (None, Some(path)) => set_aside(&mut read_documents(path, &task, None)?.documents)?,
+        let tokenizer = Tokenizer::from_file(&names::tokenizer(tokenizer, checkpoint, screen)?)?;
+        let architecture = checkpoint.architecture();
+        tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
+        let options = PassageOptions {
+            task: &task,
+            tokenizer: &tokenizer,
+            limit: None,
+            max_length: architecture.longest_input(),
+        };
+        let passages = match (&self.calibration, &self.data) {
+            (Some(path), _) => options.calibration_of_file(path)?,
+            (None, Some(path)) => options.calibration_set_aside(path)?,
             (None, None) => bail!(
                 "{} calibrates, since the ranks' residual streams differ: give passages with --calibration FILE, or with \
                  --data FILE those that compare takes",
                 strategy.name
             ),
         };
-        let tokenizer = Tokenizer::from_file(&names::tokenizer(tokenizer, checkpoint, screen)?)?;
-        let architecture = checkpoint.architecture();
-        tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
-        let pairs = tokenizer.encode_documents(&documents)?;
-        let (passages, _) = samples::passages(&pairs, architecture.longest_input())?;
         let devices = self.device.resolve()?;
         let Some(&device) = devices.first() else { bail!("no device to calibrate on") };
         let backend = Backend { device, kind: Compute::Auto.resolve(checkpoint.dtype(), device) };

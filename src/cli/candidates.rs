@@ -116,7 +116,7 @@ impl Candidate {
             settings: settings.collect(),
             digests: outcome.candidate_digests.get(&at).map(|found| digests(found)),
         };
-        match outcome.elsewhere.get(&at) {
+        match outcome.candidate_analyses.get(&at) {
             Some(elsewhere) => info.with_parameters(elsewhere),
             None => info,
         }
@@ -132,7 +132,7 @@ impl Candidate {
                 format!("WARNING: {name}: {setting} is {theirs}, the checkpoint's is {ours}")
             })
             .collect();
-        if let Some(elsewhere) = outcome.elsewhere.get(&at) {
+        if let Some(elsewhere) = outcome.candidate_analyses.get(&at) {
             let warnings = elsewhere.warnings();
             findings.splice(0..0, warnings.into_iter().map(|warning| format!("WARNING: {name}: {warning}")));
             findings.push(format!("{name} ({}): {}", self.model.describe(), elsewhere.summary()));

@@ -163,10 +163,9 @@ fn compare(
         variants.push(Variant::noise_floor());
     }
     if args.dry_run {
-        let passages = std::mem::take(&mut prepared.passages);
         let output_dir = args.output_dir.as_deref();
         let models = (comparison.model, args.model.checkpoint.as_path());
-        dry_run::show(models, &variants, passages, (&prepared, output_dir), screen)?;
+        dry_run::show(models, &variants, (&prepared, output_dir), screen)?;
         return Ok(None);
     }
     let bootstrap = PairedBootstrap {

@@ -8,8 +8,7 @@ use anyhow::bail;
 use super::evaluation::Prepared;
 use super::output::Screen;
 use crate::checkpoint::ModelSource;
-use crate::eval::packing::Passage;
-use crate::eval::{Plan, Variant};
+use crate::eval::{Models, Plan, Variant};
 use crate::files::{free_bytes, probe};
 use crate::report::ReportError;
 
@@ -22,17 +21,19 @@ const BYTES_OF_PAGE: u64 = 2_000_000;
 pub(super) fn show(
     (model, path): (&dyn ModelSource, &Path),
     variants: &[Variant],
-    passages: Vec<Passage>,
     (prepared, output_dir): (&Prepared, Option<&Path>),
     screen: &Screen,
 ) -> anyhow::Result<()> {
-    let plan = Plan::new(model, variants, passages, &prepared.options)?;
+    let plan = Plan::new(Models { checkpoint: model, variants }, &prepared.passages.tokenized, &prepared.options)?;
     let (parameters, bytes) = model.size();
     let mut text = String::new();
     let mut line = |name: &str, value: String| writeln!(text, "{name:11} {value}");
     line("checkpoint", format!("{} ({})", path.display(), model.describe()))?;
     line("model", format!("{} parameters in {}, {}", short(parameters), model.dtype(), size(bytes)))?;
-    line("task", format!("{}, {} ({})", prepared.task.name, prepared.data.path.display(), counts(&plan, prepared)))?;
+    line(
+        "task",
+        format!("{}, {} ({})", prepared.task.name, prepared.passages.data.path.display(), counts(&plan, prepared)),
+    )?;
     line("tokenizer", prepared.tokenizer.path().display().to_string())?;
     let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
     line("evaluates", names.join(", "))?;
@@ -55,10 +56,10 @@ pub(super) fn show(
 
 fn counts(plan: &Plan, prepared: &Prepared) -> String {
     let Plan { passages, tokens, targets, .. } = plan;
-    let of = if *passages == prepared.data.total_count {
+    let of = if *passages == prepared.passages.data.total_count {
         String::new()
     } else {
-        format!(" of {}", prepared.data.total_count)
+        format!(" of {}", prepared.passages.data.total_count)
     };
     format!("{passages}{of} passages, {tokens} tokens, {targets} of them predicted")
 }

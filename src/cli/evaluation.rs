@@ -1,29 +1,20 @@
 //! What every evaluating subcommand does first: open the checkpoint, read passages, tokenize, choose devices.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
-
-use anyhow::bail;
 
 use super::args::{EvaluationArgs, ModelArgs, ReadingArgs, Shard};
 use super::output::Screen;
 use super::{launcher, names};
 use crate::checkpoint::{Checkpoint, ModelSource, open_model};
-use crate::eval::documents::{DataSet, Document, read_documents};
-use crate::eval::packing::Passage;
-use crate::eval::rolling::documents_of_windows;
-use crate::eval::task::{DataIdentity, Splitting, Task};
-use crate::eval::tokenizer::{TokenPair, Tokenizer};
-use crate::eval::{EngineOptions, samples};
+use crate::eval::passages::max_length;
+use crate::eval::task::{DataIdentity, Task};
+use crate::eval::tokenizer::Tokenizer;
+use crate::eval::{CalibrationSource, EngineOptions, PassageOptions, Passages};
 use crate::merge::{MergeError, StageMerger, Strategy};
 use crate::model::{Backend, DeviceChoice};
 use crate::report::{DataInfo, DocumentCounts, FileDigest, TaskInfo, TokenizerInfo, Versions};
-use crate::samples::RollingText;
-
-/// Calibration averages a few thousand tokens; more would not change it.
-pub(super) const MOST_SET_ASIDE: usize = 256;
 
 /// When a run began.
 pub(super) type Clocks = (jiff::Timestamp, Instant);
@@ -40,15 +31,8 @@ pub(super) struct Setting {
 /// Everything an evaluation needs beside the model, validated.
 pub(super) struct Prepared {
     pub task: Task,
-    pub data: DataSet,
-    /// Where whole texts are predicted: how much there is. The documents are windows then.
-    pub rolling: Option<RollingText>,
+    pub passages: Passages,
     pub tokenizer: Tokenizer,
-    pub pairs: Vec<TokenPair>,
-    pub passages: Vec<Passage>,
-    pub truncated: usize,
-    /// Passages of the data set that were set aside for calibration.
-    pub calibration_count: usize,
     pub options: EngineOptions,
     pub threads: usize,
     /// The share of the passages that is to be evaluated here; none where it is all.
@@ -101,15 +85,6 @@ pub(super) fn prepare(
     let task = Task::resolve(&args.task)?;
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let place = names::data(args.data.as_deref(), &task, screen)?;
-    let mut data = read_documents(&place, &task, limit)?;
-    if let DataIdentity::Different { .. } = data.identity {
-        tracing::info!("{}: {}", place.display(), identity_text(&task, &data.identity));
-    }
-    let mut set_aside = match &args.calibration {
-        _ if !calibrates => Vec::new(),
-        Some(path) => unseen(read_documents(path, &task, None)?.documents, &data.documents)?,
-        None => set_aside(&mut data.documents)?,
-    };
     let (shard, local_rank) = shard(args)?;
     let tokenizer = Tokenizer::from_file(&names::tokenizer(args.tokenizer.as_deref(), model, screen)?)?;
     tokenizer.check_vocabulary(architecture.padded_vocab_size)?;
@@ -118,34 +93,24 @@ pub(super) fn prepare(
     {
         tracing::warn!("{error}");
     }
-    let model_length = architecture.longest_input();
-    let max_length = match args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) {
-        Some(length) if length > model_length => {
-            bail!("--max-length {length} is more than the model's {model_length} positions")
-        }
-        Some(length) => length,
-        None => model_length,
+    let max_length =
+        max_length(args.max_length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)), architecture)?;
+    let source = match &args.calibration {
+        _ if !calibrates => CalibrationSource::None,
+        Some(path) => CalibrationSource::File(path),
+        None => CalibrationSource::SetAside,
     };
-    let mut rolling = None;
-    let mut tokenize = |documents: &mut Vec<Document>| -> anyhow::Result<Vec<TokenPair>> {
-        if task.splitting == Splitting::LastSpace {
-            return Ok(tokenizer.encode_documents(documents)?);
-        }
-        let (windows, pairs, counts) = documents_of_windows(documents, &task, &tokenizer, max_length)?;
-        *documents = windows;
-        rolling = Some(counts);
-        Ok(pairs)
-    };
-    let calibration = tokenize(&mut set_aside)?;
-    let pairs = tokenize(&mut data.documents)?;
-    let (passages, truncated) = samples::passages(&pairs, max_length)?;
-    let (calibration, _) = samples::passages(&calibration, max_length)?;
-    let calibration_count = if args.calibration.is_none() { calibration.len() } else { 0 };
-    if calibration_count > 0 {
-        tracing::info!("{calibration_count} passages are set aside for calibration and not scored");
+    let options = PassageOptions { task: &task, tokenizer: &tokenizer, limit, max_length };
+    let passages = Passages::load(&place, &options, source)?;
+    if let DataIdentity::Different { .. } = passages.data.identity {
+        tracing::info!("{}: {}", place.display(), identity_text(&task, &passages.data.identity));
     }
-    if truncated > 0 {
-        tracing::warn!("{truncated} passages are longer than {max_length} tokens and lose some on the left");
+    let (set_aside_count, truncated_count) = (passages.set_aside_count, passages.truncated_count);
+    if set_aside_count > 0 {
+        tracing::info!("{set_aside_count} passages are set aside for calibration and not scored");
+    }
+    if truncated_count > 0 {
+        tracing::warn!("{truncated_count} passages are longer than {max_length} tokens and lose some on the left");
     }
     let dtype = model.dtype();
     let mut devices = args.device.resolve()?;
@@ -161,18 +126,13 @@ pub(super) fn prepare(
         slice_tokens: None,
         memory_budget: args.memory_budget,
         digests: true,
-        calibration,
+        calibration: passages.calibration.clone(),
         divergence: true,
     };
     Ok(Prepared {
         task,
-        data,
-        rolling,
-        tokenizer,
-        pairs,
         passages,
-        truncated,
-        calibration_count,
+        tokenizer,
         options,
         threads,
         shard,
@@ -222,24 +182,28 @@ impl Prepared {
             name: self.task.name.clone(),
             version: self.task.version,
             data: DataInfo {
-                file: name(&self.data.path),
-                sha256: self.data.sha256.clone(),
-                is_task_data: match self.data.identity {
+                file: name(&self.passages.data.path),
+                sha256: self.passages.data.sha256.clone(),
+                is_task_data: match self.passages.data.identity {
                     DataIdentity::Same => Some(true),
                     DataIdentity::Different { .. } => Some(false),
                     DataIdentity::Unpinned => None,
                 },
-                identity: identity_text(&self.task, &self.data.identity),
+                identity: identity_text(&self.task, &self.passages.data.identity),
             },
             documents: DocumentCounts {
-                original: if self.rolling.is_some() { self.data.documents.len() } else { self.data.total_count },
-                effective: self.data.documents.len(),
-                calibration: self.calibration_count,
+                original: if self.passages.rolling.is_some() {
+                    self.passages.data.passages.len()
+                } else {
+                    self.passages.data.total_count
+                },
+                effective: self.passages.data.passages.len(),
+                calibration: self.passages.set_aside_count,
             },
             tokenizer: TokenizerInfo { file: name(self.tokenizer.path()), sha256: self.tokenizer.sha256().to_owned() },
             splitting: self.task.splitting.name().to_owned(),
-            truncated_count: self.truncated,
-            rolling: self.rolling,
+            truncated_count: self.passages.truncated_count,
+            rolling: self.passages.rolling,
         }
     }
 }
@@ -276,32 +240,6 @@ pub(super) fn streams_differ(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// The first [`MOST_SET_ASIDE`] calibration passages, none of which may be scored.
-fn unseen(mut calibration: Vec<Document>, scored: &[Document]) -> anyhow::Result<Vec<Document>> {
-    calibration.truncate(MOST_SET_ASIDE);
-    let known: HashSet<_> = scored.iter().map(|document| (&document.prompt_hash, &document.target_hash)).collect();
-    if let Some(seen) =
-        calibration.iter().find(|document| known.contains(&(&document.prompt_hash, &document.target_hash)))
-    {
-        bail!("--calibration: passage {} is among those to be scored", seen.doc_id);
-    }
-    Ok(calibration)
-}
-
-/// Takes passages out for calibration: one in five, at most [`MOST_SET_ASIDE`], spread evenly.
-pub(super) fn set_aside(documents: &mut Vec<Document>) -> anyhow::Result<Vec<Document>> {
-    let count = (documents.len() / 5).clamp(1, MOST_SET_ASIDE);
-    if documents.len() < 2 {
-        bail!("one passage cannot both calibrate and be scored: give more, or --calibration FILE");
-    }
-    let stride = documents.len() / count;
-    let chosen = |place: usize| place % stride == stride - 1 && place / stride < count;
-    let all = std::mem::take(documents).into_iter().enumerate();
-    let (taken, kept): (Vec<_>, Vec<_>) = all.partition(|&(place, _)| chosen(place));
-    documents.extend(kept.into_iter().map(|(_, document)| document));
-    Ok(taken.into_iter().map(|(_, document)| document).collect())
 }
 
 fn identity_text(task: &Task, identity: &DataIdentity) -> String {

@@ -20,7 +20,7 @@ pub(super) struct FilesRead<'a> {
 
 impl<'a> FilesRead<'a> {
     pub(super) fn new(checkpoint: &'a dyn ModelSource, variants: &'a [Variant]) -> Result<Self, SampleError> {
-        let candidates = variants.iter().filter_map(Variant::made_elsewhere);
+        let candidates = variants.iter().filter_map(Variant::candidate_model);
         let models: Vec<_> = std::iter::once(checkpoint).chain(candidates).collect();
         let stamps =
             models.iter().flat_map(|model| files(*model)).map(|path| stamp(&path)).collect::<Result<_, _>>()?;

@@ -19,7 +19,7 @@ pub(super) fn of_passages(job: &Job<'_>, prepared: &Prepared, args: &EvaluationA
         .with("architecture", digest(&format!("{:?}", job.model.architecture())))
         .with("ranks", job.model.tp_size().to_string())
         .with("task", format!("{} ({})", prepared.task.name, digest(&format!("{:?}", prepared.task))))
-        .with("data", prepared.data.sha256.clone())
+        .with("data", prepared.passages.data.sha256.clone())
         .with("limit", args.limit.map_or("none".to_owned(), |limit| limit.to_string()))
         .with(
             "calibration",

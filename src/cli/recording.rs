@@ -14,8 +14,8 @@ use super::job::Job;
 use super::output::Screen;
 use super::{drift, identity, interrupt, provenance, settings};
 use crate::eval::budget::kept_slice_tokens;
-use crate::eval::chunk_plan::{ChunkPlan, Part};
-use crate::eval::{EvalError, SliceOutcome, evaluate_part, plan_chunks, samples};
+use crate::eval::chunk_plan::{Assignment, ChunkPlan};
+use crate::eval::{EvalError, Models, SliceOutcome, evaluate_chunks, plan_chunks, samples};
 use crate::report::{
     self, ChunkRecord, ModelRole, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record, Records, RunRecord,
     SliceRecord, StageSeconds,
@@ -40,8 +40,8 @@ pub(super) fn evaluate(
     output_dir: Option<&Path>,
     screen: &Screen,
 ) -> anyhow::Result<Records> {
-    let passages = std::mem::take(&mut prepared.passages);
-    let plan = plan_chunks(job.model, job.variants, passages, &prepared.options)?;
+    let models = Models { checkpoint: job.model, variants: job.variants };
+    let plan = plan_chunks(models, &prepared.passages.tokenized, &prepared.options)?;
     let files = FilesRead::new(job.model, job.variants)?;
     let slice_tokens = prepared.slice_tokens(job, args, &plan, output_dir.is_some());
     let passages = identity::of_passages(job, prepared, args, &plan);
@@ -79,7 +79,7 @@ pub(super) fn evaluate(
         }
         tracing::warn!("shard {index}/{count} holds no passage: there are {} chunks to share out", plan.chunk_count());
     }
-    let part = Part { done: records.done(), ..whole };
+    let part = Assignment { done: records.done(), ..whole };
     let mut keeper = Keeper { job, prepared, plan: &plan, part: &part, journal, records, drift: None };
     if resumed {
         keeper.announce();
@@ -90,8 +90,7 @@ pub(super) fn evaluate(
         }
         let bar = screen.evaluation_bar();
         let mut keep = |slice| keeper.keep(slice);
-        let models = (job.model, job.variants);
-        let evaluated = evaluate_part(models, &plan, &part, &prepared.options, &bar, &mut keep);
+        let evaluated = evaluate_chunks(models, &plan, &part, &prepared.options, &bar, &mut keep);
         bar.finish();
         evaluated?;
         if let Some(cache) = &cache {
@@ -106,8 +105,8 @@ impl Prepared {
     fn slice_tokens(&self, job: &Job<'_>, args: &EvaluationArgs, plan: &ChunkPlan, journal: bool) -> usize {
         let asked = args.slice_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
         let kept = || {
-            let (variants, backends) = (job.variants.len(), &self.options.backends);
-            kept_slice_tokens(job.model, variants, backends, self.threads, plan.chunk_tokens())
+            let models = Models { checkpoint: job.model, variants: job.variants };
+            kept_slice_tokens(models, &self.options.backends, self.threads, plan.chunk_tokens())
         };
         asked.unwrap_or_else(|| if journal { kept() } else { usize::MAX })
     }
@@ -123,7 +122,7 @@ fn run_record(
 ) -> RunRecord {
     let doc_ids = |chunk| {
         let passages = plan.passages(chunk).iter();
-        passages.map(|passage| prepared.data.documents[passage.index].doc_id).collect()
+        passages.map(|passage| prepared.passages.data.passages[passage.index].id).collect()
     };
     RunRecord {
         version: RECORDS_VERSION,
@@ -186,7 +185,7 @@ struct Keeper<'a> {
     job: &'a Job<'a>,
     prepared: &'a Prepared,
     plan: &'a ChunkPlan,
-    part: &'a Part,
+    part: &'a Assignment,
     journal: Option<Journal>,
     records: Records,
     /// Drift of the replicated parameters, until it is recorded.
@@ -248,8 +247,9 @@ impl Keeper<'_> {
 
     fn slice_record(&self, slice: SliceOutcome) -> Result<SliceRecord, EvalError> {
         let SliceOutcome { chunks, token_count, scores, mut divergence, timings, .. } = slice;
-        let documents = &self.prepared.data.documents;
-        let found = samples::samples(&scores, self.job.variants, documents, &self.prepared.pairs);
+        let passages = &self.prepared.passages;
+        let documents = &passages.data.passages;
+        let found = samples::samples(&scores, self.job.variants, passages);
         let roles = self.records.models.iter().flat_map(|models| &models.models).map(|model| model.role);
         let scores = found.into_iter().zip(roles).map(|(samples, role)| self.model_scores(samples, role));
         let chunk = |number| {
@@ -262,7 +262,7 @@ impl Keeper<'_> {
         let mut places: Vec<_> = chunks.iter().flat_map(|&chunk| self.plan.passages(chunk)).map(|p| p.index).collect();
         places.sort_unstable();
         let text = |place: usize| DocumentText {
-            doc_id: documents[place].doc_id,
+            doc_id: documents[place].id,
             context: documents[place].context.clone(),
             target: documents[place].target.clone(),
         };
@@ -291,7 +291,7 @@ impl Keeper<'_> {
                 self.prepared.tokenizer.name_candidates(&mut samples);
                 Ok(ModelScores::Samples(samples))
             }
-            Err(error @ EvalError::NotFinite { doc_id, .. }) if role == ModelRole::Variant => {
+            Err(error @ EvalError::NotFinite { passage: doc_id, .. }) if role == ModelRole::Variant => {
                 Ok(ModelScores::NotFinite { doc_id, message: error.to_string() })
             }
             Err(error) => Err(error),

@@ -2,8 +2,8 @@
 //! the evaluation runs, without passages to score.
 
 use super::calibration::Calibrator;
-use super::engine::Variant;
-use super::packing::Passage;
+use super::packing::TokenizedPassage;
+use super::variant::{Variant, Weights};
 use super::{EvalError, budget};
 use crate::config::Architecture;
 use crate::merge::{Exactness, StageMerger, Strategy};
@@ -27,7 +27,7 @@ impl<'a> CalibratedMerge<'a> {
         architecture: &'a Architecture,
         strategy: &Strategy,
         backend: Backend,
-        passages: &[Passage],
+        passages: &[TokenizedPassage],
     ) -> Result<Self, EvalError> {
         let variants = [Variant::merged(strategy.clone())];
         let chunk_tokens = budget::default_chunk_tokens(backend).max(1);
@@ -49,7 +49,7 @@ impl<'a> CalibratedMerge<'a> {
                 return Ok(stage);
             }
         }
-        let super::Weights::Merged(strategy) = &self.variants[0].weights else {
+        let Weights::Merged(strategy) = &self.variants[0].weights else {
             return Ok(stage.clone());
         };
         Ok(merger.merge(strategy, exactness)?)

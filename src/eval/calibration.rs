@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::EvalError;
 use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Variant, Weights, after_prompt};
-use super::packing::Passage;
+use super::packing::{TokenizedPassage, after_prompt};
+use super::variant::{Variant, Weights};
 use crate::config::Architecture;
 use crate::merge::{CalibratedNorm, Exactness, StageMerger, correct};
 use crate::model::{Backend, LayerMeans, ModelError};
@@ -29,7 +29,7 @@ impl Calibrator {
         architecture: &Architecture,
         backend: Backend,
         variants: &[Variant],
-        passages: &[Passage],
+        passages: &[TokenizedPassage],
         chunk_tokens: usize,
     ) -> Result<Option<Self>, EvalError> {
         let calibrates =
@@ -39,7 +39,7 @@ impl Calibrator {
         if merged.is_empty() || passages.is_empty() || !architecture.streams_can_differ() {
             return Ok(None);
         }
-        let plan = ChunkPlan::new(after_prompt(architecture, passages.to_vec()), chunk_tokens);
+        let plan = ChunkPlan::new(after_prompt(architecture, passages), chunk_tokens);
         let run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
         Ok(Some(Self { run, baseline: None, merged, streams_differ: false }))
     }

@@ -75,8 +75,8 @@ pub enum DataError {
         /// What is there instead.
         found: String,
     },
-    /// Nothing stands before a passage's last word.
-    #[error("{path}: line {line}: nothing stands before the last word of {text:?}", path = path.display())]
+    /// A passage that is one word.
+    #[error("{path}: line {line}: passage has no context before its last word: {text:?}", path = path.display())]
     NoContext {
         /// The data file.
         path: PathBuf,
@@ -121,8 +121,8 @@ pub enum DataError {
         /// What the tokenizer library says.
         message: String,
     },
-    /// The tokenizer has no token that stands before a text.
-    #[error("{path}: the tokenizer has no {} to stand before a text", names.join(" or "), path = path.display())]
+    /// The tokenizer has no token that could precede a text.
+    #[error("{path}: the tokenizer defines no BOS or EOS token (looked for {})", names.join(", "), path = path.display())]
     NoPrefixToken {
         /// The tokenizer file.
         path: PathBuf,
@@ -175,11 +175,28 @@ pub enum DataError {
         /// The model's longest input, in tokens.
         max_length: usize,
     },
-    /// One of the errors above, for one document.
-    #[error("document {doc_id}: {source}")]
-    Document {
+    /// Longer inputs were asked for than the model takes.
+    #[error("--max-length {asked} is more than the model's {longest} positions")]
+    MaxLength {
+        /// Tokens asked for.
+        asked: usize,
+        /// The model's longest input, in tokens.
+        longest: usize,
+    },
+    /// A passage of the calibration file that is to be scored too.
+    #[error("--calibration: passage {id} is among those to be scored")]
+    CalibrationScored {
+        /// Its 0-based position in the calibration file.
+        id: usize,
+    },
+    /// There are not enough passages to set some aside for calibration.
+    #[error("one passage cannot both calibrate and be scored: give more, or --calibration FILE")]
+    NothingToSetAside,
+    /// One of the errors above, for one passage.
+    #[error("passage {id}: {source}")]
+    Passage {
         /// 0-based position of the passage in the data set.
-        doc_id: usize,
+        id: usize,
         /// What went wrong with it.
         source: Box<Self>,
     },
@@ -220,7 +237,7 @@ impl DataError {
             Self::NoPrefixToken { .. } => {
                 "name one of its tokens as `prefix_token` in a task file (see evals/text_perplexity.yml)"
             }
-            Self::Document { source, .. } => return source.hint(),
+            Self::Passage { source, .. } => return source.hint(),
             Self::Io(error) => return crate::files::hint(error),
             _ => return None,
         };

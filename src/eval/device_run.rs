@@ -1,18 +1,18 @@
-//! One device's share of a slice: its passages, its residual streams, its scores.
+//! The chunks of a slice on one device: its passages, its residual streams, its scores.
 
 mod pieces;
 mod scoring;
 
 use tch::{Device, Kind, Tensor};
 
-use super::chunk_plan::Share;
+use super::chunk_plan::DeviceChunks;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
     Backend, Chunk, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable, Streams,
     Uploader, each,
 };
 use crate::partition::{StageId, StageTensors};
-use pieces::{Piece, in_parts, pieces};
+use pieces::{Piece, in_parts, pieces, to_i64};
 
 /// Where a target token's score belongs.
 #[derive(Debug, Clone, Copy)]
@@ -70,13 +70,17 @@ pub(super) struct DeviceRun {
 }
 
 impl DeviceRun {
-    pub(super) fn new(architecture: &Architecture, backend: Backend, share: &Share) -> Result<Self, ModelError> {
+    pub(super) fn new(
+        architecture: &Architecture,
+        backend: Backend,
+        chunks: &DeviceChunks,
+    ) -> Result<Self, ModelError> {
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };
-        let positions = on_device(share.packed.positions())?;
+        let positions = on_device(chunks.packed.positions())?;
         let (mut rows, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in &share.chunks {
+        for chunk in &chunks.chunks {
             for target in &chunk.targets {
                 rows.push(to_i64(chunk.rows.start + target.row));
                 ids.push(target.id);
@@ -86,16 +90,16 @@ impl DeviceRun {
         }
         let mut run = Self {
             backend,
-            input_ids: on_device(share.packed.input_ids())?,
-            tokens: to_i64(share.packed.token_count()),
-            pieces: pieces(&share.chunks, &positions)?,
-            other_pieces: pieces(&share.rechunked(), &positions)?,
-            longest: share.longest,
+            input_ids: on_device(chunks.packed.input_ids())?,
+            tokens: to_i64(chunks.packed.token_count()),
+            pieces: pieces(&chunks.chunks, &positions)?,
+            other_pieces: pieces(&chunks.rechunked(), &positions)?,
+            longest: chunks.longest,
             rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
             places,
-            numbers: share.numbers.clone(),
+            numbers: chunks.numbers.clone(),
             streams: Vec::new(),
         };
         run.rotary_of(architecture)?;
@@ -172,7 +176,7 @@ impl DeviceRun {
             Streams::new((0..embedding.stream_count()).map(|_| blank()).collect::<Result<_, tch::TchError>>()?);
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| {
             let ids = self.input_ids.f_narrow(0, chunk.start, chunk.tokens)?;
-            Ok((chunk.share(), ids, streams.narrow(chunk.start, chunk.tokens)?))
+            Ok((chunk.shallow_clone(), ids, streams.narrow(chunk.start, chunk.tokens)?))
         });
         each(
             self.backend,
@@ -209,7 +213,7 @@ impl DeviceRun {
         let wants_means = means.is_some();
         let tasks = pieces.iter().map(|Piece { chunk, .. }| {
             let source = source.map(|source| source.narrow(chunk.start, chunk.tokens)).transpose()?;
-            Ok((chunk.share(), source, streams.narrow(chunk.start, chunk.tokens)?))
+            Ok((chunk.shallow_clone(), source, streams.narrow(chunk.start, chunk.tokens)?))
         });
         let tasks = tasks.collect::<Result<Vec<(Chunk, Option<Streams>, Streams)>, ModelError>>()?;
         let parts = each(self.backend, tasks, |(chunk, source, mut rows)| {
@@ -245,7 +249,7 @@ impl DeviceRun {
         let source = self.stream(stream)?;
         let tasks =
             (if rechunked { &self.other_pieces } else { &self.pieces }).iter().map(|Piece { chunk, targets }| {
-                Ok((chunk.share(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
+                Ok((chunk.shallow_clone(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
             });
         let tasks = tasks.collect::<Result<Vec<(Chunk, Tensor, Streams)>, ModelError>>()?;
         let rotary = self.rotary[rotary].1.as_ref();
@@ -315,8 +319,4 @@ impl DeviceRun {
 /// Half precision on a CPU is emulated and slow beyond use.
 pub(super) fn is_emulated(backend: Backend) -> bool {
     backend.device == Device::Cpu && backend.kind == Kind::Half
-}
-
-fn to_i64(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

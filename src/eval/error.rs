@@ -72,10 +72,10 @@ pub enum EvalError {
         id: i64,
     },
     /// Log-probabilities that are not numbers.
-    #[error("document {doc_id}: `{variant}` gives {value} where a number should be")]
+    #[error("passage {passage}: `{variant}` produced {value}")]
     NotFinite {
-        /// The document.
-        doc_id: usize,
+        /// 0-based position of the passage in the data set.
+        passage: usize,
         /// The variant.
         variant: String,
         /// What it gives.

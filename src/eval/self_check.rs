@@ -13,7 +13,7 @@ use super::EvalError;
 use super::budget::default_chunk_tokens;
 use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
-use super::packing::Passage;
+use super::packing::TokenizedPassage;
 use crate::checkpoint::{Checkpoint, ModelSource};
 use crate::model::{Backend, ModelError};
 use crate::partition::StageId;
@@ -92,7 +92,7 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
     let form = form_of(&stored, width, architecture.padded_vocab_size).map_err(failed)?;
     let _no_grad = tch::no_grad_guard();
     let input_ids = (0_i64..).take(positions).collect();
-    let passage = Passage { index: 0, input_ids, target_ids: vec![0] };
+    let passage = TokenizedPassage { index: 0, input_ids, target_ids: vec![0] };
     let plan = ChunkPlan::new(vec![passage], default_chunk_tokens(backend));
     let mut run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
     let mut stream = None;

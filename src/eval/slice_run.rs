@@ -9,13 +9,12 @@ use std::time::Instant;
 use super::EvalError;
 use super::budget::default_chunk_tokens;
 use super::calibration::Calibrator;
-use super::candidates;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Observer, Variant, Weights};
 use super::outcome::{Divergence, SliceOutcome};
-use super::packing::Passage;
+use super::packing::TokenizedPassage;
 use super::prefetch::Prefetcher;
-use crate::checkpoint::ModelSource;
+use super::progress::Observer;
+use super::variant::{Models, Weights};
 use crate::config::Architecture;
 use crate::merge::{Exactness, Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
@@ -42,8 +41,7 @@ struct Group {
 }
 
 pub(super) struct SliceRun<'a> {
-    checkpoint: &'a dyn ModelSource,
-    variants: &'a [Variant],
+    models: Models<'a>,
     observer: &'a dyn Observer,
     outcome: SliceOutcome,
     devices: Vec<DeviceRun>,
@@ -55,26 +53,30 @@ pub(super) struct SliceRun<'a> {
 
 impl<'a> SliceRun<'a> {
     pub(super) fn new(
-        (checkpoint, variants): (&'a dyn ModelSource, &'a [Variant]),
+        models: Models<'a>,
         observer: &'a dyn Observer,
         devices: Vec<DeviceRun>,
         divergence: bool,
     ) -> Self {
         let outcome = SliceOutcome {
-            scores: vec![BTreeMap::new(); variants.len()],
-            exactness: vec![Exactness::default(); variants.len()],
+            scores: vec![BTreeMap::new(); models.variants.len()],
+            exactness: vec![Exactness::default(); models.variants.len()],
             ..SliceOutcome::default()
         };
-        let (streams, divergence) = (vec![None; variants.len()], divergence && variants.len() > 1);
-        Self { checkpoint, variants, observer, outcome, devices, divergence, calibrator: None, streams }
+        let (streams, divergence) = (vec![None; models.variants.len()], divergence && models.variants.len() > 1);
+        Self { models, observer, outcome, devices, divergence, calibrator: None, streams }
     }
 
     /// Lets strategies that calibrate look at these passages.
-    pub(super) fn with_calibration(mut self, backend: Backend, passages: &[Passage]) -> Result<Self, EvalError> {
+    pub(super) fn with_calibration(
+        mut self,
+        backend: Backend,
+        passages: &[TokenizedPassage],
+    ) -> Result<Self, EvalError> {
         // As `merge` does, so that it writes what was evaluated.
         let chunk_tokens = default_chunk_tokens(backend);
-        let architecture = self.checkpoint.architecture();
-        self.calibrator = Calibrator::new(architecture, backend, self.variants, passages, chunk_tokens)?;
+        let architecture = self.models.checkpoint.architecture();
+        self.calibrator = Calibrator::new(architecture, backend, self.models.variants, passages, chunk_tokens)?;
         Ok(self)
     }
 
@@ -87,8 +89,9 @@ impl<'a> SliceRun<'a> {
         hash: bool,
     ) -> Result<SliceOutcome, EvalError> {
         let hash = hash && number == 0;
-        let candidates: Vec<_> = candidates::of(self.variants).collect();
-        let models = std::iter::once(self.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
+        let candidates: Vec<_> = self.models.candidates().collect();
+        let models =
+            std::iter::once(self.models.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
             let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash);
             for &id in ids {
@@ -99,8 +102,8 @@ impl<'a> SliceRun<'a> {
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
                 for (&at, other) in own.iter().filter(|_| number == 0) {
-                    let (ours, theirs) = (self.checkpoint.architecture(), self.architecture_of(&[at]));
-                    self.outcome.elsewhere.entry(at).or_default().add((ours, &stage), (theirs, other))?;
+                    let (ours, theirs) = (self.models.checkpoint.architecture(), self.architecture_of(&[at]));
+                    self.outcome.candidate_analyses.entry(at).or_default().add((ours, &stage), (theirs, other))?;
                 }
                 self.stage(&stage, own)?;
                 self.measure_divergence(id)?;
@@ -116,12 +119,12 @@ impl<'a> SliceRun<'a> {
 
     /// Runs all variants through a stage; candidates bring their own.
     fn stage(&mut self, stage: &StageTensors, candidates: BTreeMap<usize, StageTensors>) -> Result<(), EvalError> {
-        let architecture = self.checkpoint.architecture();
+        let architecture = self.models.checkpoint.architecture();
         let failed = |source| EvalError::Model { stage: stage.id, source };
         let mut merger = StageMerger::new(stage, architecture);
         let mut own = match &mut self.calibrator {
             Some(calibrator) => {
-                calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.outcome.exactness)?
+                calibrator.stage(architecture, stage, &mut merger, self.models.variants, &mut self.outcome.exactness)?
             }
             None => BTreeMap::new(),
         };
@@ -172,7 +175,7 @@ impl<'a> SliceRun<'a> {
 
     /// Whether the stage's results are looked at in the rows of the targets only.
     fn targets_only(&self, id: StageId) -> bool {
-        let last = self.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
+        let last = self.models.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
         last == Some(id)
     }
 
@@ -188,7 +191,7 @@ impl<'a> SliceRun<'a> {
         let shared_start =
             start && [Role::PositionEmbedding, Role::SoftPrompt].iter().all(|&role| stage.get(role).is_none());
         let mut groups: Groups = Vec::new();
-        for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
+        for (at, (variant, &input)) in self.models.variants.iter().zip(&self.streams).enumerate() {
             let signature = match &variant.weights {
                 Weights::Unmerged | Weights::Candidate(_) => None,
                 Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
@@ -233,9 +236,9 @@ impl<'a> SliceRun<'a> {
 
     /// What the models of a group are.
     fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
-        match members.first().map(|&at| &self.variants[at].weights) {
+        match members.first().map(|&at| &self.models.variants[at].weights) {
             Some(Weights::Candidate(model)) => model.architecture(),
-            _ => self.checkpoint.architecture(),
+            _ => self.models.checkpoint.architecture(),
         }
     }
 
@@ -252,7 +255,7 @@ impl<'a> SliceRun<'a> {
             if let Some(own) = own.get(at) {
                 return Ok(own.clone());
             }
-            match &self.variants[*at].weights {
+            match &self.models.variants[*at].weights {
                 Weights::Unmerged | Weights::Candidate(_) => weights = Some(stage.clone()),
                 Weights::Merged(strategy) => {
                     let merged = merger.merge(strategy, &mut self.outcome.exactness[*at])?;
@@ -301,7 +304,7 @@ impl<'a> SliceRun<'a> {
                 }
             }
             for (at, &number) in device.numbers.iter().enumerate() {
-                let variants = vec![Vec::new(); self.variants.len()];
+                let variants = vec![Vec::new(); self.models.variants.len()];
                 let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
                 for (steps, stream) in of_chunk.iter_mut().zip(&self.streams) {
                     let measured = stream.and_then(|stream| of_stream.get(&stream)?.get(at).copied());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::data_error::DataError;
-use super::documents::{Document, sha256_of, trim_end_as_python};
+use super::data_set::{Passage, sha256_of, trim_end_as_python};
 use crate::files;
 use crate::samples::Sample;
 
@@ -109,25 +109,25 @@ impl Tokenizer {
         divide(whole, self.encode(trimmed)?, context, target)
     }
 
-    /// [`Self::encode_pair`] of every document, in the order given, on as many threads as the rayon pool has.
+    /// [`Self::encode_pair`] of every passage, in the order given, on as many threads as the rayon pool has.
     ///
     /// # Errors
-    /// Those of [`Self::encode_pair`], with the document's number.
-    pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<TokenPair>, DataError> {
-        let wholes = documents.iter().map(|document| format!("{}{}", document.context, document.target)).collect();
-        let contexts = documents.iter().map(|document| trim_end_as_python(&document.context).to_owned()).collect();
+    /// Those of [`Self::encode_pair`], with the passage's number.
+    pub fn encode_passages(&self, passages: &[Passage]) -> Result<Vec<TokenPair>, DataError> {
+        let wholes = passages.iter().map(|passage| format!("{}{}", passage.context, passage.target)).collect();
+        let contexts = passages.iter().map(|passage| trim_end_as_python(&passage.context).to_owned()).collect();
         // The library caches words by thread, for as long as the thread lives and whatever becomes of the tokenizer:
         // threads of our own take the cache along.
         let threads = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
         let (wholes, contexts) = threads
             .map_err(|error| self.refused(&error))?
             .install(|| Ok::<_, DataError>((self.encode_batch(wholes)?, self.encode_batch(contexts)?)))?;
-        documents
+        passages
             .iter()
             .zip(wholes.into_iter().zip(contexts))
-            .map(|(document, (whole, context_ids))| {
-                divide(whole, context_ids, &document.context, &document.target)
-                    .map_err(|source| DataError::Document { doc_id: document.doc_id, source: Box::new(source) })
+            .map(|(passage, (whole, context_ids))| {
+                divide(whole, context_ids, &passage.context, &passage.target)
+                    .map_err(|source| DataError::Passage { id: passage.id, source: Box::new(source) })
             })
             .collect()
     }

@@ -12,12 +12,12 @@ mod settings;
 
 use std::path::Path;
 
-use common::evaluation::{mean_kl, options, passages, variants, worst_difference};
+use common::evaluation::{Evaluation, evaluate, mean_kl, options, passages, variants, worst_difference};
 use common::{TinyCheckpoint, TinyModel, edit_layer_file};
 use fs_err as fs;
 use kintsugi::checkpoint::{Checkpoint, OpenOptions};
 use kintsugi::config::{Activation, Norm, PositionEmbedding, QuirkOptions};
-use kintsugi::eval::{Evaluation, Quiet, Variant, evaluate};
+use kintsugi::eval::{Quiet, Variant};
 use kintsugi::export::save_tensors;
 use kintsugi::export::synth::SynthOptions;
 use kintsugi::samples::TokenScore;

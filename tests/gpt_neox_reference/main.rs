@@ -13,16 +13,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::evaluation::{
-    cpu, demo, demo_reference, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood, mean_kl, options,
-    pairs, passages, perplexity, run, shared_checkpoint, variants, worst_difference,
+    cpu, demo, demo_reference, evaluate, flips, greedy_ids, ids, in_repository, is_greedy, json, loglikelihood,
+    mean_kl, options, pairs, passages, perplexity, run, shared_checkpoint, variants, worst_difference,
 };
 use common::npz::{Array, parse_npy, read_npz};
 use common::{copy_folder, edit_layer_file, layer_files};
 use kintsugi::checkpoint::Checkpoint;
-use kintsugi::eval::documents::read_documents;
+use kintsugi::eval::data_set::read_passages;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
-use kintsugi::eval::{Quiet, Variant, evaluate};
+use kintsugi::eval::{Quiet, Variant};
 use kintsugi::merge::Strategy;
 use kintsugi::model::{Chunk, EmbeddingStage, Group, LayerStage, OutputStage, RotaryTable, Streams, Uploader};
 use kintsugi::partition::StageId;
@@ -225,9 +225,9 @@ fn baselines_score_what_gpt_neox_computed() {
 #[test]
 fn the_bundled_passages_are_tokenized_as_gpt_neox_tokenized_them() {
     let task = Task::resolve("lambada_openai").unwrap();
-    let data = read_documents(&in_repository("evals/demo/passages.jsonl"), &task, None).unwrap();
+    let data = read_passages(&in_repository("evals/demo/passages.jsonl"), &task, None).unwrap();
     let tokenizer = Tokenizer::from_file(&in_repository("evals/demo/tokenizer.json")).unwrap();
-    assert_eq!(tokenizer.encode_documents(&data.documents).unwrap(), pairs(&demo_reference()));
+    assert_eq!(tokenizer.encode_passages(&data.passages).unwrap(), pairs(&demo_reference()));
 }
 
 #[test]

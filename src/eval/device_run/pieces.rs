@@ -1,9 +1,8 @@
-//! The chunks of a device's share, and running one in parts where a GPU's memory does not suffice for the whole.
+//! The chunks of a device, and running one in parts where a GPU's memory does not suffice for the whole.
 
 use tch::{Device, Tensor};
 
 use super::super::packing;
-use super::to_i64;
 use crate::model::{Chunk, Group, ModelError, Streams};
 
 /// A chunk with the rows of its targets.
@@ -55,6 +54,10 @@ pub(super) fn pieces(chunks: &[packing::Chunk], positions: &Tensor) -> Result<Ve
             Ok(Piece { chunk: Chunk { start, tokens, groups: groups.collect(), positions }, targets })
         })
         .collect()
+}
+
+pub(super) fn to_i64(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

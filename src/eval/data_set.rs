@@ -1,4 +1,4 @@
-//! Documents: the passages of a data file, split into context and target. A file is JSONL with `{"text": …}` a line,
+//! Data sets: the passages of a data file, split into context and target. A file is JSONL with `{"text": …}` a line,
 //! or plain text with one passage a line; its first line tells which.
 
 use std::fmt::Write as _;
@@ -8,21 +8,20 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::data_error::DataError;
-use super::rolling;
 use super::task::{DataIdentity, Splitting, Task};
 use crate::files;
 
 /// The longest line read. LAMBADA's longest line has 979 bytes; this guards against files that are no text.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
 
-/// The largest text that is read as one document.
+/// The largest text that is read as one passage.
 const MAX_TEXT_BYTES: u64 = 1 << 30;
 
 /// One passage of the data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub struct Passage {
     /// 0-based position of the passage in the data set; lines without text are not counted.
-    pub doc_id: usize,
+    pub id: usize,
     /// The text before the target.
     pub context: String,
     /// The text whose probability is asked for, with its leading space.
@@ -49,8 +48,8 @@ pub struct DataSet {
     pub path: PathBuf,
     /// How it is written.
     pub format: DataFormat,
-    /// The documents, in file order; the first `limit` of them where a limit was given.
-    pub documents: Vec<Document>,
+    /// The passages, in file order; the first `limit` of them where a limit was given.
+    pub passages: Vec<Passage>,
     /// How many passages the whole file holds, whatever the limit.
     pub total_count: usize,
     /// SHA-256 of the whole file, hexadecimal, as `sha256sum` prints it.
@@ -59,7 +58,7 @@ pub struct DataSet {
     pub identity: DataIdentity,
 }
 
-/// Reads and checks every line of a data file and keeps the first `limit` documents.
+/// Reads and checks every line of a data file and keeps the first `limit` passages.
 ///
 /// A byte order mark and carriage returns at line ends are dropped, and lines of nothing but white space are skipped;
 /// otherwise the text is taken as it stands.
@@ -68,15 +67,15 @@ pub struct DataSet {
 /// A file that cannot be read or has no passage; a line that is too long, not UTF-8, not JSON or without `text`; a
 /// passage with nothing but white space before its last word. lm-evaluation-harness would predict such a word from
 /// an end-of-text token alone; in a set of passages it is a mistake. Errors name the file and the line.
-pub fn read_documents(path: &Path, task: &Task, limit: Option<usize>) -> Result<DataSet, DataError> {
-    parse_documents(BufReader::new(files::open(path)?), path, task, limit)
+pub fn read_passages(path: &Path, task: &Task, limit: Option<usize>) -> Result<DataSet, DataError> {
+    parse_passages(BufReader::new(files::open(path)?), path, task, limit)
 }
 
-/// As [`read_documents`], of bytes from anywhere; `path` is named in errors.
+/// As [`read_passages`], of bytes from anywhere; `path` is named in errors.
 ///
 /// # Errors
-/// As [`read_documents`].
-pub fn parse_documents(
+/// As [`read_passages`].
+pub fn parse_passages(
     reader: impl BufRead,
     path: &Path,
     task: &Task,
@@ -84,7 +83,7 @@ pub fn parse_documents(
 ) -> Result<DataSet, DataError> {
     let mut lines = Lines { path: path.to_owned(), reader, hasher: Sha256::new(), number: 0 };
     let mut format = None;
-    let mut documents = Vec::new();
+    let mut passages = Vec::new();
     let mut total_count = 0;
     while let Some(line) = lines.next_line()? {
         if line.trim().is_empty() {
@@ -95,22 +94,15 @@ pub fn parse_documents(
             DataFormat::Jsonl => passage_of_json(&line, path, lines.number)?,
             DataFormat::PlainText => line,
         };
-        if task.splitting == Splitting::RollingWindows {
-            if format == DataFormat::PlainText {
-                return whole_text(path, task);
-            }
-            if limit.is_none_or(|limit| total_count < limit) {
-                documents.push(rolling::whole(total_count, text));
-            }
-            total_count += 1;
-            continue;
+        if task.splitting == Splitting::RollingWindows && format == DataFormat::PlainText {
+            return whole_text(path, task);
         }
         let (context, target) = task.splitting.split(&text);
-        if trim_end_as_python(&context).is_empty() {
+        if task.splitting == Splitting::LastSpace && trim_end_as_python(&context).is_empty() {
             return Err(DataError::NoContext { path: path.to_owned(), line: lines.number, text: shorten(&text) });
         }
         if limit.is_none_or(|limit| total_count < limit) {
-            documents.push(Document::new(total_count, context, target));
+            passages.push(Passage::new(total_count, context, target));
         }
         total_count += 1;
     }
@@ -119,10 +111,10 @@ pub fn parse_documents(
     };
     let sha256 = hexadecimal(&lines.hasher.finalize());
     let identity = task.data.identify(&sha256, total_count);
-    Ok(DataSet { path: path.to_owned(), format, documents, total_count, sha256, identity })
+    Ok(DataSet { path: path.to_owned(), format, passages, total_count, sha256, identity })
 }
 
-/// A text file that is one document, to the last byte.
+/// A text file that is one passage, to the last byte.
 fn whole_text(path: &Path, task: &Task) -> Result<DataSet, DataError> {
     let bytes = files::read(path, MAX_TEXT_BYTES)?;
     let sha256 = sha256_of(&bytes);
@@ -132,9 +124,9 @@ fn whole_text(path: &Path, task: &Task) -> Result<DataSet, DataError> {
         byte: error.utf8_error().valid_up_to(),
         binary_format: None,
     })?;
-    let (documents, identity) = (vec![rolling::whole(0, text)], task.data.identify(&sha256, 1));
+    let (passages, identity) = (vec![Passage::new(0, String::new(), text)], task.data.identify(&sha256, 1));
     let (path, format) = (path.to_owned(), DataFormat::PlainText);
-    Ok(DataSet { path, format, documents, total_count: 1, sha256, identity })
+    Ok(DataSet { path, format, passages, total_count: 1, sha256, identity })
 }
 
 /// SHA-256 in hexadecimal, as `sha256sum` prints it.
@@ -142,16 +134,21 @@ pub(super) fn sha256_of(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
-/// Text without trailing white space as Python's `str.rstrip` sees it: Unicode white space and the four separators
-/// U+001C to U+001F, which Rust does not count.
-pub(super) fn trim_end_as_python(text: &str) -> &str {
-    text.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}'))
+/// Whether Python takes a character for white space (`str.isspace`, and `\s` of `re`): Unicode white space and the four
+/// separators U+001C to U+001F, which Rust does not count.
+pub(super) fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-impl Document {
-    pub(super) fn new(doc_id: usize, context: String, target: String) -> Self {
+/// Text without trailing white space, as Python's `str.rstrip` returns it.
+pub(super) fn trim_end_as_python(text: &str) -> &str {
+    text.trim_end_matches(is_python_space)
+}
+
+impl Passage {
+    pub(super) fn new(id: usize, context: String, target: String) -> Self {
         let (prompt_hash, target_hash) = (sha256_of(context.as_bytes()), sha256_of(target.as_bytes()));
-        Self { doc_id, context, target, prompt_hash, target_hash }
+        Self { id, context, target, prompt_hash, target_hash }
     }
 }
 
@@ -273,7 +270,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
         fs::write(&path, bytes).unwrap();
-        read_documents(&path, &Task::resolve("lambada_openai").unwrap(), limit)
+        read_passages(&path, &Task::resolve("lambada_openai").unwrap(), limit)
     }
 
     fn message(bytes: &[u8]) -> String {
@@ -288,10 +285,10 @@ mod tests {
         let jsonl = read(b"{\"text\": \"a b c\"}\n\n{\"id\": 7, \"text\": \"d  e\"}\n", None).unwrap();
         let plain = read("\u{feff}a b c\r\n \nd  e".as_bytes(), None).unwrap();
         assert_eq!((jsonl.format, plain.format), (DataFormat::Jsonl, DataFormat::PlainText));
-        assert_eq!(jsonl.documents, plain.documents);
-        let [first, second] = &jsonl.documents[..] else { unreachable!() };
-        assert_eq!((first.doc_id, first.context.as_str(), first.target.as_str()), (0, "a b", " c"));
-        assert_eq!((second.doc_id, second.context.as_str(), second.target.as_str()), (1, "d ", " e"));
+        assert_eq!(jsonl.passages, plain.passages);
+        let [first, second] = &jsonl.passages[..] else { unreachable!() };
+        assert_eq!((first.id, first.context.as_str(), first.target.as_str()), (0, "a b", " c"));
+        assert_eq!((second.id, second.context.as_str(), second.target.as_str()), (1, "d ", " e"));
     }
 
     #[test]
@@ -299,8 +296,8 @@ mod tests {
         let data = read(b"a b c", None).unwrap();
         // printf 'a b c' | sha256sum, and so on
         assert_eq!(data.sha256, "0e9f64031fcb2bc708b531c2a20441580425d151a38503f38592a7dd36019d3b");
-        assert_eq!(data.documents[0].prompt_hash, "c8687a08aa5d6ed2044328fa6a697ab8e96dc34291e8c2034ae8c38e6fcc6d65");
-        assert_eq!(data.documents[0].target_hash, "e2b70895a5215ddbcabd2b3932446d2094ed69bf8521eee40ac4e3fcd3a1b021");
+        assert_eq!(data.passages[0].prompt_hash, "c8687a08aa5d6ed2044328fa6a697ab8e96dc34291e8c2034ae8c38e6fcc6d65");
+        assert_eq!(data.passages[0].target_hash, "e2b70895a5215ddbcabd2b3932446d2094ed69bf8521eee40ac4e3fcd3a1b021");
         assert!(matches!(data.identity, DataIdentity::Different { what: "sha256", .. }));
     }
 
@@ -308,7 +305,7 @@ mod tests {
     fn a_limit_keeps_the_first_documents_and_still_hashes_and_counts_the_file() {
         let whole = read(b"a b\nc d\ne f\n", None).unwrap();
         let limited = read(b"a b\nc d\ne f\n", Some(2)).unwrap();
-        assert_eq!(limited.documents, whole.documents[..2]);
+        assert_eq!(limited.passages, whole.passages[..2]);
         assert_eq!((limited.total_count, &limited.sha256), (3, &whole.sha256));
     }
 
@@ -329,10 +326,10 @@ mod tests {
         assert_eq!(second(b"[1]"), "line 2: expected an object with a string `text`, found an array");
         assert_eq!(second(b"{\"text\": \"a\xff\"}"), "line 2 is not UTF-8 (first bad byte at 11)");
         assert!(second(b"{\"text\": \"a \\ud800\"}").starts_with("line 2, column"));
-        assert_eq!(second(b"{\"text\": \"word\"}"), "line 2: nothing stands before the last word of \"word\"");
-        assert_eq!(second(b"{\"text\": \" word\"}"), "line 2: nothing stands before the last word of \" word\"");
+        assert_eq!(second(b"{\"text\": \"word\"}"), "line 2: passage has no context before its last word: \"word\"");
+        assert_eq!(second(b"{\"text\": \" word\"}"), "line 2: passage has no context before its last word: \" word\"");
         let separators = message("a b\n\u{1c}\u{a0} word".as_bytes());
-        assert!(separators.starts_with("line 2: nothing stands before the last word"), "{separators}");
+        assert!(separators.starts_with("line 2: passage has no context before its last word"), "{separators}");
     }
 
     #[test]
@@ -342,7 +339,7 @@ mod tests {
         assert_eq!(message(&vec![b'a'; MAX_LINE_BYTES + 1]), "line 1 is longer than 16777216 bytes");
         let gzip = read(b"\x1f\x8b\x08\x00", None).unwrap_err();
         assert!(gzip.hint().unwrap().contains("a gzip file"));
-        let missing = read_documents(Path::new("no/such/file"), &Task::resolve("lambada_openai").unwrap(), None);
+        let missing = read_passages(Path::new("no/such/file"), &Task::resolve("lambada_openai").unwrap(), None);
         assert!(missing.unwrap_err().to_string().contains("no/such/file"));
     }
 
@@ -352,8 +349,7 @@ mod tests {
         let mut python = vec![0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x1c, 0x1d, 0x1e, 0x1f, 0x20, 0x85, 0xa0, 0x1680];
         python.extend(0x2000..=0x200a);
         python.extend([0x2028, 0x2029, 0x202f, 0x205f, 0x3000]);
-        let ours: Vec<u32> =
-            ('\0'..=char::MAX).filter(|c| trim_end_as_python(&c.to_string()).is_empty()).map(u32::from).collect();
+        let ours: Vec<u32> = ('\0'..=char::MAX).filter(|&c| is_python_space(c)).map(u32::from).collect();
         assert_eq!(ours, python);
     }
 }
