@@ -42,10 +42,11 @@ fn logits(checkpoint: &Checkpoint, positions: i64) -> Tensor {
     let rotary = RotaryTable::new(architecture, cpu(), usize::try_from(positions).unwrap()).unwrap();
     for layer in 0..architecture.layer_count {
         let layer = LayerStage::new(&stage(StageId::Layer(layer)), architecture, &mut uploader).unwrap();
+        streams.fork(layer.streams_after(streams.count())).unwrap();
         layer.forward(&mut streams, &chunk, rotary.as_ref(), None).unwrap();
     }
     let output = OutputStage::new(&stage(StageId::Output), architecture, &mut uploader).unwrap();
-    output.logits(&streams, &rows).unwrap().to_kind(Kind::Double)
+    output.logits(&streams).unwrap().to_kind(Kind::Double)
 }
 
 /// Stores these values as every rank's `checkpoint_validation_logits`.

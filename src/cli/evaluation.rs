@@ -248,7 +248,7 @@ fn identity_text(task: &Task, identity: &DataIdentity) -> String {
         DataIdentity::Different { what, expected, found } => {
             format!("not the data set that {} names ({what}: expected {expected}, found {found})", task.name)
         }
-        DataIdentity::Unpinned if task.data.document_count.is_none() => format!("{} names no data set", task.name),
+        DataIdentity::Unpinned if task.data.passage_count.is_none() => format!("{} names no data set", task.name),
         DataIdentity::Unpinned => format!("{} names no checksum; the number of passages is right", task.name),
     }
 }

@@ -288,7 +288,7 @@ impl Keeper<'_> {
     fn model_scores(&self, samples: Result<Vec<Sample>, EvalError>, role: ModelRole) -> Result<ModelScores, EvalError> {
         match samples {
             Ok(mut samples) => {
-                self.prepared.tokenizer.name_candidates(&mut samples);
+                self.prepared.tokenizer.fill_top_token_texts(&mut samples);
                 Ok(ModelScores::Samples(samples))
             }
             Err(error @ EvalError::NotFinite { passage: doc_id, .. }) if role == ModelRole::Variant => {

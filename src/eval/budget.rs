@@ -1,4 +1,4 @@
-//! How much goes through at once: chunks that keep the processor busy, slices that fit the memory.
+//! How many tokens go through a stage at once: chunks that keep the processor busy, slices that fit the memory.
 
 use tch::{Device, Kind};
 
@@ -34,7 +34,7 @@ pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usi
 /// there. The other half is for weights and activations.
 #[must_use]
 pub fn default_memory_budget(backend: Backend) -> u64 {
-    /// Where the system does not tell.
+    /// Where the system does not report it.
     const UNKNOWN: u64 = 8 << 30;
     let available = match backend.device {
         Device::Cuda(index) => free_device_memory(index),

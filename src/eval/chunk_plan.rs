@@ -1,5 +1,5 @@
-//! The plan of a run: all its passages in packed order, cut into chunks once. Everything that divides work (slices, shards,
-//! devices, threads) deals in whole chunks, so that every number is computed in the same sums whoever computes it.
+//! The plan of a run: all its passages in packed order, cut into chunks once. Everything that divides work (slices, run
+//! shards, devices, threads) divides it into whole chunks, so that every number is computed in the same sums everywhere.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -80,12 +80,6 @@ impl ChunkPlan {
     /// All passages, in the order of the chunks.
     pub(super) fn packed(&self) -> &Packed {
         &self.packed
-    }
-
-    /// How many passages there are.
-    #[must_use]
-    pub fn passage_count(&self) -> usize {
-        self.packed.passages().len()
     }
 
     /// Everything.

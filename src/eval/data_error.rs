@@ -1,8 +1,8 @@
-//! What can go wrong on the way from a data file and a tokenizer to packed passages.
+//! Errors of the data side of an evaluation: task, data file, tokenizer, packing.
 
 use std::path::PathBuf;
 
-/// A failure of the data side of an evaluation: task, data file, tokenizer or packing.
+/// An error of task, data file, tokenizer or packing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -12,7 +12,7 @@ pub enum DataError {
     /// The task is neither built in nor a file.
     #[error("unknown task `{name}`: neither built in nor a file")]
     UnknownTask {
-        /// What was asked for.
+        /// The task asked for.
         name: String,
         /// The built-in tasks.
         known: Vec<String>,
@@ -22,7 +22,7 @@ pub enum DataError {
     InvalidTask {
         /// The task file, or the name of a built-in task.
         place: String,
-        /// What the YAML reader or the validation says.
+        /// The message of the YAML reader or of the validation.
         message: String,
     },
     /// The data file holds no passage.
@@ -62,7 +62,7 @@ pub enum DataError {
         line: usize,
         /// 1-based column as the JSON reader counts it.
         column: usize,
-        /// What the JSON reader says.
+        /// The JSON reader's message.
         message: String,
     },
     /// A line of a JSONL file carries no string named `text`.
@@ -72,7 +72,7 @@ pub enum DataError {
         path: PathBuf,
         /// 1-based line number.
         line: usize,
-        /// What is there instead.
+        /// Its contents instead.
         found: String,
     },
     /// A passage that is one word.
@@ -90,7 +90,7 @@ pub enum DataError {
     InvalidTokenizer {
         /// The tokenizer file.
         path: PathBuf,
-        /// What the tokenizer library says.
+        /// The tokenizer library's message.
         message: String,
     },
     /// The task's data file is not here, and the task names no place to get it from.
@@ -110,7 +110,7 @@ pub enum DataError {
         task: String,
         /// Where its file would be on this machine.
         looked: PathBuf,
-        /// What the Hub says.
+        /// Why it could not be fetched.
         source: crate::hub::HubError,
     },
     /// The tokenizer library refused a text.
@@ -118,7 +118,7 @@ pub enum DataError {
     Tokenizing {
         /// The tokenizer file.
         path: PathBuf,
-        /// What the tokenizer library says.
+        /// The tokenizer library's message.
         message: String,
     },
     /// The tokenizer has no token that could precede a text.
@@ -164,7 +164,7 @@ pub enum DataError {
         rows: usize,
         /// Rows of the checkpoint's whole embedding.
         padded_vocab_size: usize,
-        /// What gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
+        /// The multiple that gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
         multiple: usize,
     },
     /// A target does not fit the model's longest input.
@@ -197,7 +197,7 @@ pub enum DataError {
     Passage {
         /// 0-based position of the passage in the data set.
         id: usize,
-        /// What went wrong with it.
+        /// The error.
         source: Box<Self>,
     },
 }

@@ -1,5 +1,5 @@
 //! Data sets: the passages of a data file, split into context and target. A file is JSONL with `{"text": …}` a line,
-//! or plain text with one passage a line; its first line tells which.
+//! or plain text with one passage a line; its first line decides which.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read as _};
@@ -17,7 +17,7 @@ pub const MAX_LINE_BYTES: usize = 16 << 20;
 /// The largest text that is read as one passage.
 const MAX_TEXT_BYTES: u64 = 1 << 30;
 
-/// One passage of the data set.
+/// One passage of the data set, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passage {
     /// 0-based position of the passage in the data set; lines without text are not counted.
@@ -41,7 +41,7 @@ pub enum DataFormat {
     PlainText,
 }
 
-/// What was read from a data file.
+/// The contents of a data file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSet {
     /// The file.
@@ -61,7 +61,7 @@ pub struct DataSet {
 /// Reads and checks every line of a data file and keeps the first `limit` passages.
 ///
 /// A byte order mark and carriage returns at line ends are dropped, and lines of nothing but white space are skipped;
-/// otherwise the text is taken as it stands.
+/// otherwise the text is taken unchanged.
 ///
 /// # Errors
 /// A file that cannot be read or has no passage; a line that is too long, not UTF-8, not JSON or without `text`; a
@@ -171,7 +171,7 @@ impl<R: BufRead> Lines<R> {
     /// The next line without its line end, or nothing at the end of the file.
     fn next_line(&mut self) -> Result<Option<String>, DataError> {
         let mut bytes = Vec::new();
-        // One byte more than allowed, to tell a line of the longest length from a longer one.
+        // One byte more than allowed: a line of the longest length is not a longer one.
         let read = self.reader.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes)?;
         if read == 0 {
             return Ok(None);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn jsonl_and_plain_text_give_the_same_documents() {
+    fn jsonl_and_plain_text_give_the_same_passages() {
         let jsonl = read(b"{\"text\": \"a b c\"}\n\n{\"id\": 7, \"text\": \"d  e\"}\n", None).unwrap();
         let plain = read("\u{feff}a b c\r\n \nd  e".as_bytes(), None).unwrap();
         assert_eq!((jsonl.format, plain.format), (DataFormat::Jsonl, DataFormat::PlainText));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_keeps_the_first_documents_and_still_hashes_and_counts_the_file() {
+    fn a_limit_keeps_the_first_passages_and_still_hashes_and_counts_the_file() {
         let whole = read(b"a b\nc d\ne f\n", None).unwrap();
         let limited = read(b"a b\nc d\ne f\n", Some(2)).unwrap();
         assert_eq!(limited.passages, whole.passages[..2]);

@@ -25,16 +25,16 @@ pub(super) struct TargetPlace {
     pub id: u32,
 }
 
-/// What goes into a stage.
+/// The input of a stage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StageInput {
     /// The stream; none for the embedding.
     pub stream: Option<usize>,
-    /// Whether nobody needs the stream after this.
+    /// Whether the stream is not needed after this.
     pub last_use: bool,
     /// Whether to use chunks of the other size.
     pub rechunked: bool,
-    /// Whether nobody looks at other rows than those of the targets afterwards.
+    /// Whether only the rows of the targets are needed afterwards.
     pub targets_only: bool,
 }
 
@@ -45,7 +45,13 @@ struct Held {
     at_targets: bool,
 }
 
-/// What a rotary table depends on.
+/// A layer on the device, and where its rotary table is in [`DeviceRun::rotary`].
+struct Layer {
+    stage: LayerStage,
+    rotary: usize,
+}
+
+/// The settings that a rotary table depends on.
 type RotaryKey = (Positions, RotaryTables, Precision);
 
 /// Passages on one device.
@@ -117,8 +123,8 @@ impl DeviceRun {
         }
     }
 
-    /// Runs a stage but the last; the number of a new stream comes out. `means` takes part in what a layer's norms put
-    /// out, which needs all rows. `tick` hears of every chunk's tokens.
+    /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which
+    /// needs all rows. `tick` is called with every chunk's tokens.
     pub(super) fn run(
         &mut self,
         architecture: &Architecture,
@@ -128,36 +134,16 @@ impl DeviceRun {
         means: Option<&mut LayerMeans>,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<usize, ModelError> {
-        let held = match (stage.id, input.stream) {
-            (StageId::Embedding, _) | (_, None) => {
-                let embedding = EmbeddingStage::new(stage, architecture, uploader)?;
-                Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
-            }
-            (_, Some(stream)) => {
+        let held = match input.stream {
+            Some(stream) if stage.id != StageId::Embedding => {
                 uploader.set_other_order(input.rechunked);
                 let layer = LayerStage::new(stage, architecture, uploader)?;
-                let rotary = self.rotary_of(architecture)?;
-                let at_targets = match input
-                    .targets_only
-                    .then(|| self.last_layer((&layer, rotary), stream, input.rechunked, tick))
-                {
-                    Some(Ok(streams)) => Some(streams),
-                    // All rows can be computed in smaller parts.
-                    Some(Err(error)) if error.is_out_of_memory() => None,
-                    Some(Err(error)) => return Err(error),
-                    None => None,
-                };
-                match at_targets {
-                    Some(streams) => {
-                        if input.last_use {
-                            self.discard(stream);
-                        }
-                        Held { streams, at_targets: true }
-                    }
-                    None => {
-                        Held { streams: self.layer((&layer, rotary), stream, input, means, tick)?, at_targets: false }
-                    }
-                }
+                let layer = Layer { stage: layer, rotary: self.rotary_of(architecture)? };
+                self.run_layer(&layer, stream, input, means, tick)?
+            }
+            _ => {
+                let embedding = EmbeddingStage::new(stage, architecture, uploader)?;
+                Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
             }
         };
         self.streams.push(Some(held));
@@ -190,17 +176,41 @@ impl DeviceRun {
         Ok(streams)
     }
 
-    /// All rows through a layer: in place where nobody needs the stream as it was.
+    fn run_layer(
+        &mut self,
+        layer: &Layer,
+        stream: usize,
+        input: StageInput,
+        means: Option<&mut LayerMeans>,
+        tick: &(dyn Fn(u64) + Sync),
+    ) -> Result<Held, ModelError> {
+        if input.targets_only {
+            match self.last_layer(layer, stream, input.rechunked, tick) {
+                Ok(streams) => {
+                    if input.last_use {
+                        self.discard(stream);
+                    }
+                    return Ok(Held { streams, at_targets: true });
+                }
+                // All rows can be computed in smaller parts.
+                Err(error) if error.is_out_of_memory() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Held { streams: self.layer(layer, stream, input, means, tick)?, at_targets: false })
+    }
+
+    /// All rows through a layer: in place where the stream is not needed any more.
     fn layer(
         &mut self,
-        (layer, rotary): (&LayerStage, usize),
+        layer: &Layer,
         stream: usize,
         input: StageInput,
         means: Option<&mut LayerMeans>,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Streams, ModelError> {
         let before = self.stream(stream)?.count();
-        let count = layer.streams_after(before);
+        let count = layer.stage.streams_after(before);
         let in_place = if input.last_use && count == before { self.streams[stream].take() } else { None };
         let (streams, source) = if let Some(held) = in_place {
             (held.streams, None)
@@ -209,7 +219,7 @@ impl DeviceRun {
             (source.blank(count)?, Some(source))
         };
         let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
-        let rotary = self.rotary[rotary].1.as_ref();
+        let rotary = self.rotary[layer.rotary].1.as_ref();
         let wants_means = means.is_some();
         let tasks = pieces.iter().map(|Piece { chunk, .. }| {
             let source = source.map(|source| source.narrow(chunk.start, chunk.tokens)).transpose()?;
@@ -222,7 +232,7 @@ impl DeviceRun {
             }
             let means = in_parts(&mut rows, &chunk, &|rows, chunk| {
                 let mut means = wants_means.then(LayerMeans::default);
-                layer.forward_rows(rows, chunk, rotary, means.as_mut())?;
+                layer.stage.forward(rows, chunk, rotary, means.as_mut())?;
                 Ok(means)
             })?;
             tick(chunk.tokens.unsigned_abs());
@@ -241,20 +251,20 @@ impl DeviceRun {
     /// A layer of which only the rows of the targets are needed.
     fn last_layer(
         &self,
-        (layer, rotary): (&LayerStage, usize),
+        layer: &Layer,
         stream: usize,
         rechunked: bool,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Streams, ModelError> {
         let source = self.stream(stream)?;
-        let tasks =
-            (if rechunked { &self.other_pieces } else { &self.pieces }).iter().map(|Piece { chunk, targets }| {
-                Ok((chunk.shallow_clone(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
-            });
+        let pieces = if rechunked { &self.other_pieces } else { &self.pieces };
+        let tasks = pieces.iter().map(|Piece { chunk, targets }| {
+            Ok((chunk.shallow_clone(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
+        });
         let tasks = tasks.collect::<Result<Vec<(Chunk, Tensor, Streams)>, ModelError>>()?;
-        let rotary = self.rotary[rotary].1.as_ref();
+        let rotary = self.rotary[layer.rotary].1.as_ref();
         let parts = each(self.backend, tasks, |(chunk, targets, rows)| {
-            let out = layer.forward_at(&rows, &targets, &chunk, rotary)?;
+            let out = layer.stage.forward_at(&rows, &targets, &chunk, rotary)?;
             tick(chunk.tokens.unsigned_abs());
             Ok(out)
         })?;
@@ -311,8 +321,7 @@ impl DeviceRun {
         stream: usize,
     ) -> Result<Tensor, ModelError> {
         let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
-        let rows = Tensor::f_arange(self.tokens, (Kind::Int64, self.backend.device))?;
-        output.logits(self.stream(stream)?, &rows)
+        output.logits(self.stream(stream)?)
     }
 }
 

@@ -37,6 +37,10 @@ impl EngineOptions {
     pub fn on(backends: Vec<Backend>) -> Self {
         Self { backends, ..Self::default() }
     }
+
+    fn memory_budget(&self, backend: Backend) -> u64 {
+        self.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend))
+    }
 }
 
 /// Checks that every variant takes the passages, and cuts these into chunks, which depend on the passages, the kind of
@@ -73,16 +77,14 @@ pub(super) fn slice_count(
     options: &EngineOptions,
 ) -> Result<(u64, usize), EvalError> {
     let backend = first_backend(options)?;
-    let budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
     let capacity = capacity(models, plan.longest(), backend, options)?;
     let tokens = capacity.saturating_mul(options.backends.len());
-    Ok((budget, slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
+    Ok((options.memory_budget(backend), slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
 }
 
 /// Tokens whose residual streams a device holds.
 fn capacity(models: Models<'_>, longest: usize, backend: Backend, options: &EngineOptions) -> Result<usize, EvalError> {
-    let budget = options.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend));
-    budget::slice_tokens(models, backend, longest, budget)
+    budget::slice_tokens(models, backend, longest, options.memory_budget(backend))
 }
 
 fn first_backend(options: &EngineOptions) -> Result<Backend, EvalError> {
@@ -127,7 +129,7 @@ pub fn evaluate_chunks(
             .map_err(EvalError::Device)?;
         let outcome = SliceRun::new(models, observer, devices, options.divergence)
             .with_calibration(backend, &options.calibration)?
-            .run(&ids, (number, slices.len()), options.digests)?;
+            .run(&ids, number, slices.len(), options.digests)?;
         keep(SliceOutcome { chunks: slice.clone(), token_count: plan.tokens(slice), ..outcome })?;
     }
     Ok(())
@@ -148,7 +150,7 @@ fn slices(plan: &ChunkPlan, assignment: &Assignment, capacity: usize, slice_toke
 
 /// Divides chunks among devices; each gets long and short passages.
 fn divide(chunks: &[usize], backends: &[Backend]) -> Vec<(Backend, Vec<usize>)> {
-    let share = |first: usize| chunks.iter().copied().skip(first).step_by(backends.len()).collect::<Vec<_>>();
-    let shares = backends.iter().enumerate().map(|(first, &backend)| (backend, share(first)));
-    shares.filter(|(_, share)| !share.is_empty()).collect()
+    let from = |first: usize| chunks.iter().copied().skip(first).step_by(backends.len()).collect::<Vec<_>>();
+    let divided = backends.iter().enumerate().map(|(first, &backend)| (backend, from(first)));
+    divided.filter(|(_, chunks)| !chunks.is_empty()).collect()
 }

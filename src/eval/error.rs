@@ -1,4 +1,4 @@
-//! What can go wrong in an evaluation.
+//! Errors of an evaluation.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::model::ModelError;
 use crate::partition::StageId;
 use crate::samples::SampleError;
 
-/// What can go wrong in an evaluation.
+/// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
@@ -27,7 +27,7 @@ pub enum EvalError {
     Model {
         /// The stage.
         stage: StageId,
-        /// What went wrong.
+        /// The error.
         source: ModelError,
     },
     /// A device.
@@ -39,19 +39,19 @@ pub enum EvalError {
         /// The stage that was waited for.
         stage: StageId,
     },
-    /// A model made elsewhere that cannot be the checkpoint's.
+    /// A candidate that cannot be a merge of the checkpoint.
     #[error("candidate `{name}`: expected {what} {expected} as in the checkpoint, found {found}")]
     Candidate {
         /// Its name.
         name: String,
-        /// What differs.
+        /// The setting that differs.
         what: &'static str,
         /// The checkpoint's.
         expected: usize,
         /// The candidate's.
         found: usize,
     },
-    /// A model made elsewhere that does not take passages as long as these.
+    /// A candidate that does not take passages as long as these.
     #[error("candidate `{name}` takes at most {found} tokens, the longest passage has {expected}")]
     CandidateLength {
         /// Its name.
@@ -61,7 +61,7 @@ pub enum EvalError {
         /// The candidate's longest input.
         found: usize,
     },
-    /// A token that a model made elsewhere does not know.
+    /// A token that a candidate does not know.
     #[error("candidate `{name}` has a vocabulary of {vocabulary} tokens, the passages hold token {id}")]
     CandidateVocabulary {
         /// Its name.
@@ -78,10 +78,10 @@ pub enum EvalError {
         passage: usize,
         /// The variant.
         variant: String,
-        /// What it gives.
+        /// The log-probability or divergence.
         value: f64,
     },
-    /// What was computed could not be kept.
+    /// Results could not be written to the journal.
     #[error(transparent)]
     Samples(#[from] SampleError),
     /// The user or the system asked the run to stop.
@@ -101,13 +101,13 @@ pub enum EvalError {
     Budget {
         /// The budget.
         budget: u64,
-        /// What the longest passage needs.
+        /// Bytes that the longest passage needs.
         needed: u64,
     },
 }
 
 impl EvalError {
-    /// What the user can do about it, where we know.
+    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -127,7 +127,7 @@ impl EvalError {
                 "rows that the tokenizer uses were cut off: trim the vocabulary to the tokenizer's size".to_owned(),
             ),
             Self::Samples(error) => error.hint(),
-            Self::Interrupted { .. } => Some("run the same command again: it goes on with the next slice".to_owned()),
+            Self::Interrupted { .. } => Some("run the same command again: it continues with the next slice".to_owned()),
             Self::ReaderGone { .. } => None,
         }
     }

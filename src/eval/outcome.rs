@@ -1,4 +1,4 @@
-//! What comes out of an evaluation, slice by slice and in all.
+//! The results of a slice.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,24 +28,7 @@ pub struct Divergence {
     pub squared_norm: f64,
 }
 
-impl Divergence {
-    /// √(Σ‖x − x_baseline‖² / Σ‖x_baseline‖²).
-    #[must_use]
-    pub fn relative(self) -> f64 {
-        if self.squared_norm > 0.0 { (self.squared_distance / self.squared_norm).sqrt() } else { 0.0 }
-    }
-
-    /// The same over the tokens of both.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            squared_distance: self.squared_distance + other.squared_distance,
-            squared_norm: self.squared_norm + other.squared_norm,
-        }
-    }
-}
-
-/// What one slice brought.
+/// The results of a slice.
 #[derive(Debug, Clone, Default)]
 pub struct SliceOutcome {
     /// The plan's chunks that were computed.

@@ -13,7 +13,7 @@ use crate::config::Architecture;
 pub struct TokenizedPassage {
     /// The caller's number for it; samples are put back in order by it.
     pub index: usize,
-    /// What goes into the model: context and target without the last token, cut from the left to the longest input.
+    /// The model's input: context and target without the last token, cut from the left to the longest input.
     pub input_ids: Vec<i64>,
     /// The target's tokens: what the last `target_ids.len()` positions of the input are to predict.
     pub target_ids: Vec<i64>,

@@ -18,7 +18,7 @@ pub const MAX_CALIBRATION_PASSAGES: usize = 256;
 /// How passages are read, tokenized and cut.
 #[derive(Debug, Clone, Copy)]
 pub struct PassageOptions<'a> {
-    /// It says where a passage is split into context and target.
+    /// Defines where a passage is split into context and target.
     pub task: &'a Task,
     /// The one that the model was trained with.
     pub tokenizer: &'a Tokenizer,

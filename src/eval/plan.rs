@@ -1,4 +1,4 @@
-//! What an evaluation will take, before it is run.
+//! The cost of an evaluation, before it is run.
 
 use super::EvalError;
 use super::engine::{EngineOptions, plan_chunks, slice_count};
@@ -9,7 +9,7 @@ use crate::config::Head;
 use crate::model::matrix_product_flops;
 use crate::partition::StageId;
 
-/// The work of an evaluation.
+/// The cost of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Passages.

@@ -1,4 +1,4 @@
-//! Progress, as it is reported to whoever asked for an evaluation.
+//! Reporting the progress of an evaluation.
 
 use crate::partition::StageId;
 

@@ -1,6 +1,6 @@
 //! The layer-major loop over one slice of passages. For every stage: read its shards once, merge them once per distinct
 //! rule, push all passages of all variants through it, drop it. Variants whose weights have been equal so far share one
-//! residual stream; models made elsewhere go through the same loop with stages of their own.
+//! residual stream; candidates go through the same loop with stages of their own.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,7 +26,7 @@ use crate::samples::{Candidate, TokenScore};
 struct Key {
     input: Option<usize>,
     signature: Option<Signature>,
-    /// The variant whose weights are its own: corrected for it alone, or made elsewhere.
+    /// The variant whose weights are its own: corrected for it alone, or a candidate's.
     own: Option<usize>,
     rechunked: bool,
 }
@@ -46,7 +46,7 @@ pub(super) struct SliceRun<'a> {
     outcome: SliceOutcome,
     devices: Vec<DeviceRun>,
     divergence: bool,
-    calibrator: Option<Calibrator>,
+    calibrator: Option<Calibrator<'a>>,
     /// Which stream each variant has got to.
     streams: Vec<Option<usize>>,
 }
@@ -67,7 +67,7 @@ impl<'a> SliceRun<'a> {
         Self { models, observer, outcome, devices, divergence, calibrator: None, streams }
     }
 
-    /// Lets strategies that calibrate look at these passages.
+    /// Lets strategies that calibrate use these passages.
     pub(super) fn with_calibration(
         mut self,
         backend: Backend,
@@ -76,16 +76,17 @@ impl<'a> SliceRun<'a> {
         // As `merge` does, so that it writes what was evaluated.
         let chunk_tokens = default_chunk_tokens(backend);
         let architecture = self.models.checkpoint.architecture();
-        self.calibrator = Calibrator::new(architecture, backend, self.models.variants, passages, chunk_tokens)?;
+        self.calibrator = Calibrator::new(architecture, backend, self.models.strategies(), passages, chunk_tokens)?;
         Ok(self)
     }
 
-    /// Runs all stages. The first pass also looks at what candidates are made of, and keeps the digests of the files if
-    /// `hash` asks for them.
+    /// Runs all stages. The first slice also analyses the candidates, and keeps the digests of the files if `hash` asks for
+    /// them.
     pub(super) fn run(
         mut self,
         ids: &[StageId],
-        (number, slice_count): (usize, usize),
+        number: usize,
+        slice_count: usize,
         hash: bool,
     ) -> Result<SliceOutcome, EvalError> {
         let hash = hash && number == 0;
@@ -123,9 +124,7 @@ impl<'a> SliceRun<'a> {
         let failed = |source| EvalError::Model { stage: stage.id, source };
         let mut merger = StageMerger::new(stage, architecture);
         let mut own = match &mut self.calibrator {
-            Some(calibrator) => {
-                calibrator.stage(architecture, stage, &mut merger, self.models.variants, &mut self.outcome.exactness)?
-            }
+            Some(calibrator) => calibrator.stage(stage, &mut merger, &mut self.outcome.exactness)?,
             None => BTreeMap::new(),
         };
         own.extend(candidates);
@@ -150,9 +149,9 @@ impl<'a> SliceRun<'a> {
                     rechunked: key.rechunked,
                     targets_only: self.targets_only(stage.id),
                 };
-                let share = members.len() as u64;
+                let variant_count = members.len() as u64;
                 let observer = self.observer;
-                let tick = |tokens: u64| observer.advance(tokens * share);
+                let tick = |tokens: u64| observer.advance(tokens * variant_count);
                 let made = on_each(&mut self.devices, &mut uploaders, |device, uploader| {
                     device.run(architecture, weights, uploader, input, None, &tick)
                 })
@@ -234,7 +233,7 @@ impl<'a> SliceRun<'a> {
         Ok(distinct)
     }
 
-    /// What the models of a group are.
+    /// The architecture of a group's models.
     fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
         match members.first().map(|&at| &self.models.variants[at].weights) {
             Some(Weights::Candidate(model)) => model.architecture(),
@@ -276,7 +275,7 @@ impl<'a> SliceRun<'a> {
                         greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
                         logprob: scores.logprob[at],
                         kl: scores.kl.get(at).copied(),
-                        top: candidates(&scores.top[at]),
+                        top: top_tokens(&scores.top[at]),
                     };
                     for &variant in members {
                         let tokens = self.outcome.scores[variant].entry(place.passage).or_default();
@@ -316,14 +315,14 @@ impl<'a> SliceRun<'a> {
     }
 }
 
-/// Likely tokens, whose texts the tokenizer knows.
-fn candidates(top: &[(i64, f64)]) -> Vec<Candidate> {
-    let candidate = |&(id, logprob): &(i64, f64)| Candidate {
+/// Without their texts, which the tokenizer knows.
+fn top_tokens(top: &[(i64, f64)]) -> Vec<Candidate> {
+    let token = |&(id, logprob): &(i64, f64)| Candidate {
         id: u32::try_from(id).unwrap_or(u32::MAX),
         text: String::new(),
         logprob,
     };
-    top.iter().map(candidate).collect()
+    top.iter().map(token).collect()
 }
 
 /// Runs `work` on every device, at once where there are several.

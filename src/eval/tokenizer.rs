@@ -24,7 +24,6 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     sha256: String,
-    vocab_size: usize,
     largest_id: u32,
 }
 
@@ -47,10 +46,9 @@ impl Tokenizer {
         serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| invalid(error.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
-        let vocabulary = inner.get_vocab(true);
-        let largest_id = vocabulary.values().copied().max().ok_or_else(|| invalid("it has no tokens".to_owned()))?;
-        let vocab_size = vocabulary.len();
-        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), vocab_size, largest_id })
+        let largest_id = inner.get_vocab(true).values().copied().max();
+        let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
+        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), largest_id })
     }
 
     /// The file it was read from.
@@ -63,12 +61,6 @@ impl Tokenizer {
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
-    }
-
-    /// How many tokens it knows, added tokens included.
-    #[must_use]
-    pub fn vocab_size(&self) -> usize {
-        self.vocab_size
     }
 
     /// Checks that every id has a row in an embedding of `padded_vocab_size` rows over all ranks.
@@ -132,15 +124,12 @@ impl Tokenizer {
             .collect()
     }
 
-    /// Puts the texts of likely tokens beside their ids.
-    pub fn name_candidates(&self, samples: &mut [Sample]) {
+    /// Fills in the texts of the samples' top tokens.
+    pub fn fill_top_token_texts(&self, samples: &mut [Sample]) {
         let mut known: HashMap<u32, String> = HashMap::new();
         let tokens = samples.iter_mut().flat_map(|sample| &mut sample.tokens);
-        for candidate in tokens.flat_map(|token| &mut token.top) {
-            let text = known
-                .entry(candidate.id)
-                .or_insert_with(|| self.inner.decode(&[candidate.id], false).unwrap_or_default());
-            candidate.text.clone_from(text);
+        for top in tokens.flat_map(|token| &mut token.top) {
+            top.text.clone_from(known.entry(top.id).or_insert_with(|| self.decode(&[top.id])));
         }
     }
 
@@ -156,7 +145,7 @@ impl Tokenizer {
         self.inner.decode(ids, false).unwrap_or_default()
     }
 
-    /// Tokens that begin or end a text, by the `tokenizer_config.json` beside the file, and what gpt-neox takes.
+    /// Tokens that begin or end a text, by the `tokenizer_config.json` beside the file, and gpt-neox's own.
     #[must_use]
     pub fn text_ends(&self) -> Vec<String> {
         let config = self.path.with_file_name("tokenizer_config.json");

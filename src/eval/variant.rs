@@ -80,6 +80,14 @@ impl<'a> Models<'a> {
         self.variants.iter().enumerate().filter_map(|(at, variant)| Some((at, variant.candidate_model()?)))
     }
 
+    /// The strategies of the merges with their places among the variants.
+    pub(super) fn strategies(self) -> impl Iterator<Item = (usize, &'a Strategy)> {
+        self.variants.iter().enumerate().filter_map(|(at, variant)| match &variant.weights {
+            Weights::Merged(strategy) => Some((at, strategy)),
+            Weights::Unmerged | Weights::Candidate(_) => None,
+        })
+    }
+
     /// Residual streams that all variants together need: one each, but one per rank for a candidate whose ranks can
     /// differ.
     pub(super) fn stream_count(self) -> usize {

@@ -190,7 +190,7 @@ fn open_cuda_library() -> Result<(), String> {
     Err("loading the CUDA half of libtorch is only supported on Unix".to_owned())
 }
 
-/// Bytes that are free on a GPU; `None` where the CUDA runtime, which comes with libtorch, does not tell.
+/// Bytes that are free on a GPU; `None` where the CUDA runtime, which comes with libtorch, does not report it.
 #[must_use]
 pub fn free_device_memory(index: usize) -> Option<u64> {
     load_cuda().ok()?;
@@ -206,13 +206,13 @@ fn ask_free_memory(index: i32) -> Option<u64> {
     let (mut free, mut total) = (0_usize, 0_usize);
     // SAFETY: the CUDA runtime declares `cudaError_t cudaSetDevice(int)` and `cudaError_t cudaMemGetInfo(size_t *free,
     // size_t *total)`; both pointers are good for the call.
-    let told = unsafe {
+    let reported = unsafe {
         let set_device: Symbol<unsafe extern "C" fn(i32) -> i32> = process.get(b"cudaSetDevice\0").ok()?;
         let memory: Symbol<unsafe extern "C" fn(*mut usize, *mut usize) -> i32> =
             process.get(b"cudaMemGetInfo\0").ok()?;
         set_device(index) == SUCCESS && memory(&raw mut free, &raw mut total) == SUCCESS
     };
-    told.then_some(free as u64)
+    reported.then_some(free as u64)
 }
 
 #[cfg(not(unix))]

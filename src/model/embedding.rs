@@ -17,7 +17,7 @@ pub struct EmbeddingStage {
     // One replica a rank; one for all where they agree; empty without positions that are added.
     positions: Vec<Tensor>,
     position_offset: i64,
-    // Likewise the trained prompt, which stands before every passage.
+    // Likewise the trained prompt, which precedes every passage.
     prompts: Vec<Tensor>,
     prompt_length: i64,
     multipliers: Multipliers,

@@ -12,7 +12,7 @@ use crate::config::{Architecture, MlpInput, Residual};
 use crate::partition::{Role, StageTensors};
 use crate::tensor::HostTensor;
 
-/// Means over tokens of what a layer's norms put out, rank by rank.
+/// Means over tokens of the outputs of a layer's norms, rank by rank.
 #[derive(Debug, Default)]
 pub struct LayerMeans {
     /// Of the norm before the attention.
@@ -88,32 +88,18 @@ impl LayerStage {
         self.residual != Residual::Parallel && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
     }
 
-    /// Runs the chunk's rows of the streams through the layer, in place. `means` takes part in what the norms put out.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn forward(
-        &self,
-        streams: &mut Streams,
-        chunk: &Chunk,
-        rotary: Option<&RotaryTable>,
-        means: Option<&mut LayerMeans>,
-    ) -> Result<(), ModelError> {
-        streams.fork(self.streams_after(streams.count()))?;
-        self.forward_rows(&mut streams.narrow(chunk.start, chunk.tokens)?, chunk, rotary, means)
-    }
-
     /// How many streams come out where this many go in.
     #[must_use]
     pub fn streams_after(&self, before: usize) -> usize {
         if self.forks_streams() { self.tp_size } else { before }
     }
 
-    /// As [`LayerStage::forward`], with the chunk's own rows of as many streams as come out.
+    /// Runs the chunk's own rows of [`LayerStage::streams_after`] streams through the layer, in place. `means` receives the
+    /// norms' outputs.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn forward_rows(
+    pub fn forward(
         &self,
         rows: &mut Streams,
         chunk: &Chunk,
@@ -128,7 +114,7 @@ impl LayerStage {
         self.after_attention(rows, &normed, &contexts, means)
     }
 
-    /// What comes out at some of the chunk's rows only, `picked`, from the chunk's own rows of the streams. Keys and
+    /// The output at some of the chunk's rows only, `picked`, from the chunk's own rows of the streams. Keys and
     /// values are needed of all rows, everything behind the attention of these alone.
     ///
     /// # Errors
@@ -151,7 +137,7 @@ impl LayerStage {
         Ok(rows)
     }
 
-    /// What every rank's output projection reads; empty where the attention is lost.
+    /// The input of every rank's output projection; empty where the attention is lost.
     fn contexts(
         &self,
         normed: &[Tensor],
@@ -203,7 +189,7 @@ impl LayerStage {
         }
     }
 
-    /// What the MLP's own norm puts out; `None` where it has none and reads the attention's.
+    /// The output of the MLP's own norm; `None` where it has none and reads the attention's.
     fn own_mlp_input(
         &self,
         rows: &Streams,

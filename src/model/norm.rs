@@ -8,7 +8,7 @@ use super::{ModelError, Uploader, kernels};
 use crate::config::{Architecture, EpsilonPlacement, Norm as NormKind, NormForm};
 use crate::partition::{Role, StageTensors};
 
-/// Running means over tokens of what a norm puts out.
+/// Running means over tokens of a norm's output.
 #[derive(Debug, Default)]
 pub struct NormMeans {
     // One for all ranks or one per rank, `[hidden]`, float64.

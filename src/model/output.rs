@@ -21,7 +21,7 @@ pub struct OutputStage {
     _owners: Vec<HostTensor>,
 }
 
-/// What a model says of each target token.
+/// The scores of target tokens under a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TargetScores {
     /// Natural logarithm of its probability.
@@ -53,29 +53,18 @@ impl OutputStage {
         })
     }
 
-    /// Log-probabilities over the padded vocabulary at the given packed rows, `[rows, vocabulary]`, in float32 (float64
-    /// for float64 models).
-    ///
-    /// Each rank's share of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
-    /// slice r of rank r's normalised stream.
+    /// Log-probabilities over the padded vocabulary at all rows of the streams, `[rows, vocabulary]`, in float32 (float64 for
+    /// float64 models).
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn log_probabilities(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        self.log_probabilities_of(&streams.select(rows)?)
-    }
-
-    /// As [`OutputStage::log_probabilities`], at all rows of the streams.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn log_probabilities_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
-        let logits = self.logits_of(rows)?;
+    pub fn log_probabilities(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+        let logits = self.logits(rows)?;
         let wide = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         Ok(logits.f_log_softmax(-1, wide)?)
     }
 
-    /// Means over all rows of what the final norm puts out.
+    /// Means of the final norm's output over all rows.
     ///
     /// # Errors
     /// libtorch fails.
@@ -85,29 +74,27 @@ impl OutputStage {
         Ok(means)
     }
 
-    /// The logits `[rows, vocabulary]` at the given packed rows, in the compute type.
+    /// The logits at all rows of the streams, `[rows, vocabulary]`, in the compute type.
+    ///
+    /// Each rank's part of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
+    /// slice r of rank r's normalised stream.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        self.logits_of(&streams.select(rows)?)
-    }
-
-    /// The logits at all rows of the streams, `[rows, vocabulary]`, in the compute type.
-    fn logits_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+    pub fn logits(&self, rows: &Streams) -> Result<Tensor, ModelError> {
         let mut normed = self.norm.forward(rows.tensors())?;
         if self.divisor.total_cmp(&1.0).is_ne() {
             normed = normed.iter().map(|rows| rows.f_div_scalar(self.divisor)).collect::<Result<_, _>>()?;
         }
         match self.head {
             Head::Column | Head::Tied => {
-                let shares = self
+                let parts = self
                     .weights
                     .iter()
                     .enumerate()
                     .map(|(tp_rank, weight)| Ok(of_rank(&normed, tp_rank).f_linear(weight, None::<&Tensor>)?))
                     .collect::<Result<Vec<_>, ModelError>>()?;
-                Ok(Tensor::f_cat(&shares, -1)?)
+                Ok(Tensor::f_cat(&parts, -1)?)
             }
             Head::Row | Head::Reward => {
                 let (mut total, mut start) = (None, 0);
@@ -141,7 +128,7 @@ impl Reference {
 
     /// KL(reference ‖ other) of every row, in nats, float64.
     ///
-    /// A model made elsewhere may have fewer or more padding rows than the baseline. Its probabilities are over its own
+    /// A candidate may have fewer or more padding rows than the baseline. Its probabilities are over its own
     /// vocabulary; the divergence is that of both distributions given one of the tokens that both know.
     fn divergence_of(&self, other: &Tensor) -> Result<Tensor, ModelError> {
         let (known, others) = (self.log_probabilities.size()[1], other.size()[1]);

@@ -1,4 +1,4 @@
-//! What is done to attention scores besides multiplying queries and keys: the scale, relative position biases (alibi and
+//! Changes to attention scores besides multiplying queries and keys: the scale, relative position biases (alibi and
 //! T5's buckets) and the sliding window. After gpt-neox `megatron/model/transformer.py` (`ParallelSelfAttention`),
 //! `positional_embeddings.py` (`AliBi`) and `megatron/mpu/layers.py` (`ParallelRelativePositionBias`).
 
@@ -9,7 +9,7 @@ use super::{Backend, ModelError, Uploader};
 use crate::config::{Architecture, Positions};
 use crate::partition::{Role, StageId, StageTensors};
 
-/// What is done to the scores of one layer.
+/// The changes to the scores of one layer.
 #[derive(Debug)]
 pub(super) struct Scores {
     /// Factor of query · key where it is not 1 / √(head size).
@@ -80,7 +80,7 @@ impl Scores {
         Ok(Self { scale, relative, window, backend })
     }
 
-    /// What is added to the scores of passages of this length, `[1, heads or 1, length, length]`, −∞ where a key is not
+    /// The bias added to the scores of passages of this length, `[1, heads or 1, length, length]`, −∞ where a key is not
     /// seen; `None` where causality is all there is.
     pub(super) fn bias(&self, tp_rank: usize, length: i64) -> Result<Option<Tensor>, ModelError> {
         let hidden_by_window = self.window.filter(|&width| width + 1 < length);

@@ -38,13 +38,13 @@ impl Uploader {
         self.backend
     }
 
-    /// Whether products of what is uploaded from now on are to be summed in another order than usual, as far as that is
-    /// ours to say: libtorch's own order depends on the chunk's size.
+    /// Whether products with weights uploaded from now on are summed in another order than usual, where this crate decides
+    /// the order: libtorch's own depends on the chunk's size.
     pub fn set_other_order(&mut self, other: bool) {
         self.other_order = other;
     }
 
-    /// The host tensors whose memory device tensors may share; whoever keeps views of those keeps these too.
+    /// The host tensors whose memory device tensors may share; they are kept as long as views of those are.
     pub(super) fn owners(&self) -> Vec<HostTensor> {
         self.done.values().map(|(host, _)| host.clone()).collect()
     }

@@ -107,8 +107,9 @@ pub struct Evaluation {
 impl Evaluation {
     /// Joins the slices of a whole plan.
     pub fn of(plan: &ChunkPlan, variants: usize, slices: Vec<SliceOutcome>) -> Self {
+        let passage_count = (0..plan.chunk_count()).map(|chunk| plan.passages(chunk).len()).sum();
         let mut evaluation = Self {
-            scores: vec![vec![Vec::new(); plan.passage_count()]; variants],
+            scores: vec![vec![Vec::new(); passage_count]; variants],
             exactness: vec![Exactness::default(); variants],
             divergence: Vec::new(),
             digests: Vec::new(),
@@ -141,7 +142,8 @@ impl Evaluation {
                 continue;
             }
             for (total, more) in evaluation.divergence.iter_mut().flatten().zip(of_chunk.into_iter().flatten()) {
-                *total = total.and(more);
+                total.squared_distance += more.squared_distance;
+                total.squared_norm += more.squared_norm;
             }
         }
         evaluation

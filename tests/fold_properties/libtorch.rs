@@ -29,10 +29,11 @@ pub(super) fn logits(
     let mut streams = embedding.forward(&Tensor::from_slice(&ids), &chunk).unwrap();
     for layer in layers {
         let layer = LayerStage::new(layer, architecture, &mut uploader).unwrap();
+        streams.fork(layer.streams_after(streams.count())).unwrap();
         layer.forward(&mut streams, &chunk, rotary.as_ref(), None).unwrap();
     }
     let output = OutputStage::new(last, architecture, &mut uploader).unwrap();
-    let logits = Vec::try_from(output.logits(&streams, &rows).unwrap()).unwrap();
-    let log_probabilities = Vec::try_from(output.log_probabilities(&streams, &rows).unwrap()).unwrap();
+    let logits = Vec::try_from(output.logits(&streams).unwrap()).unwrap();
+    let log_probabilities = Vec::try_from(output.log_probabilities(&streams).unwrap()).unwrap();
     (logits, log_probabilities)
 }

@@ -73,11 +73,12 @@ fn forward(checkpoint: &Checkpoint, inputs: &[Vec<i64>], mut hear: impl FnMut(St
             }
             StageId::Layer(_) => {
                 let layer = LayerStage::new(&stage, architecture, &mut uploader).unwrap();
+                streams.fork(layer.streams_after(streams.count())).unwrap();
                 layer.forward(&mut streams, &chunk, rotary.as_ref(), None).unwrap();
             }
             StageId::Output => {
                 let output = OutputStage::new(&stage, architecture, &mut uploader).unwrap();
-                return output.logits(&streams, &Tensor::arange(start, (tch::Kind::Int64, tch::Device::Cpu))).unwrap();
+                return output.logits(&streams).unwrap();
             }
         }
         hear(id, &streams);

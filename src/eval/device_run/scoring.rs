@@ -1,4 +1,4 @@
-//! What is read from residual streams: scores at the targets, and distances between streams. Chunk by chunk, so that the
+//! Reading residual streams: scores at the targets, and distances between streams. Chunk by chunk, so that the
 //! numbers of a chunk do not depend on which others are here.
 
 use tch::{Device, Kind, Tensor};
@@ -77,7 +77,7 @@ impl DeviceRun {
         let blocks = each(self.backend, tasks, |(ids, picked)| {
             let mut reference: Option<Reference> = None;
             let of_one = |((output, _), rows): (&(OutputStage, usize), &Streams)| {
-                let log_probabilities = output.log_probabilities_of(rows)?;
+                let log_probabilities = output.log_probabilities(rows)?;
                 let scores = DeviceScores::new(&log_probabilities, &ids, reference.as_ref())?;
                 if reference.is_none() && outputs.len() > 1 {
                     reference = Some(Reference::new(log_probabilities)?);

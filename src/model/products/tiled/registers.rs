@@ -85,7 +85,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: there is a configuration to release. The registers are nobody else's: compilers do not use them, and
+        // SAFETY: there is a configuration to release. Nothing else uses the registers: compilers do not, and
         // libraries that do configure them anew.
         unsafe { asm!("tilerelease", options(nomem, nostack)) };
     }

@@ -7,11 +7,10 @@ use tch::Tensor;
 use crate::model::{Backend, ModelError};
 use crate::tensor::HostTensor;
 
-/// A matrix packed for tiles, of which there is none.
+/// A matrix packed for tiles; none can be made.
 #[derive(Debug, Clone)]
 pub(in crate::model) enum Packed {}
 
-/// Never.
 pub(in crate::model) fn usable(_backend: Backend) -> bool {
     false
 }
