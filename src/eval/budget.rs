@@ -9,7 +9,7 @@ use crate::config::Head;
 use crate::model::{Backend, free_device_memory};
 
 /// Tokens that go through a stage together at most: enough rows to keep matrix products efficient, which pack the weights
-/// anew for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay near.
+/// for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay in the cache.
 #[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
     if backend.device == Device::Cpu { 1024 } else { 16_384 }
@@ -66,8 +66,8 @@ pub(super) fn slice_tokens(
 }
 
 /// Tokens of a slice where results are kept slice by slice: about a minute's work, so that little is lost when a run is
-/// killed, but ten times what reading and merging the weights takes, which every slice does anew. Speeds are those of usual
-/// hardware; nothing but the moments of keeping depends on them.
+/// killed, but ten times what reading and merging the weights takes, which every slice repeats. Speeds are those of usual
+/// hardware; results do not depend on them.
 #[must_use]
 pub fn kept_slice_tokens(models: Models<'_>, backends: &[Backend], threads: usize, chunk_tokens: usize) -> usize {
     /// Floating-point operations a second of a GPU, and of a thread of a CPU.
@@ -91,7 +91,7 @@ pub fn kept_slice_tokens(models: Models<'_>, backends: &[Backend], threads: usiz
     (tokens / round).max(1).saturating_mul(round)
 }
 
-/// The parameters that every token meets: those of the vocabulary are looked up, or multiplied at the targets alone.
+/// The parameters that are multiplied with every token: those of the vocabulary are looked up, or multiplied at the targets alone.
 fn in_layers(model: &dyn ModelSource, parameters: u64) -> u64 {
     let architecture = model.architecture();
     let matrices = if architecture.head == Head::Tied { 1 } else { 2 };

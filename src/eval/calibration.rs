@@ -18,7 +18,7 @@ pub(super) struct Calibrator<'a> {
     run: DeviceRun,
     baseline: Option<usize>,
     merges: Vec<CalibratedVariant<'a>>,
-    /// Whether the ranks' streams have come to differ.
+    /// Whether the ranks' streams differ by now.
     streams_differ: bool,
 }
 

@@ -27,7 +27,6 @@ pub struct Assignment {
 /// Some chunks of a plan, laid out one after the other for one device.
 #[derive(Debug, Clone)]
 pub(super) struct DeviceChunks {
-    /// Their passages.
     pub packed: Packed,
     /// The chunks, in this packing.
     pub chunks: Vec<Chunk>,
@@ -89,7 +88,7 @@ impl ChunkPlan {
     }
 
     /// The chunks of one of `count` processes, counted from 1: every `count`-th chunk, so that each has long passages and
-    /// short ones. Where there are fewer chunks than processes, the last ones have nothing to do.
+    /// short ones. Where there are fewer chunks than processes, the last ones get none.
     #[must_use]
     pub fn shard(&self, index: usize, count: usize) -> Assignment {
         let chunks = (index.saturating_sub(1)..self.chunk_count()).step_by(count.max(1)).collect();

@@ -11,42 +11,24 @@ pub enum DataError {
     Io(#[from] std::io::Error),
     /// The task is neither built in nor a file.
     #[error("unknown task `{name}`: neither built in nor a file")]
-    UnknownTask {
-        /// The task asked for.
-        name: String,
-        /// The built-in tasks.
-        known: Vec<String>,
-    },
+    UnknownTask { name: String, known: Vec<String> },
     /// The task file is not a task.
     #[error("{place}: not a task: {message}")]
     InvalidTask {
         /// The task file, or the name of a built-in task.
         place: String,
-        /// The message of the YAML reader or of the validation.
         message: String,
     },
     /// The data file holds no passage.
     #[error("{path}: no passages in this file", path = path.display())]
-    NoPassages {
-        /// The data file.
-        path: PathBuf,
-    },
+    NoPassages { path: PathBuf },
     /// A line is longer than any passage can be.
     #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
-    LineTooLong {
-        /// The data file.
-        path: PathBuf,
-        /// 1-based line number.
-        line: usize,
-        /// The longest line read.
-        limit_bytes: usize,
-    },
+    LineTooLong { path: PathBuf, line: usize, limit_bytes: usize },
     /// A line is not UTF-8.
     #[error("{path}: line {line} is not UTF-8 (first bad byte at {byte})", path = path.display())]
     NotUtf8 {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number.
         line: usize,
         /// 0-based offset of the first bad byte in the line.
         byte: usize,
@@ -56,21 +38,16 @@ pub enum DataError {
     /// A line of a JSONL file is not JSON.
     #[error("{path}: line {line}, column {column}: not JSON: {message}", path = path.display())]
     NotJson {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number in the file.
         line: usize,
         /// 1-based column as the JSON reader counts it.
         column: usize,
-        /// The JSON reader's message.
         message: String,
     },
     /// A line of a JSONL file carries no string named `text`.
     #[error("{path}: line {line}: expected an object with a string `text`, found {found}", path = path.display())]
     NoText {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number.
         line: usize,
         /// Its contents instead.
         found: String,
@@ -78,63 +55,41 @@ pub enum DataError {
     /// A passage that is one word.
     #[error("{path}: line {line}: passage has no context before its last word: {text:?}", path = path.display())]
     NoContext {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number.
         line: usize,
         /// The passage, shortened.
         text: String,
     },
     /// The file is not a tokenizer.
     #[error("{path}: not a tokenizer: {message}", path = path.display())]
-    InvalidTokenizer {
-        /// The tokenizer file.
-        path: PathBuf,
-        /// The tokenizer library's message.
-        message: String,
-    },
+    InvalidTokenizer { path: PathBuf, message: String },
     /// The task's data file is not here, and the task names no place to get it from.
     #[error("no data for {task}: there is no {looked}", looked = looked.display())]
     NoData {
-        /// The task.
         task: String,
         /// Where its file would be.
         looked: PathBuf,
-        /// Where a user gets it.
         url: String,
     },
     /// The task's data file is not here, and did not come from the Hub.
     #[error("no data for {task}: there is no {looked}, and {source}", looked = looked.display())]
     Hub {
-        /// The task.
         task: String,
         /// Where its file would be on this machine.
         looked: PathBuf,
-        /// Why it could not be fetched.
         source: crate::hub::HubError,
     },
     /// The tokenizer library refused a text.
     #[error("{path}: tokenizing failed: {message}", path = path.display())]
-    Tokenizing {
-        /// The tokenizer file.
-        path: PathBuf,
-        /// The tokenizer library's message.
-        message: String,
-    },
+    Tokenizing { path: PathBuf, message: String },
     /// The tokenizer has no token that could precede a text.
     #[error("{path}: the tokenizer defines no BOS or EOS token (looked for {})", names.join(", "), path = path.display())]
-    NoPrefixToken {
-        /// The tokenizer file.
-        path: PathBuf,
-        /// The tokens that were looked for.
-        names: Vec<String>,
-    },
+    NoPrefixToken { path: PathBuf, names: Vec<String> },
     /// A context or a target has no token of its own.
     #[error("the {part} {text:?} has no tokens of its own")]
     NoTokens {
         /// `context` or `target`.
         part: &'static str,
-        /// The text.
         text: String,
     },
     /// The tokenizer knows ids that the checkpoint's embedding has no row for.
@@ -144,7 +99,6 @@ pub enum DataError {
         path = path.display()
     )]
     WrongVocabulary {
-        /// The tokenizer file.
         path: PathBuf,
         /// The tokenizer's largest id.
         largest_id: u32,
@@ -158,7 +112,6 @@ pub enum DataError {
         path = path.display()
     )]
     SmallVocabulary {
-        /// The tokenizer file.
         path: PathBuf,
         /// The tokenizer's largest id and one.
         rows: usize,
@@ -170,7 +123,6 @@ pub enum DataError {
     /// A target does not fit the model's longest input.
     #[error("the target has {target_count} tokens, expected at most {max_length}, the model's longest input")]
     TargetTooLong {
-        /// Tokens of the target.
         target_count: usize,
         /// The model's longest input, in tokens.
         max_length: usize,
@@ -178,7 +130,6 @@ pub enum DataError {
     /// Longer inputs were asked for than the model takes.
     #[error("--max-length {asked} is more than the model's {longest} positions")]
     MaxLength {
-        /// Tokens asked for.
         asked: usize,
         /// The model's longest input, in tokens.
         longest: usize,
@@ -197,7 +148,6 @@ pub enum DataError {
     Passage {
         /// 0-based position of the passage in the data set.
         id: usize,
-        /// The error.
         source: Box<Self>,
     },
 }

@@ -10,7 +10,6 @@ use crate::hub::{Hub, Progress, RepoKind};
 /// A data file and what led there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataPlace {
-    /// The file.
     pub path: PathBuf,
     origin: Origin,
 }

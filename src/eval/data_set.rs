@@ -44,9 +44,7 @@ pub enum DataFormat {
 /// The contents of a data file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSet {
-    /// The file.
     pub path: PathBuf,
-    /// How it is written.
     pub format: DataFormat,
     /// The passages, in file order; the first `limit` of them where a limit was given.
     pub passages: Vec<Passage>,

@@ -9,10 +9,10 @@ use super::chunk_plan::DeviceChunks;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
     Backend, Chunk, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable, Streams,
-    Uploader, each,
+    Uploader, each, to_i64,
 };
 use crate::partition::{StageId, StageTensors};
-use pieces::{Piece, in_parts, pieces, to_i64};
+use pieces::{Piece, in_parts, pieces};
 
 /// Where a target token's score belongs.
 #[derive(Debug, Clone, Copy)]
@@ -118,9 +118,7 @@ impl DeviceRun {
 
     /// Waits for the device, so that times measure work done.
     pub(super) fn synchronize(&self) {
-        if let Device::Cuda(index) = self.backend.device {
-            tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
-        }
+        self.backend.synchronize();
     }
 
     /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which

@@ -24,37 +24,19 @@ pub enum EvalError {
     Data(#[from] DataError),
     /// The forward pass of a stage.
     #[error("{stage}: {source}")]
-    Model {
-        /// The stage.
-        stage: StageId,
-        /// The error.
-        source: ModelError,
-    },
+    Model { stage: StageId, source: ModelError },
     /// A device.
     #[error(transparent)]
     Device(ModelError),
     /// The thread that reads the checkpoint ended without handing over a stage.
     #[error("the reader thread ended before {stage} was read")]
-    ReaderGone {
-        /// The stage that was waited for.
-        stage: StageId,
-    },
+    ReaderGone { stage: StageId },
     /// A candidate that cannot be a merge of the checkpoint.
     #[error("candidate `{name}`: expected {what} {expected} as in the checkpoint, found {found}")]
-    Candidate {
-        /// Its name.
-        name: String,
-        /// The setting that differs.
-        what: &'static str,
-        /// The checkpoint's.
-        expected: usize,
-        /// The candidate's.
-        found: usize,
-    },
+    Candidate { name: String, what: &'static str, expected: usize, found: usize },
     /// A candidate that does not take passages as long as these.
     #[error("candidate `{name}` takes at most {found} tokens, the longest passage has {expected}")]
     CandidateLength {
-        /// Its name.
         name: String,
         /// Tokens of the longest passage.
         expected: usize,
@@ -64,11 +46,9 @@ pub enum EvalError {
     /// A token that a candidate does not know.
     #[error("candidate `{name}` has a vocabulary of {vocabulary} tokens, the passages hold token {id}")]
     CandidateVocabulary {
-        /// Its name.
         name: String,
         /// Rows of its word embedding.
         vocabulary: usize,
-        /// The token.
         id: i64,
     },
     /// Log-probabilities that are not numbers.
@@ -76,9 +56,7 @@ pub enum EvalError {
     NotFinite {
         /// 0-based position of the passage in the data set.
         passage: usize,
-        /// The variant.
         variant: String,
-        /// The log-probability or divergence.
         value: f64,
     },
     /// Results could not be written to the journal.
@@ -86,20 +64,10 @@ pub enum EvalError {
     Samples(#[from] SampleError),
     /// The user or the system asked the run to stop.
     #[error("interrupted: {done} of {total} slices are in {path}", path = journal.display())]
-    Interrupted {
-        /// The signal's number.
-        signal: i32,
-        /// Slices that are done.
-        done: usize,
-        /// All slices of the run.
-        total: usize,
-        /// Where they are.
-        journal: PathBuf,
-    },
+    Interrupted { signal: i32, done: usize, total: usize, journal: PathBuf },
     /// The memory budget does not hold the residual streams of the longest passage.
     #[error("a memory budget of {budget} bytes does not hold {needed} bytes of residual streams for one passage")]
     Budget {
-        /// The budget.
         budget: u64,
         /// Bytes that the longest passage needs.
         needed: u64,

@@ -18,7 +18,7 @@ pub mod passages;
 mod plan;
 mod prefetch;
 mod progress;
-pub mod rolling;
+mod rolling;
 pub mod samples;
 pub mod self_check;
 mod slice_run;

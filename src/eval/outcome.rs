@@ -7,12 +7,9 @@ use crate::checkpoint::FileDigest;
 use crate::merge::{Elsewhere, Exactness};
 use crate::samples::TokenScore;
 
-/// Where the time went.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timings {
-    /// Waiting for the reader thread.
     pub read: Duration,
-    /// Merging on the host.
     pub merge: Duration,
     /// Copying to the device and computing.
     pub compute: Duration,
@@ -47,6 +44,5 @@ pub struct SliceOutcome {
     pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
     /// For every candidate, by variant, what was done to the checkpoint's parameters; only the first slice looks.
     pub candidate_analyses: BTreeMap<usize, Elsewhere>,
-    /// Where the time went.
     pub timings: Timings,
 }

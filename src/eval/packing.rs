@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::data_error::DataError;
 use crate::config::Architecture;
+use crate::model::to_i64;
 
 /// The token ids of one passage as the model takes them; made by [`TokenizedPassage::new`], which checks that no target is
 /// longer than its input.
@@ -98,11 +99,11 @@ impl TokenizedPassage {
         Ok(Self { index, input_ids, target_ids: target.iter().map(|&id| i64::from(id)).collect() })
     }
 
-    /// The passage with a trained prompt of this many rows before it. A row's id is its number behind the vocabulary.
+    /// The passage with a trained prompt of this many rows before it. A row's id is its number after the vocabulary's.
     #[must_use]
     pub fn after_prompt(mut self, prompt_length: usize, vocabulary: usize) -> Self {
         if prompt_length > 0 {
-            let first = i64::try_from(vocabulary).unwrap_or(i64::MAX);
+            let first = to_i64(vocabulary);
             let prompt = (0_i64..).take(prompt_length).map(|row| first.saturating_add(row));
             self.input_ids = prompt.chain(self.input_ids).collect();
         }

@@ -12,7 +12,6 @@ use crate::partition::StageId;
 /// The cost of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Passages.
     pub passages: usize,
     /// Their input tokens.
     pub tokens: usize,

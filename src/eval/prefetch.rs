@@ -1,5 +1,5 @@
-//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It hands over one stage
-//! (of every model) at a time and waits with the next in hand, so that two stages are in memory at most.
+//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It sends one stage
+//! (of every model) at a time and waits with the next one, so that two stages are in memory at most.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -5,7 +5,6 @@ use crate::partition::StageId;
 /// The size of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// Passages that are evaluated.
     pub passages: usize,
     /// The passages' input tokens.
     pub tokens: u64,

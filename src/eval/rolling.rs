@@ -9,8 +9,7 @@ use crate::samples::RollingText;
 
 /// Context and targets of every window of a text: `get_rolling_token_windows` with `context_len` 1, then
 /// `make_disjoint_window` (`lm_eval/utils.py`).
-#[must_use]
-pub fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<TokenPair> {
+fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<TokenPair> {
     let max_length = max_length.max(1);
     let mut predicted = tokens.len().min(max_length);
     let mut windows = Vec::new();

@@ -15,7 +15,7 @@ use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
 use super::packing::TokenizedPassage;
 use crate::checkpoint::{Checkpoint, ModelSource};
-use crate::model::{Backend, ModelError};
+use crate::model::{Backend, ModelError, to_i64};
 use crate::partition::StageId;
 use crate::tensor::{DType, HostTensor};
 
@@ -163,7 +163,7 @@ fn difference(logits: &Tensor, stored: &[HostTensor], form: StoredForm) -> Resul
 }
 
 fn tensor(host: &HostTensor) -> Result<Tensor, ModelError> {
-    let shape = host.shape().iter().map(|&extent| i64::try_from(extent).unwrap_or(i64::MAX)).collect::<Vec<_>>();
+    let shape = host.shape().iter().map(|&extent| to_i64(extent)).collect::<Vec<_>>();
     let values = host.to_f64().map_err(|error| tch::TchError::Kind(error.to_string()))?;
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }

@@ -47,7 +47,7 @@ pub(super) struct SliceRun<'a> {
     devices: Vec<DeviceRun>,
     divergence: bool,
     calibrator: Option<Calibrator<'a>>,
-    /// Which stream each variant has got to.
+    /// The stream of each variant so far.
     streams: Vec<Option<usize>>,
 }
 
@@ -185,7 +185,7 @@ impl<'a> SliceRun<'a> {
         stage: &StageTensors,
         own: &BTreeMap<usize, StageTensors>,
     ) -> Result<Groups, EvalError> {
-        // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
+        // Looking up word embeddings is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
         let shared_start =
             start && [Role::PositionEmbedding, Role::SoftPrompt].iter().all(|&role| stage.get(role).is_none());
@@ -196,7 +196,7 @@ impl<'a> SliceRun<'a> {
                 Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
             };
             let own = own.contains_key(&at).then_some(at);
-            // Chunks play no part where every row goes its own way.
+            // Chunks make no difference where rows do not meet.
             let rechunked = variant.rechunked && matches!(stage.id, StageId::Layer(_));
             let key = Key { input, signature, own, rechunked };
             match groups.iter_mut().find(|(other, _)| *other == key) {
@@ -207,7 +207,7 @@ impl<'a> SliceRun<'a> {
         Ok(groups)
     }
 
-    /// Merges every group's weights, and makes one of groups whose rules differ and come to the same bits all the same:
+    /// Merges every group's weights, and joins groups whose rules differ but give the same bits:
     /// of two ranks' float16 replicas, for example, the sum is the same in float16 and in float32.
     fn with_weights(
         &mut self,

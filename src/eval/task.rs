@@ -1,4 +1,4 @@
-//! Tasks: which data set, how a passage is split, which numbers come out. A task is a small YAML file; the built-in
+//! Tasks: a data set, how a passage is split, and the metrics. A task is a small YAML file; the built-in
 //! ones are `evals/*.yml`, compiled in.
 
 use std::path::{Path, PathBuf};
@@ -37,11 +37,9 @@ pub struct Task {
     pub version: f64,
     /// One line for people.
     pub description: String,
-    /// The data set the task is defined on.
     pub data: DataDescription,
     /// How a passage becomes context and target.
     pub splitting: Splitting,
-    /// The numbers the task reports.
     pub metrics: Vec<Metric>,
     /// The token before the first one of a text (rolling windows only); default: the tokenizer's own beginning or end of
     /// a text.

@@ -36,13 +36,13 @@ impl Tokenizer {
         Self::from_bytes(&files::read(path, MAX_FILE_BYTES)?, path)
     }
 
-    /// As [`Tokenizer::from_file`], of bytes at hand; `path` is named in errors.
+    /// As [`Tokenizer::from_file`], of bytes in memory; `path` is named in errors.
     ///
     /// # Errors
     /// As [`Tokenizer::from_file`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
-        // The library panics at broken JSON in some places; what is broken, strings included, is found before it sees it.
+        // The library panics at broken JSON in some places; broken JSON, strings included, is found before.
         serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| invalid(error.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
@@ -93,8 +93,8 @@ impl Tokenizer {
     /// those after as many ids as the context has by itself.
     ///
     /// # Errors
-    /// [`DataError::NoTokens`] where context or target come out empty (the harness stops at an assertion), or
-    /// whatever the tokenizer library refuses.
+    /// [`DataError::NoTokens`] where context or target have no tokens (the harness stops at an assertion), and
+    /// [`DataError::Tokenizing`].
     pub fn encode_pair(&self, context: &str, target: &str) -> Result<TokenPair, DataError> {
         let trimmed = trim_end_as_python(context);
         let whole = self.encode(&format!("{context}{target}"))?;
@@ -108,8 +108,8 @@ impl Tokenizer {
     pub fn encode_passages(&self, passages: &[Passage]) -> Result<Vec<TokenPair>, DataError> {
         let wholes = passages.iter().map(|passage| format!("{}{}", passage.context, passage.target)).collect();
         let contexts = passages.iter().map(|passage| trim_end_as_python(&passage.context).to_owned()).collect();
-        // The library caches words by thread, for as long as the thread lives and whatever becomes of the tokenizer:
-        // threads of our own take the cache along.
+        // The library caches words by thread, as long as the thread lives, even if the tokenizer is dropped: with threads of
+        // our own the cache is freed.
         let threads = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
         let (wholes, contexts) = threads
             .map_err(|error| self.refused(&error))?
@@ -161,7 +161,7 @@ impl Tokenizer {
     /// Token ids of a text by itself.
     ///
     /// # Errors
-    /// Whatever the tokenizer library refuses.
+    /// [`DataError::Tokenizing`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self.inner.encode_fast(text, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
         Ok(encoding.get_ids().to_vec())

@@ -2,11 +2,11 @@
 
 use tch::Tensor;
 
+use super::extent::to_i64;
 use super::norm::HeadsNorm;
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
 use super::rotary::Rotation;
 use super::scores::Scores;
-use super::weights::to_i64;
 use super::{Chunk, ModelError, Uploader};
 use crate::config::{Architecture, QkvLayout};
 use crate::partition::{Role, StageTensors};

@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 use tch::{Cuda, Device, Kind};
 
 use super::ModelError;
+use super::extent::to_i64;
 use crate::tensor::DType;
 
 /// Where and in which type the forward pass runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backend {
-    /// The device.
     pub device: Device,
     /// The type of activations and weights. Norm statistics and softmax are at least float32 whatever this is.
     pub kind: Kind,
@@ -28,6 +28,13 @@ impl std::fmt::Display for Backend {
 }
 
 impl Backend {
+    /// Waits until the device has done its work; on a CPU that is so at any time.
+    pub fn synchronize(self) {
+        if let Device::Cuda(index) = self.device {
+            Cuda::synchronize(to_i64(index));
+        }
+    }
+
     /// The compute type's usual short name.
     #[must_use]
     pub fn dtype_name(&self) -> &'static str {
@@ -56,7 +63,6 @@ pub enum DeviceChoice {
     /// All GPUs if there are any, else the CPU.
     #[default]
     Auto,
-    /// The CPU.
     Cpu,
     /// These GPUs; empty means all of them.
     Cuda(Vec<usize>),
@@ -132,6 +138,12 @@ impl Compute {
             (Self::Auto, _) => kind_of(checkpoint),
         }
     }
+}
+
+/// float64 for float64, else float32: for sums that other types are too narrow for.
+#[must_use]
+pub fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 /// libtorch's name of an element type.

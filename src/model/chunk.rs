@@ -19,9 +19,6 @@ pub struct Chunk {
 
 impl Chunk {
     /// Two chunks with half of the passages each, first and second; `None` where there is but one passage.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn halves(&self) -> Result<Option<[Self; 2]>, ModelError> {
         let passages: i64 = self.groups.iter().map(|group| group.passages).sum();
         if passages < 2 {

@@ -13,23 +13,13 @@ pub enum ModelError {
     Torch(#[from] TchError),
     /// A stage lacks a parameter that the forward pass needs.
     #[error("{stage}: no {role:?}")]
-    MissingParameter {
-        /// The stage.
-        stage: StageId,
-        /// The parameter's role.
-        role: Role,
-    },
+    MissingParameter { stage: StageId, role: Role },
     /// Sizes that do not divide among the ranks.
     #[error(transparent)]
     Partition(#[from] PartitionError),
     /// The device asked for is not there.
     #[error("device {device}: {reason}")]
-    Device {
-        /// The device asked for.
-        device: String,
-        /// Why it cannot be used.
-        reason: String,
-    },
+    Device { device: String, reason: String },
 }
 
 impl ModelError {

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::attention::Attention;
+use super::backend::wide;
 use super::mlp::Mlp;
 use super::norm::{Norm, NormMeans};
 use super::parallel::RowParallelLinear;
@@ -23,9 +24,6 @@ pub struct LayerMeans {
 
 impl LayerMeans {
     /// Takes in what another has taken in.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         self.input.merge(other.input)?;
         self.mlp.merge(other.mlp)
@@ -88,7 +86,7 @@ impl LayerStage {
         self.residual != Residual::Parallel && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
     }
 
-    /// How many streams come out where this many go in.
+    /// How many streams there are after the layer, with this many before it.
     #[must_use]
     pub fn streams_after(&self, before: usize) -> usize {
         if self.forks_streams() { self.tp_size } else { before }
@@ -96,9 +94,6 @@ impl LayerStage {
 
     /// Runs the chunk's own rows of [`LayerStage::streams_after`] streams through the layer, in place. `means` receives the
     /// norms' outputs.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn forward(
         &self,
         rows: &mut Streams,
@@ -115,10 +110,7 @@ impl LayerStage {
     }
 
     /// The output at some of the chunk's rows only, `picked`, from the chunk's own rows of the streams. Keys and
-    /// values are needed of all rows, everything behind the attention of these alone.
-    ///
-    /// # Errors
-    /// libtorch fails.
+    /// values are needed of all rows, everything after the attention of these alone.
     pub fn forward_at(
         &self,
         rows: &Streams,
@@ -226,8 +218,7 @@ fn sum_of_biases(linears: &[&RowParallelLinear]) -> Result<Option<Tensor>, Model
     let mut kind = Kind::Float;
     for bias in linears.iter().flat_map(|linear| linear.biases()) {
         kind = bias.kind();
-        let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let bias = bias.f_to_dtype(wide, false, true)?;
+        let bias = bias.f_to_dtype(wide(kind), false, true)?;
         total = Some(match total {
             None => bias,
             Some(mut total) => total.f_add_(&bias)?,

@@ -1,12 +1,13 @@
 //! GPT-NeoX on libtorch, one stage at a time, over any number of in-process tensor-parallel ranks. A merged model is the
-//! model with one rank: baseline and merges run the same code and differ in weights only. Passages lie one behind
-//! another without padding; see [`Chunk`]. After gpt-neox `megatron/model/transformer.py` and `megatron/mpu/layers.py`.
+//! model with one rank: baseline and merges run the same code and differ in weights only. Passages are concatenated
+//! without padding; see [`Chunk`]. After gpt-neox `megatron/model/transformer.py` and `megatron/mpu/layers.py`.
 
 mod attention;
 mod backend;
 mod chunk;
 mod embedding;
 mod error;
+mod extent;
 mod kernels;
 mod layer;
 mod mlp;
@@ -24,10 +25,11 @@ mod tests;
 mod threads;
 mod weights;
 
-pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, free_device_memory};
+pub use backend::{Backend, Compute, DeviceChoice, cuda_device_count, free_device_memory, wide};
 pub use chunk::{Chunk, Group};
 pub use embedding::EmbeddingStage;
 pub use error::ModelError;
+pub use extent::to_i64;
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
 pub use output::{DeviceScores, OutputStage, Reference, TargetScores};

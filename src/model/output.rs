@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::backend::wide;
 use super::norm::{Norm, NormMeans};
 use super::parallel::reduce_into;
 use super::streams::of_rank;
@@ -55,19 +56,12 @@ impl OutputStage {
 
     /// Log-probabilities over the padded vocabulary at all rows of the streams, `[rows, vocabulary]`, in float32 (float64 for
     /// float64 models).
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn log_probabilities(&self, rows: &Streams) -> Result<Tensor, ModelError> {
         let logits = self.logits(rows)?;
-        let wide = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        Ok(logits.f_log_softmax(-1, wide)?)
+        Ok(logits.f_log_softmax(-1, wide(logits.kind()))?)
     }
 
     /// Means of the final norm's output over all rows.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn norm_means(&self, rows: &Streams) -> Result<NormMeans, ModelError> {
         let mut means = NormMeans::default();
         means.add(&self.norm.forward(rows.tensors())?)?;
@@ -78,9 +72,6 @@ impl OutputStage {
     ///
     /// Each rank's part of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
     /// slice r of rank r's normalised stream.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn logits(&self, rows: &Streams) -> Result<Tensor, ModelError> {
         let mut normed = self.norm.forward(rows.tensors())?;
         if self.divisor.total_cmp(&1.0).is_ne() {
@@ -119,9 +110,6 @@ pub struct Reference {
 
 impl Reference {
     /// From log-probabilities `[rows, vocabulary]`.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn new(log_probabilities: Tensor) -> Result<Self, ModelError> {
         Ok(Self { probabilities: log_probabilities.f_exp()?, log_probabilities })
     }
@@ -157,9 +145,6 @@ pub struct DeviceScores {
 
 impl DeviceScores {
     /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn new(
         log_probabilities: &Tensor,
         targets: &Tensor,
@@ -181,9 +166,6 @@ impl DeviceScores {
 
 impl TargetScores {
     /// The scores of all parts, in order.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn read(parts: &[DeviceScores]) -> Result<Self, ModelError> {
         let mut scores = Self::default();
         for part in parts {

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::weights::to_i64;
+use super::extent::to_i64;
 use super::{Backend, Chunk, ModelError, kernels};
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 
@@ -81,9 +81,6 @@ pub(super) fn sinusoidal(architecture: &Architecture, backend: Backend, position
 
 impl RotaryTable {
     /// A table for `positions` positions; `None` for models without rotary embedding.
-    ///
-    /// # Errors
-    /// No memory for it.
     pub fn new(architecture: &Architecture, backend: Backend, positions: usize) -> Result<Option<Self>, ModelError> {
         let Positions::Rotary { dims, base } = architecture.positions else { return Ok(None) };
         let dims = to_i64(dims);

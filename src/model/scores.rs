@@ -4,7 +4,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::weights::to_i64;
+use super::backend::wide;
+use super::extent::to_i64;
 use super::{Backend, ModelError, Uploader};
 use crate::config::{Architecture, Positions};
 use crate::partition::{Role, StageId, StageTensors};
@@ -60,9 +61,8 @@ impl Scores {
             None
         };
         let backend = uploader.backend();
-        let wide = if backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
         let mut ranks = |role| -> Result<Vec<Tensor>, ModelError> {
-            let parts = uploader.per_rank_as(stage, architecture, role, wide)?;
+            let parts = uploader.per_rank_as(stage, architecture, role, wide(backend.kind))?;
             Ok(parts.into_iter().flatten().collect())
         };
         let relative = match architecture.positions {
@@ -105,8 +105,7 @@ impl Scores {
 
     /// The relative bias for every head and distance, `[heads or 1, length]`.
     fn by_distance(&self, tp_rank: usize, length: i64) -> Result<Tensor, ModelError> {
-        let wide = if self.backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let on_device = (wide, self.backend.device);
+        let on_device = (wide(self.backend.kind), self.backend.device);
         Ok(match &self.relative {
             Relative::Absent => Tensor::f_zeros([1, length], on_device)?,
             Relative::Slopes { ranks, factor } => {

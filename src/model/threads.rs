@@ -24,8 +24,8 @@ pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }
 
-/// `work` of every item; the results are in the items' order. Items go to as many threads as were asked for where the
-/// backend is a CPU, else one after the other to the calling thread.
+/// `work` on every item; the results are in the items' order. On a CPU items are divided among as many threads as were asked
+/// for, else the calling thread takes one after the other.
 ///
 /// # Errors
 /// One of those of `work`, or the threads cannot be had.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::backend::kind_of;
+use super::extent::to_i64;
 use super::products::{self, LinearWeight, Packed};
 use super::{Backend, ModelError, each};
 use crate::config::Architecture;
@@ -214,9 +215,4 @@ fn borrowed(host: &HostTensor) -> Result<Tensor, ModelError> {
     let tensor =
         unsafe { Tensor::f_from_blob(host.bytes().as_ptr(), &shape, &strides, kind_of(host.dtype()), Device::Cpu) };
     Ok(tensor?)
-}
-
-/// Extents come from files whose sizes fit memory, far below 2^63.
-pub(super) fn to_i64(extent: usize) -> i64 {
-    i64::try_from(extent).unwrap_or(i64::MAX)
 }

@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 use super::super::packing;
-use crate::model::{Chunk, Group, ModelError, Streams};
+use crate::model::{Chunk, Group, ModelError, Streams, to_i64};
 
 /// A chunk with the rows of its targets.
 pub(super) struct Piece {
@@ -19,7 +19,7 @@ pub(super) fn in_parts<T>(
     chunk: &Chunk,
     work: &dyn Fn(&mut Streams, &Chunk) -> Result<T, ModelError>,
 ) -> Result<Vec<T>, ModelError> {
-    // A CPU's allocator does not refuse what the system will kill for later: nothing to go back to is kept there.
+    // A CPU's allocator does not fail (the system kills the process later): no copy to go back to is kept there.
     let before = if rows.of_rank(0).device() == Device::Cpu { None } else { Some(rows.deep_copy()?) };
     let error = match work(rows, chunk) {
         Ok(done) => return Ok(vec![done]),
@@ -54,10 +54,6 @@ pub(super) fn pieces(chunks: &[packing::Chunk], positions: &Tensor) -> Result<Ve
             Ok(Piece { chunk: Chunk { start, tokens, groups: groups.collect(), positions }, targets })
         })
         .collect()
-}
-
-pub(super) fn to_i64(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

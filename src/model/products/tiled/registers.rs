@@ -172,7 +172,7 @@ macro_rules! first_piece {
     };
 }
 
-/// With the second, behind the first: the activations' largest is loaded still.
+/// With the second, after the first: the activations' largest is loaded still.
 macro_rules! second_piece {
     () => {
         concat!(load_w!(2048, 3072), "\n", multiply!(), "\n", load_x!(2048, 3072), "\n", multiply!())
