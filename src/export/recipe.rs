@@ -1,5 +1,5 @@
-//! The recipe that lies beside merged weights: what was merged, how, by what, and what each tensor is. Written last, and
-//! so the sign that everything else is there.
+//! The recipe beside merged weights: the source, the strategy, the program, and the rule of each tensor. Written last, so
+//! that its presence shows that the directory is complete.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -20,11 +20,11 @@ pub struct Record {
     pub version: String,
     /// Commit it was built from, where known.
     pub commit: Option<String>,
-    /// What a report measured, if one was given.
+    /// The measurements of a report, if one was given.
     pub measured: Option<Measured>,
 }
 
-/// What a `report.json` says of the strategy.
+/// The measurements of the strategy in a `report.json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
     /// The task.
@@ -91,7 +91,7 @@ struct Source {
     architecture: Map<String, Value>,
 }
 
-/// What was written.
+/// The written model.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct OutputRecord {
     pub format: &'static str,

@@ -1,5 +1,5 @@
 //! `.pt` files in the zip format of `torch.save` (torch 1.6 and later): every entry stored, tensors aligned, so that
-//! `torch.load` accepts them with `weights_only=True` and with `mmap=True`. The pickle goes first and tells the form of
+//! `torch.load` accepts them with `weights_only=True` and with `mmap=True`. The pickle goes first and has the form of
 //! every tensor; the elements follow one storage after another, so a writer holds one tensor at a time. The file is
 //! written front to back (sizes and checksums follow each entry, as in torch's own files).
 
@@ -175,7 +175,7 @@ pub fn save_tensors<'a, N: Into<String>>(
     archive.finish()
 }
 
-/// What stands before the entries' names. As `torch.save`: the file's stem, and `archive` where it is not ASCII.
+/// The prefix of the entries' names. As `torch.save`: the file's stem, and `archive` where it is not ASCII.
 fn entry_prefix(path: &Path) -> String {
     match path.file_stem().and_then(|stem| stem.to_str()) {
         Some(stem) if stem.is_ascii() => stem.to_owned(),

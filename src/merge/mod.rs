@@ -33,4 +33,4 @@ pub use layout::ModelStage;
 pub use model_diff::{DiffSetting, DiffSide, DiffTensor, ModelDiff, ParameterDiff, ValueDiff, diff_models};
 pub use rule::Rule;
 pub use stage::{Signature, StageMerger};
-pub use strategy::{Override, Strategy, StrategyArithmetic, full_name};
+pub use strategy::{Override, Strategy, full_name};
