@@ -38,6 +38,7 @@ struct Plan<'a> {
 }
 
 impl<'a> StageMerger<'a> {
+    /// Of a stage with all ranks.
     #[must_use]
     pub fn new(stage: &'a StageTensors, architecture: &'a Architecture) -> Self {
         let units = NormUnit::of_stage(architecture, stage.id);
@@ -53,7 +54,7 @@ impl<'a> StageMerger<'a> {
         let rules = self.rules(strategy)?.into_iter().map(|(role, param, rule)| {
             // Equal replicas stay what they are under most rules, so these rules need not be told apart.
             let indifferent = rule.keeps_equal_replicas() && param.value.ranks_agree();
-            (role, (!indifferent).then(|| (rule, strategy.arithmetic)))
+            (role, (!indifferent).then_some((rule, strategy.arithmetic)))
         });
         Ok(Signature(rules.collect()))
     }

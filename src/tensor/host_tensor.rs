@@ -156,7 +156,7 @@ pub(crate) fn to_f64(dtype: DType, bytes: &[u8]) -> Result<Vec<f64>, TensorError
 }
 
 /// Copied only where the allocator gave an unaligned block.
-fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
+pub(super) fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     match bytemuck::try_cast_slice(bytes) {
         Ok(slice) => Cow::Borrowed(slice),
         Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(bytes)),
