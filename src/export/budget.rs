@@ -40,7 +40,7 @@ impl Budget {
         Some(Permit { budget: self, bytes })
     }
 
-    /// Ends all waiting, after a failure elsewhere in the pipeline.
+    /// Ends all waiting, after a failure in another thread.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

@@ -51,7 +51,6 @@ pub(super) struct Written {
     pub exactness: Exactness,
 }
 
-/// A unit that has been read.
 struct ReadUnit<'a> {
     unit: &'a Unit,
     value: ReadValue,

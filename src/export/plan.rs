@@ -46,7 +46,6 @@ pub(super) struct PlannedParam {
     pub used: bool,
     /// Whether nothing is computed from it: it is written as it was read, but for its type.
     pub untouched: bool,
-    /// The entry in the recipe.
     pub rule: String,
 }
 
@@ -57,7 +56,7 @@ pub(super) struct Unit {
     /// Indices into [`Plan::params`].
     pub params: std::ops::Range<usize>,
     pub work: Work,
-    /// Largest memory.
+    /// At most, in memory.
     pub bytes: u64,
 }
 
@@ -74,16 +73,13 @@ pub(super) enum Work {
     Supplied,
 }
 
-/// The whole merge.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub params: Vec<PlannedParam>,
     pub units: Vec<Unit>,
-    /// The differences from the unmerged model.
     pub exactness: Exactness,
     /// Whether a tied head becomes a matrix of its own.
     pub unties_head: bool,
-    /// Rows of the vocabulary.
     pub vocab_size: usize,
 }
 

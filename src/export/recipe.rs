@@ -44,7 +44,7 @@ pub struct Measured {
 pub struct Scores {
     /// Per target.
     pub perplexity: f64,
-    /// Share of targets that the model would have written.
+    /// Share of targets that the model predicts.
     pub acc: f64,
 }
 
@@ -91,7 +91,6 @@ struct Source {
     architecture: Map<String, Value>,
 }
 
-/// The written model.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct OutputRecord {
     pub format: &'static str,
@@ -113,7 +112,6 @@ struct Parameter<'a> {
     because: Option<&'a str>,
 }
 
-/// Everything a recipe is made of.
 pub(super) struct RecipeInput<'a> {
     pub checkpoint: &'a Checkpoint,
     pub plan: &'a Plan,
@@ -162,7 +160,6 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// The text of the file.
     pub(super) fn text(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self).map(|text| text + "\n")
     }

@@ -60,19 +60,19 @@ impl TorchArchive {
     /// # Errors
     /// The tensor is not of the form that `root` announced, all storages are written already, or the disk is full.
     pub fn push(&mut self, tensor: &HostTensor) -> Result<(), ExportError> {
-        self.next(tensor.dtype(), tensor.element_count(), tensor.bytes().len())?;
-        self.write(tensor.bytes())
+        self.push_spans(tensor.dtype(), &[ByteSpan::whole(tensor.clone())])
     }
 
     /// Writes the next storage from parts that lie one behind another in it.
     pub(super) fn push_spans(&mut self, dtype: DType, spans: &[ByteSpan]) -> Result<(), ExportError> {
         let bytes: usize = spans.iter().map(|span| span.bytes().len()).sum();
-        self.next(dtype, bytes / dtype.size(), bytes)?;
+        self.start_storage(dtype, bytes)?;
         spans.iter().try_for_each(|span| self.write(span.bytes()))
     }
 
-    /// Begins the entry of the next storage, if that is what `root` announced.
-    fn next(&mut self, found_dtype: DType, found_count: usize, bytes: usize) -> Result<(), ExportError> {
+    /// Begins the entry of the next storage, if it is of the form that `root` announced.
+    fn start_storage(&mut self, found_dtype: DType, bytes: usize) -> Result<(), ExportError> {
+        let found_count = bytes / found_dtype.size();
         let storage = self.written;
         let Some(&Storage { dtype, element_count }) = self.storages.get(storage) else {
             let (path, expected) = (self.path.clone(), self.storages.len());

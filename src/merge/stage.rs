@@ -177,7 +177,6 @@ impl<'a> StageMerger<'a> {
         lossy.then(|| Loss { name: param.name.clone(), reason: reason.to_owned(), factor: 1.0 })
     }
 
-    /// The rules of all replicated parameters.
     fn rules(&self, strategy: &Strategy) -> Result<Vec<(Role, &'a Param, Rule)>, MergeError> {
         let mut rules = Vec::new();
         for (&role, param) in &self.stage.params {

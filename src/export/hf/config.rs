@@ -16,7 +16,6 @@ const BEGINNINGS: &[&str] = &["<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|
 /// Tokens that end a text.
 const ENDINGS: &[&str] = &["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>"];
 
-/// The contents of the files.
 pub(super) struct Settings<'a> {
     pub architecture: &'a Architecture,
     pub model: &'a HfModel,

@@ -18,7 +18,6 @@ pub(super) struct HfModel {
     pub hidden_act: &'static str,
     /// Rotated elements of each head, and the base of their frequencies.
     pub rotary: (usize, f64),
-    /// Epsilon of the norms.
     pub epsilon: f64,
 }
 

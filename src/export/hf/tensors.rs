@@ -33,7 +33,6 @@ impl Take {
     }
 }
 
-/// Maps parameters to tensors.
 pub(super) struct TensorMap<'a> {
     pub architecture: &'a Architecture,
     pub model: &'a HfModel,

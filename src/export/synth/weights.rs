@@ -7,7 +7,6 @@ use crate::export::ExportError;
 use crate::partition::{Kind, Partition, Role, Row, split};
 use crate::tensor::HostTensor;
 
-/// A parameter that is to be written.
 #[derive(Clone, Copy)]
 pub(super) struct Planned {
     /// Number of its stage in file names.
@@ -18,7 +17,6 @@ pub(super) struct Planned {
     pub name: &'static str,
 }
 
-/// Makes the tensors of one model.
 pub(super) struct Weights<'a> {
     pub options: &'a SynthOptions,
     pub architecture: &'a Architecture,
