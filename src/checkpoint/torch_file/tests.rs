@@ -21,19 +21,11 @@ fn both_ways(shard: &Shard) -> (usize, usize) {
     (runs, forms.values().filter(|form| form.dtype.is_float()).count())
 }
 
-#[test]
-fn checkpoints_of_torch_are_read_as_runs() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let shared = root.join("../shared/checkpoints");
-    let mut folders = vec![root.join("evals/demo/checkpoint/global_step1600")];
-    match fs::read_dir(&shared) {
-        Ok(entries) => {
-            let saves = entries.map(|entry| entry.unwrap().path());
-            let latest = |save: PathBuf| Some(save.join(fs::read_to_string(save.join("latest")).ok()?.trim()));
-            folders.extend(saves.filter_map(latest));
-        }
-        Err(_) => eprintln!("skipped in part: {} is not there", shared.display()),
-    }
+/// Reads every checkpoint of a folder as runs.
+fn check_runs(folder: &str) {
+    let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+    let latest = |save: PathBuf| Some(save.join(fs::read_to_string(save.join("latest")).ok()?.trim()));
+    let folders: Vec<_> = entries.filter_map(|entry| latest(entry.unwrap().path())).collect();
     let mut files = 0;
     for entry in folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()) {
         let path = entry.unwrap().path();
@@ -54,6 +46,18 @@ fn checkpoints_of_torch_are_read_as_runs() {
         files += 1;
     }
     assert!(files >= 14, "{files}");
+}
+
+#[test]
+fn checkpoints_of_torch_are_read_as_runs() {
+    check_runs("evals/demo");
+    check_runs("tests/fixtures/checkpoints");
+}
+
+#[test]
+#[cfg_attr(not(kintsugi_shared), ignore = "needs ../shared/checkpoints")]
+fn shared_checkpoints_of_torch_are_read_as_runs() {
+    check_runs("../shared/checkpoints");
 }
 
 /// A pickle of `{name: tensor}` over one storage of float32.
