@@ -1,6 +1,6 @@
 //! Bytes into every reader of files that others wrote. What comes out, a value or an error, makes no difference: a reader
 //! must come back, without a panic and without more memory than its input warrants. `fuzz_targets/` mutates the bytes;
-//! `tests/corpus_replay.rs` feeds the recorded ones, on stable and in seconds.
+//! `tests/library/corpus_replay.rs` feeds the recorded ones, on stable and in seconds.
 
 use std::cell::RefCell;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, Shard};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
+#[cfg(feature = "libtorch")]
 use kintsugi::eval::documents::parse_documents;
+#[cfg(feature = "libtorch")]
 use kintsugi::eval::task::Task;
+#[cfg(feature = "libtorch")]
 use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::export::TokenizerFiles;
 use kintsugi::gate::Gates;
@@ -30,12 +33,14 @@ pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
     ("config", config),
     ("gates", gates),
     ("hugging_face", hugging_face),
+    #[cfg(feature = "libtorch")]
     ("passages", passages),
     ("pickle", pickle),
     ("report", report),
     ("safetensors", safetensors),
     ("samples", samples),
     ("strategy", strategy),
+    #[cfg(feature = "libtorch")]
     ("task", task),
     ("tokenizer", tokenizer),
 ];
@@ -176,6 +181,7 @@ pub fn gates(bytes: &[u8]) {
 }
 
 /// A data set, JSONL or plain text.
+#[cfg(feature = "libtorch")]
 pub fn passages(bytes: &[u8]) {
     let Ok(task) = Task::resolve("lambada_openai") else { return };
     let _ = parse_documents(bytes, Path::new("passages.jsonl"), &task, Some(3));
@@ -205,6 +211,7 @@ pub fn strategy(bytes: &[u8]) {
 }
 
 /// A task file.
+#[cfg(feature = "libtorch")]
 pub fn task(bytes: &[u8]) {
     let _ = text(bytes).map(|text| Task::from_yaml(text, "task.yml"));
 }
@@ -216,6 +223,7 @@ pub fn tokenizer(bytes: &[u8]) {
             let _ = files.token_count();
         }
     });
+    #[cfg(feature = "libtorch")]
     if let Ok(tokenizer) = Tokenizer::from_bytes(bytes, Path::new("tokenizer.json")) {
         let _ = tokenizer.encode_pair("w1 Ünï  42", " w2");
     }

@@ -1,7 +1,7 @@
 //! kintsugi joins the tensor-parallel shards of a GPT-NeoX checkpoint into one model and measures what the seams cost: it
 //! evaluates the unmerged model and every merge of it on the same passages, in one pass over the weights.
 //!
-//! The rooms, from the ground up; each imports from lower ones only (`tests/architecture.rs` sees to it):
+//! The rooms, from the ground up; each imports from lower ones only (`tests/library/architecture.rs` sees to it):
 //!
 //! | level | room | what is in it |
 //! |---|---|---|

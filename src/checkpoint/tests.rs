@@ -1,4 +1,4 @@
-//! File names and directories; what the files hold is tested in `tests/checkpoint_reading.rs`.
+//! File names and directories; what the files hold is tested in `tests/library/checkpoint_reading.rs`.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What the public interface does not show: numbers as text, file names. `tests/report_snapshots.rs` has the rest.
+//! What the public interface does not show: numbers as text, file names. `tests/library/report_snapshots.rs` has the rest.
 
 use super::format;
 use super::output::SampleFiles;

@@ -1,7 +1,7 @@
 //! `compare --candidate` and `eval` of models made elsewhere.
 
-use super::common::hugging_face::HuggingFace;
 use super::*;
+use crate::common::hugging_face::HuggingFace;
 
 /// A checkpoint and what a strategy makes of it as a Hugging Face directory.
 fn converted(strategy: &str) -> (Inputs, PathBuf) {

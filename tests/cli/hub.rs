@@ -1,7 +1,7 @@
 //! Data and tokenizers by name, against a server that answers as the Hugging Face Hub does.
 
 use super::*;
-use common::hub::{COMMIT, HubServer, Storage};
+use crate::common::hub::{COMMIT, HubServer, Storage};
 
 const TOKENIZER: &str = "someone/words/resolve/main/tokenizer.json";
 const DATA: &str = "datasets/EleutherAI/lambada_openai/resolve/main/data/lambada_test_en.jsonl";

@@ -82,7 +82,7 @@ fn report_json_says_what_was_measured() {
     );
     let names: Vec<_> = report.variants.iter().map(|row| row.model.name.as_str()).collect();
     assert_eq!(names, ["mean", "fold"]);
-    // gpt-neox's own number; see tests/gpt_neox_reference.
+    // gpt-neox's own number; see tests/evaluation/gpt_neox_reference.
     let value: serde_json::Value = serde_json::from_slice(&fs::read(demo().path("report.json")).unwrap()).unwrap();
     assert!((value["baseline"]["perplexity"].as_f64().unwrap() - 3.253_875).abs() < 2e-6, "{}", value["baseline"]);
 }

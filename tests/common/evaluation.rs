@@ -25,14 +25,32 @@ pub fn demo_reference() -> Value {
     json(&in_repository("evals/demo/gpt_neox_reference.json"))
 }
 
-/// A checkpoint of the shared folder, if it is there.
-pub fn shared_checkpoint(name: &str) -> Option<PathBuf> {
-    let path = in_repository("../shared/checkpoints").join(name);
-    if path.exists() {
-        return Some(path);
+/// A checkpoint that gpt-neox trained and evaluated, of `tests/fixtures/checkpoints`.
+pub fn trained_checkpoint(name: &str) -> PathBuf {
+    in_repository("tests/fixtures/checkpoints").join(name)
+}
+
+/// gpt-neox's numbers for such a checkpoint. Its passages are those of the bundled one, whose reference has their ids.
+pub fn trained_reference(name: &str) -> Value {
+    let mut reference = json(&trained_checkpoint(name).join("reference.json"));
+    let with_ids = demo_reference();
+    let passages = reference["passages"].as_array_mut().unwrap();
+    for (passage, demo) in passages.iter_mut().zip(with_ids["passages"].as_array().unwrap()) {
+        for field in ["i", "ctx_ids", "target_ids"] {
+            passage[field] = demo[field].clone();
+        }
     }
-    eprintln!("skipped: {} is missing", path.display());
-    None
+    reference
+}
+
+/// A checkpoint of `../shared`: tests of it are ignored where `kintsugi_shared` is not set (`build.rs`).
+pub fn shared_checkpoint(name: &str) -> PathBuf {
+    in_repository("../shared/checkpoints").join(name)
+}
+
+/// gpt-neox's numbers for a checkpoint of `../shared`.
+pub fn shared_reference(name: &str) -> Value {
+    json(&shared_checkpoint(name).join("reference.json"))
 }
 
 pub fn json(path: &Path) -> Value {

@@ -15,6 +15,7 @@ pub mod hub;
 pub mod hugging_face;
 pub mod merging;
 pub mod npz;
+pub mod report_input;
 pub mod reports;
 #[cfg(feature = "libtorch")]
 pub mod runs;
