@@ -177,12 +177,14 @@ fn weights_that_are_not_finite_are_findings() {
 
 #[test]
 fn what_is_no_file_is_not_waited_for() {
-    for (name, expected) in
-        [("config.json", "the file is missing"), ("model.safetensors", "expected a file, found a pipe")]
-    {
+    for (name, expected) in [
+        ("config.json", "converted/config.json: the file is missing"),
+        ("model.safetensors", "converted: no model.safetensors, pytorch_model.bin, or index of several of them"),
+    ] {
         let converted = Converted::new();
         fs::remove_file(converted.path(name)).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(converted.path(name)).status().unwrap().success());
-        converted.refused(&format!("converted/{name}: {expected}"));
+        let complaint = converted.refusal();
+        assert!(complaint.starts_with(&format!("error: INPUT/{expected}\nhint: ")), "{complaint}");
     }
 }

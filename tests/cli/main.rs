@@ -1,5 +1,7 @@
-//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and what it says of every
-//! kind of damaged input.
+//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and the error of every kind
+//! of damaged input. The program runs in processes of its own, so that tests can run side by side: those that kill it at random
+//! moments ([`export_faults`], [`resume`]) hold for whatever moment it is. Modules without a condition, and the tests in them
+//! without one, need no libtorch.
 #![allow(clippy::cast_precision_loss, clippy::print_stderr, clippy::unwrap_used, reason = "tests")]
 
 #[path = "../common/mod.rs"]
@@ -44,6 +46,7 @@ mod strategies;
 #[cfg(feature = "libtorch")]
 mod whole_texts;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -201,13 +204,15 @@ impl Inputs {
         commands.iter().map(|command| self.without_paths(&failure(&mut with_little_memory(command)))).collect()
     }
 
-    /// The one error on which all commands agree that read the whole checkpoint.
+    /// The same where all say the same.
+    fn refusal_of_all(&self, further: &[&str]) -> String {
+        agreed(self.refusals(further))
+    }
+
+    /// The one error of all commands that read the whole checkpoint.
     fn complaint_of_all(&self, further: &[&str]) -> String {
-        let mut complaints =
-            self.readers(further).into_iter().map(|mut command| self.without_paths(&failure(&mut command)));
-        let first = complaints.next().unwrap();
-        complaints.for_each(|other| assert_eq!(other, first));
-        first
+        let mut commands = self.readers(further);
+        agreed(commands.iter_mut().map(|command| self.without_paths(&failure(command))))
     }
 
     /// The error of `compare` with little memory.
@@ -223,6 +228,17 @@ impl Inputs {
     }
 }
 
+/// The one of several texts that are all the same.
+#[track_caller]
+fn agreed(texts: impl IntoIterator<Item = String>) -> String {
+    let mut texts = texts.into_iter();
+    let first = texts.next().unwrap();
+    for other in texts {
+        assert_eq!(other, first);
+    }
+    first
+}
+
 /// One text of many cases, for a snapshot: each error under its case's name.
 #[derive(Default)]
 struct Complaints(String);
@@ -233,7 +249,7 @@ impl Complaints {
     fn add(&mut self, name: &str, complaint: &str) {
         assert!(complaint.contains("\nhint: "), "{name}: no hint\n{complaint}");
         assert!(complaint.len() < 1000, "{name}: the attack is shown in full");
-        self.0 += &format!("## {name}\n{complaint}\n");
+        writeln!(self.0, "## {name}\n{complaint}").unwrap();
     }
 }
 

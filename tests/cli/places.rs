@@ -28,9 +28,7 @@ fn places() -> &'static [(&'static str, Place)] {
 fn refusal(inputs: &Inputs, name: &str) -> String {
     let commands = if name.starts_with("INPUT") { vec![inputs.compare(&[])] } else { inputs.readers(&[]) };
     let error = |command| inputs.without_paths(&failure(&mut with_little_memory(command)));
-    let complaints: Vec<_> = commands.iter().map(error).collect();
-    complaints.iter().for_each(|complaint| assert_eq!(complaint, &complaints[0]));
-    complaints[0].clone()
+    agreed(commands.iter().map(error))
 }
 
 /// Puts something else in every place in turn; `compare` must name it.
@@ -93,8 +91,9 @@ fn an_empty_file_is_named() {
         let expected = match *name {
             "SAVE/latest" => "names ``",
             "INPUT/tokenizer.json" => "not a tokenizer: EOF while parsing a value",
+            "INPUT/passages.jsonl" => "no passages in this file",
             "STEP/configs/synthetic.yml" => "key `num_layers` is missing",
-            _ => "empty",
+            _ => "the file is empty",
         };
         assert!(complaint.contains(expected), "{name}: {complaint}");
     }

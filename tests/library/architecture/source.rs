@@ -151,7 +151,7 @@ fn collect(folder: &Path, module: &[String], files: &mut Vec<File>) {
     for entry in fs_err::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let inner = [module, &[name.clone()]].concat();
+        let inner = [module, std::slice::from_ref(&name)].concat();
         if path.is_dir() {
             collect(&path, &inner, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -171,7 +171,7 @@ fn collect(folder: &Path, module: &[String], files: &mut Vec<File>) {
     }
 }
 
-/// Puts spaces in place of comments and of what stands in literals.
+/// Puts spaces in place of comments and literals.
 fn without_comments_and_literals(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut kept = bytes.to_vec();
