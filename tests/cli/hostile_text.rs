@@ -169,6 +169,7 @@ fn files_beyond_all_measure_are_refused_without_being_read() {
             let expected = match flag {
                 "--neox-config" => "expected a configuration of at most 16777216 bytes, found more\n",
                 "--tokenizer" => "larger than 268435456 bytes",
+                "--task" => "larger than 1048576 bytes",
                 _ => "larger than 16777216 bytes",
             };
             assert!(complaint.starts_with(&format!("error: INPUT/huge.yml: {expected}")), "{flag}: {complaint}");

@@ -1,7 +1,7 @@
-//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and the error of every kind
-//! of damaged input. The program runs in processes of its own, so that tests can run side by side: those that kill it at random
-//! moments ([`export_faults`], [`resume`]) hold for whatever moment it is. Modules without a condition, and the tests in them
-//! without one, need no libtorch.
+//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and the error of every
+//! kind of damaged input. The program runs in processes of its own, so that tests can run side by side: those that kill
+//! it at random moments ([`export_faults`], [`resume`]) hold for whatever moment it is. Modules without a condition, and
+//! the tests in them without one, need no libtorch.
 #![allow(clippy::cast_precision_loss, clippy::print_stderr, clippy::unwrap_used, reason = "tests")]
 
 #[path = "../common/mod.rs"]

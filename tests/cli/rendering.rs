@@ -39,7 +39,10 @@ fn a_report_is_shown_in_every_format_from_its_files_alone() {
     let lm_eval = folder.path().join("lm-eval");
     report(&out, &["--format", "lm-eval", "-o", lm_eval.to_str().unwrap()]);
     for model in ["baseline", "mean"] {
-        assert_eq!(fs::read_dir(lm_eval.join(model)).unwrap().count(), 2, "{model}");
+        // Without the passages' texts there are no files of samples.
+        let files: Vec<_> =
+            fs::read_dir(lm_eval.join(model)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(files.len() == 1 && files[0].to_string_lossy().starts_with("results_"), "{model}: {files:?}");
     }
 }
 
