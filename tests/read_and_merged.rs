@@ -90,7 +90,7 @@ fn a_reward_model_is_merged_and_not_evaluated() {
     let (refusal, hint) = evaluation_refused(&files);
     assert_eq!(
         refusal,
-        "this model is refused: train_impl: rm: a reward-model head puts out one score, not the probabilities of tokens"
+        "this model is refused: train_impl: rm: a reward-model head returns one score, not the probabilities of tokens"
     );
     assert!(hint.starts_with("`kintsugi inspect` and merging read it"), "{hint}");
     let checkpoint = files.open();
@@ -132,7 +132,7 @@ fn a_head_of_the_other_kind_is_not_in_the_model() {
     set(&files, &[("train_impl", json!("normal"))]);
     let error = Checkpoint::open(files.path(), &[]).unwrap_err().to_string();
     assert!(
-        error.ends_with("the configuration says the model has none (train_impl is not rm, or embeddings are tied)")
+        error.ends_with("the configuration excludes it (train_impl is not rm, or embeddings are tied)")
     );
     let files = tiny(|_| {});
     set(&files, &[("train_impl", json!("rm"))]);

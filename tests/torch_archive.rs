@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
-use kintsugi::checkpoint::Shard;
+use kintsugi::checkpoint::TorchFile;
 use kintsugi::export::{ExportError, StoredTensor, TorchArchive, Value, save, save_tensors};
 use kintsugi::tensor::{DType, HostTensor};
 use proptest::prelude::*;
@@ -53,7 +53,7 @@ proptest! {
             .map(|(name, (dtype, shape, seed))| (name, tensor(DTYPES[dtype], &shape, seed)))
             .collect();
         save_tensors(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
-        let shard = Shard::open(&path).unwrap();
+        let shard = TorchFile::open(&path).unwrap();
         prop_assert_eq!(shard.forms().unwrap().len(), tensors.len());
         for (name, tensor) in &tensors {
             prop_assert!(shard.read(name).unwrap().same_bits(tensor), "{}", name);
@@ -94,7 +94,7 @@ fn clones_share_a_storage() {
     let clone = original.clone();
     let other = tensor(DType::F32, &[1000], 5);
     save_tensors(&path, [("first", &original), ("second", &clone), ("third", &other)]).unwrap();
-    let shard = Shard::open(&path).unwrap();
+    let shard = TorchFile::open(&path).unwrap();
     for name in ["first", "second", "third"] {
         assert!(shard.read(name).unwrap().same_bits(&original));
     }
@@ -116,7 +116,7 @@ fn a_file_that_is_not_finished_leaves_nothing_and_keeps_the_old_one() {
     let error = save(&path, &root, |_| Err("no such tensor")).unwrap_err();
     assert!(error.to_string().ends_with("file.pt: storage 0: no such tensor"), "{error}");
 
-    assert!(Shard::open(&path).unwrap().read("old").unwrap().same_bits(&old));
+    assert!(TorchFile::open(&path).unwrap().read("old").unwrap().same_bits(&old));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 

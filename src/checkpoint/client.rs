@@ -1,20 +1,19 @@
-//! What the training loop leaves beside the weights in `mp_rank_00_model_states.pt`: read for cross-checks and for the
-//! report, never needed.
+//! The client state beside the weights, in `mp_rank_00_model_states.pt`: used for cross-checks and for the report.
 
 use std::path::PathBuf;
 
 use pytorch_reader::PickleValue;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use super::layout::StepFiles;
-use super::torch_file::{Shard, read_value};
+use super::torch_file::{TorchFile, read_value};
 use crate::config::ClientArgs;
 use crate::tensor::HostTensor;
 
-/// Name of what `checkpoint_validation_with_forward_pass` stores.
+/// Stored with `checkpoint_validation_with_forward_pass`.
 const VALIDATION_LOGITS: &str = "checkpoint_validation_logits";
 
-/// The client state that matters to a reader (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
+/// The client state, as far as it is used (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientState {
     /// The arguments gpt-neox checks on loading.
@@ -65,7 +64,7 @@ fn validation_files(files: &StepFiles) -> Result<Vec<PathBuf>, CheckpointError> 
     let paths: Vec<_> = files.rank_files.values().collect();
     let last_stage = paths.len().saturating_sub(files.tp_size());
     for path in &paths[last_stage..] {
-        if !Shard::open(path)?.has(VALIDATION_LOGITS) {
+        if !TorchFile::open(path)?.has(VALIDATION_LOGITS) {
             return Ok(Vec::new());
         }
     }
@@ -74,5 +73,5 @@ fn validation_files(files: &StepFiles) -> Result<Vec<PathBuf>, CheckpointError> 
 
 /// Reads `checkpoint_validation_logits` of every rank.
 pub(super) fn read_validation_logits(state: &ClientState) -> Result<Vec<HostTensor>, CheckpointError> {
-    state.validation_files.iter().map(|path| Shard::open(path)?.read(VALIDATION_LOGITS)).collect()
+    state.validation_files.iter().map(|path| TorchFile::open(path)?.read(VALIDATION_LOGITS)).collect()
 }

@@ -7,7 +7,8 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
+use super::huggingface::is_hugging_face;
 use crate::config::Unsupported;
 use crate::config::refusals::EXPERTS;
 use crate::files;
@@ -69,7 +70,7 @@ pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
         return Err(CheckpointError::NotADirectory { path: path.to_owned(), found });
     }
     let latest = path.join("latest");
-    // Also where it is something that cannot be read: there is no telling which step it meant.
+    // Also one that cannot be read: the step it names is unknown.
     if latest.symlink_metadata().is_ok() {
         let text = files::read_to_string(&latest, MAX_LATEST_BYTES)?;
         let tag = text.trim();
@@ -119,7 +120,10 @@ pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
     files.ignored.sort();
     if files.layers.is_empty() {
         if files.rank_files.is_empty() {
-            return Err(CheckpointError::NotACheckpoint { path: folder.to_owned() });
+            return Err(CheckpointError::NotACheckpoint {
+                path: folder.to_owned(),
+                hugging_face: is_hugging_face(folder),
+            });
         }
         files.layout = Layout::RankFiles;
     }
@@ -171,7 +175,7 @@ impl StepFiles {
                 let known = path.extension().is_some_and(|extension| {
                     ["yml", "yaml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
                 });
-                // A broken link stays: settings that are there and cannot be read must not be passed over.
+                // A broken link stays, so that it is reported.
                 if known && !path.is_dir() {
                     found.push(path);
                 }

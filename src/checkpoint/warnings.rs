@@ -1,4 +1,4 @@
-//! What is evaluated otherwise than it may have been trained, or rests on an assumption.
+//! Warnings about models that may have been trained with other arithmetic than they are evaluated with.
 
 use crate::config::{Architecture, NeoxConfig, QkvLayout, Quirks, Why};
 

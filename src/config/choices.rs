@@ -1,13 +1,13 @@
-//! Settings that are one of a fixed set of words, spelled as gpt-neox spells them.
+//! Settings with a fixed set of values, spelled as gpt-neox spells them.
 
 use std::fmt;
 
-/// A setting that is one of a fixed set of words.
+/// A setting with a fixed set of values.
 pub(super) trait Choice: Sized + Copy + 'static {
     /// Every value, in gpt-neox's order.
     const VALUES: &'static [Self];
 
-    /// The word in a configuration file.
+    /// The spelling in a configuration file.
     fn word(self) -> &'static str;
 }
 
@@ -20,7 +20,7 @@ macro_rules! choices {
         }
 
         impl $name {
-            /// The word that gpt-neox's configuration uses.
+            /// The spelling in gpt-neox's configuration files.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -29,7 +29,7 @@ macro_rules! choices {
             }
         }
 
-        impl Choice for $name {
+        impl $crate::config::choices::Choice for $name {
             const VALUES: &'static [Self] = &[$(Self::$variant),+];
 
             fn word(self) -> &'static str {
@@ -37,8 +37,8 @@ macro_rules! choices {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 formatter.write_str(self.as_str())
             }
         }
@@ -135,7 +135,7 @@ choices! {
 }
 
 impl Norm {
-    /// Whether it subtracts the mean, so that what it puts out sums to zero before gain and bias.
+    /// Whether it subtracts the mean, so that its output sums to zero before gain and bias.
     #[must_use]
     pub const fn centres(self) -> bool {
         matches!(self, Self::LayerNorm | Self::NonParametricLayerNorm | Self::TransformerEngineLayerNorm)
@@ -174,7 +174,7 @@ impl Activation {
     }
 }
 
-/// What one layer uses to mix tokens, from `attention_config`.
+/// How one layer mixes tokens, from `attention_config`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AttentionKind {
     /// Dense causal attention.
@@ -200,7 +200,7 @@ pub enum AttentionKind {
     Mamba,
     /// An RWKV block.
     Rwkv,
-    /// A word that gpt-neox did not know when this was written.
+    /// A value that gpt-neox did not know when this was written.
     Other(String),
 }
 
@@ -219,14 +219,14 @@ static ATTENTION_WORDS: [(&str, AttentionKind); 11] = [
 ];
 
 impl AttentionKind {
-    /// The kind that a configuration's word names; an unknown word is kept as [`AttentionKind::Other`].
+    /// The kind of a configuration's value; an unknown one is kept as [`AttentionKind::Other`].
     #[must_use]
     pub fn from_word(word: &str) -> Self {
         let known = ATTENTION_WORDS.iter().find(|(name, _)| *name == word);
         known.map_or_else(|| Self::Other(word.to_owned()), |(_, kind)| kind.clone())
     }
 
-    /// The word that gpt-neox's configuration uses.
+    /// The spelling in gpt-neox's configuration files.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {

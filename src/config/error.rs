@@ -1,11 +1,11 @@
-//! What can be wrong with a configuration.
+//! Errors of configurations, with hints.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::files;
 
-/// Where a key stands: a file and a line.
+/// A key's file and line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPlace {
     /// The configuration file.
@@ -33,7 +33,7 @@ pub enum ConfigError {
     Read {
         /// The configuration file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -56,9 +56,9 @@ pub enum ConfigError {
         line: usize,
         /// The column, counted in characters from 1.
         column: usize,
-        /// What the parser met.
+        /// The parser's message.
         message: String,
-        /// What is probably wrong, when the text around the place shows it.
+        /// The probable mistake, if the text around the place shows it.
         suggestion: Option<String>,
     },
 
@@ -87,7 +87,7 @@ pub enum ConfigError {
     InvalidValue {
         /// The key; a key inside a section is written `section.key`.
         key: String,
-        /// What would be accepted.
+        /// A description of accepted values.
         expected: String,
         /// The value in the file.
         found: String,
@@ -125,7 +125,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// What to do about it, when that is known: one sentence without a trailing period.
+    /// What to do about it, where that is known: one sentence without a trailing period.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

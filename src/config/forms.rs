@@ -1,6 +1,7 @@
 //! The forms that the parts of a model take: positions, residuals, norms, layouts.
 
-use super::{EpsilonPlacement, Norm};
+use super::choices::Norm;
+use super::quirk_values::EpsilonPlacement;
 
 /// How positions enter the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,14 +46,14 @@ pub enum Residual {
     Sequential,
 }
 
-/// What the MLP's first layer is fed.
+/// The input of the MLP's first layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MlpInput {
     /// Its own norm of the residual stream.
     OwnNorm,
     /// The attention's norm (`gpt_j_tied`).
     AttentionNorm,
-    /// Its own norm of what the attention's norm puts out (2021-09-29 to 2021-10-20).
+    /// Its own norm of the attention's norm's output (2021-09-29 to 2021-10-20).
     NormOfAttentionNorm,
 }
 

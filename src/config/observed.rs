@@ -1,10 +1,10 @@
-//! What only the tensors of a checkpoint tell about the model.
+//! Properties of the model that only the tensors of a checkpoint show.
 
-use super::choices::OutputLayerParallelism;
+use super::choices::{OutputLayerParallelism, Precision};
 use super::forms::Head;
-use super::{NeoxConfig, Precision};
+use super::neox::NeoxConfig;
 
-/// Facts that only the tensors know.
+/// Names, shapes and types seen in the files.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// Number of ranks that hold shards.

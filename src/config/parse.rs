@@ -4,16 +4,16 @@ use serde_json::{Map, Value};
 
 use super::choices::{Activation, AttentionKind, MlpType, Norm, OutputLayerParallelism, PositionEmbedding, Precision};
 use super::error::ConfigError;
+use super::neox::{Mup, NeoxConfig, TransformerEngine};
 use super::values::{Values, describe};
 use super::yaml::Sources;
-use super::{Mup, NeoxConfig, TransformerEngine};
 
 /// Keeps a damaged file from asking for a list of billions of layers.
 const MAX_LAYERS: u64 = 100_000;
 
 impl NeoxConfig {
-    /// Builds a configuration from keys that are already normalised (`_` for `-`). `sources` tells error messages
-    /// which file gave a key; `Vec::new()` where there is none.
+    /// Builds a configuration from keys that are already normalised (`_` for `-`). Error messages name
+    /// the files in `sources`; `Vec::new()` where there is none.
     ///
     /// # Errors
     /// A required key is missing, or a value has the wrong type, is out of range or does not fit another one.
@@ -99,7 +99,7 @@ impl NeoxConfig {
         Ok(Self { raw, sources, ..config })
     }
 
-    /// What gpt-neox checks across keys before it builds a model.
+    /// gpt-neox's checks across keys before it builds a model.
     fn check_consistency(&self, read: Values<'_>) -> Result<(), ConfigError> {
         let heads = self.num_attention_heads;
         let ranks = self.model_parallel_size.unwrap_or(1);
@@ -132,17 +132,6 @@ impl NeoxConfig {
         }
         Ok(())
     }
-}
-
-/// Rounds down, as Python's `int(head_dim * rotary_pct)`.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "sizes are below 2^31 and the share is from 0 to 1"
-)]
-pub(super) fn rotary_ndims(head_dim: usize, rotary_pct: f64) -> usize {
-    (head_dim as f64 * rotary_pct) as usize
 }
 
 fn zero_stage(read: Values<'_>) -> Result<usize, ConfigError> {
@@ -227,13 +216,13 @@ fn expand_attention(value: &Value, num_layers: usize) -> Option<Vec<AttentionKin
             return Some(forever.take(repeats * pattern.len()).collect());
         }
         let repeats = usize::try_from(repeat.as_u64()?).ok()?;
-        let room = (num_layers + 1).saturating_sub(kinds.len());
-        kinds.extend(forever.take(repeats.saturating_mul(pattern.len()).min(room)));
+        let left = (num_layers + 1).saturating_sub(kinds.len());
+        kinds.extend(forever.take(repeats.saturating_mul(pattern.len()).min(left)));
     }
     Some(kinds)
 }
 
-/// The kinds in a list of words; none if it holds anything else.
+/// The kinds in a list of strings; none if it holds anything else.
 fn words(items: &[Value]) -> Option<Vec<AttentionKind>> {
     items.iter().map(|item| item.as_str().map(AttentionKind::from_word)).collect()
 }

@@ -1,9 +1,12 @@
-//! What is refused, why, and what would be needed. Some models are refused altogether: what their parameters mean is not
-//! known here. Others are read, inspected and merged, and only not evaluated. Whatever is not refused here and passes the
-//! partition table is evaluated in full.
+//! Models that are refused, with the reason and what to do. Some are refused altogether, because the meaning of their
+//! parameters is not known here; others are read, inspected and merged, but not evaluated. A model that is not refused here
+//! and passes the partition table is evaluated in full.
 
+use super::choices::{Activation, AttentionKind, MlpType, Norm, PositionEmbedding};
+use super::neox::NeoxConfig;
 use super::observed::Observed;
-use super::{Activation, AttentionKind, GqaLayout, MlpType, NeoxConfig, Norm, PositionEmbedding, Quirks};
+use super::quirk_values::GqaLayout;
+use super::quirks::Quirks;
 
 /// A setting that this version refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,13 +16,13 @@ pub struct Unsupported {
     pub setting: String,
     /// Why it is refused.
     pub reason: String,
-    /// What would be needed: how to get at the numbers all the same.
+    /// What to do instead.
     pub needed: String,
 }
 
 type Verdict = Result<(), Unsupported>;
 
-/// What always helps: gpt-neox runs whatever it has written.
+/// Possible with every checkpoint of gpt-neox.
 pub(crate) const RUN_GPT_NEOX: &str = "evaluate it with gpt-neox itself, one process per rank";
 
 impl Unsupported {
@@ -54,7 +57,7 @@ fn objective(config: &NeoxConfig) -> Verdict {
     if config.is_reward_model() {
         return refuse(
             "train_impl: rm",
-            "a reward-model head puts out one score, not the probabilities of tokens",
+            "a reward-model head returns one score, not the probabilities of tokens",
             "`kintsugi inspect` and merging read it; score passages with gpt-neox, one process per rank",
         );
     }
@@ -104,9 +107,10 @@ fn attention_kinds(config: &NeoxConfig) -> Verdict {
         | AttentionKind::SparseVariable
         | AttentionKind::BigBird
         | AttentionKind::BsLongformer => Some(SPARSE),
-        AttentionKind::Other(_) => {
-            Some(("gpt-neox knows no such kind", "--neox-config FILE gives a configuration with the word mended"))
-        }
+        AttentionKind::Other(_) => Some((
+            "gpt-neox has no such kind of attention",
+            "fix `attention_config` and pass the file with --neox-config",
+        )),
     };
     match config.attention.iter().find_map(|kind| Some((kind, why(kind)?))) {
         Some((kind, (reason, needed))) => refuse(format!("attention_config: {kind}"), reason, needed),
@@ -135,7 +139,7 @@ fn mlp(config: &NeoxConfig) -> Verdict {
         return refuse(
             format!("mlp_type: llama with activation: {activation}"),
             "w1, w2 and w3 take an activation of one input without bias",
-            "--neox-config FILE gives the configuration it was trained with: llama models have activation silu",
+            "pass the configuration it was trained with as --neox-config FILE: llama models have activation silu",
         );
     }
     Ok(())
@@ -157,7 +161,7 @@ fn query_key_norm(config: &NeoxConfig) -> Verdict {
         return refuse(
             "use_qk_layernorm: true with num_kv_heads and flash attention",
             "gpt-neox itself fails: the norm is made for as many heads as queries have",
-            "--neox-config FILE gives the configuration it was trained with, attention_config global perhaps",
+            "pass the configuration it was trained with as --neox-config FILE, perhaps with attention_config global",
         );
     }
     Ok(())
@@ -185,7 +189,7 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
             return refuse(
                 format!("{module} with gpt_j_residual on {} ranks", observed.tp_size),
                 "Transformer Engine reduces inside the module and gpt-neox once more after it, so that branch counts \
-                 once per rank; whether a checkpoint was trained so cannot be told",
+                 once per rank; whether a checkpoint was trained so is not recorded",
                 "evaluate it with gpt-neox and the Transformer Engine that trained it, one process per rank",
             );
         }
@@ -208,21 +212,21 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
             return refuse(
                 format!("te_layernorm_mlp with activation: {}", config.activation),
                 "Transformer Engine has no such activation",
-                "--neox-config FILE gives the configuration it was trained with",
+                "pass the configuration it was trained with as --neox-config FILE",
             );
         }
         if !(config.norm.is_rms() || config.norm.has_bias()) {
             return refuse(
                 format!("te_layernorm_mlp with norm: {}", config.norm),
                 "Transformer Engine has layernorm and rmsnorm only",
-                "--neox-config FILE gives the configuration it was trained with",
+                "pass the configuration it was trained with as --neox-config FILE",
             );
         }
     }
     Ok(())
 }
 
-const UNSETTLED: &str = "what Transformer Engine makes of it is not established";
+const UNSETTLED: &str = "what Transformer Engine computes then is not established";
 
 /// Attention of Transformer Engine whose parameters are the usual ones and whose forward pass is not known here.
 fn engine_attention(config: &NeoxConfig, observed: &Observed) -> Verdict {
@@ -248,7 +252,7 @@ fn mup(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
     if !one(mup.attention_temperature) || !one(mup.output_temperature) {
         return refuse(
             "use_mup: true with mup_attn_temp or mup_output_temp",
-            "whether the temperatures act depends on gpt-neox's version, and no file tells it",
+            "whether the temperatures act depends on gpt-neox's version, which is not recorded",
             "evaluate it with the gpt-neox that trained it, one process per rank",
         );
     }

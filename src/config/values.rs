@@ -106,7 +106,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// True or false, also as 0 and 1 and as the words that Python and YAML use.
+    /// True or false, also as 0 and 1 and in the spellings of Python and YAML.
     pub(super) fn flag(self, key: &str, default: bool) -> Result<bool, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(default) };
         let flag = match value {
@@ -180,7 +180,7 @@ pub(super) fn describe(value: &Value) -> String {
     shorten(value.to_string(), 60)
 }
 
-/// As Python does, `_` may stand between digits.
+/// `_` is allowed between digits, as in Python.
 fn parse_whole(text: &str) -> Option<u64> {
     text.trim().replace('_', "").parse().ok()
 }

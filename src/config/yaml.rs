@@ -40,7 +40,7 @@ impl Sources {
         self.place_of_key.get(key).map(|place| place.path.as_path())
     }
 
-    /// The line of its file, counted from 1, on which a top-level key (spelled with `_`) stands.
+    /// The line, counted from 1, of a top-level key (spelled with `_`) in its file.
     #[must_use]
     pub fn line_of(&self, key: &str) -> Option<usize> {
         self.place_of_key.get(key).map(|place| place.line)
@@ -86,7 +86,7 @@ pub fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Value>, S
         let entries = match parse(text, DuplicateKeyPolicy::Error) {
             Ok(entries) => entries,
             Err(error @ YamlError::DuplicateMappingKey { .. }) => {
-                // A second, permissive reading tells both lines if the key is a top-level one.
+                // A second, permissive reading finds both lines if the key is a top-level one.
                 if let Ok(entries) = parse(text, DuplicateKeyPolicy::PassThrough) {
                     combined.add(path, entries)?;
                 }
@@ -211,7 +211,7 @@ fn syntax_error(path: &Path, text: &str, error: &YamlError) -> ConfigError {
         YamlError::MultipleDocuments { .. } => "expected one YAML document, found a second".to_owned(),
         other => other.to_string(),
     };
-    // The place is told by the fields.
+    // The place is in the fields.
     if let Some(end) = message.rfind(" at line ") {
         message.truncate(end);
     }

@@ -87,7 +87,7 @@ struct ModelReader<'a> {
 
 impl<'a> ModelReader<'a> {
     fn new(model: &'a dyn ModelSource, ids: &[StageId], hash: bool, pool: Arc<Pool>) -> Self {
-        let last_files = if hash { ReadDigests::last_files(model, ids) } else { HashMap::new() };
+        let last_files = if hash { model.last_files(ids) } else { HashMap::new() };
         let files: Vec<PathBuf> = last_files.values().flatten().cloned().collect();
         let digests = hash.then(|| Arc::new(ReadDigests::new(&files)));
         Self { model, reading: Reading { pool: Some(pool), digests }, last_files, digests: Vec::new() }

@@ -17,7 +17,7 @@ use super::sources::{self, Announcer};
 use super::spread::Spread;
 use super::writer::{Batch, FilePlan, Output, write_files};
 use super::{ExportError, Progress};
-use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, ReadDigests, Reading, StageReader};
+use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, ModelSource as _, ReadDigests, Reading, StageReader};
 use crate::merge::{Exactness, StageMerger};
 use crate::partition::{Param, ParamValue, Role, StageId, StageTensors};
 use crate::tensor::{HostTensor, Pool};
@@ -134,7 +134,7 @@ impl<'a> Reader<'a> {
         mut read: Announcer<'_>,
     ) {
         let stages: Vec<StageId> = self.plan.units.iter().map(|unit| unit.stage).collect();
-        let mut last_files = ReadDigests::last_files(self.checkpoint, &stages);
+        let mut last_files = self.checkpoint.last_files(&stages);
         let mut open: Option<(StageId, StageReader<'_>)> = None;
         for unit in &self.plan.units {
             let Some(permit) = budget.take(unit.bytes) else { return };

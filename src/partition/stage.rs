@@ -1,11 +1,11 @@
-//! A stage of a model in host memory: what the reader yields, the merger turns into another one, and the model runs.
+//! A stage of a model in host memory: read, merged, run.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Role};
+use super::kinds::{Kind, Role};
 use crate::tensor::HostTensor;
 
 /// Which stage of the model.

@@ -115,5 +115,5 @@ fn a_hugging_face_directory_is_no_checkpoint_to_merge() {
         "{complaint}"
     );
     let complaint = failure(kintsugi().arg("eval").arg(&folder).arg("--data").arg(&data).args(["--era", "pythia"]));
-    assert!(complaint.contains("which --neox-config, --era and --quirk do not speak of"), "{complaint}");
+    assert!(complaint.contains("--neox-config, --era and --quirk apply to gpt-neox checkpoints only"), "{complaint}");
 }

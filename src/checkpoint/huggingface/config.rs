@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::HuggingFaceError;
+use super::error::HuggingFaceError;
 use super::names::HuggingFaceClass;
 use crate::config::{ConfigError, NeoxConfig, Unsupported};
 use crate::files;
@@ -14,7 +14,7 @@ use crate::files;
 /// A configuration is a few kilobytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// What `config.json` says.
+/// The contents of `config.json`.
 #[derive(Debug)]
 pub(super) struct ModelConfig {
     pub class: HuggingFaceClass,
@@ -90,7 +90,7 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
     Ok(ModelConfig { class, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
 }
 
-/// By `architectures`, else by `model_type`; what is found instead otherwise.
+/// By `architectures`, else by `model_type`; the unsupported class otherwise.
 fn class(keys: &Map<String, Value>) -> Result<HuggingFaceClass, String> {
     let class = keys.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let kind = keys.get("model_type").and_then(Value::as_str);
@@ -170,7 +170,7 @@ fn settings(class: HuggingFaceClass, raw: &Raw) -> Result<Map<String, Value>, Un
     Ok(entries.flatten().collect())
 }
 
-/// gpt-neox's word, and whether GELU is the tanh form (transformers `activations.py`).
+/// gpt-neox's value, and whether GELU is the tanh form (transformers `activations.py`).
 fn plain_activation(word: &str) -> Result<(&'static str, bool), Unsupported> {
     Ok(match word {
         "gelu" | "gelu_python" => ("gelu", false),
@@ -182,7 +182,7 @@ fn plain_activation(word: &str) -> Result<(&'static str, bool), Unsupported> {
     })
 }
 
-/// gpt-neox's word for an activation of the gate.
+/// gpt-neox's value for an activation of the gate.
 fn gated_activation(word: &str) -> Result<&'static str, Unsupported> {
     Ok(match word {
         "silu" | "swish" => "swiglu",
@@ -194,7 +194,7 @@ fn gated_activation(word: &str) -> Result<&'static str, Unsupported> {
     })
 }
 
-/// The error with the keys that stand in the file.
+/// The error with the keys of the file.
 fn spelled(mut error: ConfigError) -> HuggingFaceError {
     let respell = |key: &mut String| {
         if let Some((_, theirs)) = SPELLED.iter().find(|(ours, _)| ours == key) {

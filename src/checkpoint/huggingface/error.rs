@@ -1,4 +1,4 @@
-//! What can be wrong with a Hugging Face directory, and what to do about it.
+//! Errors of Hugging Face directories, with hints.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::tensor::{DType, TensorError};
 
-/// What can be wrong with a Hugging Face directory.
+/// Why a Hugging Face directory cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[expect(missing_docs, reason = "the messages name the fields")]
 pub enum HuggingFaceError {
     /// `config.json` is missing, is no JSON, or lacks a key.
     #[error("{path}: {message}", path = path.display())]
     Config { path: PathBuf, message: String },
-    /// A model of another kind.
+    /// A class that is not supported.
     #[error("{path}: expected GPTNeoXForCausalLM or LlamaForCausalLM, found {found}", path = path.display())]
     Class { path: PathBuf, found: String },
-    /// A value that no model has.
+    /// A value out of range.
     #[error(transparent)]
     Value(#[from] ConfigError),
     /// A setting that cannot be evaluated.
@@ -28,25 +28,25 @@ pub enum HuggingFaceError {
     /// `config.json` without weights.
     #[error("{folder}: no model.safetensors, pytorch_model.bin, or index of several of them", folder = folder.display())]
     NoWeights { folder: PathBuf },
-    /// An index that is no index.
+    /// An index that cannot be used.
     #[error("{path}: {message}", path = path.display())]
     Index { path: PathBuf, message: String },
     /// An index that names something else than a file of its own folder.
-    #[error("{path}: `{name}` is said to be in `{file}`, which is no file of this folder", path = path.display())]
+    #[error("{path}: places `{name}` in `{file}`, which is not a file of this folder", path = path.display())]
     IndexPlace { path: PathBuf, name: String, file: String },
-    /// A tensor that lies in a file although the index does not say so.
-    #[error("{path}: holds tensor `{name}`, which the index places elsewhere or not at all", path = path.display())]
+    /// A tensor in another file than the index has it.
+    #[error("{path}: holds tensor `{name}`, which the index places in another file or does not contain", path = path.display())]
     NotIndexed { path: PathBuf, name: String },
     /// A file that is no safetensors file or was cut off.
     #[error("{path}: cannot be read as a safetensors file: {message}", path = path.display())]
     Damaged { path: PathBuf, message: String },
-    /// A tensor that the architecture has is not there.
+    /// A missing tensor.
     #[error("{path}: missing tensor `{name}` of shape {expected:?}", path = path.display())]
     Missing { path: PathBuf, name: String, expected: Vec<usize> },
     /// A tensor that the architecture does not have.
     #[error("{path}: unexpected tensor `{name}` of shape {found:?}", path = path.display())]
     Unexpected { path: PathBuf, name: String, found: Vec<usize> },
-    /// A tensor of another shape than `config.json` says.
+    /// A tensor of another shape than `config.json` requires.
     #[error("{path}: tensor `{name}`: expected shape {expected:?}, found {found:?}", path = path.display())]
     Shape { path: PathBuf, name: String, expected: Vec<usize>, found: Vec<usize> },
     /// A tensor that is not f16, bf16, f32 or f64.
@@ -61,7 +61,7 @@ pub enum HuggingFaceError {
     /// Tensors that do not fit together.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
-    /// The operating system's word.
+    /// An error of the operating system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -72,7 +72,7 @@ impl HuggingFaceError {
         Self::Damaged { path, message: source.to_string() }
     }
 
-    /// What the user can do about it, where we know.
+    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -85,7 +85,7 @@ impl HuggingFaceError {
             }
             Self::Index { .. } => "an index holds `weight_map`: tensor name to file name".to_owned(),
             Self::NotIndexed { .. } => {
-                "files of several exports seem to be mixed: write or copy the whole directory anew".to_owned()
+                "files of several exports seem to be mixed: write or copy the whole directory again".to_owned()
             }
             Self::Damaged { .. } => {
                 "the file may be truncated: compare its size or checksum with the original".to_owned()

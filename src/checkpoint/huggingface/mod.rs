@@ -14,7 +14,9 @@ use rayon::prelude::*;
 pub use error::HuggingFaceError;
 pub use names::HuggingFaceClass;
 
-use super::{CheckpointError, ModelSource, TensorForm};
+use super::error::CheckpointError;
+use super::source::ModelSource;
+use super::torch_file::TensorForm;
 use crate::config::{Architecture, Head, Observed, Precision, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
@@ -90,7 +92,7 @@ impl HuggingFaceModel {
     }
 
     fn read(&self, id: StageId, wanted: impl Fn(&Weight) -> bool) -> Result<StageTensors, CheckpointError> {
-        // Before, so that a change is told as what it is; after, so that there was none.
+        // Before, so that a change is reported as one; after, to be sure there was none.
         self.check_unchanged(id)?;
         let weights: Vec<_> = self.of_stage(id).filter(|weight| wanted(weight)).collect();
         let params = weights
@@ -126,7 +128,7 @@ impl HuggingFaceModel {
 }
 
 /// Every parameter that a model of this architecture has; each of its tensors is there in the right form, and no other
-/// tensor is. Ends at the first that is missing: `config.json` may speak of any number of layers.
+/// tensor is. Ends at the first that is missing: `config.json` may ask for any number of layers.
 fn account(
     class: HuggingFaceClass,
     architecture: &Architecture,

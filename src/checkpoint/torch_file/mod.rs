@@ -1,7 +1,7 @@
-//! One `.pt` file. The only place that knows pytorch-reader: pickles are parsed, never executed, classes it does not
-//! know stay opaque. A tensor's bytes are read when asked for, through whatever offset, stride and shared storage the
-//! file gives it; those that are one run of the file are read once, piece by piece, and each piece is hashed, compared with
-//! the file's checksum and searched for NaN while it is in the core's cache.
+//! One `.pt` file. Only this module uses pytorch-reader: pickles are parsed, never executed, and unknown classes stay
+//! opaque. A tensor's bytes are read when asked for, through any offset, stride and shared storage. A tensor that is one
+//! run of the file is read once, piece by piece, and each piece is hashed, compared with the file's checksum and searched
+//! for NaN while it is in the core's cache.
 
 mod archive;
 mod places;
@@ -9,7 +9,7 @@ mod places;
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -19,13 +19,17 @@ use pytorch_reader::{DType as FileDType, PickleValue, PytorchError, PytorchReade
 
 use self::archive::{Entries, Entry};
 use self::places::{Place, places};
-use super::CheckpointError;
+use super::error::CheckpointError;
 use super::read_digests::{PIECE_BYTES, ReadDigests};
 use crate::files::{self, Identity};
 use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
 
+/// Tensors of at most this many bytes are read both ways when the runs of a file are found: norms and biases, a small part
+/// of any file.
+const COMPARED_BYTES: usize = 64 << 10;
+
 /// An opened `.pt` file: names, types and shapes are known, no tensor is read yet.
-pub struct Shard {
+pub struct TorchFile {
     path: PathBuf,
     /// The dictionary's key in the file, unless it is the file's root.
     key: Option<String>,
@@ -36,12 +40,12 @@ pub struct Shard {
     reading: Reading,
 }
 
-/// What happens to what is read, beside being returned.
+/// How files are read.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// Where tensors have their memory from.
+    /// Memory for tensors.
     pub pool: Option<Arc<Pool>>,
-    /// What hashes the files.
+    /// Files that are hashed while they are read.
     pub digests: Option<Arc<ReadDigests>>,
 }
 
@@ -54,6 +58,7 @@ struct Runs {
 struct Run {
     start: u64,
     place: Place,
+    fills_storage: bool,
     /// Of exactly these bytes, where the file has one.
     crc32: Option<u32>,
 }
@@ -67,13 +72,13 @@ pub struct TensorForm {
     pub shape: Vec<usize>,
 }
 
-impl std::fmt::Debug for Shard {
+impl std::fmt::Debug for TorchFile {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Shard({}, {} tensors)", self.path.display(), self.tensors.len())
+        write!(formatter, "TorchFile({}, {} tensors)", self.path.display(), self.tensors.len())
     }
 }
 
-impl Shard {
+impl TorchFile {
     /// Opens a file whose root is a dictionary of tensors.
     ///
     /// # Errors
@@ -85,7 +90,7 @@ impl Shard {
     /// Opens the dictionary of tensors that a file holds under `key`.
     ///
     /// # Errors
-    /// As [`Shard::open`]; also when there is no such key or it holds `None`.
+    /// As [`TorchFile::open`]; also when there is no such key or it holds `None`.
     pub fn open_key(path: &Path, key: &str) -> Result<Self, CheckpointError> {
         let checked = archive::check(path)?;
         let reader = PytorchReader::with_top_level_key(path, key);
@@ -106,7 +111,7 @@ impl Shard {
         Ok(Self { path, key, identity, entries, tensors, runs: OnceLock::new(), reading: Reading::default() })
     }
 
-    /// The same file, read otherwise.
+    /// The same file with other options.
     #[must_use]
     pub fn reading(self, reading: Reading) -> Self {
         Self { reading, ..self }
@@ -118,7 +123,7 @@ impl Shard {
         &self.path
     }
 
-    /// What tells whether the file is still the one that was opened.
+    /// Size and times of the file when it was opened.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
@@ -152,10 +157,10 @@ impl Shard {
         Ok(self.read_and_search(name)?.0)
     }
 
-    /// As [`Shard::read`]; also tells the row-major index of its first NaN or infinity, if it has one.
+    /// As [`TorchFile::read`]; also returns the row-major index of its first NaN or infinity, if it has one.
     ///
     /// # Errors
-    /// As [`Shard::read`].
+    /// As [`TorchFile::read`].
     pub fn read_and_search(&self, name: &str) -> Result<(HostTensor, Option<usize>), CheckpointError> {
         let tensor = self
             .tensors
@@ -164,8 +169,6 @@ impl Shard {
         let dtype = self.host_dtype(name, tensor)?;
         let runs = self.runs.get_or_init(|| self.find_runs()).as_ref();
         let run = runs.and_then(|runs| Some((&runs.file, runs.places.get(name)?)));
-        // Where both do not understand the same, the reader is right.
-        let run = run.filter(|(_, run)| run.place.dtype == dtype && run.place.shape == tensor.shape());
         let (bytes, non_finite) = match run {
             Some((file, run)) => {
                 let (bytes, non_finite) = self.read_run(file, run, name, tensor.byte_len())?;
@@ -219,12 +222,19 @@ impl Shard {
         }
     }
 
-    /// Finds the tensors that are one run of the file; `None` where that cannot be told of any.
+    /// Finds the tensors that are one run of the file. `None` for a file that is not an archive, or whose pickle holds
+    /// anything but tensors.
     fn find_runs(&self) -> Option<Runs> {
         let file = files::open(&self.path).ok()?;
         let (Entry { start, bytes, .. }, folder) = self.entries.pickle()?;
         let mut pickle = vec![0; usize::try_from(bytes).ok()?];
         file.read_exact_at(&mut pickle, start).ok()?;
+        let places = self.check_runs(&file, self.runs(&folder, places(&pickle, self.key.as_deref())?))?;
+        Some(Runs { file, places })
+    }
+
+    /// The places as runs of the file, by name, as far as they are inside it.
+    fn runs(&self, folder: &str, places: HashMap<String, Place>) -> HashMap<String, Run> {
         let run = |place: Place| {
             let entry = self.entries.get(&format!("{folder}{}", place.storage))?;
             let size = place.dtype.size() as u64;
@@ -234,16 +244,51 @@ impl Shard {
             let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
             // Pieces then begin with an element.
             let whole_elements = start % size == 0;
-            let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && bytes == entry.bytes);
-            (inside && whole_elements).then_some(Run { start, place, crc32 })
+            let fills_storage = bytes == entry.bytes;
+            let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
+            (inside && whole_elements).then_some(Run { start, place, fills_storage, crc32 })
         };
-        let places = places(&pickle, self.key.as_deref())?;
-        Some(Runs { file, places: places.into_iter().filter_map(|(name, place)| Some((name, run(place)?))).collect() })
+        places.into_iter().filter_map(|(name, place)| Some((name, run(place)?))).collect()
+    }
+
+    /// Compares the runs with pytorch-reader's understanding of the file and keeps those that are proven. A small one is
+    /// read both ways; one difference and none of the file is trusted. A large one must be the only tensor of its storage
+    /// and fill it, so that its offset can only be 0. All others are left to pytorch-reader.
+    fn check_runs(&self, file: &File, runs: HashMap<String, Run>) -> Option<HashMap<String, Run>> {
+        let mut tensors_of_storage: HashMap<&str, usize> = HashMap::new();
+        for run in runs.values() {
+            *tensors_of_storage.entry(&run.place.storage).or_default() += 1;
+        }
+        let mut proven = HashSet::new();
+        for (name, run) in &runs {
+            let Some(tensor) = self.tensors.get(name) else { continue };
+            let same_form = self.host_dtype(name, tensor).is_ok_and(|dtype| dtype == run.place.dtype)
+                && tensor.shape() == run.place.shape;
+            if !same_form {
+                return None;
+            }
+            if tensor.byte_len() > COMPARED_BYTES {
+                if run.fills_storage && tensors_of_storage[run.place.storage.as_str()] == 1 {
+                    proven.insert(name.clone());
+                }
+                continue;
+            }
+            // A tensor that cannot be read is reported when it is asked for.
+            let Ok(expected) = tensor.read() else { continue };
+            let mut bytes = vec![0; expected.len()];
+            if file.read_exact_at(&mut bytes, run.start).is_err() || bytes != expected {
+                return None;
+            }
+            proven.insert(name.clone());
+        }
+        let mut runs = runs;
+        runs.retain(|name, _| proven.contains(name.as_str()));
+        Some(runs)
     }
 
     fn unreadable(&self, name: &str, source: std::io::Error) -> CheckpointError {
         let (path, name) = (self.path.clone(), name.to_owned());
-        // The words of the zip archive's reader, which has no kind of its own for it.
+        // The zip archive's reader has no error kind of its own for it.
         if source.to_string().ends_with("Invalid checksum") {
             CheckpointError::Checksum { path, name }
         } else {
@@ -252,7 +297,7 @@ impl Shard {
     }
 
     fn host_dtype(&self, name: &str, tensor: &Tensor) -> Result<DType, CheckpointError> {
-        // A stride of 0 makes any number of elements out of one.
+        // A stride of 0 makes any number of elements from one.
         let (bytes, file_bytes) = (tensor.byte_len() as u64, self.identity.bytes());
         if bytes > file_bytes {
             let (path, name) = (self.path.clone(), name.to_owned());

@@ -1,7 +1,7 @@
-//! Where the tensors of a `torch.save` archive lie. What a file means is for pytorch-reader to say; it hands out tensors
-//! as bytes that it has read, and keeps to itself where from. This follows the pickle just far enough to know that of the
-//! dictionaries of tensors that torch writes, and gives up at anything else: then the tensor is read by the reader.
-//! Nothing is nested in memory, however deeply a hostile pickle nests.
+//! Where the tensors of a `torch.save` archive are. pytorch-reader returns a tensor's bytes but not their place in the
+//! file, which reading piece by piece needs. This parser follows the pickle far enough for the dictionaries of tensors that
+//! torch writes and gives up at anything else; such tensors are read by pytorch-reader. Its results are checked against
+//! pytorch-reader's before they are used. Nothing is nested in memory, however deeply a hostile pickle nests.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -41,7 +41,7 @@ pub(super) fn places(pickle: &[u8], key: Option<&str>) -> Option<HashMap<String,
     Some(places)
 }
 
-/// What the stack holds, as far as it matters here.
+/// A value on the stack.
 #[derive(Clone)]
 enum Value {
     Other,
@@ -49,7 +49,7 @@ enum Value {
     Text(Rc<str>),
     Sizes(Rc<[u64]>),
     Class(Class),
-    /// What a persistent id says of a storage of floating point: its type and name.
+    /// The persistent id of a storage of floating point: its type and name.
     Id(DType, Rc<str>),
     Storage(DType, Rc<str>),
     /// A tensor's, with where it lies if that is one run.
@@ -67,7 +67,7 @@ enum Class {
     Unknown,
 }
 
-/// A pickle machine that makes nothing but the above.
+/// A pickle machine that creates only such values.
 struct Machine<'a> {
     rest: &'a [u8],
     stack: Vec<Value>,

@@ -1,14 +1,15 @@
-//! What the stages of the files tell before any parameter is accounted for.
+//! Properties of the model that are read off the names and shapes in its files.
 
 use std::path::Path;
 
+use super::client::ClientState;
+use super::error::CheckpointError;
 use super::inventory::FileStage;
-use super::{CheckpointError, ClientState};
 use crate::config::{NeoxConfig, Observed, Precision};
 use crate::partition::StageKind;
 use crate::tensor::DType;
 
-/// The stages that the files must hold, each the right number of times.
+/// Checks that the files hold every stage, as often as the configuration asks.
 pub(super) fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileStage]) -> Result<(), CheckpointError> {
     let count = |kind| stages.iter().filter(|stage| stage.kind == kind).count();
     let expected = config.num_layers;
@@ -40,7 +41,7 @@ pub(super) fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileSta
     }
 }
 
-/// The facts that only the tensors know.
+/// Reads the sizes and names that the configuration does not contain.
 pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig, client: &ClientState) -> Observed {
     let form = |kind, names: &[&str]| {
         let stage = stages.iter().find(|stage| stage.kind == kind)?;
