@@ -131,9 +131,7 @@ fn a_head_of_the_other_kind_is_not_in_the_model() {
     let files = reward_model();
     set(&files, &[("train_impl", json!("normal"))]);
     let error = Checkpoint::open(files.path(), &[]).unwrap_err().to_string();
-    assert!(
-        error.ends_with("the configuration excludes it (train_impl is not rm, or embeddings are tied)")
-    );
+    assert!(error.ends_with("the configuration excludes it (train_impl is not rm, or embeddings are tied)"));
     let files = tiny(|_| {});
     set(&files, &[("train_impl", json!("rm"))]);
     let error = Checkpoint::open(files.path(), &[]).unwrap_err().to_string();

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use pytorch_reader::PickleValue;
+use pytorch_reader::{PickleValue, PytorchError};
 
 use super::error::CheckpointError;
-use super::layout::StepFiles;
+use super::layout::{Layout, StepFiles};
 use super::torch_file::{TorchFile, read_value};
 use crate::config::ClientArgs;
 use crate::tensor::HostTensor;
@@ -22,11 +22,26 @@ pub struct ClientState {
     pub iteration: Option<u64>,
     /// The files that hold `checkpoint_validation_logits`, rank by rank; empty unless every rank's does.
     pub(super) validation_files: Vec<PathBuf>,
+    /// Why it could not be read, where the weights are in other files.
+    pub(super) unread: Option<String>,
 }
 
 impl ClientState {
-    /// Reads the first `mp_rank_*` file, if there is one.
+    /// Reads the first `mp_rank_*` file, if there is one. Where the weights are in layer files, objects in it that are not
+    /// understood do no harm.
     pub(super) fn read(files: &StepFiles) -> Result<Self, CheckpointError> {
+        match Self::read_all(files) {
+            Err(CheckpointError::Damaged { path, source: PytorchError::Pickle(source) })
+                if files.layout == Layout::LayerFiles =>
+            {
+                let unread = format!("{}: the client state was not read or compared: {source}", path.display());
+                Ok(Self { unread: Some(unread), ..Self::default() })
+            }
+            read => read,
+        }
+    }
+
+    fn read_all(files: &StepFiles) -> Result<Self, CheckpointError> {
         let Some(path) = files.rank_files.values().next() else { return Ok(Self::default()) };
         let mut state = Self::default();
         for key in ["iteration", "total_iters"] {

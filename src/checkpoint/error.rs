@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use pytorch_reader::PytorchError;
+use pytorch_reader::{PickleError, PytorchError};
 
 use super::huggingface::HuggingFaceError;
+use super::other_format::OtherFormat;
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::partition::{PartitionError, StageKind};
@@ -22,11 +23,8 @@ pub enum CheckpointError {
     #[error("{path}: names `{tag}`, which is not a folder beside it", path = path.display())]
     Latest { path: PathBuf, tag: String },
     /// No file that gpt-neox would have written.
-    #[error(
-        "{path}: not a gpt-neox checkpoint: no layer_XX-model_YY-model_states.pt and no mp_rank_XX_model_states.pt",
-        path = path.display()
-    )]
-    NotACheckpoint { path: PathBuf, hugging_face: bool },
+    #[error("{path}: not a gpt-neox checkpoint: {}", found_instead(*.other), path = path.display())]
+    NotACheckpoint { path: PathBuf, other: Option<OtherFormat> },
     /// Two names for the same layer and rank.
     #[error("{folder}: {name} exists twice, with differently padded numbers", folder = folder.display())]
     DuplicateFile { folder: PathBuf, name: String },
@@ -105,6 +103,15 @@ pub enum CheckpointError {
     /// A weight that is NaN or infinite.
     #[error("{path}: rank {tp_rank}: tensor `{name}`: NaN or infinity at element {index}", path = path.display())]
     NonFinite { path: PathBuf, tp_rank: usize, name: String, index: usize },
+    /// A saved table of positions that is not the configuration's.
+    #[error(
+        "{path}: rank {tp_rank}: tensor `{name}`: the table in the files {found}, that of the configuration has base {base}",
+        path = path.display()
+    )]
+    PositionTable { path: PathBuf, tp_rank: usize, name: String, found: String, base: f64 },
+    /// Layer files whose numbers do not tell their order.
+    #[error("{folder}: the order of the layer files is not one of gpt-neox: {found}", folder = folder.display())]
+    LayerNumbers { folder: PathBuf, found: String },
     /// Sizes that do not divide among the ranks.
     #[error("{folder}: `{name}`: {source}", folder = folder.display())]
     Partition { folder: PathBuf, name: String, source: PartitionError },
@@ -122,6 +129,23 @@ pub enum CheckpointError {
     Io(#[from] std::io::Error),
 }
 
+fn found_instead(other: Option<OtherFormat>) -> String {
+    match other {
+        None | Some(OtherFormat::HuggingFace) => {
+            "no layer_XX-model_YY-model_states.pt and no mp_rank_XX_model_states.pt".to_owned()
+        }
+        Some(other) => format!("it is {other}"),
+    }
+}
+
+/// Whether a pickle is sound and holds something that is not supported.
+fn is_not_understood(error: &PickleError) -> bool {
+    matches!(
+        error,
+        PickleError::UnexpectedOpCode(_) | PickleError::UnsupportedOpCode(_) | PickleError::UnsupportedType(_)
+    )
+}
+
 fn ranks(count: usize) -> String {
     if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") }
 }
@@ -135,14 +159,27 @@ impl CheckpointError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotACheckpoint { hugging_face: true, .. } => {
-                "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it".to_owned()
-            }
+            Self::NotACheckpoint { other: Some(other), .. } => other.hint().to_owned(),
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
             }
             Self::Latest { .. } => "give the global_stepN directory itself".to_owned(),
-            Self::ZeroThree { .. } => "consolidate the weights with DeepSpeed's zero_to_fp32.py first".to_owned(),
+            Self::ZeroThree { .. } => {
+                "run DeepSpeed's `python zero_to_fp32.py SAVE OUT` and give OUT, with the configuration under OUT/configs or as \
+                 --neox-config; it joins no tensor-parallel ranks, so this is for models on one rank"
+                    .to_owned()
+            }
+            Self::PositionTable { base, .. } => format!(
+                "gpt-neox before 2024-03 computes with the table in the files, later versions with that of the configuration \
+                 (base {base}): pass the configuration it was trained with as --neox-config FILE"
+            ),
+            Self::LayerNumbers { .. } => {
+                "were files renamed? gpt-neox numbers layers from 02 without gaps, then the final norm, then the head".to_owned()
+            }
+            Self::Damaged { source: PytorchError::Pickle(source), .. } if is_not_understood(source) => {
+                "the file holds a Python object that is not understood; load it with torch and torch.save the tensors alone"
+                    .to_owned()
+            }
             Self::MissingRank { .. } => {
                 "copy the file from where the checkpoint was written; every rank's shard is needed".to_owned()
             }

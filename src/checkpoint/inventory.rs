@@ -58,7 +58,7 @@ impl RankStage {
         self.check_unchanged()?;
         let shard = match layout {
             Layout::LayerFiles => TorchFile::open(&self.path),
-            Layout::RankFiles => TorchFile::open_key(&self.path, "module"),
+            Layout::RankFiles => TorchFile::open_model(&self.path),
         };
         Ok(shard?.reading(reading.clone()))
     }
@@ -88,7 +88,7 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
         Layout::RankFiles => {
             for path in files.rank_files.values() {
                 let mut groups: BTreeMap<usize, RankStage> = BTreeMap::new();
-                let shard = TorchFile::open_key(path, "module")?;
+                let shard = TorchFile::open_model(path)?;
                 let identity = shard.identity();
                 for (name, form) in shard.forms()? {
                     let Some((index, inner)) = sequential_name(&name) else {
@@ -158,7 +158,10 @@ pub(super) fn account(
     for (tp_rank, rank) in stage.ranks.iter().enumerate() {
         let path = || rank.path.clone();
         let mut seen: BTreeMap<Role, &str> = BTreeMap::new();
-        for (name, form) in rank.forms.iter().filter(|(name, _)| !ignored_name(name)) {
+        for (name, form) in &rank.forms {
+            if ignored_name(name) || table.is_left_over(stage.kind, name, &form.shape) {
+                continue;
+            }
             let row = table.lookup(stage.kind, name).map_err(|source| CheckpointError::Name {
                 path: path(),
                 tp_rank,

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::CheckpointError;
-use super::huggingface::is_hugging_face;
+use super::other_format::OtherFormat;
+use super::recognize::zero_dictionary;
 use crate::config::Unsupported;
 use crate::config::refusals::EXPERTS;
 use crate::files;
@@ -23,7 +24,8 @@ const MAX_LATEST_BYTES: u64 = 4096;
 pub enum Layout {
     /// `layer_XX-model_YY-model_states.pt`: one file per layer and rank (`PipelineModule`).
     LayerFiles,
-    /// `mp_rank_XX_model_states.pt` with everything under `module`: one file per rank.
+    /// `mp_rank_XX_model_states.pt` with everything under `module`: one file per rank. Or the one file, with everything at its
+    /// root, that DeepSpeed's `zero_to_fp32.py` writes of a model on one rank.
     RankFiles,
 }
 
@@ -119,11 +121,16 @@ pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
     }
     files.ignored.sort();
     if files.layers.is_empty() {
+        let other = OtherFormat::at(folder);
+        // A universal checkpoint also has files of ranks, without weights.
+        if other == Some(OtherFormat::Universal) {
+            return Err(CheckpointError::NotACheckpoint { path: folder.to_owned(), other });
+        }
         if files.rank_files.is_empty() {
-            return Err(CheckpointError::NotACheckpoint {
-                path: folder.to_owned(),
-                hugging_face: is_hugging_face(folder),
-            });
+            let Some(file) = zero_dictionary(folder) else {
+                return Err(CheckpointError::NotACheckpoint { path: folder.to_owned(), other });
+            };
+            files.rank_files.insert(0, file);
         }
         files.layout = Layout::RankFiles;
     }

@@ -8,7 +8,7 @@ use super::error::CheckpointError;
 use super::inventory::{self, FileStage, ParamEntry, RankStage};
 use super::layout::{self, Layout};
 use super::observe::{check_stages, observe};
-use super::warnings;
+use super::{layer_numbers, rotary_table, warnings};
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Role, StageId, StageKind};
 use crate::tensor::{DType, HostTensor};
@@ -24,6 +24,8 @@ pub struct Checkpoint {
     quirks: Quirks,
     client: ClientState,
     ignored: Vec<String>,
+    /// Where files and configuration depart from what gpt-neox writes.
+    notes: Vec<String>,
     pub(super) stages: Vec<FileStage>,
     pub(super) entries: Vec<BTreeMap<Role, ParamEntry>>,
 }
@@ -64,6 +66,7 @@ impl Checkpoint {
         let tp_size = files.tp_size();
         let client = ClientState::read(&files)?;
         let folder = files.folder.clone();
+        Architecture::check_settings(&config, tp_size, &options.quirks)?;
         let claims = [
             (config.model_parallel_size, "the configuration"),
             (client.args.model_parallel_size, "the checkpoint's args"),
@@ -75,15 +78,19 @@ impl Checkpoint {
             }
         }
         config.check_against(&client.args)?;
-        Architecture::check_settings(&config, tp_size, &options.quirks)?;
         let stages = inventory::list_stages(&files)?;
         check_stages(&folder, &config, &stages)?;
+        let mut notes: Vec<_> = layer_numbers::check(&folder, &stages)?.into_iter().collect();
+        notes.extend(client.unread.clone());
         let observed = observe(&stages, tp_size, &config, &client);
         let (architecture, quirks) = Architecture::resolve_with(&config, &observed, &options.quirks)?;
         let entries = stages
             .iter()
             .map(|stage| inventory::account(stage, &architecture))
             .collect::<Result<Vec<_>, CheckpointError>>()?;
+        rotary_table::check(files.layout, &stages, &architecture)?;
+        notes.extend(observed.contradictions(&config));
+        notes.extend(config.unknown_keys());
         if !files.ignored.is_empty() {
             tracing::info!(
                 "ignoring {} files that hold no model weights (optimizer, ZeRO, experts), for example {}",
@@ -93,7 +100,7 @@ impl Checkpoint {
         }
         let (layout, ignored) = (files.layout, files.ignored);
         let checkpoint =
-            Self { folder, layout, tp_size, config, architecture, quirks, client, ignored, stages, entries };
+            Self { folder, layout, tp_size, config, architecture, quirks, client, ignored, notes, stages, entries };
         checkpoint.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(checkpoint)
     }
@@ -137,7 +144,9 @@ impl Checkpoint {
     /// Warnings about the files, the configuration and assumptions made, a sentence each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        warnings::of(&self.config, &self.architecture, &self.quirks, self.tp_size)
+        let mut warnings = self.notes.clone();
+        warnings.extend(warnings::of(&self.config, &self.architecture, &self.quirks, self.tp_size));
+        warnings
     }
 
     /// The client state beside the weights.

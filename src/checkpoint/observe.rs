@@ -57,6 +57,8 @@ pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig,
     let vocabulary = form(StageKind::Embedding, &["word_embeddings.weight"]);
     Observed {
         tp_size,
+        mlp_first_size: form(StageKind::Layer, &["mlp.linear1.weight", "mlp.dense_h_to_4h.weight", "mlp.fc1_weight"])
+            .and_then(|shape| shape.first()?.checked_mul(tp_size)),
         mlp_inner_size: inner.and_then(|shape| shape.get(1)?.checked_mul(tp_size)),
         padded_vocab_size: vocabulary
             .and_then(|shape| shape.first()?.checked_mul(tp_size))

@@ -2,7 +2,7 @@
 //! forward pass and the exporters use. [`Architecture::resolve`] refuses models that are not understood;
 //! [`Architecture::not_evaluated`] is the reason why one that is understood cannot be evaluated.
 
-use super::choices::{Activation, AttentionKind, MlpType, Norm, PositionEmbedding, Precision};
+use super::choices::{Activation, AttentionKind, Norm, PositionEmbedding, Precision};
 use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
 use super::neox::NeoxConfig;
 use super::observed::{Observed, resolve_head};
@@ -10,7 +10,8 @@ use super::quirk_values::{
     AttentionBranch, EpsilonPlacement, GqaLayout, MlpNormInput, NormTying, Reduction, RotaryTables,
 };
 use super::quirks::{QuirkOptions, Quirks};
-use super::refusals::{self, Unsupported};
+use super::refusals;
+use super::unsupported::Unsupported;
 
 /// gpt-neox's default of `soft_prompt_tuning.num_tokens`.
 const SOFT_PROMPT_DEFAULT: usize = 10;
@@ -130,10 +131,12 @@ impl Architecture {
         let kv_head_count = config.kv_heads();
         let activation = config.activation;
         let (engine_attention, engine_mlp) = (observed.engine_attention(config), observed.engine_mlp(config));
-        let mlp_matrices = match config.mlp_type {
-            _ if engine_mlp => MlpMatrices::TransformerEngine,
-            MlpType::Llama => MlpMatrices::Separate,
-            MlpType::Regular => MlpMatrices::UpGate,
+        let mlp_matrices = if engine_mlp {
+            MlpMatrices::TransformerEngine
+        } else if observed.separate_mlp(config) {
+            MlpMatrices::Separate
+        } else {
+            MlpMatrices::UpGate
         };
         let mlp_bias = engine_mlp || (config.use_bias_in_mlp && mlp_matrices == MlpMatrices::UpGate);
         let residual = match (config.gpt_j_residual, quirks.reduction.value) {

@@ -7,12 +7,15 @@ pub(super) trait Choice: Sized + Copy + 'static {
     /// Every value, in gpt-neox's order.
     const VALUES: &'static [Self];
 
+    /// Other spellings of values, in older versions.
+    const ALIASES: &'static [(&'static str, Self)];
+
     /// The spelling in a configuration file.
     fn word(self) -> &'static str;
 }
 
 macro_rules! choices {
-    ($($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+    ($($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal $(| $alias:literal)*,)+ })+) => {$(
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -31,6 +34,7 @@ macro_rules! choices {
 
         impl $crate::config::choices::Choice for $name {
             const VALUES: &'static [Self] = &[$(Self::$variant),+];
+            const ALIASES: &'static [(&'static str, Self)] = &[$($(($alias, Self::$variant),)*)+];
 
             fn word(self) -> &'static str {
                 self.as_str()
@@ -51,8 +55,8 @@ choices! {
     /// Key `norm`: the normalisation before attention, before the MLP and before the head
     /// (`megatron/model/norms.py`).
     Norm {
-        /// Mean and variance, gain and bias.
-        LayerNorm = "layernorm",
+        /// Mean and variance, gain and bias. From 2021-06-22 to 2021-10-20 also in a kernel of apex.
+        LayerNorm = "layernorm" | "apexlayernorm",
         /// Root mean square, gain only.
         RmsNorm = "rmsnorm",
         /// Mean and variance, nothing learned.
@@ -125,12 +129,14 @@ choices! {
         Fp32 = "fp32",
     }
 
-    /// Key `mlp_type`, used from 2023-05 to 2024-09.
+    /// Key `mlp_type`, used from 2023-05 to 2024-09, and by StableLM's fork.
     MlpType {
         /// Two matrices.
         Regular = "regular",
         /// Three matrices `w1`, `w2`, `w3` without biases.
         Llama = "llama",
+        /// StableLM's.
+        Gated = "gated",
     }
 }
 

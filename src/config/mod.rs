@@ -11,6 +11,7 @@ mod client_args;
 mod era;
 mod error;
 mod forms;
+mod keys;
 mod nearest;
 mod neox;
 mod observed;
@@ -19,6 +20,8 @@ mod quirk_values;
 mod quirks;
 pub(crate) mod refusals;
 mod summary;
+mod unknown_keys;
+mod unsupported;
 mod values;
 mod yaml;
 
@@ -38,5 +41,5 @@ pub use quirk_values::{
     AttentionBranch, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, Reduction, RotaryTables,
 };
 pub use quirks::{Decision, QuirkLine, QuirkOptions, QuirkSetting, Quirks, Why};
-pub use refusals::Unsupported;
+pub use unsupported::Unsupported;
 pub use yaml::{Sources, combine, read_files};

@@ -39,7 +39,8 @@ pub struct NeoxConfig {
     pub sequence_parallel: bool,
     /// Whether partial sums are added in single precision (`deepspeed_args.py`). Default: false.
     pub fp32_allreduce: bool,
-    /// Stage of the `ZeRO` optimizer, 0 to 3, from `zero_optimization.stage` or `zero_stage`. Default: 0.
+    /// Stage of the `ZeRO` optimizer, 0 to 3, from `zero_optimization.stage` or `zero_stage`. Default: 0, also where a list
+    /// of stages is to be tuned.
     pub zero_stage: usize,
 
     /// Kind of normalisation. Default: layernorm.
@@ -48,6 +49,8 @@ pub struct NeoxConfig {
     pub layernorm_epsilon: f64,
     /// Added to the mean square by rmsnorm. Default: 1e-8.
     pub rms_norm_epsilon: f64,
+    /// Whether rmsnorm is a fused kernel, which adds its epsilon inside the root in every version. Default: false.
+    pub rmsnorm_fusion: bool,
     /// Smallest length that scalenorm divides by. Default: 1e-8.
     pub scalenorm_epsilon: f64,
     /// Whether queries and keys are normalised. Default: false.
@@ -77,9 +80,9 @@ pub struct NeoxConfig {
     /// Whether the attention's linear layers have biases. Default: true.
     pub use_bias_in_attn_linear: bool,
 
-    /// Non-linearity of the MLP. Default: gelu.
+    /// Non-linearity of the MLP. Default: gelu; geglu with `geglu: true` (until 2021-05).
     pub activation: Activation,
-    /// Whether `gelu` is the tanh form, with the bias added in one step. Default: false.
+    /// Whether `gelu` is the tanh form: `bias_gelu_fusion`, or `openai_gelu` (until 2021-05). Default: false.
     pub bias_gelu_fusion: bool,
     /// Whether `gelu` is spelled out for ONNX, with √2 rounded to 1.41421. Default: false.
     pub onnx_safe: bool,
@@ -94,7 +97,7 @@ pub struct NeoxConfig {
     pub mlp_multiple_of: Option<usize>,
     /// Matrices of the MLP. Default: regular.
     pub mlp_type: MlpType,
-    /// Number of experts; 1 is a dense model. Default: 1.
+    /// Number of experts; 1 is a dense model. Also `num_experts` (2024-03). Default: 1.
     pub moe_num_experts: usize,
 
     /// Whether attention and MLP are added to the same residual. Then their partial sums, biases included, share one

@@ -1,8 +1,11 @@
 //! Properties of the model that only the tensors of a checkpoint show.
 
-use super::choices::{OutputLayerParallelism, Precision};
+use super::choices::{MlpType, OutputLayerParallelism, Precision};
 use super::forms::Head;
 use super::neox::NeoxConfig;
+
+/// Prefixes of the MLP's first layer.
+const MLP: &[&str] = &["mlp.linear1", "mlp.dense_h_to_4h", "mlp.fc1", "mlp.w1"];
 
 /// Names, shapes and types seen in the files.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +14,8 @@ pub struct Observed {
     pub tp_size: usize,
     /// Width of the MLP between its two layers, all ranks together (after gating).
     pub mlp_inner_size: Option<usize>,
+    /// Rows of the MLP's first layer, all ranks together, where it is one matrix.
+    pub mlp_first_size: Option<usize>,
     /// Rows of the word embedding, all ranks together.
     pub padded_vocab_size: Option<usize>,
     /// Shape of one rank's output head, where there is one.
@@ -34,6 +39,52 @@ impl Observed {
     pub(super) fn engine_attention(&self, config: &NeoxConfig) -> bool {
         let switched_on = config.transformer_engine.attention || config.transformer_engine.fp8_attention;
         if self.layer_tensors.is_empty() { switched_on } else { self.has_layer_tensor("attention.qkv.weight") }
+    }
+
+    /// Whether the MLP has three matrices `w1`, `w2`, `w3`: by the names, where there are any.
+    pub(super) fn separate_mlp(&self, config: &NeoxConfig) -> bool {
+        if self.layer_tensors.is_empty() {
+            return config.mlp_type == MlpType::Llama;
+        }
+        self.has_layer_tensor("mlp.w1.weight")
+    }
+
+    /// Settings that the names in the files contradict, a sentence each: the files decide.
+    #[must_use]
+    pub fn contradictions(&self, config: &NeoxConfig) -> Vec<String> {
+        if self.layer_tensors.is_empty() {
+            return Vec::new();
+        }
+        let engine = config.transformer_engine;
+        let names = [
+            (
+                "mlp_type: llama",
+                config.mlp_type == MlpType::Llama,
+                self.has_layer_tensor("mlp.w1.weight"),
+                "mlp.w1",
+                MLP,
+            ),
+            ("te_layernorm_mlp: true", engine.layernorm_mlp, self.engine_mlp(config), "mlp.fc1", MLP),
+            (
+                "te_mha: true",
+                engine.attention || engine.fp8_attention,
+                self.engine_attention(config),
+                "attention.qkv",
+                &["attention.query_key_value", "attention.qkv"][..],
+            ),
+        ];
+        let wrong = names.into_iter().filter(|(_, stated, found, ..)| stated != found);
+        let sentence = |(setting, stated, _, expected, known): (&str, bool, bool, &str, &[&'static str])| {
+            if !stated {
+                return format!(
+                    "the files hold `{expected}`, as with {setting}, which the configuration does not have; the files decide"
+                );
+            }
+            let starts = |known: &&&str| self.layer_tensors.iter().any(|name| name.starts_with(**known));
+            let found = known.iter().find(starts).copied().unwrap_or_default();
+            format!("{setting}, but the files hold `{found}` where it would be `{expected}`; the files decide")
+        };
+        wrong.map(sentence).collect()
     }
 
     /// Whether the MLP is Transformer Engine's: by the names, where there are any.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::choices::{Activation, AttentionKind, MlpType, Norm, OutputLayerParallelism, PositionEmbedding, Precision};
 use super::error::ConfigError;
 use super::neox::{Mup, NeoxConfig, TransformerEngine};
+use super::refusals;
 use super::values::{Values, describe};
 use super::yaml::Sources;
 
@@ -39,6 +40,7 @@ impl NeoxConfig {
             norm: read.choice("norm")?.unwrap_or(Norm::LayerNorm),
             layernorm_epsilon: read.number("layernorm_epsilon", 1e-5)?,
             rms_norm_epsilon: read.number("rms_norm_epsilon", 1e-8)?,
+            rmsnorm_fusion: read.flag("rmsnorm_fusion", false)?,
             scalenorm_epsilon: read.number("scalenorm_epsilon", 1e-8)?,
             use_qk_layernorm: read.flag("use_qk_layernorm", false)?,
             position_embedding: read.choice("pos_emb")?.unwrap_or(PositionEmbedding::Learned),
@@ -54,15 +56,15 @@ impl NeoxConfig {
             apply_query_key_layer_scaling,
             attention_softmax_in_fp32: read.flag("attention_softmax_in_fp32", false)? || apply_query_key_layer_scaling,
             use_bias_in_attn_linear: read.flag("use_bias_in_attn_linear", true)?,
-            activation: read.choice("activation")?.unwrap_or(Activation::Gelu),
-            bias_gelu_fusion: read.flag("bias_gelu_fusion", false)?,
+            activation: activation(read)?,
+            bias_gelu_fusion: read.flag("bias_gelu_fusion", false)? || read.flag("openai_gelu", false)?,
             onnx_safe: read.flag("onnx_safe", false)?,
             use_bias_in_mlp: read.flag("use_bias_in_mlp", true)?,
             intermediate_size: read.size("intermediate_size")?,
             expansion_factor: read.positive("expansion_factor")?,
             mlp_multiple_of: read.size("mlp_multiple_of")?,
             mlp_type: read.choice("mlp_type")?.unwrap_or(MlpType::Regular),
-            moe_num_experts: read.size("moe_num_experts")?.unwrap_or(1),
+            moe_num_experts: read.size("moe_num_experts")?.or(read.size("num_experts")?).unwrap_or(1),
             gpt_j_residual: read.flag("gpt_j_residual", false)?,
             gpt_j_tied: read.flag("gpt_j_tied", false)?,
             apply_residual_connection_post_layernorm: read.flag("apply_residual_connection_post_layernorm", false)?,
@@ -95,7 +97,10 @@ impl NeoxConfig {
             raw: Map::new(),
             sources: Sources::default(),
         };
-        config.check_consistency(read)?;
+        // gpt-neox itself allows sizes that do not divide for models without attention.
+        if refusals::check_kind(&config, &raw).is_ok() {
+            config.check_consistency(read)?;
+        }
         Ok(Self { raw, sources, ..config })
     }
 
@@ -134,12 +139,30 @@ impl NeoxConfig {
     }
 }
 
+/// `activation` (since 2021-05-07), else `geglu` of before.
+fn activation(read: Values<'_>) -> Result<Activation, ConfigError> {
+    let stated = read.choice("activation")?;
+    match (read.flag("geglu", false)?, stated) {
+        (true, None) => Ok(Activation::GeGlu),
+        (true, Some(other)) if other != Activation::GeGlu => {
+            Err(read.conflict(("geglu", &true), ("activation", &other)))
+        }
+        (_, stated) => Ok(stated.unwrap_or(Activation::Gelu)),
+    }
+}
+
 fn zero_stage(read: Values<'_>) -> Result<usize, ConfigError> {
+    // DeepSpeed's autotuning takes several stages, or all.
+    let stage = |values: Values<'_>, key: &str| match values.get(key) {
+        Some(Value::Array(_)) => Ok(None),
+        Some(Value::String(all)) if all == "all" => Ok(None),
+        _ => values.size_within(key, 0..=3),
+    };
     let in_section = match read.section("zero_optimization")? {
-        Some(section) => section.size_within("stage", 0..=3)?,
+        Some(section) => stage(section, "stage")?,
         None => None,
     };
-    let stage = if in_section.is_some() { in_section } else { read.size_within("zero_stage", 0..=3)? };
+    let stage = if in_section.is_some() { in_section } else { stage(read, "zero_stage")? };
     Ok(stage.unwrap_or(0))
 }
 

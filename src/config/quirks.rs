@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::choices::{Choice, MlpType, Norm, PositionEmbedding, Precision};
+use super::choices::{Choice, Norm, PositionEmbedding, Precision};
 use super::era::{Date, Era, change};
 use super::neox::NeoxConfig;
 use super::observed::Observed;
@@ -269,6 +269,10 @@ impl Quirks {
         if config.norm == Norm::TransformerEngineRmsNorm {
             let why = Why::Configuration("te_rmsnorm");
             quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
+        } else if config.rmsnorm_fusion && quirks.rms_epsilon.why != Why::Asked {
+            // The kernel of megatron/model/fused_layer_norm.py.
+            let why = Why::Configuration("rmsnorm_fusion");
+            quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
         }
         quirks
     }
@@ -303,7 +307,7 @@ impl Applies {
     fn to(config: &NeoxConfig, observed: &Observed) -> Self {
         Self {
             parallel: config.gpt_j_residual,
-            bias_free_mlp: !config.use_bias_in_mlp || config.mlp_type == MlpType::Llama,
+            bias_free_mlp: !config.use_bias_in_mlp || observed.separate_mlp(config),
             // In float32 files every kind of table is the same.
             rotary: config.position_embedding == PositionEmbedding::Rotary
                 && observed.precision.unwrap_or(config.precision) != Precision::Fp32,

@@ -2,34 +2,21 @@
 //! parameters is not known here; others are read, inspected and merged, but not evaluated. A model that is not refused here
 //! and passes the partition table is evaluated in full.
 
+use serde_json::{Map, Value};
+
 use super::choices::{Activation, AttentionKind, MlpType, Norm, PositionEmbedding};
+use super::keys;
 use super::neox::NeoxConfig;
 use super::observed::Observed;
 use super::quirk_values::GqaLayout;
 use super::quirks::Quirks;
-
-/// A setting that this version refuses.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{setting}: {reason}")]
-pub struct Unsupported {
-    /// The configuration key and its value.
-    pub setting: String,
-    /// Why it is refused.
-    pub reason: String,
-    /// What to do instead.
-    pub needed: String,
-}
+use super::unsupported::Unsupported;
+use super::values::describe;
 
 type Verdict = Result<(), Unsupported>;
 
 /// Possible with every checkpoint of gpt-neox.
 pub(crate) const RUN_GPT_NEOX: &str = "evaluate it with gpt-neox itself, one process per rank";
-
-impl Unsupported {
-    pub(crate) fn new(setting: impl Into<String>, reason: &str, needed: &str) -> Self {
-        Self { setting: setting.into(), reason: reason.to_owned(), needed: needed.to_owned() }
-    }
-}
 
 fn refuse(setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
     Err(Unsupported::new(setting, reason, needed))
@@ -37,13 +24,38 @@ fn refuse(setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
 
 /// The first thing that keeps the parameters from being understood, so that not even a merge would be right.
 pub(super) fn check(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -> Verdict {
-    experts(config)?;
-    attention_kinds(config)?;
-    residual(config)?;
-    mlp(config)?;
+    check_kind(config, &config.raw)?;
+    mlp(config, observed)?;
     query_key_norm(config)?;
     grouped_queries(config, quirks)?;
     transformer_engine(config, observed)
+}
+
+/// The first setting that makes a model of another kind, whatever its sizes are. To be checked before sizes.
+pub(super) fn check_kind(config: &NeoxConfig, raw: &Map<String, Value>) -> Verdict {
+    experts(config)?;
+    attention_kinds(config)?;
+    residual(config)?;
+    if config.mlp_type == MlpType::Gated {
+        return refuse(
+            "mlp_type: gated",
+            "the gated MLP of StableLM is not implemented",
+            "evaluate it with the gpt-neox of Stability AI that trained it, or from its Hugging Face directory",
+        );
+    }
+    other_model(raw)
+}
+
+/// The first setting of gpt-neox or a fork that makes a model which is not implemented.
+fn other_model(raw: &Map<String, Value>) -> Verdict {
+    let mut found = raw.iter().filter_map(|(name, value)| Some((name, value, keys::other_model(name, value)?)));
+    let Some((name, value, (of, meaning))) = found.next() else { return Ok(()) };
+    refuse(
+        format!("{name}: {}", describe(value).trim_matches('"')),
+        &format!("{meaning} (a setting of {of}), which is not implemented"),
+        "evaluate it with the version of gpt-neox that trained it; if that version did not read the setting, remove it and \
+         pass the file with --neox-config",
+    )
 }
 
 /// The first thing that keeps a model from being evaluated whose parameters are understood.
@@ -129,9 +141,9 @@ fn residual(config: &NeoxConfig) -> Verdict {
     Ok(())
 }
 
-fn mlp(config: &NeoxConfig) -> Verdict {
-    if config.mlp_type != MlpType::Llama {
-        return Ok(());
+fn mlp(config: &NeoxConfig, observed: &Observed) -> Verdict {
+    if !observed.separate_mlp(config) {
+        return mlp_shapes(config, observed);
     }
     if config.activation.is_gated() || config.uses_tanh_gelu() {
         let activation =
@@ -140,6 +152,30 @@ fn mlp(config: &NeoxConfig) -> Verdict {
             format!("mlp_type: llama with activation: {activation}"),
             "w1, w2 and w3 take an activation of one input without bias",
             "pass the configuration it was trained with as --neox-config FILE: llama models have activation silu",
+        );
+    }
+    Ok(())
+}
+
+/// Whether the MLP is gated shows in its shapes, and must agree with the activation.
+fn mlp_shapes(config: &NeoxConfig, observed: &Observed) -> Verdict {
+    let (Some(first), Some(inner)) = (observed.mlp_first_size, observed.mlp_inner_size) else { return Ok(()) };
+    let shapes =
+        format!("activation: {} with a first layer of {first} rows and a second of {inner} columns", config.activation);
+    if !config.activation.is_gated() && first == 2 * inner {
+        return refuse(
+            shapes,
+            "the shapes are those of a gated MLP, the activation is not gated",
+            "pass the configuration it was trained with as --neox-config FILE: gated activations are geglu, reglu, swiglu, \
+             bilinear and glu",
+        );
+    }
+    if config.activation.is_gated() && first == inner {
+        return refuse(
+            shapes,
+            "the activation is gated, the shapes are not those of a gated MLP",
+            "pass the configuration it was trained with as --neox-config FILE: activations without a gate are gelu, relu, \
+             softsign, swish, mish and silu",
         );
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Whole configurations. `reading` tests files and syntax, `validation` single values and their messages,
 //! `quirks` eras, `refusals` what cannot be evaluated.
 
+mod keys;
 mod quirks;
 mod reading;
 mod refusals;

@@ -136,8 +136,9 @@ impl<'a> Values<'a> {
 
     pub(super) fn choice<T: Choice>(self, key: &str) -> Result<Option<T>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let chosen = value.as_str().and_then(|text| T::VALUES.iter().find(|choice| choice.word() == text));
-        chosen.copied().map(Some).ok_or_else(|| {
+        let spellings = || T::VALUES.iter().map(|choice| (choice.word(), *choice)).chain(T::ALIASES.iter().copied());
+        let chosen = value.as_str().and_then(|text| spellings().find(|(spelling, _)| *spelling == text));
+        chosen.map(|(_, choice)| Some(choice)).ok_or_else(|| {
             let words: Vec<&str> = T::VALUES.iter().map(|choice| choice.word()).collect();
             self.invalid(key, format!("one of {}", words.join(", ")), describe(value))
         })

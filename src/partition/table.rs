@@ -4,7 +4,7 @@ use super::error::PartitionError;
 use super::kinds::{Partition, Presence, Role, StageKind};
 use super::row::Row;
 use super::rules;
-use crate::config::{Architecture, Head};
+use crate::config::{Architecture, Head, MlpMatrices};
 
 /// The rows that hold for one architecture.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,19 @@ impl<'a> PartitionTable<'a> {
             Some(reason) => PartitionError::NotInModel { name: name.to_owned(), stage, reason },
             None => PartitionError::UnknownName { name: name.to_owned(), stage },
         })
+    }
+
+    /// Whether a tensor is a parameter that the model does not use and that has no row: Transformer Engine's MLP has a norm of
+    /// its own, and until gpt-neox ce65b363 (2025-05-09) files also hold the untrained norm in its place.
+    #[must_use]
+    pub fn is_left_over(&self, stage: StageKind, name: &str, shape: &[usize]) -> bool {
+        let engine_mlp = self.architecture.mlp_matrices == MlpMatrices::TransformerEngine;
+        let norm = name.strip_prefix("post_attention_layernorm.").or_else(|| name.strip_prefix("ln2."));
+        let parameter = norm.map(|name| name.strip_prefix("norm.").unwrap_or(name));
+        engine_mlp
+            && stage == StageKind::Layer
+            && parameter.is_some_and(|name| ["weight", "bias", "scale"].contains(&name))
+            && shape == [self.architecture.hidden_size]
     }
 
     /// The rows that every stage of the kind must have.

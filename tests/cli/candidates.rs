@@ -99,7 +99,9 @@ fn candidates_that_cannot_be_judged_are_refused() {
     fs::write(folder.join("config.json"), "{}").unwrap();
     let complaint = inputs.complaint(&["--candidate", &path]);
     assert!(
-        complaint.contains("INPUT/converted/config.json: expected GPTNeoXForCausalLM or LlamaForCausalLM"),
+        complaint.contains(
+            "INPUT/converted/config.json: expected GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM"
+        ),
         "{complaint}"
     );
     assert!(complaint.contains("\nhint: "), "{complaint}");

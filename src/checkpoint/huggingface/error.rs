@@ -17,7 +17,7 @@ pub enum HuggingFaceError {
     #[error("{path}: {message}", path = path.display())]
     Config { path: PathBuf, message: String },
     /// A class that is not supported.
-    #[error("{path}: expected GPTNeoXForCausalLM or LlamaForCausalLM, found {found}", path = path.display())]
+    #[error("{path}: expected GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM, found {found}", path = path.display())]
     Class { path: PathBuf, found: String },
     /// A value out of range.
     #[error(transparent)]
@@ -79,7 +79,7 @@ impl HuggingFaceError {
             Self::Config { .. } => {
                 "a Hugging Face directory holds the config.json that transformers' save_pretrained wrote".to_owned()
             }
-            Self::Class { .. } => "models of other classes are not gpt-neox's to begin with".to_owned(),
+            Self::Class { .. } => "models of classes with other tensors or another function are not read".to_owned(),
             Self::NoWeights { .. } | Self::IndexPlace { .. } => {
                 "copy the whole directory, weights and index, from where it was written".to_owned()
             }

@@ -1,5 +1,5 @@
-//! Models as transformers writes them: `GPTNeoXForCausalLM` and `LlamaForCausalLM`. `config.json` becomes gpt-neox
-//! settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
+//! Models as transformers writes them: `GPTNeoXForCausalLM`, `LlamaForCausalLM` and classes with its tensors and function.
+//! `config.json` becomes gpt-neox settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
 
 mod config;
 mod error;
@@ -16,7 +16,7 @@ pub use names::HuggingFaceClass;
 
 use super::error::CheckpointError;
 use super::source::ModelSource;
-use super::torch_file::TensorForm;
+use super::torch_file::{TensorForm, is_model_name};
 use crate::config::{Architecture, Head, Observed, Precision, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
@@ -27,7 +27,7 @@ use files::WeightFiles;
 #[derive(Debug)]
 pub struct HuggingFaceModel {
     folder: PathBuf,
-    class: HuggingFaceClass,
+    class_name: &'static str,
     architecture: Architecture,
     files: WeightFiles,
     weights: Vec<Weight>,
@@ -60,7 +60,7 @@ impl HuggingFaceModel {
     /// Anything that keeps the model from being understood in full; see [`HuggingFaceError`].
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let config_path = folder.join("config.json");
-        let ModelConfig { class, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
+        let ModelConfig { class, class_name, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
         let files = WeightFiles::open(folder)?;
         let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
         let precision = embedding.and_then(|name| files.form(&name)).map(|form| match form.dtype {
@@ -78,13 +78,18 @@ impl HuggingFaceModel {
         let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
             .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
         let weights = account(class, &architecture, &files)?;
-        Ok(Self { folder: folder.to_owned(), class, architecture, files, weights })
+        Ok(Self { folder: folder.to_owned(), class_name, architecture, files, weights })
+    }
+
+    /// Whether the weights of a folder have the names of gpt-neox's modules: the output of `zero_to_fp32.py`.
+    pub(super) fn holds_model_of_neox(folder: &Path) -> bool {
+        WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
     }
 
     /// transformers' name of the model's class.
     #[must_use]
     pub fn class(&self) -> &'static str {
-        self.class.name()
+        self.class_name
     }
 
     fn of_stage(&self, id: StageId) -> impl Iterator<Item = &Weight> {

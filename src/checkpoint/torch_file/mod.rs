@@ -5,6 +5,7 @@
 
 mod archive;
 mod places;
+mod stored;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
@@ -15,10 +16,11 @@ use std::sync::{Arc, OnceLock};
 
 use fs_err::File;
 use fs_err::os::unix::fs::FileExt as _;
-use pytorch_reader::{DType as FileDType, PickleValue, PytorchError, PytorchReader, Tensor};
+use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 
 use self::archive::{Entries, Entry};
 use self::places::{Place, places};
+use self::stored::Stored;
 use super::error::CheckpointError;
 use super::read_digests::{PIECE_BYTES, ReadDigests};
 use crate::files::{self, Identity};
@@ -35,7 +37,7 @@ pub struct TorchFile {
     key: Option<String>,
     identity: Identity,
     entries: Entries,
-    tensors: HashMap<String, Tensor>,
+    tensors: HashMap<String, Stored>,
     runs: OnceLock<Option<Runs>>,
     reading: Reading,
 }
@@ -100,14 +102,38 @@ impl TorchFile {
         Self::from_reader(path, Some(key.to_owned()), checked, reader)
     }
 
+    /// Opens the state dictionary of a whole model: under `module`, as the training engine writes it, or the file's root, as
+    /// DeepSpeed's `zero_to_fp32.py` does.
+    ///
+    /// # Errors
+    /// As [`TorchFile::open`]; also when the file holds neither.
+    pub fn open_model(path: &Path) -> Result<Self, CheckpointError> {
+        match Self::open_key(path, "module") {
+            Err(CheckpointError::NoModel { path }) => match Self::open(&path) {
+                Ok(file) if file.tensors.keys().any(|name| is_model_name(name)) => Ok(file),
+                _ => Err(CheckpointError::NoModel { path }),
+            },
+            opened => opened,
+        }
+    }
+
     fn from_reader(
         path: &Path,
         key: Option<String>,
         (identity, entries): (Identity, Entries),
         reader: Result<PytorchReader, PytorchError>,
     ) -> Result<Self, CheckpointError> {
-        let reader = reader.map_err(|source| CheckpointError::Damaged { path: path.to_owned(), source })?;
-        let (path, tensors) = (path.to_owned(), reader.into_tensors());
+        let tensors = match reader {
+            Ok(reader) => {
+                let tensors = reader.into_tensors().into_iter();
+                tensors.map(|(name, tensor)| (name, Stored::Read(tensor))).collect()
+            }
+            Err(source) => {
+                let placed = matches!(source, PytorchError::Pickle(_)).then(|| placed(path, &entries, key.as_deref()));
+                placed.flatten().ok_or_else(|| CheckpointError::Damaged { path: path.to_owned(), source })?
+            }
+        };
+        let path = path.to_owned();
         Ok(Self { path, key, identity, entries, tensors, runs: OnceLock::new(), reading: Reading::default() })
     }
 
@@ -225,10 +251,7 @@ impl TorchFile {
     /// Finds the tensors that are one run of the file. `None` for a file that is not an archive, or whose pickle holds
     /// anything but tensors.
     fn find_runs(&self) -> Option<Runs> {
-        let file = files::open(&self.path).ok()?;
-        let (Entry { start, bytes, .. }, folder) = self.entries.pickle()?;
-        let mut pickle = vec![0; usize::try_from(bytes).ok()?];
-        file.read_exact_at(&mut pickle, start).ok()?;
+        let (file, pickle, folder) = read_pickle(&self.path, &self.entries)?;
         let places = self.check_runs(&file, self.runs(&folder, places(&pickle, self.key.as_deref())?))?;
         Some(Runs { file, places })
     }
@@ -262,9 +285,7 @@ impl TorchFile {
         let mut proven = HashSet::new();
         for (name, run) in &runs {
             let Some(tensor) = self.tensors.get(name) else { continue };
-            let same_form = self.host_dtype(name, tensor).is_ok_and(|dtype| dtype == run.place.dtype)
-                && tensor.shape() == run.place.shape;
-            if !same_form {
+            if tensor.dtype() != Some(run.place.dtype) || tensor.shape() != run.place.shape {
                 return None;
             }
             if tensor.byte_len() > COMPARED_BYTES {
@@ -296,29 +317,44 @@ impl TorchFile {
         }
     }
 
-    fn host_dtype(&self, name: &str, tensor: &Tensor) -> Result<DType, CheckpointError> {
+    fn host_dtype(&self, name: &str, tensor: &Stored) -> Result<DType, CheckpointError> {
         // A stride of 0 makes any number of elements from one.
         let (bytes, file_bytes) = (tensor.byte_len() as u64, self.identity.bytes());
         if bytes > file_bytes {
             let (path, name) = (self.path.clone(), name.to_owned());
             return Err(CheckpointError::LargerThanFile { path, name, bytes, file_bytes });
         }
-        Ok(match tensor.dtype() {
-            FileDType::F64 => DType::F64,
-            FileDType::F32 => DType::F32,
-            FileDType::F16 => DType::F16,
-            FileDType::BF16 => DType::BF16,
-            FileDType::I64 => DType::I64,
-            FileDType::I32 => DType::I32,
-            FileDType::I16 => DType::I16,
-            FileDType::I8 => DType::I8,
-            FileDType::U8 | FileDType::Bool => DType::U8,
-            FileDType::U64 | FileDType::U32 | FileDType::U16 => {
-                let (path, name) = (self.path.clone(), name.to_owned());
-                return Err(CheckpointError::ElementType { path, name });
-            }
-        })
+        tensor.dtype().ok_or_else(|| CheckpointError::ElementType { path: self.path.clone(), name: name.to_owned() })
     }
+}
+
+/// Whether a tensor of this name belongs to the state dictionary of a whole model of gpt-neox.
+pub(super) fn is_model_name(name: &str) -> bool {
+    name.strip_prefix("module.").unwrap_or(name).starts_with("sequential.")
+}
+
+/// An open archive, its pickle, and the folder of its storages.
+fn read_pickle(path: &Path, entries: &Entries) -> Option<(File, Vec<u8>, String)> {
+    let file = files::open(path).ok()?;
+    let (Entry { start, bytes, .. }, folder) = entries.pickle()?;
+    let mut pickle = vec![0; usize::try_from(bytes).ok()?];
+    file.read_exact_at(&mut pickle, start).ok()?;
+    Some((file, pickle, folder))
+}
+
+/// The tensors of an archive whose pickle holds objects that pytorch-reader does not accept.
+fn placed(path: &Path, entries: &Entries, key: Option<&str>) -> Option<HashMap<String, Stored>> {
+    let (_, pickle, folder) = read_pickle(path, entries)?;
+    let stored = |place: Option<Place>| match place {
+        None => Some(Stored::Unknown),
+        Some(place) => {
+            let entry = entries.get(&format!("{folder}{}", place.storage))?;
+            Some(Stored::Placed { path: path.to_owned(), entry, place })
+        }
+    };
+    let tensors = places::tensors(&pickle, key)?.into_iter();
+    // A storage that is missing is a damaged file.
+    tensors.map(|(name, place)| Some((name, stored(place)?))).collect()
 }
 
 /// Reads a plain value (no tensors) that a file holds under `key`; `None` if the file has no such key.
@@ -326,10 +362,15 @@ impl TorchFile {
 /// # Errors
 /// The file cannot be read or is not what `torch.save` writes.
 pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, CheckpointError> {
-    archive::check(path)?;
+    let (_, entries) = archive::check(path)?;
     match PytorchReader::read_pickle_data(path, Some(key)) {
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),
+        // Other objects in the pickle do not matter.
+        Err(PytorchError::Pickle(source)) => match read_pickle(path, &entries) {
+            Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
+            _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
+        },
         Err(source) => Err(CheckpointError::Damaged { path: path.to_owned(), source }),
     }
 }

@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use pytorch_reader::PickleValue;
+
 use crate::tensor::DType;
 
-/// A tensor that fills a run of a storage, row-major.
+/// A tensor in a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// Name of the storage.
@@ -17,28 +19,83 @@ pub(super) struct Place {
     pub first: u64,
     pub dtype: DType,
     pub shape: Vec<usize>,
+    /// In elements.
+    pub strides: Vec<u64>,
 }
+
+impl Place {
+    /// Whether its elements follow one another, row-major.
+    pub(super) fn is_run(&self) -> bool {
+        let mut step = 1_u64;
+        self.shape.iter().zip(&self.strides).rev().all(|(&size, &stride)| {
+            let follows = size == 1 || stride == step;
+            step = step.saturating_mul(size as u64);
+            follows
+        })
+    }
+
+    /// Elements from the first to the last; `None` for one that has none, or more than can be counted.
+    pub(super) fn extent(&self) -> Option<u64> {
+        self.shape.iter().zip(&self.strides).try_fold(1_u64, |extent, (&size, stride)| {
+            extent.checked_add((size as u64).checked_sub(1)?.checked_mul(*stride)?)
+        })
+    }
+}
+
+/// An entry of a dictionary: a tensor, with its place unless its type is unknown.
+pub(super) type Found = HashMap<String, Option<Place>>;
 
 /// The tensors that are one run each, of the dictionary of tensors that a pickle holds, or that it holds under `key`. `None`
 /// for any other pickle.
 pub(super) fn places(pickle: &[u8], key: Option<&str>) -> Option<HashMap<String, Place>> {
-    let mut machine =
-        Machine { rest: pickle, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), dicts: Vec::new() };
-    let mut root = machine.run()?;
-    if let Some(key) = key {
-        let Value::Dict(dict) = root else { return None };
-        root = machine.dicts.get(dict)?.get(key)?.clone();
-    }
+    let (machine, root) = Machine::run_to(pickle, key)?;
     let Value::Dict(dict) = root else { return None };
     let mut places = HashMap::new();
     for (name, value) in machine.dicts.get(dict)? {
         match value {
-            Value::Tensor(Some(place)) => drop(places.insert(name.to_string(), (**place).clone())),
-            Value::Tensor(None) => {}
+            Value::Tensor(Some(place)) if place.dtype.is_float() && place.is_run() => {
+                places.insert(name.to_string(), (**place).clone());
+            }
+            Value::Tensor(_) => {}
             _ => return None,
         }
     }
     Some(places)
+}
+
+/// The tensors of the dictionary that a pickle holds, or that it holds under `key`, whatever else is in it. For pickles with
+/// objects that pytorch-reader does not accept: they are never built and stay opaque.
+pub(super) fn tensors(pickle: &[u8], key: Option<&str>) -> Option<Found> {
+    let (machine, root) = Machine::run_to(pickle, key)?;
+    let Value::Dict(dict) = root else { return None };
+    let found = machine.dicts.get(dict)?.iter().filter_map(|(name, value)| match value {
+        Value::Tensor(place) => Some((name.to_string(), place.as_deref().cloned())),
+        _ => None,
+    });
+    Some(found.collect())
+}
+
+/// Whether a pickle can be followed to its end.
+pub(super) fn is_read(pickle: &[u8]) -> bool {
+    Machine::run_to(pickle, None).is_some()
+}
+
+/// The value that a pickle holds under `key`: a whole number, text, or a dictionary of those.
+pub(super) fn plain_value(pickle: &[u8], key: &str) -> Option<PickleValue> {
+    let (machine, root) = Machine::run_to(pickle, Some(key))?;
+    let plain = |value: &Value| match value {
+        Value::Int(number) => i64::try_from(*number).ok().map(PickleValue::Int),
+        Value::Text(text) => Some(PickleValue::String(text.to_string())),
+        _ => None,
+    };
+    match root {
+        Value::Dict(dict) => {
+            let entries = machine.dicts.get(dict)?.iter();
+            let entries = entries.filter_map(|(name, value)| Some((name.to_string(), plain(value)?)));
+            Some(PickleValue::Dict(entries.collect()))
+        }
+        value => plain(&value),
+    }
 }
 
 /// A value on the stack.
@@ -52,7 +109,7 @@ enum Value {
     /// The persistent id of a storage of floating point: its type and name.
     Id(DType, Rc<str>),
     Storage(DType, Rc<str>),
-    /// A tensor's, with where it lies if that is one run.
+    /// A tensor's, with its place.
     Arguments(Option<Rc<Place>>),
     Tensor(Option<Rc<Place>>),
     /// The number of the dictionary.
@@ -78,6 +135,18 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// Runs a pickle and returns its value, or what its dictionary has under `key`.
+    fn run_to(pickle: &'a [u8], key: Option<&str>) -> Option<(Self, Value)> {
+        let mut machine =
+            Machine { rest: pickle, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), dicts: Vec::new() };
+        let mut root = machine.run()?;
+        if let Some(key) = key {
+            let Value::Dict(dict) = root else { return None };
+            root = machine.dicts.get(dict)?.get(key)?.clone();
+        }
+        Some((machine, root))
+    }
+
     /// Runs to the end and returns what the pickle holds.
     fn run(&mut self) -> Option<Value> {
         loop {
@@ -88,8 +157,8 @@ impl<'a> Machine<'a> {
                 // PROTO and FRAME
                 0x80 => drop(self.take(1)?),
                 0x95 => drop(self.take(8)?),
-                // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST
-                b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Other),
+                // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST, EMPTY_SET
+                b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Other),
                 // BINFLOAT
                 b'G' => self.skip(8)?,
                 // BININT, BININT1, BININT2, LONG1
@@ -105,7 +174,15 @@ impl<'a> Machine<'a> {
                     let number = u16::from_le_bytes(self.array()?);
                     self.stack.push(Value::Int(number.into()));
                 }
-                0x8a => self.long()?,
+                0x8a => {
+                    let [length] = self.array()?;
+                    self.long(length.into())?;
+                }
+                // LONG4
+                0x8b => {
+                    let length = u32::from_le_bytes(self.array()?);
+                    self.long(length as usize)?;
+                }
                 // BINUNICODE, SHORT_BINUNICODE
                 b'X' => {
                     let length = u32::from_le_bytes(self.array()?);
@@ -114,6 +191,11 @@ impl<'a> Machine<'a> {
                 0x8c => {
                     let [length] = self.array()?;
                     self.text(length.into())?;
+                }
+                // BINUNICODE8, BINBYTES8, BYTEARRAY8
+                0x8d | 0x8e | 0x96 => {
+                    let length = u64::from_le_bytes(self.array()?);
+                    self.skip(usize::try_from(length).ok()?)?;
                 }
                 // BINSTRING, BINBYTES; SHORT_BINSTRING, SHORT_BINBYTES
                 b'T' | b'B' => {
@@ -138,11 +220,26 @@ impl<'a> Machine<'a> {
                     let count = self.above_mark()?;
                     self.set_items(count)?;
                 }
-                // APPEND, APPENDS; BUILD, whose state concerns no entry
+                // APPEND; BUILD, whose state concerns no entry; POP
                 b'a' | b'b' => drop(self.pop()?),
-                b'e' => {
-                    let count = self.above_mark()?;
-                    self.stack.truncate(self.stack.len() - count);
+                b'0' => {
+                    if self.marks.last() == Some(&self.stack.len()) {
+                        self.marks.pop();
+                    } else {
+                        self.pop()?;
+                    }
+                }
+                // APPENDS, ADDITEMS, POP_MARK
+                b'e' | 0x90 | b'1' => self.drop_above_mark()?,
+                // LIST, FROZENSET
+                b'l' | 0x91 => {
+                    self.drop_above_mark()?;
+                    self.stack.push(Value::Other);
+                }
+                // DUP
+                b'2' => {
+                    let top = self.stack.last()?.clone();
+                    self.stack.push(top);
                 }
                 // GLOBAL, STACK_GLOBAL
                 b'c' => {
@@ -156,6 +253,12 @@ impl<'a> Machine<'a> {
                 b'R' => self.reduce()?,
                 // NEWOBJ
                 0x81 => {
+                    self.pop()?;
+                    *self.stack.last_mut()? = Value::Other;
+                }
+                // NEWOBJ_EX
+                0x92 => {
+                    self.pop()?;
                     self.pop()?;
                     *self.stack.last_mut()? = Value::Other;
                 }
@@ -221,9 +324,8 @@ impl<'a> Machine<'a> {
         Some(())
     }
 
-    fn long(&mut self) -> Option<()> {
-        let [length] = self.array()?;
-        let bytes = self.take(length.into())?;
+    fn long(&mut self, length: usize) -> Option<()> {
+        let bytes = self.take(length)?;
         let mut number = [0; 8];
         let fits = bytes.len() <= 8 && bytes.last().is_none_or(|&last| last < 0x80);
         if fits {
@@ -242,6 +344,12 @@ impl<'a> Machine<'a> {
     /// How many values lie above the last mark, which goes.
     fn above_mark(&mut self) -> Option<usize> {
         self.stack.len().checked_sub(self.marks.pop()?)
+    }
+
+    fn drop_above_mark(&mut self) -> Option<()> {
+        let count = self.above_mark()?;
+        self.stack.truncate(self.stack.len() - count);
+        Some(())
     }
 
     fn tuple(&mut self, count: usize) -> Option<()> {
@@ -285,7 +393,6 @@ impl<'a> Machine<'a> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
         match (callable, arguments) {
             (Value::Class(Class::OrderedDict), Value::Sizes(none)) if none.is_empty() => self.new_dict(),
-            (Value::Class(Class::OrderedDict), _) => return None,
             (Value::Class(Class::RebuildTensor), Value::Arguments(place)) => self.stack.push(Value::Tensor(place)),
             (Value::Class(Class::RebuildTensor), _) => self.stack.push(Value::Tensor(None)),
             _ => self.stack.push(Value::Other),
@@ -312,19 +419,18 @@ fn class(module: &[u8], name: &[u8]) -> Class {
         (b"torch", b"FloatStorage") => Class::Storage(DType::F32),
         (b"torch", b"HalfStorage") => Class::Storage(DType::F16),
         (b"torch", b"BFloat16Storage") => Class::Storage(DType::BF16),
+        (b"torch", b"LongStorage") => Class::Storage(DType::I64),
+        (b"torch", b"IntStorage") => Class::Storage(DType::I32),
+        (b"torch", b"ShortStorage") => Class::Storage(DType::I16),
+        (b"torch", b"CharStorage") => Class::Storage(DType::I8),
+        (b"torch", b"ByteStorage" | b"BoolStorage") => Class::Storage(DType::U8),
         _ => Class::Unknown,
     }
 }
 
-/// Where a tensor lies, if its elements follow one another.
+/// A tensor's place, if its sizes are plausible.
 fn place(dtype: DType, storage: &str, first: u64, sizes: &[u64], strides: &[u64]) -> Option<Place> {
     let shape = sizes.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<_>>()?;
-    let mut step = 1_u64;
-    for (&size, &stride) in sizes.iter().zip(strides).rev() {
-        if size != 1 && stride != step {
-            return None;
-        }
-        step = step.checked_mul(size)?;
-    }
-    (sizes.len() == strides.len()).then(|| Place { storage: storage.to_owned(), first, dtype, shape })
+    let (storage, strides) = (storage.to_owned(), strides.to_vec());
+    (sizes.len() == strides.len()).then_some(Place { storage, first, dtype, shape, strides })
 }
