@@ -5,7 +5,7 @@ mod common;
 
 use common::merging::Merge;
 use common::{TinyModel, read_tensors};
-use kintsugi::checkpoint::{Checkpoint, Layout, Shard};
+use kintsugi::checkpoint::{Checkpoint, Layout, TorchFile};
 use kintsugi::config::{Activation, Norm, OutputLayerParallelism, PositionEmbedding};
 use kintsugi::export::synth::SynthOptions;
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
@@ -133,7 +133,7 @@ fn there_and_back_again_is_the_same_files() {
                         }
                         Layout::RankFiles => {
                             let [expected, found] =
-                                [&path, &other].map(|path| Shard::open_key(path, "module").unwrap());
+                                [&path, &other].map(|path| TorchFile::open_key(path, "module").unwrap());
                             assert!(expected.forms().unwrap().keys().eq(found.forms().unwrap().keys()));
                             for name in expected.forms().unwrap().keys() {
                                 let same = expected.read(name).unwrap().same_bits(&found.read(name).unwrap());

@@ -476,4 +476,14 @@ fn classes_of_transformers_with_the_tensors_of_llama_are_read() {
         let error = open(json!({ "architectures": [class] })).unwrap_err();
         assert!(error.contains(class), "{error}");
     }
+    // A table that older versions saved.
+    for (base, sound) in [(10_000_f64, true), (500_000.0, false)] {
+        let table: Vec<f64> = (0..4).map(|index| base.powf(-f64::from(index) / 4.0)).collect();
+        let mut with_table = tensors.clone();
+        with_table.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), f32s(&[4], &table));
+        save_all(&folder.path().join("pytorch_model.bin"), &with_table);
+        let opened = open(json!({ "model_type": "llama" }));
+        assert_eq!(opened.is_ok(), sound);
+        assert!(sound || opened.unwrap_err().contains("has base 500000, that of config.json has base 10000"));
+    }
 }

@@ -187,3 +187,61 @@ fn refusals_have_the_reasons_and_needs_that_the_page_gives() {
         assert!(rows.iter().any(|known| known[0] == row), "{row} has no row");
     }
 }
+
+/// The rows of `src/config/keys.tsv`: key, whose, first, last, effect, harmless values, meaning.
+fn keys() -> Vec<[&'static str; 7]> {
+    let rows = include_str!("../src/config/keys.tsv").lines().filter(|line| !line.starts_with('#'));
+    rows.map(|line| {
+        let cells: Vec<_> = line.split('\t').collect();
+        std::array::from_fn(|cell| cells.get(cell).copied().unwrap_or_default())
+    })
+    .collect()
+}
+
+#[test]
+fn settings_are_read_by_version() {
+    let page: BTreeSet<_> = rows("Settings that are read").into_iter().collect();
+    let read = keys().into_iter().filter(|key| key[4] == "read");
+    assert_eq!(page, read.map(|key| [key[0], key[2], key[3]].map(str::to_owned).to_vec()).collect());
+}
+
+#[test]
+fn settings_of_other_models_are_refused_with_the_reason_on_the_page() {
+    let page = rows("Settings of other models");
+    let other: Vec<_> = keys().into_iter().filter(|key| key[4] == "other").collect();
+    assert_eq!(page.len(), other.len());
+    for row in page {
+        let key = other.iter().find(|key| key[0] == row[0]).unwrap();
+        assert_eq!((row[1].as_str(), row[2].as_str()), (key[1], key[6]));
+        let refusal = resolve(json!({ &row[0]: "a value of another model" })).unwrap_err();
+        assert!(refusal.reason.starts_with(&row[2]), "{refusal}");
+        let harmless: Vec<Value> = serde_json::from_str(&format!("[{}]", row[3])).unwrap();
+        for value in harmless.into_iter().chain([Value::Null]) {
+            assert!(resolve(json!({ &row[0]: value })).is_ok(), "{}: {value}", row[0]);
+        }
+    }
+}
+
+#[test]
+fn settings_on_the_page_that_are_ignored_are_ignored_and_no_others() {
+    let plain = NeoxConfig { raw: Map::new(), ..config(json!({})) };
+    let mut page = BTreeSet::new();
+    for row in rows("Settings that are ignored") {
+        for key in row[2].split(", ") {
+            let with_it = config(json!({ key: "anything" }));
+            assert!(with_it.unknown_keys().is_empty(), "{key}");
+            assert_eq!(NeoxConfig { raw: Map::new(), ..with_it }, plain, "{key}");
+            page.insert(key.to_owned());
+        }
+    }
+    let ignored = keys().into_iter().filter(|key| key[4] == "none").map(|key| key[0].to_owned());
+    assert_eq!(page, ignored.collect());
+}
+
+#[test]
+fn older_spellings_are_read_as_the_page_says() {
+    for row in rows("Older spellings") {
+        let read = |cell: &str| NeoxConfig { raw: Map::new(), ..config(settings_of(cell)) };
+        assert_eq!(read(&row[0]), read(&row[3]), "{}", row[0]);
+    }
+}

@@ -10,7 +10,7 @@ use common::{
     TinyCheckpoint, TinyModel, delete, edit_layer_file, edit_rank_file, flip_byte, replace_tensor, set_element,
     truncate_half,
 };
-use kintsugi::checkpoint::{Checkpoint, Layout, Shard};
+use kintsugi::checkpoint::{Checkpoint, Layout, TorchFile};
 use kintsugi::config::{Activation, Head, Norm, OutputLayerParallelism, PositionEmbedding, QkvLayout};
 use kintsugi::export::ExportError;
 use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};
@@ -107,7 +107,7 @@ proptest! {
                         let shards = split(&table.partition(role).unwrap(), joined, options.tp_size).unwrap();
                         if options.layout == Layout::LayerFiles && let StageId::Layer(number) = stage.id {
                             for (tp_rank, shard) in shards.iter().enumerate() {
-                                let file = Shard::open(&files.layer_file(number + 2, tp_rank)).unwrap();
+                                let file = TorchFile::open(&files.layer_file(number + 2, tp_rank)).unwrap();
                                 prop_assert!(file.read(&param.name).unwrap().same_bits(shard), "{:?}", role);
                             }
                         }

@@ -16,6 +16,7 @@ mod other_format;
 mod read_digests;
 mod recognize;
 mod rotary_table;
+mod saved_tables;
 mod source;
 mod stage_reader;
 #[cfg(test)]

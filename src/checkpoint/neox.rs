@@ -8,7 +8,7 @@ use super::error::CheckpointError;
 use super::inventory::{self, FileStage, ParamEntry, RankStage};
 use super::layout::{self, Layout};
 use super::observe::{check_stages, observe};
-use super::{layer_numbers, rotary_table, warnings};
+use super::{layer_numbers, saved_tables, warnings};
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Role, StageId, StageKind};
 use crate::tensor::{DType, HostTensor};
@@ -88,7 +88,7 @@ impl Checkpoint {
             .iter()
             .map(|stage| inventory::account(stage, &architecture))
             .collect::<Result<Vec<_>, CheckpointError>>()?;
-        rotary_table::check(files.layout, &stages, &architecture)?;
+        saved_tables::check(files.layout, &stages, &architecture)?;
         notes.extend(observed.contradictions(&config));
         notes.extend(config.unknown_keys());
         if !files.ignored.is_empty() {

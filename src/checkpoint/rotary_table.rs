@@ -1,49 +1,11 @@
-//! Saved tables of rotary and sinusoidal positions. The model computes them from the configuration; until 2024-03 gpt-neox
-//! loaded the saved ones over them. A table of another model is an error.
+//! Tables of rotary and sinusoidal positions. The model computes them from the configuration; a saved one must be the same.
 
-use rayon::prelude::*;
+use crate::tensor::{DType, HostTensor, TensorError};
 
-use super::error::CheckpointError;
-use super::inventory::{FileStage, RankStage};
-use super::layout::Layout;
-use super::torch_file::Reading;
-use crate::config::{Architecture, Positions};
-use crate::tensor::{DType, HostTensor};
-
-const ROTARY: &str = "attention.rotary_emb.inv_freq";
-const SINUSOIDAL: &str = "position_embeddings.inv_freq";
-
-/// Reads every saved table, a few hundred bytes each, and compares it with the configuration's.
-pub(super) fn check(layout: Layout, stages: &[FileStage], architecture: &Architecture) -> Result<(), CheckpointError> {
-    let (name, dims, base) = match architecture.positions {
-        Positions::Rotary { dims, base } => (ROTARY, dims, base),
-        Positions::Sinusoidal => (SINUSOIDAL, architecture.hidden_size, 10_000.0),
-        _ => return Ok(()),
-    };
-    let ranks = stages.iter().flat_map(|stage| stage.ranks.iter().enumerate());
-    let holders: Vec<_> = ranks.filter(|(_, rank)| rank.forms.contains_key(name)).collect();
-    holders.into_par_iter().try_for_each(|(tp_rank, rank)| check_rank(layout, rank, tp_rank, name, dims, base))
-}
-
-fn check_rank(
-    layout: Layout,
-    rank: &RankStage,
-    tp_rank: usize,
-    name: &str,
-    dims: usize,
-    base: f64,
-) -> Result<(), CheckpointError> {
-    let tensor = rank.open(layout, &Reading::default())?.read(&format!("{}{name}", rank.prefix))?;
-    let table = tensor.to_f64().map_err(|source| {
-        let (path, name) = (rank.path.clone(), name.to_owned());
-        CheckpointError::Tensor { path, name, source }
-    })?;
-    if agrees(&table, dims, base, tensor.dtype()) {
-        return Ok(());
-    }
-    let found = describe(&table, dims, base, &tensor);
-    let (path, name) = (rank.path.clone(), name.to_owned());
-    Err(CheckpointError::PositionTable { path, tp_rank, name, found, base })
+/// How a saved table differs from that of the base, in words; `None` where it does not.
+pub(super) fn difference(tensor: &HostTensor, dims: usize, base: f64) -> Result<Option<String>, TensorError> {
+    let table = tensor.to_f64()?;
+    Ok((!agrees(&table, dims, base, tensor.dtype())).then(|| describe(&table, dims, base, tensor.dtype())))
 }
 
 /// gpt-neox's table: base^(−2i / dims).
@@ -64,8 +26,7 @@ fn agrees(table: &[f64], dims: usize, base: f64, dtype: DType) -> bool {
 }
 
 /// The base that a table belongs to, in words.
-fn describe(table: &[f64], dims: usize, base: f64, tensor: &HostTensor) -> String {
-    let dtype = tensor.dtype();
+fn describe(table: &[f64], dims: usize, base: f64, dtype: DType) -> String {
     let scale = table.first().copied().unwrap_or(1.0);
     let scaled: Vec<f64> = table.iter().map(|frequency| frequency / scale).collect();
     #[expect(clippy::cast_precision_loss, reason = "dimensions of a head")]
@@ -104,8 +65,7 @@ mod tests {
     }
 
     fn complaint(tensor: &HostTensor, dims: usize, base: f64) -> Option<String> {
-        let table = tensor.to_f64().unwrap();
-        (!agrees(&table, dims, base, tensor.dtype())).then(|| describe(&table, dims, base, tensor))
+        difference(tensor, dims, base).unwrap()
     }
 
     #[test]

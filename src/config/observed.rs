@@ -74,6 +74,12 @@ impl Observed {
             ),
         ];
         let wrong = names.into_iter().filter(|(_, stated, found, ..)| stated != found);
+        let rows = match (config.padded_vocab_size, self.padded_vocab_size) {
+            (Some(stated), Some(found)) if stated != found => Some(format!(
+                "padded_vocab_size: {stated}, but the word embedding in the files has {found} rows; the files decide"
+            )),
+            _ => None,
+        };
         let sentence = |(setting, stated, _, expected, known): (&str, bool, bool, &str, &[&'static str])| {
             if !stated {
                 return format!(
@@ -84,7 +90,7 @@ impl Observed {
             let found = known.iter().find(starts).copied().unwrap_or_default();
             format!("{setting}, but the files hold `{found}` where it would be `{expected}`; the files decide")
         };
-        wrong.map(sentence).collect()
+        wrong.map(sentence).chain(rows).collect()
     }
 
     /// Whether the MLP is Transformer Engine's: by the names, where there are any.

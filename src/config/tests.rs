@@ -238,6 +238,7 @@ fn configurations_written_by_gpt_neox_are_read() {
         }
         let config = NeoxConfig::from_files(&paths).unwrap_or_else(|error| panic!("{}: {error}", step.display()));
         assert_eq!(config.model_parallel_size, Some(2), "{}", step.display());
+        assert_eq!(config.unknown_keys(), Vec::<String>::new(), "{}", step.display());
         assert_eq!(config.attention.len(), config.num_layers);
         assert_eq!(config.tokenizer_type.as_deref(), Some("HFTokenizer"));
         count += 1;

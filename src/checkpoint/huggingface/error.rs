@@ -58,6 +58,9 @@ pub enum HuggingFaceError {
     /// A weight that is NaN or infinite.
     #[error("{path}: tensor `{name}`: NaN or infinity at element {index}", path = path.display())]
     NonFinite { path: PathBuf, name: String, index: usize },
+    /// A saved table of positions that is not that of `config.json`.
+    #[error("{path}: tensor `{name}`: the table in the files {found}, that of config.json has base {base}", path = path.display())]
+    PositionTable { path: PathBuf, name: String, found: String, base: f64 },
     /// Tensors that do not fit together.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
@@ -95,6 +98,11 @@ impl HuggingFaceError {
                     .to_owned()
             }
             Self::NotFloat { .. } => "quantised weights are another model: give the unquantised one".to_owned(),
+            Self::PositionTable { .. } => {
+                "older versions of transformers compute with the table in the files, newer ones with that of config.json: \
+                 set rope_theta to the base that the model was trained with, or remove the table"
+                    .to_owned()
+            }
             Self::NonFinite { .. } => "the conversion overflowed, training diverged or the file is damaged".to_owned(),
             Self::Value(error) => return error.hint(),
             Self::Unsupported { source, .. } => source.needed.clone(),

@@ -15,9 +15,10 @@ pub use error::HuggingFaceError;
 pub use names::HuggingFaceClass;
 
 use super::error::CheckpointError;
+use super::rotary_table::difference;
 use super::source::ModelSource;
 use super::torch_file::{TensorForm, is_model_name};
-use crate::config::{Architecture, Head, Observed, Precision, QuirkOptions};
+use crate::config::{Architecture, Head, Observed, Positions, Precision, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
 use config::ModelConfig;
@@ -78,6 +79,7 @@ impl HuggingFaceModel {
         let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
             .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
         let weights = account(class, &architecture, &files)?;
+        check_tables(&architecture, &files)?;
         Ok(Self { folder: folder.to_owned(), class_name, architecture, files, weights })
     }
 
@@ -156,6 +158,26 @@ fn account(
         }
     }
     Ok(found)
+}
+
+/// Tables that older versions of transformers saved, and loaded over their own, must be those of `config.json`.
+fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), CheckpointError> {
+    let Positions::Rotary { dims, base } = architecture.positions else { return Ok(()) };
+    for (name, form) in files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq")) {
+        let place = || (files.path(name), name.clone());
+        if !form.dtype.is_float() {
+            continue;
+        }
+        let found = difference(&files.read(name)?, dims, base).map_err(|source| {
+            let (path, name) = place();
+            HuggingFaceError::Tensor { path, name, source }
+        })?;
+        if let Some(found) = found {
+            let (path, name) = place();
+            return Err(HuggingFaceError::PositionTable { path, name, found, base }.into());
+        }
+    }
+    Ok(())
 }
 
 impl Weight {

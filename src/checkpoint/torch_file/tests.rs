@@ -232,3 +232,44 @@ fn a_wrong_offset_is_noticed() {
     assert!(file.find_runs().unwrap().places.is_empty());
     assert_eq!(both_ways(&file), (0, 2));
 }
+
+/// A file of `{"module": tensors, "odd": value}`.
+fn with_odd_value(tensors: &[u8], value: &[u8]) -> Vec<u8> {
+    let text = |text: &str| [b"X", &u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+    let module = &tensors[2..tensors.len() - 1];
+    [b"\x80\x02}(", &text("module")[..], module, &text("odd"), value, b"u."].concat()
+}
+
+#[test]
+fn tensors_beside_objects_that_are_not_understood_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, odd) = (folder.path().join("plain.pt"), folder.path().join("odd.pt"));
+    let storage: Vec<f32> = (0..24_u8).map(f32::from).collect();
+    let tensors = pickle(VIEWS, 24);
+    archive(&plain, &tensors, &storage);
+    let expected = TorchFile::open(&plain).unwrap();
+    for value in [
+        &b"ccollections\ndefaultdict\nc__builtin__\nint\n\x85RK\x01K\x02s"[..],
+        b"ccollections\ndeque\n)R(K\x01K\x02e",
+        b"cfork\nState\n)\x81}(X\x01\0\0\0ah\x01Qub",
+    ] {
+        archive(&odd, &with_odd_value(&tensors, value), &storage);
+        assert!(PytorchReader::with_top_level_key(&odd, "module").is_err());
+        let file = TorchFile::open_key(&odd, "module").unwrap();
+        assert_eq!(file.forms().unwrap(), expected.forms().unwrap());
+        for (name, ..) in VIEWS {
+            assert!(file.read(name).unwrap().same_bits(&expected.read(name).unwrap()), "{name}");
+        }
+        assert_eq!(read_value(&odd, "iteration").unwrap(), None);
+    }
+    // Tensors of unknown types are not passed over.
+    let at = tensors.windows(12).position(|window| window == b"FloatStorage").unwrap();
+    let unknown = [&tensors[..at], b"Float8_e5m2Storage", &tensors[at + 12..]].concat();
+    archive(&odd, &unknown, &storage);
+    let error = TorchFile::open(&odd).unwrap().forms().unwrap_err();
+    assert!(matches!(error, CheckpointError::ElementType { .. }), "{error}");
+    // A tensor that reaches beyond its storage, and a storage that is missing.
+    archive(&odd, &with_odd_value(&tensors, b"ccollections\ndeque\n)R(K\x01e"), &storage[..12]);
+    let file = TorchFile::open_key(&odd, "module").unwrap();
+    assert!(matches!(file.read("whole").unwrap_err(), CheckpointError::Unreadable { .. }));
+}
