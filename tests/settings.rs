@@ -10,7 +10,9 @@ use std::path::Path;
 
 use common::{TinyCheckpoint, TinyModel, edit_layer_file, layer_files, read_tensors};
 use fs_err as fs;
-use kintsugi::checkpoint::{Checkpoint, CheckpointError, HuggingFaceModel, Layout, ModelSource as _, open_model};
+use kintsugi::checkpoint::{
+    Checkpoint, CheckpointError, HuggingFaceModel, Layout, ModelSource as _, OpenOptions, open_model,
+};
 use kintsugi::config::{Activation, AttentionKind, Norm, PositionEmbedding};
 use kintsugi::export::save_tensors;
 use kintsugi::partition::StageId;
@@ -282,7 +284,7 @@ fn following_the_hint_about_zero_three_leads_on() {
         let checkpoint = Checkpoint::open(&out, &[]).unwrap();
         assert_eq!((checkpoint.layout(), checkpoint.tp_size()), (Layout::RankFiles, 1));
         assert_eq!(weights(&checkpoint), expected, "{name}");
-        assert!(open_model(&out, &Default::default()).unwrap().describe().starts_with("gpt-neox"));
+        assert!(open_model(&out, &OpenOptions::default()).unwrap().describe().starts_with("gpt-neox"));
     }
     // Without configs/ beside it.
     let bare = folder.path().join("bare");
@@ -296,6 +298,20 @@ fn following_the_hint_about_zero_three_leads_on() {
     let prefixed = tensors.iter().map(|(name, tensor)| (format!("module.{name}"), tensor.clone())).collect();
     save_all(&wrapped.join("pytorch_model.bin"), &prefixed);
     assert_eq!(weights(&Checkpoint::open(&wrapped, &[]).unwrap()), expected);
+    // Several files are recognised, and the hint says how to get one.
+    let sharded = with_config("sharded");
+    let mut places = serde_json::Map::new();
+    for (part, file) in ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"].iter().enumerate() {
+        let tensors: BTreeMap<_, _> = tensors.clone().into_iter().skip(part).step_by(2).collect();
+        save_all(&sharded.join(file), &tensors);
+        places.extend(tensors.into_keys().map(|name| (name, json!(file))));
+    }
+    let index = json!({ "weight_map": places }).to_string();
+    fs::write(sharded.join("pytorch_model.bin.index.json"), index).unwrap();
+    for error in [open_error(&sharded), open_model(&sharded, &OpenOptions::default()).unwrap_err()] {
+        assert!(error.to_string().contains("the output of zero_to_fp32.py"), "{error}");
+        assert!(error.hint().unwrap().contains("--max_shard_size"));
+    }
     // A rank's file of a pipeline has no model.
     let none = with_config("none");
     save_all(&none.join("mp_rank_00_model_states.pt"), &BTreeMap::from([("x".to_owned(), f32s(&[1], &[0.0]))]));

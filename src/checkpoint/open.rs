@@ -6,7 +6,7 @@ use super::error::CheckpointError;
 use super::huggingface::{HuggingFaceModel, is_hugging_face};
 use super::layout::Layout;
 use super::neox::{Checkpoint, OpenOptions};
-use super::recognize::zero_dictionary;
+use super::recognize::is_output_of_zero;
 use super::source::ModelSource;
 use super::torch_file::Reading;
 use crate::config::Architecture;
@@ -31,7 +31,7 @@ impl Checkpoint {
     /// Whether a folder is taken for a checkpoint of gpt-neox: any but a Hugging Face directory.
     #[must_use]
     pub fn is_at(path: &Path) -> bool {
-        !is_hugging_face(path) || zero_dictionary(path).is_some()
+        !is_hugging_face(path) || is_output_of_zero(path)
     }
 
     /// The stages in the order in which they run.

@@ -23,7 +23,7 @@ impl OtherFormat {
             Some(Self::Megatron)
         } else if !is_hugging_face(folder) {
             None
-        } else if !has("config.json") && HuggingFaceModel::holds_model_of_neox(folder) {
+        } else if is_output_of_zero(folder) {
             Some(Self::ZeroShards)
         } else {
             Some(Self::HuggingFace)
@@ -49,9 +49,13 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The one file that `zero_to_fp32.py` writes, if a folder holds it and no `config.json` of transformers.
+/// Whether a folder holds what `zero_to_fp32.py` writes, in any form: names of gpt-neox in files named as transformers does.
+pub(super) fn is_output_of_zero(folder: &Path) -> bool {
+    !folder.join("config.json").is_file() && HuggingFaceModel::holds_model_of_neox(folder)
+}
+
+/// The one file that `zero_to_fp32.py` writes, if that is what a folder holds.
 pub(super) fn zero_dictionary(folder: &Path) -> Option<PathBuf> {
     let file = folder.join("pytorch_model.bin");
-    let alone = file.is_file() && !folder.join("config.json").is_file();
-    (alone && HuggingFaceModel::holds_model_of_neox(folder)).then_some(file)
+    (file.is_file() && is_output_of_zero(folder)).then_some(file)
 }

@@ -4,6 +4,15 @@ use super::choices::{MlpType, OutputLayerParallelism, Precision};
 use super::forms::Head;
 use super::neox::NeoxConfig;
 
+/// A module that has a name of its own in the files.
+struct Module {
+    setting: &'static str,
+    is_set: bool,
+    name: &'static str,
+    /// Names of the modules in its place.
+    others: &'static [&'static str],
+}
+
 /// Prefixes of the MLP's first layer.
 const MLP: &[&str] = &["mlp.linear1", "mlp.dense_h_to_4h", "mlp.fc1", "mlp.w1"];
 
@@ -49,48 +58,52 @@ impl Observed {
         self.has_layer_tensor("mlp.w1.weight")
     }
 
-    /// Settings that the names in the files contradict, a sentence each: the files decide.
+    /// Settings that the names and shapes in the files contradict, a sentence each: the files decide.
     #[must_use]
     pub fn contradictions(&self, config: &NeoxConfig) -> Vec<String> {
         if self.layer_tensors.is_empty() {
             return Vec::new();
         }
         let engine = config.transformer_engine;
-        let names = [
-            (
-                "mlp_type: llama",
-                config.mlp_type == MlpType::Llama,
-                self.has_layer_tensor("mlp.w1.weight"),
-                "mlp.w1",
-                MLP,
-            ),
-            ("te_layernorm_mlp: true", engine.layernorm_mlp, self.engine_mlp(config), "mlp.fc1", MLP),
-            (
-                "te_mha: true",
-                engine.attention || engine.fp8_attention,
-                self.engine_attention(config),
-                "attention.qkv",
-                &["attention.query_key_value", "attention.qkv"][..],
-            ),
+        let modules = [
+            Module {
+                setting: "mlp_type: llama",
+                is_set: config.mlp_type == MlpType::Llama,
+                name: "mlp.w1",
+                others: MLP,
+            },
+            Module { setting: "te_layernorm_mlp: true", is_set: engine.layernorm_mlp, name: "mlp.fc1", others: MLP },
+            Module {
+                setting: "te_mha: true",
+                is_set: engine.attention || engine.fp8_attention,
+                name: "attention.qkv",
+                others: &["attention.query_key_value"],
+            },
         ];
-        let wrong = names.into_iter().filter(|(_, stated, found, ..)| stated != found);
-        let rows = match (config.padded_vocab_size, self.padded_vocab_size) {
-            (Some(stated), Some(found)) if stated != found => Some(format!(
+        let mut sentences: Vec<_> = modules.iter().filter_map(|module| self.contradiction(module)).collect();
+        if let (Some(stated), Some(found)) = (config.padded_vocab_size, self.padded_vocab_size)
+            && stated != found
+        {
+            sentences.push(format!(
                 "padded_vocab_size: {stated}, but the word embedding in the files has {found} rows; the files decide"
+            ));
+        }
+        sentences
+    }
+
+    fn contradiction(&self, module: &Module) -> Option<String> {
+        let Module { setting, is_set, name, others } = module;
+        let holds = |prefix: &str| self.layer_tensors.iter().any(|name| name.starts_with(prefix));
+        match (is_set, holds(name)) {
+            (false, true) => Some(format!(
+                "the files hold `{name}`, as with {setting}, which the configuration does not have; the files decide"
             )),
-            _ => None,
-        };
-        let sentence = |(setting, stated, _, expected, known): (&str, bool, bool, &str, &[&'static str])| {
-            if !stated {
-                return format!(
-                    "the files hold `{expected}`, as with {setting}, which the configuration does not have; the files decide"
-                );
+            (true, false) => {
+                let found = others.iter().find(|other| holds(other))?;
+                Some(format!("{setting}, but the files hold `{found}` where it would be `{name}`; the files decide"))
             }
-            let starts = |known: &&&str| self.layer_tensors.iter().any(|name| name.starts_with(**known));
-            let found = known.iter().find(starts).copied().unwrap_or_default();
-            format!("{setting}, but the files hold `{found}` where it would be `{expected}`; the files decide")
-        };
-        wrong.map(sentence).chain(rows).collect()
+            _ => None,
+        }
     }
 
     /// Whether the MLP is Transformer Engine's: by the names, where there are any.

@@ -134,7 +134,7 @@ impl Combined {
                     return Err(ConfigError::DuplicateKey { key, first: first.get().clone(), second: place });
                 }
                 MapEntry::Vacant(slot) => drop(slot.insert(place)),
-            };
+            }
             self.values.insert(key, value);
         }
         Ok(())

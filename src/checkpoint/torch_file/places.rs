@@ -151,149 +151,166 @@ impl<'a> Machine<'a> {
     fn run(&mut self) -> Option<Value> {
         loop {
             let [opcode] = self.array()?;
-            match opcode {
-                b'.' => return self.stack.pop(),
-                b'(' => self.marks.push(self.stack.len()),
-                // PROTO and FRAME
-                0x80 => drop(self.take(1)?),
-                0x95 => drop(self.take(8)?),
-                // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST, EMPTY_SET
-                b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Other),
-                // BINFLOAT
-                b'G' => self.skip(8)?,
-                // BININT, BININT1, BININT2, LONG1
-                b'J' => {
-                    let number = i32::from_le_bytes(self.array()?);
-                    self.stack.push(u64::try_from(number).map_or(Value::Other, Value::Int));
-                }
-                b'K' => {
-                    let [number] = self.array()?;
-                    self.stack.push(Value::Int(number.into()));
-                }
-                b'M' => {
-                    let number = u16::from_le_bytes(self.array()?);
-                    self.stack.push(Value::Int(number.into()));
-                }
-                0x8a => {
-                    let [length] = self.array()?;
-                    self.long(length.into())?;
-                }
-                // LONG4
-                0x8b => {
-                    let length = u32::from_le_bytes(self.array()?);
-                    self.long(length as usize)?;
-                }
-                // BINUNICODE, SHORT_BINUNICODE
-                b'X' => {
-                    let length = u32::from_le_bytes(self.array()?);
-                    self.text(length as usize)?;
-                }
-                0x8c => {
-                    let [length] = self.array()?;
-                    self.text(length.into())?;
-                }
-                // BINUNICODE8, BINBYTES8, BYTEARRAY8
-                0x8d | 0x8e | 0x96 => {
-                    let length = u64::from_le_bytes(self.array()?);
-                    self.skip(usize::try_from(length).ok()?)?;
-                }
-                // BINSTRING, BINBYTES; SHORT_BINSTRING, SHORT_BINBYTES
-                b'T' | b'B' => {
-                    let length = u32::from_le_bytes(self.array()?);
-                    self.skip(length as usize)?;
-                }
-                b'U' | b'C' => {
-                    let [length] = self.array()?;
-                    self.skip(length.into())?;
-                }
-                // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
-                b')' => self.tuple(0)?,
-                0x85..=0x87 => self.tuple(usize::from(opcode - 0x84))?,
-                b't' => {
-                    let count = self.above_mark()?;
-                    self.tuple(count)?;
-                }
-                // EMPTY_DICT, SETITEM, SETITEMS
-                b'}' => self.new_dict(),
-                b's' => self.set_items(2)?,
-                b'u' => {
-                    let count = self.above_mark()?;
-                    self.set_items(count)?;
-                }
-                // APPEND; BUILD, whose state concerns no entry; POP
-                b'a' | b'b' => drop(self.pop()?),
-                b'0' => {
-                    if self.marks.last() == Some(&self.stack.len()) {
-                        self.marks.pop();
-                    } else {
-                        self.pop()?;
-                    }
-                }
-                // APPENDS, ADDITEMS, POP_MARK
-                b'e' | 0x90 | b'1' => self.drop_above_mark()?,
-                // LIST, FROZENSET
-                b'l' | 0x91 => {
-                    self.drop_above_mark()?;
-                    self.stack.push(Value::Other);
-                }
-                // DUP
-                b'2' => {
-                    let top = self.stack.last()?.clone();
-                    self.stack.push(top);
-                }
-                // GLOBAL, STACK_GLOBAL
-                b'c' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    self.stack.push(Value::Class(class(module, name)));
-                }
-                0x93 => {
-                    let (Value::Text(name), Value::Text(module)) = (self.pop()?, self.pop()?) else { return None };
-                    self.stack.push(Value::Class(class(module.as_bytes(), name.as_bytes())));
-                }
-                b'R' => self.reduce()?,
-                // NEWOBJ
-                0x81 => {
-                    self.pop()?;
-                    *self.stack.last_mut()? = Value::Other;
-                }
-                // NEWOBJ_EX
-                0x92 => {
-                    self.pop()?;
-                    self.pop()?;
-                    *self.stack.last_mut()? = Value::Other;
-                }
-                // BINPERSID
-                b'Q' => {
-                    let storage = match self.pop()? {
-                        Value::Id(dtype, name) => Value::Storage(dtype, name),
-                        _ => Value::Other,
-                    };
-                    self.stack.push(storage);
-                }
-                // BINPUT, LONG_BINPUT, MEMOIZE; BINGET, LONG_BINGET
-                b'q' => {
-                    let [number] = self.array()?;
-                    self.remember(number.into())?;
-                }
-                b'r' => {
-                    let number = u32::from_le_bytes(self.array()?);
-                    self.remember(number)?;
-                }
-                0x94 => {
-                    let number = u32::try_from(self.memo.len()).ok()?;
-                    self.remember(number)?;
-                }
-                b'h' => {
-                    let [number] = self.array()?;
-                    self.recall(number.into())?;
-                }
-                b'j' => {
-                    let number = u32::from_le_bytes(self.array()?);
-                    self.recall(number)?;
-                }
-                _ => return None,
+            if opcode == b'.' {
+                return self.stack.pop();
+            }
+            if !self.push_literal(opcode)? {
+                self.apply(opcode)?;
             }
         }
+    }
+
+    /// Pushes a constant, if that is what the opcode does.
+    fn push_literal(&mut self, opcode: u8) -> Option<bool> {
+        match opcode {
+            // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST, EMPTY_SET
+            b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Other),
+            // BINFLOAT
+            b'G' => self.skip(8)?,
+            // BININT, BININT1, BININT2, LONG1
+            b'J' => {
+                let number = i32::from_le_bytes(self.array()?);
+                self.stack.push(u64::try_from(number).map_or(Value::Other, Value::Int));
+            }
+            b'K' => {
+                let [number] = self.array()?;
+                self.stack.push(Value::Int(number.into()));
+            }
+            b'M' => {
+                let number = u16::from_le_bytes(self.array()?);
+                self.stack.push(Value::Int(number.into()));
+            }
+            0x8a => {
+                let [length] = self.array()?;
+                self.long(length.into())?;
+            }
+            // LONG4
+            0x8b => {
+                let length = u32::from_le_bytes(self.array()?);
+                self.long(length as usize)?;
+            }
+            // BINUNICODE, SHORT_BINUNICODE
+            b'X' => {
+                let length = u32::from_le_bytes(self.array()?);
+                self.text(length as usize)?;
+            }
+            0x8c => {
+                let [length] = self.array()?;
+                self.text(length.into())?;
+            }
+            // BINUNICODE8, BINBYTES8, BYTEARRAY8
+            0x8d | 0x8e | 0x96 => {
+                let length = u64::from_le_bytes(self.array()?);
+                self.skip(usize::try_from(length).ok()?)?;
+            }
+            // BINSTRING, BINBYTES; SHORT_BINSTRING, SHORT_BINBYTES
+            b'T' | b'B' => {
+                let length = u32::from_le_bytes(self.array()?);
+                self.skip(length as usize)?;
+            }
+            b'U' | b'C' => {
+                let [length] = self.array()?;
+                self.skip(length.into())?;
+            }
+            _ => return Some(false),
+        }
+        Some(true)
+    }
+
+    fn apply(&mut self, opcode: u8) -> Option<()> {
+        match opcode {
+            b'(' => self.marks.push(self.stack.len()),
+            // PROTO and FRAME
+            0x80 => drop(self.take(1)?),
+            0x95 => drop(self.take(8)?),
+            // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
+            b')' => self.tuple(0)?,
+            0x85..=0x87 => self.tuple(usize::from(opcode - 0x84))?,
+            b't' => {
+                let count = self.above_mark()?;
+                self.tuple(count)?;
+            }
+            // EMPTY_DICT, SETITEM, SETITEMS
+            b'}' => self.new_dict(),
+            b's' => self.set_items(2)?,
+            b'u' => {
+                let count = self.above_mark()?;
+                self.set_items(count)?;
+            }
+            // APPEND; BUILD, whose state concerns no entry; POP
+            b'a' | b'b' => drop(self.pop()?),
+            b'0' => {
+                if self.marks.last() == Some(&self.stack.len()) {
+                    self.marks.pop();
+                } else {
+                    self.pop()?;
+                }
+            }
+            // APPENDS, ADDITEMS, POP_MARK
+            b'e' | 0x90 | b'1' => self.drop_above_mark()?,
+            // LIST, FROZENSET
+            b'l' | 0x91 => {
+                self.drop_above_mark()?;
+                self.stack.push(Value::Other);
+            }
+            // DUP
+            b'2' => {
+                let top = self.stack.last()?.clone();
+                self.stack.push(top);
+            }
+            // GLOBAL, STACK_GLOBAL
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.stack.push(Value::Class(class(module, name)));
+            }
+            0x93 => {
+                let (Value::Text(name), Value::Text(module)) = (self.pop()?, self.pop()?) else { return None };
+                self.stack.push(Value::Class(class(module.as_bytes(), name.as_bytes())));
+            }
+            b'R' => self.reduce()?,
+            // NEWOBJ
+            0x81 => {
+                self.pop()?;
+                *self.stack.last_mut()? = Value::Other;
+            }
+            // NEWOBJ_EX
+            0x92 => {
+                self.pop()?;
+                self.pop()?;
+                *self.stack.last_mut()? = Value::Other;
+            }
+            // BINPERSID
+            b'Q' => {
+                let storage = match self.pop()? {
+                    Value::Id(dtype, name) => Value::Storage(dtype, name),
+                    _ => Value::Other,
+                };
+                self.stack.push(storage);
+            }
+            // BINPUT, LONG_BINPUT, MEMOIZE; BINGET, LONG_BINGET
+            b'q' => {
+                let [number] = self.array()?;
+                self.remember(number.into())?;
+            }
+            b'r' => {
+                let number = u32::from_le_bytes(self.array()?);
+                self.remember(number)?;
+            }
+            0x94 => {
+                let number = u32::try_from(self.memo.len()).ok()?;
+                self.remember(number)?;
+            }
+            b'h' => {
+                let [number] = self.array()?;
+                self.recall(number.into())?;
+            }
+            b'j' => {
+                let number = u32::from_le_bytes(self.array()?);
+                self.recall(number)?;
+            }
+            _ => return None,
+        }
+        Some(())
     }
 
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
