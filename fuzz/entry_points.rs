@@ -7,7 +7,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, Shard};
+use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, TorchFile};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
 use kintsugi::eval::documents::parse_documents;
 use kintsugi::eval::task::Task;
@@ -62,7 +62,7 @@ pub fn pickle(bytes: &[u8]) {
 }
 
 fn read_shard(path: &Path) {
-    let read = |shard: Result<Shard, CheckpointError>| -> Result<(), CheckpointError> {
+    let read = |shard: Result<TorchFile, CheckpointError>| -> Result<(), CheckpointError> {
         let shard = shard?;
         for (name, form) in shard.forms()? {
             let tensor = shard.read(&name)?;
@@ -71,8 +71,8 @@ fn read_shard(path: &Path) {
         }
         Ok(())
     };
-    let _ = read(Shard::open(path));
-    let _ = read(Shard::open_key(path, "module"));
+    let _ = read(TorchFile::open(path));
+    let _ = read(TorchFile::open_key(path, "module"));
 }
 
 /// Runs with the bytes in a file, for readers that seek. In memory where the system has a file system there.

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use pytorch_reader::{PickleError, PytorchError};
+use pytorch_reader::PytorchError;
 
 use super::huggingface::HuggingFaceError;
 use super::other_format::OtherFormat;
+use super::unknown_object;
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::partition::{PartitionError, StageKind};
@@ -138,14 +139,6 @@ fn found_instead(other: Option<OtherFormat>) -> String {
     }
 }
 
-/// Whether a pickle is sound and holds something that is not supported.
-fn is_not_understood(error: &PickleError) -> bool {
-    matches!(
-        error,
-        PickleError::UnexpectedOpCode(_) | PickleError::UnsupportedOpCode(_) | PickleError::UnsupportedType(_)
-    )
-}
-
 fn ranks(count: usize) -> String {
     if count == 1 { "1 rank".to_owned() } else { format!("{count} ranks") }
 }
@@ -176,7 +169,7 @@ impl CheckpointError {
             Self::LayerNumbers { .. } => {
                 "were files renamed? gpt-neox numbers layers from 02 without gaps, then the final norm, then the head".to_owned()
             }
-            Self::Damaged { source: PytorchError::Pickle(source), .. } if is_not_understood(source) => {
+            Self::Damaged { source: PytorchError::Pickle(source), .. } if unknown_object::is_cause_of(source) => {
                 "the file holds a Python object that is not understood; load it with torch and torch.save the tensors alone"
                     .to_owned()
             }

@@ -23,6 +23,7 @@ mod stage_reader;
 mod tests;
 mod torch_file;
 mod unchanged;
+mod unknown_object;
 mod warnings;
 
 pub use client::ClientState;

@@ -86,7 +86,7 @@ fn names_in_an_index_never_lead_out_of_the_folder() {
         fs::rename(converted.path("model.safetensors"), converted.0.path("model.safetensors")).unwrap();
         let index = json!({ "weight_map": { NORM: place } }).to_string();
         fs::write(converted.path("model.safetensors.index.json"), index).unwrap();
-        converted.refused("which is no file of this folder");
+        converted.refused("which is not a file of this folder");
     }
 }
 

@@ -23,6 +23,7 @@ use self::places::{Place, places};
 use self::stored::Stored;
 use super::error::CheckpointError;
 use super::read_digests::{PIECE_BYTES, ReadDigests};
+use super::unknown_object;
 use crate::files::{self, Identity};
 use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
 
@@ -129,8 +130,11 @@ impl TorchFile {
                 tensors.map(|(name, tensor)| (name, Stored::Read(tensor))).collect()
             }
             Err(source) => {
-                let placed = matches!(source, PytorchError::Pickle(_)).then(|| placed(path, &entries, key.as_deref()));
-                placed.flatten().ok_or_else(|| CheckpointError::Damaged { path: path.to_owned(), source })?
+                let unknown = matches!(&source, PytorchError::Pickle(error) if unknown_object::is_cause_of(error));
+                unknown
+                    .then(|| placed(path, &entries, key.as_deref()))
+                    .flatten()
+                    .ok_or_else(|| CheckpointError::Damaged { path: path.to_owned(), source })?
             }
         };
         let path = path.to_owned();
@@ -367,10 +371,12 @@ pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, 
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),
         // Other objects in the pickle do not matter.
-        Err(PytorchError::Pickle(source)) => match read_pickle(path, &entries) {
-            Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
-            _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
-        },
+        Err(PytorchError::Pickle(source)) if unknown_object::is_cause_of(&source) => {
+            match read_pickle(path, &entries) {
+                Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
+                _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
+            }
+        }
         Err(source) => Err(CheckpointError::Damaged { path: path.to_owned(), source }),
     }
 }
