@@ -266,7 +266,7 @@ fn a_prompt_belongs_to_a_model_that_was_tuned_so() {
     with_prompt(&files, |_| prompt());
     set(&files, &[("soft_prompt_tuning", json!({ "enabled": false }))]);
     let error = Checkpoint::open(files.path(), &[]).unwrap_err().to_string();
-    assert!(error.ends_with("the model has none (soft_prompt_tuning is not enabled)"), "{error}");
+    assert!(error.ends_with("the configuration excludes it (soft_prompt_tuning is not enabled)"), "{error}");
 }
 
 #[test]

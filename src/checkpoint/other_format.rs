@@ -25,8 +25,8 @@ impl OtherFormat {
         match self {
             Self::HuggingFace => "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it",
             Self::Megatron | Self::Distributed => {
-                "only checkpoints of gpt-neox and Hugging Face directories are read; Megatron-LM's tools/checkpoint/convert.py \
-                 writes the latter"
+                "only checkpoints of gpt-neox and Hugging Face directories are read; Megatron Bridge's convert_checkpoints.py \
+                 export writes the latter"
             }
             Self::Universal => "give the checkpoint from which ds_to_universal.py made it",
             Self::Nemo => {

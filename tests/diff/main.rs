@@ -302,7 +302,9 @@ fn what_older_versions_saved_beside_the_parameters_is_passed_over() {
             ("attention.masked_bias", DType::F32),
             ("attention.rotary_emb.inv_freq", DType::F32),
         ] {
-            let tensor = HostTensor::new(dtype, vec![1], vec![0; dtype.size()]).unwrap();
+            // Two elements of a head are turned: the table is 1.
+            let bytes = if name.ends_with("inv_freq") { 1_f32.to_le_bytes().to_vec() } else { vec![0; dtype.size()] };
+            let tensor = HostTensor::new(dtype, vec![1], bytes).unwrap();
             written.tensors.insert(format!("gpt_neox.layers.0.{name}"), tensor);
         }
     });
