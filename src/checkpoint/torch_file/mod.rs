@@ -4,6 +4,8 @@
 //! for NaN while it is in the core's cache.
 
 mod archive;
+mod pickle;
+mod place;
 mod places;
 mod stored;
 #[cfg(test)]
@@ -19,7 +21,8 @@ use fs_err::os::unix::fs::FileExt as _;
 use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 
 use self::archive::{Entries, Entry};
-use self::places::{Place, places};
+use self::place::Place;
+use self::places::places;
 use self::stored::Stored;
 use super::error::CheckpointError;
 use super::read_digests::{PIECE_BYTES, ReadDigests};

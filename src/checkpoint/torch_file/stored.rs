@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use pytorch_reader::{DType as FileDType, Tensor};
 
 use super::archive::Entry;
-use super::places::Place;
+use super::place::Place;
 use crate::files;
 use crate::tensor::DType;
 
