@@ -21,7 +21,7 @@ demo: setup ## Compare all merges of the bundled checkpoint
 
 test: setup ## Run all tests, with libtorch and without
 	$(CARGO) test --locked
-	$(CARGO) test --locked --no-default-features --lib --test architecture
+	$(CARGO) test --locked --no-default-features
 
 test-launchers: build ## Shards under a real Slurm, mpirun and torchrun, compared with one process (installs Debian's packages)
 	evals/launchers/test.sh target/release/kintsugi
@@ -29,7 +29,7 @@ test-launchers: build ## Shards under a real Slurm, mpirun and torchrun, compare
 KILLS ?= 100
 
 reliability: setup ## Kill runs at 100 random moments (KILLS=N) and compare what they go on to with an uninterrupted run
-	KINTSUGI_KILLS=$(KILLS) $(CARGO) test --locked --test resume killed_at_any_moment -- --nocapture
+	KINTSUGI_KILLS=$(KILLS) $(CARGO) test --locked --test cli killed_at_any_moment -- --nocapture
 
 bench: setup ## Run the criterion benches
 	$(CARGO) bench --locked

@@ -8,8 +8,13 @@ const LIBTORCH_VERSION: &str = "2.11.";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rustc-env=KINTSUGI_GIT_COMMIT={}", git_commit().unwrap_or_default());
+    // A path that is not there would run this, and compile everything, every time.
+    if let Some(head) = git(&["rev-parse", "--git-path", "HEAD"]).filter(|head| Path::new(head).exists()) {
+        println!("cargo::rerun-if-changed={head}");
+    }
+    let commit = git(&["rev-parse", "--short=12", "HEAD"]);
+    println!("cargo::rustc-env=KINTSUGI_GIT_COMMIT={}", commit.unwrap_or_default());
+    shared_checkpoints();
     if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_none() {
         println!("cargo::rustc-env=KINTSUGI_LIBTORCH_VERSION=none");
         return;
@@ -42,7 +47,18 @@ fn libtorch_version(lib: &Path) -> Option<String> {
     line.split('\'').nth(1).map(str::to_owned)
 }
 
-fn git_commit() -> Option<String> {
-    let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+/// Sets `kintsugi_shared` where the reference checkpoints are that are too large for the repository: the tests that need
+/// them are ignored elsewhere.
+fn shared_checkpoints() {
+    const FOLDER: &str = "../shared/checkpoints";
+    println!("cargo::rustc-check-cfg=cfg(kintsugi_shared)");
+    if Path::new(FOLDER).is_dir() {
+        println!("cargo::rerun-if-changed={FOLDER}");
+        println!("cargo::rustc-cfg=kintsugi_shared");
+    }
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("git").args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

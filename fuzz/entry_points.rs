@@ -1,22 +1,25 @@
 //! Bytes into every reader of files that others wrote. What comes out, a value or an error, makes no difference: a reader
 //! must come back, without a panic and without more memory than its input warrants. `fuzz_targets/` mutates the bytes;
-//! `tests/corpus_replay.rs` feeds the recorded ones, on stable and in seconds.
+//! `tests/library/corpus_replay.rs` feeds the recorded ones, on stable and in seconds.
 
 use std::cell::RefCell;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, Shard};
+use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, TorchFile};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
-use kintsugi::eval::documents::parse_documents;
+#[cfg(feature = "libtorch")]
+use kintsugi::eval::data_set::parse_passages;
+#[cfg(feature = "libtorch")]
 use kintsugi::eval::task::Task;
+#[cfg(feature = "libtorch")]
 use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::export::TokenizerFiles;
 use kintsugi::gate::Gates;
 use kintsugi::merge::Strategy;
-use kintsugi::report::{Material, parse_json, render_html, render_markdown, to_json};
-use kintsugi::samples::{DocumentText, Sample, parse_jsonl};
+use kintsugi::report::{ReportFiles, parse_json, render_html, render_markdown, to_json};
+use kintsugi::samples::{PassageText, Sample, parse_jsonl};
 use tempfile::{NamedTempFile, TempDir};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -30,12 +33,14 @@ pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
     ("config", config),
     ("gates", gates),
     ("hugging_face", hugging_face),
+    #[cfg(feature = "libtorch")]
     ("passages", passages),
     ("pickle", pickle),
     ("report", report),
     ("safetensors", safetensors),
     ("samples", samples),
     ("strategy", strategy),
+    #[cfg(feature = "libtorch")]
     ("task", task),
     ("tokenizer", tokenizer),
 ];
@@ -62,7 +67,7 @@ pub fn pickle(bytes: &[u8]) {
 }
 
 fn read_shard(path: &Path) {
-    let read = |shard: Result<Shard, CheckpointError>| -> Result<(), CheckpointError> {
+    let read = |shard: Result<TorchFile, CheckpointError>| -> Result<(), CheckpointError> {
         let shard = shard?;
         for (name, form) in shard.forms()? {
             let tensor = shard.read(&name)?;
@@ -71,8 +76,8 @@ fn read_shard(path: &Path) {
         }
         Ok(())
     };
-    let _ = read(Shard::open(path));
-    let _ = read(Shard::open_key(path, "module"));
+    let _ = read(TorchFile::open(path));
+    let _ = read(TorchFile::open_key(path, "module"));
 }
 
 /// Runs with the bytes in a file, for readers that seek. In memory where the system has a file system there.
@@ -176,9 +181,10 @@ pub fn gates(bytes: &[u8]) {
 }
 
 /// A data set, JSONL or plain text.
+#[cfg(feature = "libtorch")]
 pub fn passages(bytes: &[u8]) {
     let Ok(task) = Task::resolve("lambada_openai") else { return };
-    let _ = parse_documents(bytes, Path::new("passages.jsonl"), &task, Some(3));
+    let _ = parse_passages(bytes, Path::new("passages.jsonl"), &task, Some(3));
 }
 
 /// A report, and what is made of it.
@@ -188,7 +194,7 @@ pub fn report(bytes: &[u8]) {
         let _ = render_markdown(&report);
         // Takes a hundred times as long as all else.
         if bytes.len().is_multiple_of(16) {
-            let _ = render_html(&Material { report: Some(&report), ..Material::default() });
+            let _ = render_html(&ReportFiles { report: Some(&report), ..ReportFiles::default() });
         }
     }
 }
@@ -196,7 +202,7 @@ pub fn report(bytes: &[u8]) {
 /// The samples of a model, and the passages beside them.
 pub fn samples(bytes: &[u8]) {
     let _ = parse_jsonl::<Sample>(bytes, Path::new("mean.jsonl"));
-    let _ = parse_jsonl::<DocumentText>(bytes, Path::new("documents.jsonl"));
+    let _ = parse_jsonl::<PassageText>(bytes, Path::new("passages.jsonl"));
 }
 
 /// A strategy file.
@@ -205,6 +211,7 @@ pub fn strategy(bytes: &[u8]) {
 }
 
 /// A task file.
+#[cfg(feature = "libtorch")]
 pub fn task(bytes: &[u8]) {
     let _ = text(bytes).map(|text| Task::from_yaml(text, "task.yml"));
 }
@@ -216,6 +223,7 @@ pub fn tokenizer(bytes: &[u8]) {
             let _ = files.token_count();
         }
     });
+    #[cfg(feature = "libtorch")]
     if let Ok(tokenizer) = Tokenizer::from_bytes(bytes, Path::new("tokenizer.json")) {
         let _ = tokenizer.encode_pair("w1 Ünï  42", " w2");
     }

@@ -167,7 +167,7 @@ SAMPLE = {"doc_id": 0, "target": " w", "loglikelihood": -1.5, "is_greedy": True,
 write("samples", "two.jsonl", json.dumps(SAMPLE) + "\n\n" + json.dumps({**SAMPLE, "doc_id": 1}) + "\n")
 write("samples", "numbers.jsonl", json.dumps(SAMPLE).replace("-1.5", "1e999"))
 
-REPORT = (REPOSITORY / "tests/snapshots/report_snapshots__json.snap").read_text().split("---\n", 2)[2]
+REPORT = (REPOSITORY / "tests/library/snapshots/library__report_snapshots__json.snap").read_text().split("---\n", 2)[2]
 write("report", "report.json", json.dumps(json.loads(REPORT)))
 
 WORDS = {f"w{number}": number for number in range(4)}

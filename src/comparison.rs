@@ -31,6 +31,7 @@ pub fn compare<S: Into<String>>(
 /// printed, nothing is read from the environment but the Hugging Face Hub's settings, and nothing is written without
 /// [`output_dir`](Self::output_dir); progress is logged with `tracing`.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[must_use = "a comparison does nothing until it is run"]
 pub struct Comparison {
     request: Request,
 }
@@ -71,7 +72,6 @@ impl Comparison {
 }
 
 /// Model.
-#[must_use]
 impl Comparison {
     /// Configuration files to use instead of the one saved with the checkpoint.
     pub fn neox_config<P: Into<PathBuf>>(mut self, files: impl IntoIterator<Item = P>) -> Self {
@@ -99,7 +99,6 @@ impl Comparison {
 }
 
 /// Task.
-#[must_use]
 impl Comparison {
     /// A built-in task, or the path of a task file.
     pub fn task(mut self, name_or_file: impl Into<String>) -> Self {
@@ -139,7 +138,6 @@ impl Comparison {
 }
 
 /// Strategies.
-#[must_use]
 impl Comparison {
     /// Built-in strategies, or paths of strategy files, instead of all built-in ones.
     pub fn strategies<S: Into<String>>(mut self, names_or_files: impl IntoIterator<Item = S>) -> Self {
@@ -161,7 +159,6 @@ impl Comparison {
 }
 
 /// Output.
-#[must_use]
 impl Comparison {
     /// Where report, page, plots, samples and journal go.
     pub fn output_dir(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -186,7 +183,6 @@ impl Comparison {
 }
 
 /// Resources.
-#[must_use]
 impl Comparison {
     /// `auto`, `cpu`, `cuda` or `cuda:N[,N…]`.
     ///
@@ -232,7 +228,6 @@ impl Comparison {
 }
 
 /// Statistics.
-#[must_use]
 impl Comparison {
     /// Whether to leave out the noise floor: the baseline's second run, summed in another order.
     pub fn no_noise_floor(mut self, leave_out: bool) -> Self {
@@ -267,7 +262,7 @@ mod tests {
             .neox_config(["a.yml"])
             .era("2022-12-10")
             .unwrap()
-            .quirk("norm-tying=own")
+            .quirk("norm-tying=inverted")
             .unwrap()
             .task("task.yml")
             .data("data.jsonl")
@@ -293,7 +288,7 @@ mod tests {
             .no_noise_floor(true)
             .bootstrap_replicates(100)
             .seed(7);
-        let arguments = "checkpoint --neox-config a.yml --era 2022-12-10 --quirk norm-tying=own --task task.yml --data data.jsonl \
+        let arguments = "checkpoint --neox-config a.yml --era 2022-12-10 --quirk norm-tying=inverted --task task.yml --data data.jsonl \
             --tokenizer tokenizer.json --limit 3 --max-length 64 --calibration calibration.jsonl --strategy mean --strategy fold \
             --allow-inexact --candidate upstream=out/hf --output-dir out --restart --shard 2/4 --device cuda:0,1 --dtype bf16 \
             --threads 3 --memory-budget 8GiB --chunk-tokens 96 --slice-tokens 192 --no-noise-floor --bootstrap-replicates 100 \

@@ -126,6 +126,7 @@ impl Error {
     }
 
     /// The same, with what was being done before it.
+    #[cfg(feature = "libtorch")]
     #[must_use]
     pub(crate) fn context(self, doing: impl fmt::Display) -> Self {
         Self { message: format!("{doing}\n  caused by: {}", self.message), ..self }
@@ -169,7 +170,6 @@ from! {
     HubError => Hub,
     MergeError => Merge,
     ReportError => Report,
-    SampleError => Samples,
 }
 
 #[cfg(feature = "libtorch")]
@@ -188,6 +188,12 @@ impl From<crate::eval::EvalError> for Error {
             EvalError::Data(error) => error.into(),
             error => Self::of(ErrorKind::Evaluation, error.hint(), error),
         }
+    }
+}
+
+impl From<SampleError> for Error {
+    fn from(error: SampleError) -> Self {
+        Self::of(ErrorKind::Samples, None, error)
     }
 }
 

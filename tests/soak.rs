@@ -1,6 +1,6 @@
 //! A long run: consecutive compares of the bundled checkpoint in one process, with the same results every time and neither
 //! memory nor descriptors that pile up. Opt-in (`make soak`): it takes minutes.
-#![cfg(all(feature = "libtorch", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-ASIDE = ("argv", "started", "seconds", "stages", "peak_rss_bytes", "tokens_per_second", "slices", "shards")
+ASIDE = ("argv", "started", "seconds", "stages", "peak_rss_bytes", "tokens_per_second", "slices", "run_shards")
 
 
 def report(folder: Path) -> dict:

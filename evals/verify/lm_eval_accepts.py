@@ -143,16 +143,18 @@ def check_against_harness(name, task, results, samples, data):
         theirs, their_samples = run_harness(data, task, answers, Path(folder))
     assert len(samples) == len(their_samples)
     for ours, other in zip(samples, their_samples):
-        assert ours == other, f"{name}, document {ours['doc_id']}:\n{ours}\n{other}"
+        assert ours == other, f"{name}, passage {ours['doc_id']}:\n{ours}\n{other}"
     mine, row = results["results"][task], theirs["results"][task]
     assert mine.keys() == row.keys(), (mine.keys(), row.keys())
     for key in row:
-        same = math.isclose(mine[key], row[key], rel_tol=1e-12) if isinstance(row[key], float) else mine[key] == row[key]
+        # The harness bootstraps this one; kintsugi has it by the delta method.
+        tolerance = 0.05 if key == "perplexity_stderr,none" else 1e-12
+        same = math.isclose(mine[key], row[key], rel_tol=tolerance) if isinstance(row[key], float) else mine[key] == row[key]
         assert same, f"{name}: {key} is {mine[key]}, the harness has {row[key]}"
     missing = theirs.keys() - results.keys()
     assert not missing, f"{name}: fields the harness writes and kintsugi does not: {missing}"
     assert results["task_hashes"] == theirs["task_hashes"]
-    print(f"{name}: all {len(samples)} samples, every metric and the task hash are the harness's own")
+    print(f"{name}: all {len(samples)} samples, every metric and the task hash are the harness's own (the standard error of the perplexity within 5 %)")
 
 
 def main():

@@ -1,33 +1,46 @@
-//! What the training loop leaves beside the weights in `mp_rank_00_model_states.pt`: read for cross-checks and for the
-//! report, never needed.
+//! The client state beside the weights, in `mp_rank_00_model_states.pt`: used for cross-checks and for the report.
 
 use std::path::PathBuf;
 
-use pytorch_reader::PickleValue;
+use pytorch_reader::{PickleValue, PytorchError};
 
-use super::CheckpointError;
-use super::layout::StepFiles;
-use super::torch_file::{Shard, read_value};
+use super::error::CheckpointError;
+use super::layout::{Layout, StepFiles};
+use super::torch_file::{TorchFile, read_value};
 use crate::config::ClientArgs;
 use crate::tensor::HostTensor;
 
-/// Name of what `checkpoint_validation_with_forward_pass` stores.
+/// Stored with `checkpoint_validation_with_forward_pass`.
 const VALIDATION_LOGITS: &str = "checkpoint_validation_logits";
 
-/// The client state that matters to a reader (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
+/// The client state, as far as it is used (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientState {
     /// The arguments gpt-neox checks on loading.
     pub args: ClientArgs,
-    /// Training iteration.
     pub iteration: Option<u64>,
     /// The files that hold `checkpoint_validation_logits`, rank by rank; empty unless every rank's does.
     pub(super) validation_files: Vec<PathBuf>,
+    /// Why it could not be read, where the weights are in other files.
+    pub(super) unread: Option<String>,
 }
 
 impl ClientState {
-    /// Reads the first `mp_rank_*` file, if there is one.
+    /// Reads the first `mp_rank_*` file, if there is one. Where the weights are in layer files, objects in it that are not
+    /// understood do no harm.
     pub(super) fn read(files: &StepFiles) -> Result<Self, CheckpointError> {
+        match Self::read_all(files) {
+            Err(CheckpointError::Damaged { path, source: PytorchError::Pickle(source) })
+                if files.layout == Layout::LayerFiles =>
+            {
+                let unread = format!("{}: the client state was not read or compared: {source}", path.display());
+                Ok(Self { unread: Some(unread), ..Self::default() })
+            }
+            read => read,
+        }
+    }
+
+    fn read_all(files: &StepFiles) -> Result<Self, CheckpointError> {
         let Some(path) = files.rank_files.values().next() else { return Ok(Self::default()) };
         let mut state = Self::default();
         for key in ["iteration", "total_iters"] {
@@ -65,7 +78,7 @@ fn validation_files(files: &StepFiles) -> Result<Vec<PathBuf>, CheckpointError> 
     let paths: Vec<_> = files.rank_files.values().collect();
     let last_stage = paths.len().saturating_sub(files.tp_size());
     for path in &paths[last_stage..] {
-        if !Shard::open(path)?.has(VALIDATION_LOGITS) {
+        if !TorchFile::open(path)?.has(VALIDATION_LOGITS) {
             return Ok(Vec::new());
         }
     }
@@ -74,5 +87,5 @@ fn validation_files(files: &StepFiles) -> Result<Vec<PathBuf>, CheckpointError> 
 
 /// Reads `checkpoint_validation_logits` of every rank.
 pub(super) fn read_validation_logits(state: &ClientState) -> Result<Vec<HostTensor>, CheckpointError> {
-    state.validation_files.iter().map(|path| Shard::open(path)?.read(VALIDATION_LOGITS)).collect()
+    state.validation_files.iter().map(|path| TorchFile::open(path)?.read(VALIDATION_LOGITS)).collect()
 }

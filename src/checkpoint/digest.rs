@@ -1,5 +1,5 @@
-//! BLAKE3 of what was read and written, for provenance: anyone can check it with `b3sum`. SHA-256 takes a core half a
-//! second a gigabyte at best: for input and output together longer than reading, joining and writing them.
+//! BLAKE3 of files read and written, for provenance; `b3sum` checks it. SHA-256 takes a core half a second a gigabyte at
+//! best: for input and output together longer than reading, joining and writing them.
 
 use std::io::Read;
 use std::path::Path;

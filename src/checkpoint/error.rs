@@ -1,125 +1,106 @@
-//! What can be wrong with a checkpoint, and what to do about it.
+//! Errors of checkpoints, with hints.
 
 use std::path::PathBuf;
 
 use pytorch_reader::PytorchError;
 
-use super::{Checkpoint, HuggingFaceError};
+use super::huggingface::HuggingFaceError;
+use super::other_format::OtherFormat;
+use super::unknown_object;
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::partition::{PartitionError, StageKind};
 use crate::tensor::{DType, TensorError};
 
-/// What can be wrong with a checkpoint.
+/// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[expect(missing_docs, reason = "the messages name the fields")]
 pub enum CheckpointError {
-    /// The path is no directory.
     #[error("{path}: expected a checkpoint directory, found {found}", path = path.display())]
     NotADirectory { path: PathBuf, found: &'static str },
-    /// `latest` does not name a folder beside it.
     #[error("{path}: names `{tag}`, which is not a folder beside it", path = path.display())]
     Latest { path: PathBuf, tag: String },
-    /// No file that gpt-neox would have written.
-    #[error(
-        "{path}: not a gpt-neox checkpoint: no layer_XX-model_YY-model_states.pt and no mp_rank_XX_model_states.pt",
-        path = path.display()
-    )]
-    NotACheckpoint { path: PathBuf },
-    /// Two names for the same layer and rank.
-    #[error("{folder}: {name} is there twice under differently padded numbers", folder = folder.display())]
+    #[error("{path}: not a gpt-neox checkpoint: {}", found_instead(*.other), path = path.display())]
+    NotACheckpoint { path: PathBuf, other: Option<OtherFormat> },
+    #[error("{folder}: {name} exists twice, with differently padded numbers", folder = folder.display())]
     DuplicateFile { folder: PathBuf, name: String },
-    /// ZeRO-3 shards.
     #[error("{path}: ZeRO-3 shards hold slices of flattened parameters, not tensors", path = path.display())]
     ZeroThree { path: PathBuf },
-    /// A rank's file is missing.
     #[error("{path}: missing: rank {tp_rank} of {tp_size}", path = path.display())]
     MissingRank { path: PathBuf, tp_rank: usize, tp_size: usize },
-    /// A layer is missing.
     #[error("{folder}: expected {expected} transformer layers, found {found}{}", missing_note(*.missing), folder = folder.display())]
     LayerCount { folder: PathBuf, expected: usize, found: usize, missing: Option<usize> },
-    /// A stage is missing or there twice.
     #[error("{folder}: expected one {stage}, found {found}", folder = folder.display())]
     StageCount { folder: PathBuf, stage: StageKind, found: usize },
-    /// A layer file whose names fit no stage.
     #[error("{path}: holds no parameter of a known stage; its names: {names}", path = path.display())]
     UnknownStage { path: PathBuf, names: String },
-    /// No configuration.
     #[error("{folder}: no configuration files under configs/", folder = folder.display())]
     NoConfig { folder: PathBuf },
-    /// The number of ranks in the configuration is not what the files say.
     #[error("{folder}: model_parallel_size is {expected} in {source_name}, but the files hold {}", ranks(*.found), folder = folder.display())]
     TpSize { folder: PathBuf, source_name: String, expected: usize, found: usize },
-    /// A configuration that cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A model that is refused.
     #[error("this model is refused: {0}")]
     Unsupported(#[from] Unsupported),
-    /// A file that nothing is read from.
-    #[error("{path}: not a torch.save file that is read: {reason}", path = path.display())]
+    #[error("{path}: unsupported torch.save file: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },
-    /// A tensor that takes more room than the file it is in.
     #[error("{path}: tensor `{name}` has {bytes} bytes, the whole file {file_bytes}", path = path.display())]
     LargerThanFile { path: PathBuf, name: String, bytes: u64, file_bytes: u64 },
-    /// A file that is another one than when the checkpoint was opened.
     #[error("{path}: changed since it was opened: {what}", path = path.display())]
     Changed { path: PathBuf, what: String },
-    /// A file that `torch.save` did not write or that was damaged since.
     #[error("{path}: cannot be read as a torch.save file: {source}", path = path.display())]
     Damaged { path: PathBuf, source: PytorchError },
-    /// A tensor's bytes cannot be read.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Unreadable { path: PathBuf, name: String, source: std::io::Error },
-    /// A tensor whose bytes are not those that were written.
-    #[error("{path}: tensor `{name}`: its bytes do not have the checksum that the file has of them", path = path.display())]
+    #[error("{path}: tensor `{name}`: the bytes do not match the checksum in the file", path = path.display())]
     Checksum { path: PathBuf, name: String },
-    /// A tensor of an unsigned type that no parameter has.
     #[error("{path}: tensor `{name}` has an element type that no model parameter has", path = path.display())]
     ElementType { path: PathBuf, name: String },
-    /// A parameter that is not floating point.
     #[error("{path}: tensor `{name}`: expected floating point, found {found}", path = path.display())]
     NotFloat { path: PathBuf, name: String, found: DType },
-    /// A name that the partition table does not know, refuses, or the configuration excludes.
     #[error("{path}: rank {tp_rank}: {source}", path = path.display())]
     Name { path: PathBuf, tp_rank: usize, source: PartitionError },
-    /// A rank file of a pipeline checkpoint, whose weights are in layer files.
     #[error("{path}: holds no model under `module`, and there are no layer_XX-model_YY-model_states.pt", path = path.display())]
     NoModel { path: PathBuf },
-    /// Two names for the same parameter.
     #[error("{path}: rank {tp_rank}: `{name}` and `{other}` are the same parameter", path = path.display())]
     SameParameter { path: PathBuf, tp_rank: usize, name: String, other: String },
-    /// A parameter that every such stage has is not there.
     #[error("{path}: rank {tp_rank}: missing tensor `{name}`", path = path.display())]
     MissingParameter { path: PathBuf, tp_rank: usize, name: String },
-    /// A tensor asked for by name is not there (any more).
     #[error("{path}: missing tensor `{name}`", path = path.display())]
     MissingTensor { path: PathBuf, name: String },
-    /// A tensor of another shape than the configuration says.
     #[error("{path}: rank {tp_rank}: tensor `{name}`: expected shape {expected:?}, found {found:?}", path = path.display())]
     Shape { path: PathBuf, tp_rank: usize, name: String, expected: Vec<usize>, found: Vec<usize> },
-    /// A tensor whose type differs between ranks.
     #[error("{path}: rank {tp_rank}: tensor `{name}`: expected {expected} as on rank 0, found {found}", path = path.display())]
     DTypeAcrossRanks { path: PathBuf, tp_rank: usize, name: String, expected: DType, found: DType },
-    /// A weight that is NaN or infinite.
     #[error("{path}: rank {tp_rank}: tensor `{name}`: NaN or infinity at element {index}", path = path.display())]
     NonFinite { path: PathBuf, tp_rank: usize, name: String, index: usize },
-    /// Sizes that do not divide among the ranks.
+    #[error(
+        "{path}: rank {tp_rank}: tensor `{name}`: the table in the files {found}, that of the configuration has base {base}",
+        path = path.display()
+    )]
+    PositionTable { path: PathBuf, tp_rank: usize, name: String, found: String, base: f64 },
+    #[error("{folder}: the order of the layer files is not one of gpt-neox: {found}", folder = folder.display())]
+    LayerNumbers { folder: PathBuf, found: String },
     #[error("{folder}: `{name}`: {source}", folder = folder.display())]
     Partition { folder: PathBuf, name: String, source: PartitionError },
-    /// Bytes that do not fit the shape.
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
-    /// A Hugging Face directory.
     #[error(transparent)]
     HuggingFace(#[from] HuggingFaceError),
-    /// Settings of gpt-neox for a model that is not gpt-neox's.
-    #[error("{path}: is a Hugging Face directory, which --neox-config, --era and --quirk do not speak of", path = path.display())]
+    #[error("{path}: is a Hugging Face directory; --neox-config, --era and --quirk apply to gpt-neox checkpoints only", path = path.display())]
     OptionsOfNeox { path: PathBuf },
-    /// The operating system's word.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+fn found_instead(other: Option<OtherFormat>) -> String {
+    match other {
+        None | Some(OtherFormat::HuggingFace) => {
+            "no layer_XX-model_YY-model_states.pt and no mp_rank_XX_model_states.pt".to_owned()
+        }
+        Some(other) => format!("it is {other}"),
+    }
 }
 
 fn ranks(count: usize) -> String {
@@ -131,18 +112,31 @@ fn missing_note(missing: Option<usize>) -> String {
 }
 
 impl CheckpointError {
-    /// What the user can do about it, where we know.
+    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotACheckpoint { path } if !Checkpoint::is_at(path) => {
-                "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it".to_owned()
-            }
+            Self::NotACheckpoint { other: Some(other), .. } => other.hint().to_owned(),
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
             }
             Self::Latest { .. } => "give the global_stepN directory itself".to_owned(),
-            Self::ZeroThree { .. } => "consolidate the weights with DeepSpeed's zero_to_fp32.py first".to_owned(),
+            Self::ZeroThree { .. } => {
+                "run DeepSpeed's `python zero_to_fp32.py SAVE OUT` and give OUT, with the configuration under OUT/configs or as \
+                 --neox-config; it joins no tensor-parallel ranks, so this is for models on one rank"
+                    .to_owned()
+            }
+            Self::PositionTable { base, .. } => format!(
+                "gpt-neox before 2024-03 computes with the table in the files, later versions with that of the configuration \
+                 (base {base}): pass the configuration it was trained with as --neox-config FILE"
+            ),
+            Self::LayerNumbers { .. } => {
+                "were files renamed? gpt-neox numbers layers from 02 without gaps, then the final norm, then the head".to_owned()
+            }
+            Self::Damaged { source: PytorchError::Pickle(source), .. } if unknown_object::is_cause_of(source) => {
+                "the file holds a Python object that is not understood; load it with torch and torch.save the tensors alone"
+                    .to_owned()
+            }
             Self::MissingRank { .. } => {
                 "copy the file from where the checkpoint was written; every rank's shard is needed".to_owned()
             }
@@ -153,12 +147,10 @@ impl CheckpointError {
             Self::NoConfig { .. } => "give the training configuration with --neox-config FILE (repeatable)".to_owned(),
             Self::TpSize { expected, found, .. } if found < expected => {
                 "copy the other ranks' files from where the checkpoint was written; if there were never more, \
-                 --neox-config FILE gives the configuration it was trained with"
+                 pass the configuration it was trained with as --neox-config FILE"
                     .to_owned()
             }
-            Self::Checksum { .. } => {
-                "the file has been damaged since it was written, though it is whole: copy it again".to_owned()
-            }
+            Self::Checksum { .. } => "the file was damaged after it was written; copy it again".to_owned(),
             Self::TpSize { .. }
             | Self::Shape { .. }
             | Self::MissingParameter { .. }
@@ -169,8 +161,8 @@ impl CheckpointError {
             Self::Damaged { .. } | Self::Unreadable { .. } | Self::LargerThanFile { .. } => {
                 "the file may be truncated: compare its size or checksum with the original".to_owned()
             }
-            Self::Archive { .. } => "copy the file anew, or load it with torch and torch.save it again".to_owned(),
-            Self::Changed { .. } => "start again when nothing writes to the checkpoint any more".to_owned(),
+            Self::Archive { .. } => "copy the file again, or load it with torch and torch.save it again".to_owned(),
+            Self::Changed { .. } => "run it again when nothing writes to the checkpoint any more".to_owned(),
             Self::Io(error) => return files::hint(error),
             Self::NonFinite { .. } => "training diverged or the file is damaged; earlier steps may be sound".to_owned(),
             Self::NoModel { .. } => "with pipelines the weights are in layer files: copy those too".to_owned(),
@@ -183,7 +175,7 @@ impl CheckpointError {
             | Self::DTypeAcrossRanks { .. }
             | Self::NotFloat { .. }
             | Self::ElementType { .. } => {
-                "files of several checkpoints seem to be mixed: copy the whole step directory anew".to_owned()
+                "files of several checkpoints seem to be mixed: copy the whole step directory again".to_owned()
             }
             Self::Name { source: PartitionError::UnknownName { .. }, .. } | Self::UnknownStage { .. } => {
                 "nothing is skipped, since any tensor may matter; was the file edited or written by another program?"
@@ -193,7 +185,7 @@ impl CheckpointError {
             Self::Name { source: PartitionError::Refused { needed, .. }, .. } => (*needed).to_owned(),
             Self::HuggingFace(error) => return error.hint(),
             Self::Config(error) => {
-                return error.hint().or_else(|| Some("--neox-config FILE gives another configuration".to_owned()));
+                return error.hint().or_else(|| Some("pass another configuration with --neox-config FILE".to_owned()));
             }
             _ => return None,
         })

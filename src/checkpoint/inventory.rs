@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::error::CheckpointError;
 use super::layout::{Layout, StepFiles};
-use super::torch_file::{Reading, Shard, TensorForm};
-use super::{CheckpointError, unchanged};
+use super::torch_file::{Reading, TensorForm, TorchFile};
+use super::unchanged;
 use crate::config::{Architecture, Unsupported};
 use crate::files::FileStat;
 use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name};
@@ -17,22 +18,19 @@ use crate::tensor::DType;
 /// One stage of the files: a layer file of every rank, or one `sequential.N` group of every rank file.
 #[derive(Debug)]
 pub(super) struct FileStage {
-    /// The number in the file name or in `sequential.N`.
+    /// Number in the file name or in `sequential.N`.
     pub index: usize,
-    /// What it holds.
     pub kind: StageKind,
-    /// One entry a rank.
     pub ranks: Vec<RankStage>,
 }
 
-/// What one rank holds of a stage.
+/// One rank's share of a stage.
 #[derive(Debug)]
 pub(super) struct RankStage {
-    /// The file.
     pub path: PathBuf,
-    /// What tells whether it is still the file whose tensors are listed here.
+    /// Size and times of the file when its tensors were listed.
     pub identity: FileStat,
-    /// What stands before the parameter names in it.
+    /// Precedes the parameter names in the file: `sequential.N.` or nothing.
     pub prefix: String,
     /// The tensors by name inside the stage.
     pub forms: BTreeMap<String, TensorForm>,
@@ -43,11 +41,9 @@ pub(super) struct RankStage {
 pub struct ParamEntry {
     /// Name inside the stage.
     pub name: String,
-    /// Its row in the table.
     pub row: &'static Row,
     /// Element type, the same on every rank.
     pub dtype: DType,
-    /// Shape of each rank's tensor.
     pub rank_shape: Vec<usize>,
     /// Whether the model uses it.
     pub used: bool,
@@ -55,11 +51,11 @@ pub struct ParamEntry {
 
 impl RankStage {
     /// Opens the file again, to read tensors from it.
-    pub(super) fn open(&self, layout: Layout, reading: &Reading) -> Result<Shard, CheckpointError> {
+    pub(super) fn open(&self, layout: Layout, reading: &Reading) -> Result<TorchFile, CheckpointError> {
         self.check_unchanged()?;
         let shard = match layout {
-            Layout::LayerFiles => Shard::open(&self.path),
-            Layout::RankFiles => Shard::open_key(&self.path, "module"),
+            Layout::LayerFiles => TorchFile::open(&self.path),
+            Layout::RankFiles => TorchFile::open_model(&self.path),
         };
         Ok(shard?.reading(reading.clone()))
     }
@@ -79,7 +75,7 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
                 files.layers.iter().flat_map(|(&index, ranks)| ranks.values().map(move |path| (index, path))).collect();
             let opened: Vec<_> = jobs
                 .into_par_iter()
-                .map(|(index, path)| Ok((index, Shard::open(path)?)))
+                .map(|(index, path)| Ok((index, TorchFile::open(path)?)))
                 .collect::<Result<_, CheckpointError>>()?;
             for (index, shard) in opened {
                 let (path, identity, forms) = (shard.path().to_owned(), shard.identity(), shard.forms()?);
@@ -89,7 +85,7 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
         Layout::RankFiles => {
             for path in files.rank_files.values() {
                 let mut groups: BTreeMap<usize, RankStage> = BTreeMap::new();
-                let shard = Shard::open_key(path, "module")?;
+                let shard = TorchFile::open_model(path)?;
                 let identity = shard.identity();
                 for (name, form) in shard.forms()? {
                     let Some((index, inner)) = sequential_name(&name) else {
@@ -109,13 +105,13 @@ pub(super) fn list_stages(files: &StepFiles) -> Result<Vec<FileStage>, Checkpoin
             }
         }
     }
-    // A norm without parameters leaves files that hold nothing.
+    // A norm without parameters leaves empty files.
     let holds_tensors = |ranks: &[RankStage]| ranks.iter().any(|rank| !rank.forms.is_empty());
     let filled = stages.into_iter().filter(|(_, ranks)| holds_tensors(ranks));
     filled.map(|(index, ranks)| classify(files, index, ranks)).collect()
 }
 
-/// `sequential.12.mlp.linear1.weight` (under whatever stands before `sequential`) → (12, `mlp.linear1.weight`).
+/// `sequential.12.mlp.linear1.weight` (also with `module.` before it) → (12, `mlp.linear1.weight`).
 fn sequential_name(name: &str) -> Option<(usize, &str)> {
     let rest = name.strip_prefix("module.").unwrap_or(name).strip_prefix("sequential.")?;
     let (number, inner) = rest.split_once('.')?;
@@ -124,7 +120,7 @@ fn sequential_name(name: &str) -> Option<(usize, &str)> {
 
 fn classify(files: &StepFiles, index: usize, ranks: Vec<RankStage>) -> Result<FileStage, CheckpointError> {
     let tp_size = files.tp_size();
-    // A rank file that lacks a whole stage which others have.
+    // A rank file without a stage that others have.
     if ranks.len() != tp_size {
         let present: Vec<_> = ranks.iter().map(|rank| &rank.path).collect();
         let (tp_rank, path) = files
@@ -159,7 +155,10 @@ pub(super) fn account(
     for (tp_rank, rank) in stage.ranks.iter().enumerate() {
         let path = || rank.path.clone();
         let mut seen: BTreeMap<Role, &str> = BTreeMap::new();
-        for (name, form) in rank.forms.iter().filter(|(name, _)| !ignored_name(name)) {
+        for (name, form) in &rank.forms {
+            if ignored_name(name) || table.is_left_over(stage.kind, name, &form.shape) {
+                continue;
+            }
             let row = table.lookup(stage.kind, name).map_err(|source| CheckpointError::Name {
                 path: path(),
                 tp_rank,

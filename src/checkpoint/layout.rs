@@ -7,7 +7,9 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
+use super::other_format::OtherFormat;
+use super::recognize::zero_dictionary;
 use crate::config::Unsupported;
 use crate::config::refusals::EXPERTS;
 use crate::files;
@@ -22,16 +24,15 @@ const MAX_LATEST_BYTES: u64 = 4096;
 pub enum Layout {
     /// `layer_XX-model_YY-model_states.pt`: one file per layer and rank (`PipelineModule`).
     LayerFiles,
-    /// `mp_rank_XX_model_states.pt` with everything under `module`: one file per rank.
+    /// `mp_rank_XX_model_states.pt` with everything under `module`: one file per rank. Or the one file, with everything at its
+    /// root, that DeepSpeed's `zero_to_fp32.py` writes of a model on one rank.
     RankFiles,
 }
 
 /// The files of one checkpoint step.
 #[derive(Debug)]
 pub(super) struct StepFiles {
-    /// The folder that holds them.
     pub folder: PathBuf,
-    /// How they are laid out.
     pub layout: Layout,
     /// Layer files by layer index, then rank; empty for [`Layout::RankFiles`].
     pub layers: BTreeMap<usize, BTreeMap<usize, PathBuf>>,
@@ -69,7 +70,7 @@ pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
         return Err(CheckpointError::NotADirectory { path: path.to_owned(), found });
     }
     let latest = path.join("latest");
-    // Also where it is something that cannot be read: there is no telling which step it meant.
+    // Also one that cannot be read: the step it names is unknown.
     if latest.symlink_metadata().is_ok() {
         let text = files::read_to_string(&latest, MAX_LATEST_BYTES)?;
         let tag = text.trim();
@@ -85,7 +86,6 @@ pub(super) fn step_folder(path: &Path) -> Result<PathBuf, CheckpointError> {
     Ok(path.to_owned())
 }
 
-/// Lists a step folder and sorts its files.
 pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
     let mut files = StepFiles {
         folder: folder.to_owned(),
@@ -118,8 +118,16 @@ pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
     }
     files.ignored.sort();
     if files.layers.is_empty() {
+        let other = OtherFormat::at(folder);
+        // A universal checkpoint also has files of ranks, without weights.
+        if other == Some(OtherFormat::Universal) {
+            return Err(CheckpointError::NotACheckpoint { path: folder.to_owned(), other });
+        }
         if files.rank_files.is_empty() {
-            return Err(CheckpointError::NotACheckpoint { path: folder.to_owned() });
+            let Some(file) = zero_dictionary(folder) else {
+                return Err(CheckpointError::NotACheckpoint { path: folder.to_owned(), other });
+            };
+            files.rank_files.insert(0, file);
         }
         files.layout = Layout::RankFiles;
     }
@@ -171,7 +179,7 @@ impl StepFiles {
                 let known = path.extension().is_some_and(|extension| {
                     ["yml", "yaml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
                 });
-                // A broken link stays: settings that are there and cannot be read must not be passed over.
+                // A broken link stays, so that it is reported.
                 if known && !path.is_dir() {
                     found.push(path);
                 }

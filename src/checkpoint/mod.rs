@@ -1,27 +1,30 @@
-//! Checkpoints as gpt-neox writes them, and models as transformers does ([`HuggingFaceModel`]): finding the files,
-//! accounting for every tensor, reading a stage at a time ([`ModelSource`]).
-//! What a name means is decided in `partition`; how stages are merged, in `merge`.
+//! Checkpoints as gpt-neox writes them ([`Checkpoint`]), and models as transformers does ([`HuggingFaceModel`]): finding
+//! the files, accounting for every tensor, reading a stage at a time ([`ModelSource`]). `partition` decides what a name
+//! means, `merge` how stages are merged.
 
 mod client;
 mod digest;
 mod error;
-mod facts;
 mod huggingface;
 mod inventory;
+mod layer_numbers;
 mod layout;
+mod neox;
+mod observe;
+mod open;
+mod other_format;
 mod read_digests;
+mod recognize;
+mod rotary_table;
+mod saved_tables;
 mod source;
 mod stage_reader;
 #[cfg(test)]
 mod tests;
 mod torch_file;
 mod unchanged;
+mod unknown_object;
 mod warnings;
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-
-use rayon::prelude::*;
 
 pub use client::ClientState;
 pub use digest::{FileDigest, digest_file};
@@ -29,310 +32,10 @@ pub use error::CheckpointError;
 pub use huggingface::{HuggingFaceClass, HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layout::Layout;
+pub use neox::{Checkpoint, OpenOptions};
+pub use open::open_model;
+pub use other_format::OtherFormat;
 pub use read_digests::ReadDigests;
-pub use source::{ModelSource, open_model};
-pub use stage_reader::StageReader;
-pub use torch_file::{Reading, Shard, TensorForm};
-
-use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
-use crate::partition::{Param, Role, StageId, StageKind, StageTensors};
-use crate::tensor::HostTensor;
-use facts::{check_stages, observe};
-use inventory::{FileStage, RankStage};
-
-/// A checkpoint whose every tensor has been accounted for. No weights are held.
-#[derive(Debug)]
-pub struct Checkpoint {
-    folder: PathBuf,
-    layout: Layout,
-    tp_size: usize,
-    config: NeoxConfig,
-    architecture: Architecture,
-    quirks: Quirks,
-    client: ClientState,
-    ignored: Vec<String>,
-    stages: Vec<FileStage>,
-    entries: Vec<BTreeMap<Role, ParamEntry>>,
-}
-
-/// How to read a checkpoint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OpenOptions {
-    /// Used instead of the configuration that lies beside the shards, unless empty.
-    pub config_files: Vec<PathBuf>,
-    /// What is known about the version of gpt-neox that wrote it.
-    pub quirks: QuirkOptions,
-}
-
-/// The parameters of a stage that every rank holds whole.
-#[derive(Debug)]
-pub struct ReplicatedParams {
-    /// Those that the model uses, as a stage without its partitioned parameters.
-    pub used: StageTensors,
-    /// Those that lie in the files although the model does not use them.
-    pub unused: Vec<Param>,
-}
-
-/// A parameter of a logical stage: which file stage it is in, under which role there.
-type Source = (Role, usize, Role);
-
-impl Checkpoint {
-    /// Opens a save directory (follows `latest`) or a `global_stepN` directory. `config_files` replaces the
-    /// configuration that lies beside the shards, unless it is empty.
-    ///
-    /// # Errors
-    /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
-    pub fn open(path: &Path, config_files: &[PathBuf]) -> Result<Self, CheckpointError> {
-        Self::open_with(path, &OpenOptions { config_files: config_files.to_vec(), ..OpenOptions::default() })
-    }
-
-    /// Opens a save directory (follows `latest`) or a `global_stepN` directory.
-    ///
-    /// # Errors
-    /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
-    pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
-        let files = layout::list(&layout::step_folder(path)?)?;
-        let config = if options.config_files.is_empty() {
-            NeoxConfig::from_files(&files.config_files()?)?
-        } else {
-            NeoxConfig::from_files(&options.config_files)?
-        };
-        let tp_size = files.tp_size();
-        let client = ClientState::read(&files)?;
-        let folder = files.folder.clone();
-        let claims = [
-            (config.model_parallel_size, "the configuration"),
-            (client.args.model_parallel_size, "the checkpoint's args"),
-        ];
-        for (expected, source_name) in claims {
-            if let Some(expected) = expected.filter(|&expected| expected != tp_size) {
-                let source_name = source_name.to_owned();
-                return Err(CheckpointError::TpSize { folder, source_name, expected, found: tp_size });
-            }
-        }
-        config.check_against(&client.args)?;
-        Architecture::check_settings(&config, tp_size, &options.quirks)?;
-        let stages = inventory::list_stages(&files)?;
-        check_stages(&folder, &config, &stages)?;
-        let observed = observe(&stages, tp_size, &config, &client);
-        let (architecture, quirks) = Architecture::resolve_with(&config, &observed, &options.quirks)?;
-        let entries = stages
-            .iter()
-            .map(|stage| inventory::account(stage, &architecture))
-            .collect::<Result<Vec<_>, CheckpointError>>()?;
-        if !files.ignored.is_empty() {
-            tracing::info!(
-                "ignoring {} files that hold no model weights (optimizer, ZeRO, experts), for example {}",
-                files.ignored.len(),
-                files.ignored[0]
-            );
-        }
-        let (layout, ignored) = (files.layout, files.ignored);
-        let checkpoint =
-            Self { folder, layout, tp_size, config, architecture, quirks, client, ignored, stages, entries };
-        checkpoint.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        Ok(checkpoint)
-    }
-
-    /// The `global_stepN` folder.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// How the shards are spread over files.
-    #[must_use]
-    pub fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    /// Number of tensor-parallel ranks.
-    #[must_use]
-    pub fn tp_size(&self) -> usize {
-        self.tp_size
-    }
-
-    /// The configuration as written.
-    #[must_use]
-    pub fn config(&self) -> &NeoxConfig {
-        &self.config
-    }
-
-    /// What the model is.
-    #[must_use]
-    pub fn architecture(&self) -> &Architecture {
-        &self.architecture
-    }
-
-    /// What was decided about the quirks of gpt-neox's versions, and why.
-    #[must_use]
-    pub fn quirks(&self) -> &Quirks {
-        &self.quirks
-    }
-
-    /// What is evaluated otherwise than it may have been trained, a sentence each.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        warnings::of(&self.config, &self.architecture, &self.quirks, self.tp_size)
-    }
-
-    /// What the training loop left beside the weights.
-    #[must_use]
-    pub fn client(&self) -> &ClientState {
-        &self.client
-    }
-
-    /// What the model put out for tokens 0, 1, 2, … when it was saved (`checkpoint_validation_logits`), rank by rank,
-    /// `[positions, vocabulary / ranks]` or `[positions, vocabulary]`; empty where gpt-neox was not asked to store it.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn validation_logits(&self) -> Result<Vec<HostTensor>, CheckpointError> {
-        client::read_validation_logits(&self.client)
-    }
-
-    /// Whether there is anything for [`Checkpoint::validation_logits`] to read.
-    #[must_use]
-    pub fn has_validation_logits(&self) -> bool {
-        !self.client.validation_files.is_empty()
-    }
-
-    /// Names of `.pt` files that hold no weights we read.
-    #[must_use]
-    pub fn ignored(&self) -> &[String] {
-        &self.ignored
-    }
-
-    /// Every parameter with the number of its file stage, in file order.
-    pub fn parameters(&self) -> impl Iterator<Item = (usize, StageKind, &ParamEntry)> {
-        self.stages
-            .iter()
-            .zip(&self.entries)
-            .flat_map(|(stage, entries)| entries.values().map(move |entry| (stage.index, stage.kind, entry)))
-    }
-
-    /// The element type of the word embedding, which stands for the checkpoint's.
-    #[must_use]
-    pub fn dtype(&self) -> crate::tensor::DType {
-        self.parameters()
-            .find(|(_, _, entry)| entry.row.role == Role::WordEmbedding)
-            .map_or(crate::tensor::DType::F32, |(_, _, entry)| entry.dtype)
-    }
-
-    /// Number of parameters of the merged model and the bytes that all shards hold.
-    #[must_use]
-    pub fn size(&self) -> (u64, u64) {
-        let (mut parameters, mut bytes) = (0_u64, 0_u64);
-        for (_, _, entry) in self.parameters() {
-            let count = entry.rank_shape.iter().product::<usize>() as u64;
-            let ranks = self.tp_size as u64;
-            bytes += count * ranks * entry.dtype.size() as u64;
-            if entry.used {
-                parameters += if entry.row.kind.partition_dim().is_some() { count * ranks } else { count };
-            }
-        }
-        (parameters, bytes)
-    }
-
-    /// The stages in the order in which they run.
-    #[must_use]
-    pub fn stage_ids(&self) -> Vec<StageId> {
-        ModelSource::stage_ids(self)
-    }
-
-    /// The used parameters of a stage.
-    #[must_use]
-    pub fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
-        let entry = |(role, stage, file_role): Source| Some((role, self.entries[stage].get(&file_role)?));
-        self.sources(id, |entry| entry.used).into_iter().filter_map(entry).collect()
-    }
-
-    /// Bytes of the used parameters of a stage, all ranks together.
-    #[must_use]
-    pub fn stage_bytes(&self, id: StageId) -> u64 {
-        let bytes = |(_, stage, role): Source| {
-            self.entries[stage].get(&role).map_or(0, |entry| {
-                (entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size) as u64
-            })
-        };
-        self.sources(id, |entry| entry.used).into_iter().map(bytes).sum()
-    }
-
-    /// The files that hold a stage, rank by rank.
-    #[must_use]
-    pub fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
-        let mut stages: Vec<_> = self.sources(id, |entry| entry.used).into_iter().map(|(_, stage, _)| stage).collect();
-        stages.sort_unstable();
-        stages.dedup();
-        stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
-    }
-
-    /// As [`ModelSource::check_unchanged`].
-    ///
-    /// # Errors
-    /// [`CheckpointError::Changed`], or a file that is gone.
-    pub fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
-        let stages: BTreeSet<_> = self.sources(id, |_| true).into_iter().map(|(_, stage, _)| stage).collect();
-        stages.into_iter().flat_map(|stage| &self.stages[stage].ranks).try_for_each(RankStage::check_unchanged)
-    }
-
-    /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
-    /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
-    ///
-    /// # Errors
-    /// A file that cannot be read (any more) or has changed, or a weight that is NaN or infinite.
-    pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        self.read_stage_as(id, &Reading::default())
-    }
-
-    /// Reads only what every rank holds whole: norms, row-parallel biases, learned positions, buffers. A small part of
-    /// a stage.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::read_stage`].
-    pub fn read_replicated(&self, id: StageId) -> Result<ReplicatedParams, CheckpointError> {
-        let replicated = |entry: &ParamEntry| entry.row.kind.partition_dim().is_none();
-        let reading = Reading::default();
-        let params = self.read_sources(&self.sources(id, |entry| entry.used && replicated(entry)), &reading)?;
-        let unused = self.read_sources(&self.sources(id, |entry| !entry.used && replicated(entry)), &reading)?;
-        let used = StageTensors { id, tp_size: self.tp_size, params };
-        Ok(ReplicatedParams { used, unused: unused.into_values().collect() })
-    }
-
-    fn read_sources(&self, sources: &[Source], reading: &Reading) -> Result<BTreeMap<Role, Param>, CheckpointError> {
-        let reader = StageReader::open(self, sources.to_vec(), reading)?;
-        let params = sources
-            .par_iter()
-            .map(|&(role, ..)| Ok((role, reader.read(role)?)))
-            .collect::<Result<_, CheckpointError>>()?;
-        reader.check_unchanged()?;
-        Ok(params)
-    }
-
-    /// Where the parameters of a logical stage are, as far as they are wanted.
-    fn sources(&self, id: StageId, wanted: impl Fn(&ParamEntry) -> bool) -> Vec<Source> {
-        let of_kind = |kind: StageKind, nth: usize| {
-            let found = self.stages.iter().enumerate().filter(move |(_, stage)| stage.kind == kind).nth(nth);
-            found
-                .into_iter()
-                .flat_map(|(at, _)| self.entries[at].values().map(move |entry| (at, entry)))
-                .filter(|(_, entry)| wanted(entry))
-                .map(|(at, entry)| (entry.row.role, at, entry.row.role))
-        };
-        match id {
-            StageId::Embedding => of_kind(StageKind::Embedding, 0).chain(of_kind(StageKind::SoftPrompt, 0)).collect(),
-            StageId::Layer(number) => of_kind(StageKind::Layer, number).collect(),
-            StageId::Output => {
-                let norm = of_kind(StageKind::FinalNorm, 0);
-                if self.architecture.head == Head::Tied {
-                    let head = of_kind(StageKind::Embedding, 0)
-                        .filter(|&(role, _, _)| role == Role::WordEmbedding)
-                        .map(|(_, at, role)| (Role::HeadWeight, at, role));
-                    norm.chain(head).collect()
-                } else {
-                    norm.chain(of_kind(StageKind::Head, 0)).collect()
-                }
-            }
-        }
-    }
-}
+pub use source::ModelSource;
+pub use stage_reader::{ReplicatedParams, StageReader};
+pub use torch_file::{Reading, TensorForm, TorchFile};

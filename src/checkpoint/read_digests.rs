@@ -1,8 +1,8 @@
-//! Hashing files by what is read of them anyway. BLAKE3 is a tree: pieces of a file can be hashed in any order, by any
-//! thread, while they are in a core's cache; what nobody read is read in the end. A digest made so is that of the file, as
-//! `b3sum` prints it, and its pieces are the very bytes that were used.
+//! Hashing files while they are read. BLAKE3 is a tree: pieces of a file can be hashed in any order, by any thread, while
+//! they are in a core's cache; pieces that were not read by then are read at the end. The digest is that of the file, as
+//! `b3sum` prints it, and its pieces are the bytes that were used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-use super::ModelSource;
 use super::digest::{FileDigest, digest_file};
 use crate::files;
-use crate::partition::StageId;
 
 /// Bytes of a piece: a subtree of BLAKE3 (a power of two), and few enough to stay in a core's cache.
 pub(super) const PIECE_BYTES: usize = 1 << 18;
@@ -27,22 +25,9 @@ pub struct ReadDigests(HashMap<PathBuf, ReadDigest>);
 pub(super) struct ReadDigest(Mutex<HashMap<u64, ChainingValue>>);
 
 impl ReadDigests {
-    /// For these files.
     #[must_use]
     pub fn new(files: &[PathBuf]) -> Self {
         Self(files.iter().map(|path| (path.clone(), ReadDigest::default())).collect())
-    }
-
-    /// The files that no later stage reads, by stage, where stages are read in this order.
-    #[must_use]
-    pub fn last_files(model: &dyn ModelSource, stages: &[StageId]) -> HashMap<StageId, Vec<PathBuf>> {
-        let files = stages.iter().flat_map(|&id| model.stage_files(id).into_iter().map(move |path| (path, id)));
-        let last: BTreeMap<PathBuf, StageId> = files.collect();
-        let mut by_stage: HashMap<StageId, Vec<PathBuf>> = HashMap::new();
-        for (path, id) in last {
-            by_stage.entry(id).or_default().push(path);
-        }
-        by_stage
     }
 
     /// The file's, if it is one of them.

@@ -6,16 +6,27 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::inventory::RankStage;
-use super::{Checkpoint, CheckpointError, ParamEntry, Reading, Shard, Source};
-use crate::partition::{Param, ParamValue, Role, StageId, join};
+use super::error::CheckpointError;
+use super::inventory::{ParamEntry, RankStage};
+use super::neox::{Checkpoint, Source};
+use super::torch_file::{Reading, TorchFile};
+use crate::partition::{Param, ParamValue, Role, StageId, StageTensors, join};
 use crate::tensor::HostTensor;
+
+/// The parameters of a stage that every rank holds whole.
+#[derive(Debug)]
+pub struct ReplicatedParams {
+    /// Those that the model uses, as a stage without its partitioned parameters.
+    pub used: StageTensors,
+    /// Those in the files that the model does not use.
+    pub unused: Vec<Param>,
+}
 
 /// The open files of one stage.
 pub struct StageReader<'a> {
     checkpoint: &'a Checkpoint,
     sources: Vec<Source>,
-    shards: BTreeMap<usize, Vec<Shard>>,
+    shards: BTreeMap<usize, Vec<TorchFile>>,
 }
 
 impl Checkpoint {
@@ -27,8 +38,46 @@ impl Checkpoint {
         StageReader::open(self, self.sources(id, |_| true), reading)
     }
 
+    /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
+    /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
+    ///
+    /// # Errors
+    /// A file that cannot be read (any more) or has changed, or a weight that is NaN or infinite.
+    pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
+        self.read_stage_with(id, &Reading::default())
+    }
+
+    /// Reads only what every rank holds whole: norms, row-parallel biases, learned positions, buffers. A small part of
+    /// a stage.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_stage`].
+    pub fn read_replicated(&self, id: StageId) -> Result<ReplicatedParams, CheckpointError> {
+        let replicated = |entry: &ParamEntry| entry.row.kind.partition_dim().is_none();
+        let reading = Reading::default();
+        let params = self.read_sources(&self.sources(id, |entry| entry.used && replicated(entry)), &reading)?;
+        let unused = self.read_sources(&self.sources(id, |entry| !entry.used && replicated(entry)), &reading)?;
+        let used = StageTensors { id, tp_size: self.tp_size(), params };
+        Ok(ReplicatedParams { used, unused: unused.into_values().collect() })
+    }
+
+    pub(super) fn read_stage_with(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
+        let params = self.read_sources(&self.sources(id, |entry| entry.used), reading)?;
+        Ok(StageTensors { id, tp_size: self.tp_size(), params })
+    }
+
+    fn read_sources(&self, sources: &[Source], reading: &Reading) -> Result<BTreeMap<Role, Param>, CheckpointError> {
+        let reader = StageReader::open(self, sources.to_vec(), reading)?;
+        let params = sources
+            .par_iter()
+            .map(|&(role, ..)| Ok((role, reader.read(role)?)))
+            .collect::<Result<_, CheckpointError>>()?;
+        reader.check_unchanged()?;
+        Ok(params)
+    }
+
     /// The parameters of a stage in the files, also those that the model does not use, each with the number of its file
-    /// stage. A tied head stands under its own role and has the word embedding's entry.
+    /// stage. A tied head has its own role and the word embedding's entry.
     #[must_use]
     pub fn stage_entries(&self, id: StageId) -> Vec<(Role, usize, &ParamEntry)> {
         let entry =
@@ -55,7 +104,7 @@ impl<'a> StageReader<'a> {
         sources: Vec<Source>,
         reading: &Reading,
     ) -> Result<Self, CheckpointError> {
-        let mut shards: BTreeMap<usize, Vec<Shard>> = BTreeMap::new();
+        let mut shards: BTreeMap<usize, Vec<TorchFile>> = BTreeMap::new();
         for &(_, stage, _) in &sources {
             if let Entry::Vacant(vacant) = shards.entry(stage) {
                 let ranks = &checkpoint.stages[stage].ranks;
@@ -66,8 +115,7 @@ impl<'a> StageReader<'a> {
         Ok(Self { checkpoint, sources, shards })
     }
 
-    /// What each rank holds of a parameter, in rank order: shards that make one tensor together, or replicas. The files
-    /// are read side by side.
+    /// Each rank's tensor of a parameter, in rank order: shards of one tensor, or replicas. The files are read in parallel.
     ///
     /// # Errors
     /// The stage has no such parameter, a file cannot be read, or a weight is NaN or infinite.
@@ -111,7 +159,7 @@ impl<'a> StageReader<'a> {
         Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
     }
 
-    /// Refuses files that are no longer those that were opened. To be called once everything was read.
+    /// Refuses files that changed after they were opened. To be called once everything was read.
     ///
     /// # Errors
     /// [`CheckpointError::Changed`], or a file that is gone.
@@ -120,7 +168,6 @@ impl<'a> StageReader<'a> {
         stages.flat_map(|stage| &stage.ranks).try_for_each(RankStage::check_unchanged)
     }
 
-    /// Where the parameter of a role is.
     fn entry(&self, role: Role) -> Result<(usize, &'a ParamEntry), CheckpointError> {
         let source = self.sources.iter().find(|&&(of, ..)| of == role);
         let found = source.and_then(|&(_, at, file_role)| Some((at, self.checkpoint.entries[at].get(&file_role)?)));

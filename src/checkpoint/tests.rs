@@ -1,4 +1,4 @@
-//! File names and directories; what the files hold is tested in `tests/checkpoint_reading.rs`.
+//! File names and directories; what the files hold is tested in `tests/library/checkpoint_reading.rs`.
 
 use std::path::Path;
 
@@ -126,9 +126,9 @@ fn folders_that_are_no_checkpoint_are_refused() {
         "SAVE/zero_pp_rank_1_mp_rank_00_model_states.pt: ZeRO-3 shards hold slices of flattened parameters, not tensors"
     );
     let twice = list_error(&["layer_2-model_00-model_states.pt", "layer_02-model_00-model_states.pt"]);
-    assert!(twice.ends_with("model_00-model_states.pt is there twice under differently padded numbers"), "{twice}");
+    assert!(twice.ends_with("model_00-model_states.pt exists twice, with differently padded numbers"), "{twice}");
     let twice = list_error(&["mp_rank_0_model_states.pt", "mp_rank_00_model_states.pt"]);
-    assert!(twice.ends_with("model_states.pt is there twice under differently padded numbers"), "{twice}");
+    assert!(twice.ends_with("model_states.pt exists twice, with differently padded numbers"), "{twice}");
 }
 
 #[test]

@@ -1,12 +1,11 @@
-//! Files that are the same when they have been read as they were when they were opened: only then does what was read
-//! belong together, and is what was hashed what was read.
+//! Files that must not change between being opened and being read or hashed.
 
 use std::path::Path;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use crate::files::FileStat;
 
-/// Refuses a file that is no longer the one that was opened.
+/// Refuses a file that changed after it was opened.
 pub(super) fn check(path: &Path, opened: &FileStat) -> Result<(), CheckpointError> {
     match opened.change_to(&FileStat::of(path)?) {
         None => Ok(()),

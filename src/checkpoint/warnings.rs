@@ -1,8 +1,7 @@
-//! What is evaluated otherwise than it may have been trained, or rests on an assumption.
+//! Warnings about models that may have been trained with other arithmetic than they are evaluated with.
 
 use crate::config::{Architecture, NeoxConfig, QkvLayout, Quirks, Why};
 
-/// A sentence each.
 pub(super) fn of(config: &NeoxConfig, architecture: &Architecture, quirks: &Quirks, tp_size: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.sequence_parallel && tp_size > 1 {

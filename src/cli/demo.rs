@@ -53,14 +53,14 @@ const TASK: &[u8] = include_bytes!("../../evals/demo/task.yml");
 const PASSAGES: &[u8] = include_bytes!("../../evals/demo/passages.jsonl");
 
 pub(super) fn run(args: DemoArgs, screen: &Screen) -> Result<()> {
-    let temporary = tempfile::tempdir().map_err(|error| {
-        Error::from(error).context("could not make a temporary folder for the bundled checkpoint")
-    })?;
+    let temporary = tempfile::tempdir()
+        .map_err(|error| Error::from(error).context("could not make a temporary folder for the bundled checkpoint"))?;
     let folder = temporary.path();
     for (name, bytes) in CHECKPOINT {
         write(&folder.join("demo").join(name), bytes)?;
     }
-    let (tokenizer, data, task) = (folder.join("tokenizer.json"), folder.join("passages.jsonl"), folder.join("task.yml"));
+    let (tokenizer, data, task) =
+        (folder.join("tokenizer.json"), folder.join("passages.jsonl"), folder.join("task.yml"));
     write(&tokenizer, TOKENIZER)?;
     write(&data, PASSAGES)?;
     write(&task, TASK)?;

@@ -14,19 +14,21 @@ use crate::run::ReadingOptions;
 /// Arguments of `diff`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DiffArgs {
-    /// A model: a checkpoint of gpt-neox with any number of ranks, or a Hugging Face directory.
+    /// A model: a checkpoint of gpt-neox with any number of ranks, or a Hugging Face directory
     a: PathBuf,
-    /// The model to compare it with. Parameters are paired by what they do, whatever they are called; copies on several
-    /// ranks are compared with one copy by the rule (`rank K`, mean or sum) that comes closest.
+    /// The model to compare it with
+    ///
+    /// Parameters are paired by their function, whatever they are called; copies on several ranks are compared with one copy
+    /// by the rule (`rank K`, mean or sum) that comes closest.
     b: PathBuf,
-    #[command(flatten)]
-    reading: ReadingOptions,
-    /// List identical parameters too.
+    /// List identical parameters too
     #[arg(long)]
     all: bool,
-    /// Print JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reading: ReadingOptions,
 }
 
 pub(super) fn run(args: &DiffArgs, screen: &Screen) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `compare --dry-run`: what would be read, computed and written.
 
 use super::screen::Screen;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::{Forecast, Writing};
 
 pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
@@ -23,15 +23,12 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         ("task", format!("{}, {} ({})", forecast.task, forecast.data.display(), counts(forecast))),
         ("tokenizer", forecast.tokenizer.display().to_string()),
         ("evaluates", forecast.models.join(", ")),
-        (
-            "on",
-            format!("{}, {threads} threads, {} tokens at a time", forecast.devices.join(", "), work.chunk_tokens),
-        ),
+        ("on", format!("{}, {threads} threads, {} tokens at a time", forecast.devices.join(", "), work.chunk_tokens)),
         ("memory", format!("{} for residual streams; {slices}", size(work.memory_budget))),
         ("reads", format!("{} of weights", size(work.read_bytes))),
         ("computes", format!("at most {:.1e} floating-point operations in matrix products", work.operations)),
         ("takes", seconds),
-        ("writes", writes(forecast.writes.as_ref())),
+        ("writes", writes(forecast.writes.as_ref())?),
     ];
     let lines = lines.map(|(name, value)| format!("{name:11} {value}\n"));
     screen.data(&lines.concat())
@@ -43,10 +40,21 @@ fn counts(forecast: &Forecast) -> String {
     format!("{}{of} passages, {} tokens, {} of them predicted", work.passages, work.tokens, work.targets)
 }
 
-fn writes(writing: Option<&Writing>) -> String {
-    let Some(Writing { folder, bytes, free }) = writing else { return "nothing: no --output-dir".to_owned() };
-    let free = free.map_or_else(|| "how much is free is unknown".to_owned(), |free| format!("{} are free", size(free)));
-    format!("about {} into {} ({free})", size(*bytes), folder.display())
+/// The disk must have room for it.
+fn writes(writing: Option<&Writing>) -> Result<String> {
+    let Some(Writing { folder, bytes, free }) = writing else { return Ok("nothing: no --output-dir".to_owned()) };
+    let (folder, needed) = (folder.display(), size(*bytes));
+    let free = match *free {
+        Some(free) if free < *bytes => {
+            let free = size(free);
+            return Err(Error::usage(format!(
+                "{folder}: about {needed} would be written, and {free} are free on that disk"
+            )));
+        }
+        Some(free) => format!("{} are free", size(free)),
+        None => "how much is free is unknown".to_owned(),
+    };
+    Ok(format!("about {needed} into {folder} ({free})"))
 }
 
 fn size(bytes: u64) -> String {

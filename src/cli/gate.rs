@@ -12,30 +12,32 @@ use crate::report::{TerminalStyle, write_atomically};
 /// Arguments of `gate`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct GateArgs {
-    /// report.json, or the output directory that holds it; the samples must lie beside it.
+    /// The report.json, or the output directory with it; the samples must be beside it
     report: PathBuf,
-    /// The most accuracy that a merge may lose, in percentage points: 0.5pp.
+    /// Most accuracy that a merge may lose, in percentage points: 0.5pp
     #[arg(long, value_name = "POINTS")]
     max_acc_loss: Option<Points>,
-    /// The most that a merge may raise perplexity, in per cent: 1%.
+    /// Most that a merge may raise perplexity, in per cent: 1%
     #[arg(long, value_name = "PERCENT")]
     max_ppl_increase: Option<Percent>,
-    /// Fail where a single passage changes its outcome.
+    /// Fail if a single passage changes its outcome
     #[arg(long)]
     expect_exact: bool,
-    /// Compare every model with its earlier self too, the unmerged one included.
+    /// Also compare every model, the unmerged one included, with its row in an earlier report
     #[arg(long, value_name = "REPORT")]
     against: Option<PathBuf>,
-    /// Chance of calling noise a loss, over all models together (default: the file's, 0.05).
+    /// Probability of calling noise a loss, over all models together [default: the file's, 0.05]
     #[arg(long, value_name = "P")]
     significance: Option<f64>,
-    /// Judge these models only (repeatable; default: all that the limits do not skip).
+    /// Check only this model (repeatable) [default: all that the limits do not skip]
     #[arg(long = "model", value_name = "NAME")]
     models: Vec<String>,
-    /// Limits from a file such as evals/gates.yml; flags win over it. Without it and without flags the built-in ones hold.
+    /// Read limits from a file such as evals/gates.yml; options win over it
+    ///
+    /// Without it and without options, the built-in limits apply.
     #[arg(long, value_name = "FILE")]
     gates: Option<PathBuf>,
-    /// Also write the checks as JUnit XML.
+    /// Also write the checks as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -61,7 +63,6 @@ impl GateArgs {
     }
 }
 
-/// Whether the gate passed.
 pub(super) fn run(args: &GateArgs, screen: &Screen) -> Result<bool> {
     let gates = args.limits()?;
     let report = Evidence::open(&args.report)?;

@@ -3,11 +3,10 @@
 
 mod notes;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::checkpoint_args::CheckpointArgs;
 use super::screen::Screen;
 use crate::checkpoint::{Checkpoint, ReplicatedParams};
 use crate::error::Result;
@@ -15,13 +14,13 @@ use crate::merge::{Exactness, MergeError, StageMerger, Strategy};
 use crate::report::{
     self, DTypeCount, Exact, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, TerminalStyle, Tool, Vocabulary,
 };
-use crate::run::{checkpoint_info, drift, read_replicated};
+use crate::run::{ReadingOptions, checkpoint_info, drift, read_replicated};
 
 /// Arguments of `inspect`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct InspectArgs {
-    #[command(flatten)]
-    model: CheckpointArgs,
+    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    checkpoint: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,12 +39,14 @@ pub(super) struct InspectArgs {
     /// Draw the drift of every parameter in every layer into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingOptions,
 }
 
 pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
     let strategies = Strategy::resolve_all(&args.strategy)?;
-    let checkpoint = args.model.open()?;
-    let mut inspection = describe(&checkpoint, &args.model);
+    let checkpoint = Checkpoint::open_with(&args.checkpoint, &args.reading.open_options())?;
+    let mut inspection = describe(&checkpoint, &args.checkpoint);
     if !args.no_drift {
         let stages = read_replicated(&checkpoint)?;
         let drift = drift(&stages)?;
@@ -108,12 +109,12 @@ fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<S
 }
 
 /// Everything that needs no weights.
-fn describe(checkpoint: &Checkpoint, model: &CheckpointArgs) -> Inspection {
+fn describe(checkpoint: &Checkpoint, given: &Path) -> Inspection {
     let config = checkpoint.config();
     Inspection {
         schema_version: INSPECTION_VERSION.to_owned(),
         tool: Tool { name: "kintsugi".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        checkpoint: checkpoint_info(checkpoint, &model.checkpoint, None),
+        checkpoint: checkpoint_info(checkpoint, given, None),
         dtypes: dtypes(checkpoint),
         vocabulary: Vocabulary::new(
             checkpoint.architecture().padded_vocab_size,

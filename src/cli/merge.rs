@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::checkpoint_args::CheckpointArgs;
 use super::screen::Screen;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -14,63 +13,65 @@ use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
-use crate::run::{parse_bytes, tokenizer_if_any, versions};
+use crate::run::{ReadingOptions, parse_bytes, tokenizer_if_any, versions};
 use crate::tensor::DType;
 
 /// Arguments of `merge`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct WriteArgs {
-    #[command(flatten)]
-    model: CheckpointArgs,
+    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    checkpoint: PathBuf,
     /// Write the merge into this new directory
     ///
     /// It is complete or not there at all.
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(help_heading = "Output", short, long, value_name = "DIR")]
     output_dir: PathBuf,
     /// A built-in strategy or a strategy file
-    #[arg(long, value_name = "NAME|FILE", default_value = "fold")]
+    #[arg(help_heading = "Strategies", long, value_name = "NAME|FILE", default_value = "fold")]
     strategy: String,
     /// Merge even where no one-rank model equals the unmerged one (qk_layernorm)
-    #[arg(long)]
+    #[arg(help_heading = "Strategies", long)]
     allow_inexact: bool,
-    #[cfg(feature = "libtorch")]
-    #[command(flatten)]
-    calibration: crate::run::CalibrationOptions,
     /// Format of the merge: gpt-neox's own, or a directory for transformers
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = FormatName::Neox)]
+    #[arg(help_heading = "Output", long, value_name = "FORMAT", value_enum, default_value_t = FormatName::Neox)]
     format: FormatName,
     /// Number of ranks to write for; it must divide heads and widths
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_ranks)]
+    #[arg(help_heading = "Output", long, value_name = "N", default_value_t = 1, value_parser = parse_ranks)]
     tensor_parallel: usize,
     /// Size of a safetensors file (`--format hf`); a larger tensor has a file of its own
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "5GB")]
+    #[arg(help_heading = "Output", long, value_name = "SIZE", value_parser = parse_bytes, default_value = "5GB")]
     max_shard_size: u64,
     /// Type of the weights: auto (as in the checkpoint), f32, bf16 or f16
     ///
     /// In a wider type the merge itself is computed and stored wider.
-    #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
+    #[arg(help_heading = "Output", long, value_name = "TYPE", default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
     dtype: String,
     /// Leave out the rows that only pad the vocabulary: keep N tokens, or as many as the tokenizer has
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
+    #[arg(help_heading = "Output", long, value_name = "N", num_args = 0..=1, require_equals = true)]
     #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
     /// Tokenizer to copy: a tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
     ///
     /// Default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that its configuration names.
-    #[arg(long, value_name = "FILE|NAME")]
+    #[arg(help_heading = "Output", long, value_name = "FILE|NAME")]
     tokenizer: Option<PathBuf>,
     /// A report.json of `compare`, whose numbers for the strategy go into the model card
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Output", long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Replace an earlier merge in this place, once the new one is complete
-    #[arg(long)]
+    #[arg(help_heading = "Output", long)]
     overwrite: bool,
     /// Check everything and list what would be written, but write nothing
-    #[arg(long)]
+    #[arg(help_heading = "Output", long)]
     dry_run: bool,
     /// Memory for weights in transit, for example 1GiB or 500MB; a larger parameter is processed alone
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "768MiB")]
+    #[arg(help_heading = "Resources", long, value_name = "BYTES", value_parser = parse_bytes, default_value = "768MiB")]
     memory_budget: u64,
+    #[cfg(feature = "libtorch")]
+    #[command(flatten)]
+    calibration: crate::run::CalibrationOptions,
+    #[command(flatten)]
+    reading: ReadingOptions,
 }
 
 /// What `--format` takes.
@@ -85,7 +86,7 @@ enum FormatName {
 pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
     let mut strategy = Strategy::resolve(&args.strategy)?;
     strategy.allow_inexact |= args.allow_inexact;
-    let checkpoint = args.model.open()?;
+    let checkpoint = Checkpoint::open_with(&args.checkpoint, &args.reading.open_options())?;
     check_strategies(&checkpoint, std::slice::from_ref(&strategy))?;
     let tokenizer_path = tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, &mut screen.download_bar())?;
     let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
@@ -143,11 +144,7 @@ fn calibration(
 }
 
 #[cfg(feature = "libtorch")]
-fn run_job(
-    job: &MergeJob<'_>,
-    calibration: Option<&Calibration>,
-    progress: &dyn Progress,
-) -> Result<MergeSummary> {
+fn run_job(job: &MergeJob<'_>, calibration: Option<&Calibration>, progress: &dyn Progress) -> Result<MergeSummary> {
     let Some(calibration) = calibration else { return Ok(job.run(None, progress)?) };
     let architecture = job.checkpoint.architecture();
     let (backend, passages) = (calibration.backend, &calibration.passages);
@@ -161,12 +158,7 @@ fn run_job(
 enum Calibration {}
 
 #[cfg(not(feature = "libtorch"))]
-fn calibration(
-    _: &WriteArgs,
-    checkpoint: &Checkpoint,
-    strategy: &Strategy,
-    _: &Screen,
-) -> Result<Option<Calibration>> {
+fn calibration(_: &WriteArgs, checkpoint: &Checkpoint, strategy: &Strategy, _: &Screen) -> Result<Option<Calibration>> {
     if strategy.calibrate && checkpoint.architecture().streams_can_differ() {
         let name = &strategy.name;
         return Err(Error::usage(format!("{name} needs a forward pass, and this build has none (feature libtorch)")));
@@ -238,7 +230,7 @@ fn measured(path: &std::path::Path, strategy: &str) -> Result<Measured> {
     })?;
     Ok(Measured {
         task: report.task.name.clone(),
-        passages: report.task.documents.effective,
+        passages: report.task.passages.effective,
         baseline: scores(&report.baseline),
         merged: scores(&variant.model),
         kl_mean: variant.fidelity.as_ref().map(|fidelity| fidelity.kl_mean),

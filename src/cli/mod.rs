@@ -4,7 +4,6 @@
 
 #[cfg(feature = "libtorch")]
 mod caller;
-mod checkpoint_args;
 mod combine;
 #[cfg(feature = "libtorch")]
 mod compare;
@@ -41,7 +40,7 @@ use crate::error::ErrorKind;
 
 /// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
-#[command(name = "kintsugi", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "kintsugi", version, max_term_width = 100, arg_required_else_help = true, disable_help_flag = true)]
 pub struct Cli {
     #[command(flatten)]
     verbosity: screen::Verbosity,

@@ -6,18 +6,20 @@ use clap::{Args, ValueEnum};
 
 use super::screen::Screen;
 use crate::error::{Error, Result};
-use crate::report::{self, Material, Report, Results, TerminalStyle};
+use crate::report::{self, Report, ReportFiles, Results, TerminalStyle};
 
 /// Arguments of `report`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReportArgs {
-    /// The --output-dir of a run, or its report.json.
+    /// The --output-dir of a run, or its report.json
     #[arg(value_name = "DIR|FILE")]
     path: PathBuf,
-    /// How to show it. Default: what the ending of --output says, else terminal.
+    /// Format [default: by the ending of --output, else terminal]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write into this file instead of stdout; for lm-eval, into this folder. Default for lm-eval: lm-eval beside the report.
+    /// Write into this file instead of stdout; for lm-eval, into this folder
+    ///
+    /// Default for lm-eval: lm-eval beside the report.
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 }
@@ -38,7 +40,7 @@ enum Format {
 }
 
 impl Format {
-    /// What the ending of a file name asks for.
+    /// By the ending of a file name.
     fn of_file(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "html" | "htm" => Some(Self::Html),
@@ -58,26 +60,26 @@ pub(super) fn run(args: &ReportArgs, screen: &Screen) -> Result<()> {
     }
     let format = asked.unwrap_or(Format::Terminal);
     let results = Results::read(&args.path)?;
-    let material = results.material();
+    let files = results.files();
     if format == Format::LmEval {
-        return write_lm_eval(args, &material);
+        return write_lm_eval(args, &files);
     }
-    let text = render(format, &material, args)?;
+    let text = render(format, &files, args)?;
     match &args.output {
         Some(path) => Ok(report::write_atomically(path, text.as_bytes())?),
         None => screen.data(&text),
     }
 }
 
-fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> Result<String> {
+fn render(format: Format, files: &ReportFiles<'_>, args: &ReportArgs) -> Result<String> {
     let comparison = || -> Result<&Report> {
         let none = || Error::usage(format!("{}: an explanation, but no report.json", args.path.display()));
-        material.report.ok_or_else(none)
+        files.report.ok_or_else(none)
     };
     let is_shown = args.output.is_none();
     let style = TerminalStyle { width: Screen::width(), styled: is_shown && Screen::styled() };
-    Ok(match (format, material.report, material.explanation) {
-        (Format::Html, ..) => report::render_html(material)?,
+    Ok(match (format, files.report, files.explanation) {
+        (Format::Html, ..) => report::render_html(files)?,
         (Format::Terminal, None, Some(explanation)) => report::render_explanation(explanation, style),
         (Format::Markdown, ..) => report::render_markdown(comparison()?),
         (Format::Json, ..) => report::to_json(comparison()?)?,
@@ -85,10 +87,10 @@ fn render(format: Format, material: &Material<'_>, args: &ReportArgs) -> Result<
     })
 }
 
-fn write_lm_eval(args: &ReportArgs, material: &Material<'_>) -> Result<()> {
+fn write_lm_eval(args: &ReportArgs, files: &ReportFiles<'_>) -> Result<()> {
     let beside = if args.path.is_dir() { Some(args.path.as_path()) } else { args.path.parent() };
     let folder = args.output.clone().unwrap_or_else(|| beside.unwrap_or(Path::new(".")).join("lm-eval"));
-    let written = report::write_lm_eval(material, &folder)?;
+    let written = report::write_lm_eval(files, &folder)?;
     tracing::info!("{} files in {}", written.len(), folder.display());
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command};
+use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 
 use crate::config::{nearest_name, read_files};
@@ -24,19 +24,19 @@ const TYPED_ONLY: [&str; 3] = ["config", "help", "version"];
 
 /// Where further options come from.
 #[cfg(feature = "libtorch")]
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct RunFileArgs {
     /// Read options from a run file: YAML in which every option is a key, without its dashes
     ///
     /// Options that are typed win over KINTSUGI_OPTION in the environment, which wins over the file.
-    #[arg(long = "config", value_name = "FILE", help_heading = "Output", display_order = 800)]
-    file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help_heading = "Output", display_order = 800)]
+    config: Option<PathBuf>,
 }
 
 #[cfg(feature = "libtorch")]
 impl RunFileArgs {
     pub(super) fn announce(&self) {
-        if let Some(file) = &self.file {
+        if let Some(file) = &self.config {
             tracing::info!("run file: {}", file.display());
         }
     }

@@ -14,11 +14,14 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(super) struct Verbosity {
     /// Only print errors
-    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "General")]
     quiet: bool,
     /// Verbose (-vv: trace)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 901)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "General")]
     verbose: u8,
+    /// Print help: -h in short, --help in full
+    #[arg(short, long, global = true, action = clap::ArgAction::Help, help_heading = "General")]
+    help: Option<bool>,
 }
 
 /// The terminal, or the files and pipes in its place.
@@ -101,7 +104,6 @@ impl Screen {
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }
 
-    /// A bar for an evaluation.
     #[cfg(feature = "libtorch")]
     pub(super) fn evaluation_bar(&self) -> EvaluationBar {
         EvaluationBar(self.bar())
@@ -112,7 +114,6 @@ impl Screen {
         MergeBar(self.bar())
     }
 
-    /// A bar for a download.
     pub(super) fn download_bar(&self) -> DownloadBar<'_> {
         DownloadBar { screen: self, bar: None }
     }

@@ -9,9 +9,7 @@ use crate::run::Finished;
 pub(super) fn show_finished(finished: &Finished, screen: &Screen) -> Result<()> {
     let folder = finished.output().map(|output| output.path().display());
     if let (Some(RunShard { index, count }), Some(folder)) = (finished.run_shard(), &folder) {
-        tracing::info!(
-            "shard {index}/{count} is done; when all are: kintsugi combine {folder} -o {folder}"
-        );
+        tracing::info!("shard {index}/{count} is done; when all are: kintsugi combine {folder} -o {folder}");
         return Ok(());
     }
     let report = finished.report()?;

@@ -13,28 +13,28 @@ use crate::tensor::DType;
 /// Arguments of `synth`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct SynthArgs {
-    /// Where the checkpoint goes.
+    /// Write the checkpoint into this folder
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Layer count, widths and vocabulary of this model: Pythia's, or GPT-NeoX-20B's.
+    /// Layer count, widths and vocabulary of this model: Pythia's, or GPT-NeoX-20B's
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Shape::names()))]
     shape: String,
-    /// Number of ranks.
+    /// Number of ranks
     #[arg(long, value_name = "N", default_value_t = 2)]
     tensor_parallel: usize,
-    /// Type of the weights.
+    /// Type of the weights
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32"])]
     dtype: String,
-    /// How far replicas drift from rank to rank, relative to each value.
+    /// Drift of replicas from rank to rank, relative to each value
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     drift: f64,
-    /// Seed of the weights.
+    /// Seed of the weights
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
-    /// Sequential residual instead of the parallel one.
+    /// Sequential residual instead of the parallel one
     #[arg(long)]
     sequential: bool,
-    /// One file per rank instead of one per layer and rank.
+    /// One file per rank instead of one per layer and rank
     #[arg(long)]
     rank_files: bool,
 }

@@ -1,27 +1,28 @@
-//! What the model is, once configuration and tensors have been heard: the one description that the partition table, the
-//! merger, the forward pass and the exporters go by. [`Architecture::resolve`] refuses what is not understood; [`Architecture::not_evaluated`] says what is
-//! understood but cannot be evaluated.
+//! The model's architecture, from configuration and tensors: the one description that the partition table, the merger, the
+//! forward pass and the exporters use. [`Architecture::resolve`] refuses models that are not understood;
+//! [`Architecture::not_evaluated`] is the reason why one that is understood cannot be evaluated.
 
+use super::choices::{Activation, AttentionKind, Norm, PositionEmbedding, Precision};
 use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
+use super::neox::NeoxConfig;
 use super::observed::{Observed, resolve_head};
-use super::refusals::{self, Unsupported};
-use super::{
-    Activation, AttentionBranch, AttentionKind, EpsilonPlacement, GqaLayout, MlpNormInput, MlpType, NeoxConfig, Norm,
-    NormTying, PositionEmbedding, Precision, QuirkOptions, Quirks, Reduction, RotaryTables,
+use super::quirk_values::{
+    AttentionBranch, EpsilonPlacement, GqaLayout, MlpNormInput, NormTying, Reduction, RotaryTables,
 };
+use super::quirks::{QuirkOptions, Quirks};
+use super::refusals;
+use super::unsupported::Unsupported;
 
-/// Rows of a trained prompt where nothing else tells: gpt-neox's default of `soft_prompt_tuning.num_tokens`.
+/// gpt-neox's default of `soft_prompt_tuning.num_tokens`.
 const SOFT_PROMPT_DEFAULT: usize = 10;
 
-/// What the model is.
+/// The model's architecture. Counts are over all ranks.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent settings of gpt-neox's configuration")]
 pub struct Architecture {
-    /// Transformer layers.
     pub layer_count: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Query heads.
     pub head_count: usize,
     /// Key and value heads.
     pub kv_head_count: usize,
@@ -31,21 +32,18 @@ pub struct Architecture {
     pub mlp_inner_size: usize,
     /// Longest input.
     pub max_position_embeddings: usize,
-    /// The norm.
     pub norm: Norm,
-    /// Its epsilon.
     pub norm_epsilon: f64,
     /// Where rmsnorm adds it.
     pub rms_epsilon: EpsilonPlacement,
     /// Whether queries and keys are normalised over all heads of a rank (`use_qk_layernorm`).
     pub query_key_norm: bool,
-    /// How positions enter.
     pub positions: Positions,
-    /// What type rotary tables are made in.
+    /// The type in which rotary tables are computed.
     pub rotary_tables: RotaryTables,
     /// Number format of the files, in which tables that gpt-neox keeps as buffers are rounded.
     pub storage: Precision,
-    /// What each layer uses to mix tokens: global or flash.
+    /// How each layer mixes tokens: global or flash.
     pub attention: Vec<AttentionKind>,
     /// Tokens that flash attention looks back, none: all.
     pub sliding_window: Option<usize>,
@@ -68,7 +66,6 @@ pub struct Architecture {
     /// Whether the attention branch is computed and lost, as in gpt-neox since e37ad2f0 (2024-09-10) with a parallel
     /// residual and an MLP without biases.
     pub attention_dropped: bool,
-    /// What feeds the MLP.
     pub mlp_input: MlpInput,
     /// The output projection.
     pub head: Head,
@@ -78,7 +75,7 @@ pub struct Architecture {
     pub attention_bias: bool,
     /// Whether the MLP's linear layers have biases.
     pub mlp_bias: bool,
-    /// Rows of the trained prompt that stands before every input (`soft_prompt_tuning`); 0 without one.
+    /// Rows of the trained prompt before every input (`soft_prompt_tuning`); 0 without one.
     pub soft_prompt_length: usize,
     /// Whether in training each rank's norms, and biases added after the all-reduce, acted on its own stretch of the
     /// sequence (`sequence_parallel`).
@@ -105,7 +102,7 @@ impl Architecture {
         refusals::check(config, &observed, &Quirks::decide(config, &observed, options))
     }
 
-    /// Combines configuration and tensors; also says what was decided about the quirks of gpt-neox's versions.
+    /// Combines configuration and tensors; also returns the quirks that were decided on.
     ///
     /// # Errors
     /// The first setting that this version does not understand, with the reason.
@@ -119,8 +116,8 @@ impl Architecture {
         let hidden_size = config.hidden_size;
         let missing = |what: &str| {
             let (reason, needed) = (
-                "neither the configuration nor the tensors tell it",
-                "--neox-config FILE gives a configuration that does",
+                "it is neither in the configuration nor in the tensors",
+                "pass a configuration that contains it with --neox-config FILE",
             );
             Unsupported::new(what, reason, needed)
         };
@@ -128,10 +125,12 @@ impl Architecture {
         let kv_head_count = config.kv_heads();
         let activation = config.activation;
         let (engine_attention, engine_mlp) = (observed.engine_attention(config), observed.engine_mlp(config));
-        let mlp_matrices = match config.mlp_type {
-            _ if engine_mlp => MlpMatrices::TransformerEngine,
-            MlpType::Llama => MlpMatrices::Separate,
-            MlpType::Regular => MlpMatrices::UpGate,
+        let mlp_matrices = if engine_mlp {
+            MlpMatrices::TransformerEngine
+        } else if observed.separate_mlp(config) {
+            MlpMatrices::Separate
+        } else {
+            MlpMatrices::UpGate
         };
         let mlp_bias = engine_mlp || (config.use_bias_in_mlp && mlp_matrices == MlpMatrices::UpGate);
         let residual = match (config.gpt_j_residual, quirks.reduction.value) {
@@ -192,7 +191,6 @@ impl Architecture {
         Ok((architecture, quirks))
     }
 
-    /// Elements of one head.
     #[must_use]
     pub fn head_size(&self) -> usize {
         self.hidden_size / self.head_count

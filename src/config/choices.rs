@@ -1,18 +1,21 @@
-//! Settings that are one of a fixed set of words, spelled as gpt-neox spells them.
+//! Settings with a fixed set of values, spelled as gpt-neox spells them.
 
 use std::fmt;
 
-/// A setting that is one of a fixed set of words.
+/// A setting with a fixed set of values.
 pub(super) trait Choice: Sized + Copy + 'static {
     /// Every value, in gpt-neox's order.
     const VALUES: &'static [Self];
 
-    /// The word in a configuration file.
+    /// Other spellings of values, in older versions.
+    const ALIASES: &'static [(&'static str, Self)];
+
+    /// The spelling in a configuration file.
     fn word(self) -> &'static str;
 }
 
 macro_rules! choices {
-    ($($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+    ($($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal $(| $alias:literal)*,)+ })+) => {$(
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -20,7 +23,7 @@ macro_rules! choices {
         }
 
         impl $name {
-            /// The word that gpt-neox's configuration uses.
+            /// The spelling in gpt-neox's configuration files.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -29,16 +32,17 @@ macro_rules! choices {
             }
         }
 
-        impl Choice for $name {
+        impl $crate::config::choices::Choice for $name {
             const VALUES: &'static [Self] = &[$(Self::$variant),+];
+            const ALIASES: &'static [(&'static str, Self)] = &[$($(($alias, Self::$variant),)*)+];
 
             fn word(self) -> &'static str {
                 self.as_str()
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 formatter.write_str(self.as_str())
             }
         }
@@ -51,8 +55,8 @@ choices! {
     /// Key `norm`: the normalisation before attention, before the MLP and before the head
     /// (`megatron/model/norms.py`).
     Norm {
-        /// Mean and variance, gain and bias.
-        LayerNorm = "layernorm",
+        /// Mean and variance, gain and bias. From 2021-06-22 to 2021-10-20 also in a kernel of apex.
+        LayerNorm = "layernorm" | "apexlayernorm",
         /// Root mean square, gain only.
         RmsNorm = "rmsnorm",
         /// Mean and variance, nothing learned.
@@ -77,7 +81,6 @@ choices! {
         RelativeBuckets = "rpe",
         /// A fixed slope for each head, added to the scores.
         Alibi = "alibi",
-        /// None.
         Absent = "none",
     }
 
@@ -125,17 +128,19 @@ choices! {
         Fp32 = "fp32",
     }
 
-    /// Key `mlp_type`, used from 2023-05 to 2024-09.
+    /// Key `mlp_type`, used from 2023-05 to 2024-09, and by StableLM's fork.
     MlpType {
         /// Two matrices.
         Regular = "regular",
         /// Three matrices `w1`, `w2`, `w3` without biases.
         Llama = "llama",
+        /// StableLM's.
+        Gated = "gated",
     }
 }
 
 impl Norm {
-    /// Whether it subtracts the mean, so that what it puts out sums to zero before gain and bias.
+    /// Whether it subtracts the mean, so that its output sums to zero before gain and bias.
     #[must_use]
     pub const fn centres(self) -> bool {
         matches!(self, Self::LayerNorm | Self::NonParametricLayerNorm | Self::TransformerEngineLayerNorm)
@@ -147,13 +152,11 @@ impl Norm {
         matches!(self, Self::RmsNorm | Self::TransformerEngineRmsNorm)
     }
 
-    /// Whether it has a gain.
     #[must_use]
     pub const fn has_gain(self) -> bool {
         !matches!(self, Self::NonParametricLayerNorm)
     }
 
-    /// Whether it has a bias.
     #[must_use]
     pub const fn has_bias(self) -> bool {
         matches!(self, Self::LayerNorm | Self::TransformerEngineLayerNorm)
@@ -174,7 +177,7 @@ impl Activation {
     }
 }
 
-/// What one layer uses to mix tokens, from `attention_config`.
+/// How one layer mixes tokens, from `attention_config`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AttentionKind {
     /// Dense causal attention.
@@ -200,7 +203,7 @@ pub enum AttentionKind {
     Mamba,
     /// An RWKV block.
     Rwkv,
-    /// A word that gpt-neox did not know when this was written.
+    /// A value that gpt-neox did not know when this was written.
     Other(String),
 }
 
@@ -219,14 +222,14 @@ static ATTENTION_WORDS: [(&str, AttentionKind); 11] = [
 ];
 
 impl AttentionKind {
-    /// The kind that a configuration's word names; an unknown word is kept as [`AttentionKind::Other`].
+    /// The kind of a configuration's value; an unknown one is kept as [`AttentionKind::Other`].
     #[must_use]
     pub fn from_word(word: &str) -> Self {
         let known = ATTENTION_WORDS.iter().find(|(name, _)| *name == word);
         known.map_or_else(|| Self::Other(word.to_owned()), |(_, kind)| kind.clone())
     }
 
-    /// The word that gpt-neox's configuration uses.
+    /// The spelling in gpt-neox's configuration files.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {

@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, NeoxConfig};
+use super::error::ConfigError;
+use super::neox::NeoxConfig;
 
 /// The entry `args` of `mp_rank_*_model_states.pt`: the settings gpt-neox compares when it loads a checkpoint
-/// (`megatron/checkpointing.py`, `check_checkpoint_args`). `None` where the file does not tell.
+/// (`megatron/checkpointing.py`, `check_checkpoint_args`). `None` where the file has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ClientArgs {
@@ -28,7 +29,7 @@ pub struct ClientArgs {
 }
 
 impl NeoxConfig {
-    /// Compares this configuration with the arguments stored in a checkpoint, where both tell a value.
+    /// Compares this configuration with the arguments stored in a checkpoint, where both have a value.
     ///
     /// # Errors
     /// The first key on which they disagree.

@@ -49,7 +49,7 @@ pub(super) mod change {
     pub(in crate::config) const NORMS_SIDE_BY_SIDE: Date = Date::new(2021, 10, 20);
     /// 0accac61 (#481): `gpt_j_tied` means its opposite.
     pub(in crate::config) const TYING_INVERTED: Date = Date::new(2022, 12, 6);
-    /// f607953d (#761): `gpt_j_tied` means what it says again.
+    /// f607953d (#761): `gpt_j_tied` has its meaning of before again.
     pub(in crate::config) const TYING_RESTORED: Date = Date::new(2022, 12, 27);
     /// a6065b44 (#966): masked scores become the smallest number instead of −10000.
     pub(in crate::config) const SMALLEST_MASK: Date = Date::new(2023, 6, 5);
@@ -77,10 +77,14 @@ pub(super) const NAMED: [(&str, Date, &str); 7] = [
 /// A stretch of gpt-neox's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Era {
-    /// As it was asked for.
     pub name: String,
-    /// A day in it.
     pub date: Date,
+}
+
+impl fmt::Display for Era {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl FromStr for Era {

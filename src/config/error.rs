@@ -1,11 +1,11 @@
-//! What can be wrong with a configuration.
+//! Errors of configurations, with hints.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::files;
 
-/// Where a key stands: a file and a line.
+/// A key's file and line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPlace {
     /// The configuration file.
@@ -24,108 +24,40 @@ impl fmt::Display for KeyPlace {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// No configuration file was given.
     #[error("no configuration file was given")]
     NoFiles,
 
-    /// A file could not be opened or read.
     #[error("cannot read the configuration file {}", path.display())]
     Read {
-        /// The configuration file.
         path: PathBuf,
-        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
 
-    /// A file is far larger than any configuration.
     #[error("{}: expected a configuration of at most {limit_bytes} bytes, found more", path.display())]
-    TooLarge {
-        /// The configuration file.
-        path: PathBuf,
-        /// The largest size that is read, in bytes.
-        limit_bytes: u64,
-    },
+    TooLarge { path: PathBuf, limit_bytes: u64 },
 
-    /// A file is not the YAML or JSON that gpt-neox reads.
     #[error("{}:{line}:{column}: {message}", path.display())]
-    Syntax {
-        /// The configuration file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// The column, counted in characters from 1.
-        column: usize,
-        /// What the parser met.
-        message: String,
-        /// What is probably wrong, when the text around the place shows it.
-        suggestion: Option<String>,
-    },
+    Syntax { path: PathBuf, line: usize, column: usize, message: String, suggestion: Option<String> },
 
-    /// A key appears twice, in one file or in two, after `-` became `_`.
     #[error("key `{key}` is given twice: {first} and {second}")]
-    DuplicateKey {
-        /// The key with `_`.
-        key: String,
-        /// Where it appears first.
-        first: KeyPlace,
-        /// Where it appears again.
-        second: KeyPlace,
-    },
+    DuplicateKey { key: String, first: KeyPlace, second: KeyPlace },
 
-    /// A key without a default is missing.
     #[error("{files}: key `{key}` is missing")]
-    MissingKey {
-        /// The missing key.
-        key: String,
-        /// The files that were searched.
-        files: String,
-    },
+    MissingKey { key: String, files: String },
 
-    /// A value has the wrong type, is out of range or does not fit another value.
     #[error("{file}: `{key}` should be {expected}, found {found}")]
-    InvalidValue {
-        /// The key; a key inside a section is written `section.key`.
-        key: String,
-        /// What would be accepted.
-        expected: String,
-        /// The value in the file.
-        found: String,
-        /// The file that holds the key.
-        file: String,
-    },
+    InvalidValue { key: String, expected: String, found: String, file: String },
 
-    /// Two settings exclude each other.
     #[error("{file}: `{key}` is {value}, but `{other_key}` is {other_value}")]
-    Conflict {
-        /// One key.
-        key: String,
-        /// Its value.
-        value: String,
-        /// The other key.
-        other_key: String,
-        /// The other key's value.
-        other_value: String,
-        /// The file that holds the first key.
-        file: String,
-    },
+    Conflict { key: String, value: String, other_key: String, other_value: String, file: String },
 
-    /// The configuration and the arguments stored in the checkpoint disagree.
     #[error("{file}: `{key}` is {config}, but the checkpoint was written with {checkpoint}")]
-    CheckpointMismatch {
-        /// The key.
-        key: String,
-        /// The value in the configuration (gpt-neox's default where the key is absent).
-        config: String,
-        /// The value stored in the checkpoint.
-        checkpoint: String,
-        /// The file that holds the key.
-        file: String,
-    },
+    CheckpointMismatch { key: String, config: String, checkpoint: String, file: String },
 }
 
 impl ConfigError {
-    /// What to do about it, when that is known: one sentence without a trailing period.
+    /// What to do about it, where that is known: one sentence without a trailing period.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

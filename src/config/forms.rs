@@ -1,6 +1,7 @@
 //! The forms that the parts of a model take: positions, residuals, norms, layouts.
 
-use super::{EpsilonPlacement, Norm};
+use super::choices::Norm;
+use super::quirk_values::EpsilonPlacement;
 
 /// How positions enter the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,7 +10,6 @@ pub enum Positions {
     Rotary {
         /// Rotated elements of each head.
         dims: usize,
-        /// Base of the frequencies.
         base: f64,
     },
     /// A learned table, added to the embedding by each rank from its own replica.
@@ -23,7 +23,6 @@ pub enum Positions {
     Alibi,
     /// A learned number for each head and bucket of distances, added to the scores (T5, Raffel et al. 2019).
     RelativeBuckets {
-        /// Number of buckets.
         buckets: usize,
         /// The distance from which the last bucket holds.
         max_distance: usize,
@@ -45,14 +44,14 @@ pub enum Residual {
     Sequential,
 }
 
-/// What the MLP's first layer is fed.
+/// The input of the MLP's first layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MlpInput {
     /// Its own norm of the residual stream.
     OwnNorm,
     /// The attention's norm (`gpt_j_tied`).
     AttentionNorm,
-    /// Its own norm of what the attention's norm puts out (2021-09-29 to 2021-10-20).
+    /// Its own norm of the attention's norm's output (2021-09-29 to 2021-10-20).
     NormOfAttentionNorm,
 }
 
@@ -123,9 +122,7 @@ impl Multipliers {
 /// How a norm computes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormForm {
-    /// The norm.
     pub kind: Norm,
-    /// Its epsilon.
     pub epsilon: f64,
     /// Where rmsnorm adds it.
     pub placement: EpsilonPlacement,

@@ -1,4 +1,4 @@
-//! Names that somebody mistyped.
+//! Suggestions for mistyped names.
 
 /// The name that was perhaps meant: one that differs in a letter or two, or begins as the other does.
 ///

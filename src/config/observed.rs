@@ -1,16 +1,30 @@
-//! What only the tensors of a checkpoint tell about the model.
+//! Properties of the model that only the tensors of a checkpoint show.
 
-use super::choices::OutputLayerParallelism;
+use super::choices::{MlpType, OutputLayerParallelism, Precision};
 use super::forms::Head;
-use super::{NeoxConfig, Precision};
+use super::neox::NeoxConfig;
 
-/// Facts that only the tensors know.
+/// A module that has a name of its own in the files.
+struct Module {
+    setting: &'static str,
+    is_set: bool,
+    name: &'static str,
+    /// Names of the modules in its place.
+    others: &'static [&'static str],
+}
+
+/// Prefixes of the MLP's first layer.
+const MLP: &[&str] = &["mlp.linear1", "mlp.dense_h_to_4h", "mlp.fc1", "mlp.w1"];
+
+/// Names, shapes and types seen in the files.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// Number of ranks that hold shards.
     pub tp_size: usize,
     /// Width of the MLP between its two layers, all ranks together (after gating).
     pub mlp_inner_size: Option<usize>,
+    /// Rows of the MLP's first layer, all ranks together, where it is one matrix.
+    pub mlp_first_size: Option<usize>,
     /// Rows of the word embedding, all ranks together.
     pub padded_vocab_size: Option<usize>,
     /// Shape of one rank's output head, where there is one.
@@ -34,6 +48,62 @@ impl Observed {
     pub(super) fn engine_attention(&self, config: &NeoxConfig) -> bool {
         let switched_on = config.transformer_engine.attention || config.transformer_engine.fp8_attention;
         if self.layer_tensors.is_empty() { switched_on } else { self.has_layer_tensor("attention.qkv.weight") }
+    }
+
+    /// Whether the MLP has three matrices `w1`, `w2`, `w3`: by the names, where there are any.
+    pub(super) fn separate_mlp(&self, config: &NeoxConfig) -> bool {
+        if self.layer_tensors.is_empty() {
+            return config.mlp_type == MlpType::Llama;
+        }
+        self.has_layer_tensor("mlp.w1.weight")
+    }
+
+    /// Settings that the names and shapes in the files contradict, a sentence each: the files decide.
+    #[must_use]
+    pub fn contradictions(&self, config: &NeoxConfig) -> Vec<String> {
+        if self.layer_tensors.is_empty() {
+            return Vec::new();
+        }
+        let engine = config.transformer_engine;
+        let modules = [
+            Module {
+                setting: "mlp_type: llama",
+                is_set: config.mlp_type == MlpType::Llama,
+                name: "mlp.w1",
+                others: MLP,
+            },
+            Module { setting: "te_layernorm_mlp: true", is_set: engine.layernorm_mlp, name: "mlp.fc1", others: MLP },
+            Module {
+                setting: "te_mha: true",
+                is_set: engine.attention || engine.fp8_attention,
+                name: "attention.qkv",
+                others: &["attention.query_key_value"],
+            },
+        ];
+        let mut sentences: Vec<_> = modules.iter().filter_map(|module| self.contradiction(module)).collect();
+        if let (Some(stated), Some(found)) = (config.padded_vocab_size, self.padded_vocab_size)
+            && stated != found
+        {
+            sentences.push(format!(
+                "padded_vocab_size: {stated}, but the word embedding in the files has {found} rows; the files decide"
+            ));
+        }
+        sentences
+    }
+
+    fn contradiction(&self, module: &Module) -> Option<String> {
+        let Module { setting, is_set, name, others } = module;
+        let holds = |prefix: &str| self.layer_tensors.iter().any(|name| name.starts_with(prefix));
+        match (is_set, holds(name)) {
+            (false, true) => Some(format!(
+                "the files hold `{name}`, as with {setting}, which the configuration does not have; the files decide"
+            )),
+            (true, false) => {
+                let found = others.iter().find(|other| holds(other))?;
+                Some(format!("{setting}, but the files hold `{found}` where it would be `{name}`; the files decide"))
+            }
+            _ => None,
+        }
     }
 
     /// Whether the MLP is Transformer Engine's: by the names, where there are any.

@@ -4,16 +4,17 @@ use serde_json::{Map, Value};
 
 use super::choices::{Activation, AttentionKind, MlpType, Norm, OutputLayerParallelism, PositionEmbedding, Precision};
 use super::error::ConfigError;
+use super::neox::{Mup, NeoxConfig, TransformerEngine};
+use super::refusals;
 use super::values::{Values, describe};
 use super::yaml::Sources;
-use super::{Mup, NeoxConfig, TransformerEngine};
 
 /// Keeps a damaged file from asking for a list of billions of layers.
 const MAX_LAYERS: u64 = 100_000;
 
 impl NeoxConfig {
-    /// Builds a configuration from keys that are already normalised (`_` for `-`). `sources` tells error messages
-    /// which file gave a key; `Vec::new()` where there is none.
+    /// Builds a configuration from keys that are already normalised (`_` for `-`). Error messages name
+    /// the files in `sources`; `Vec::new()` where there is none.
     ///
     /// # Errors
     /// A required key is missing, or a value has the wrong type, is out of range or does not fit another one.
@@ -39,6 +40,7 @@ impl NeoxConfig {
             norm: read.choice("norm")?.unwrap_or(Norm::LayerNorm),
             layernorm_epsilon: read.number("layernorm_epsilon", 1e-5)?,
             rms_norm_epsilon: read.number("rms_norm_epsilon", 1e-8)?,
+            rmsnorm_fusion: read.flag("rmsnorm_fusion", false)?,
             scalenorm_epsilon: read.number("scalenorm_epsilon", 1e-8)?,
             use_qk_layernorm: read.flag("use_qk_layernorm", false)?,
             position_embedding: read.choice("pos_emb")?.unwrap_or(PositionEmbedding::Learned),
@@ -54,15 +56,15 @@ impl NeoxConfig {
             apply_query_key_layer_scaling,
             attention_softmax_in_fp32: read.flag("attention_softmax_in_fp32", false)? || apply_query_key_layer_scaling,
             use_bias_in_attn_linear: read.flag("use_bias_in_attn_linear", true)?,
-            activation: read.choice("activation")?.unwrap_or(Activation::Gelu),
-            bias_gelu_fusion: read.flag("bias_gelu_fusion", false)?,
+            activation: activation(read)?,
+            bias_gelu_fusion: read.flag("bias_gelu_fusion", false)? || read.flag("openai_gelu", false)?,
             onnx_safe: read.flag("onnx_safe", false)?,
             use_bias_in_mlp: read.flag("use_bias_in_mlp", true)?,
             intermediate_size: read.size("intermediate_size")?,
             expansion_factor: read.positive("expansion_factor")?,
             mlp_multiple_of: read.size("mlp_multiple_of")?,
             mlp_type: read.choice("mlp_type")?.unwrap_or(MlpType::Regular),
-            moe_num_experts: read.size("moe_num_experts")?.unwrap_or(1),
+            moe_num_experts: read.size("moe_num_experts")?.or(read.size("num_experts")?).unwrap_or(1),
             gpt_j_residual: read.flag("gpt_j_residual", false)?,
             gpt_j_tied: read.flag("gpt_j_tied", false)?,
             apply_residual_connection_post_layernorm: read.flag("apply_residual_connection_post_layernorm", false)?,
@@ -95,11 +97,14 @@ impl NeoxConfig {
             raw: Map::new(),
             sources: Sources::default(),
         };
-        config.check_consistency(read)?;
+        // gpt-neox itself allows sizes that do not divide for models without attention.
+        if refusals::check_kind(&config, &raw).is_ok() {
+            config.check_consistency(read)?;
+        }
         Ok(Self { raw, sources, ..config })
     }
 
-    /// What gpt-neox checks across keys before it builds a model.
+    /// gpt-neox's checks across keys before it builds a model.
     fn check_consistency(&self, read: Values<'_>) -> Result<(), ConfigError> {
         let heads = self.num_attention_heads;
         let ranks = self.model_parallel_size.unwrap_or(1);
@@ -134,23 +139,30 @@ impl NeoxConfig {
     }
 }
 
-/// Rounds down, as Python's `int(head_dim * rotary_pct)`.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "sizes are below 2^31 and the share is from 0 to 1"
-)]
-pub(super) fn rotary_ndims(head_dim: usize, rotary_pct: f64) -> usize {
-    (head_dim as f64 * rotary_pct) as usize
+/// `activation` (since 2021-05-07), else `geglu` of before.
+fn activation(read: Values<'_>) -> Result<Activation, ConfigError> {
+    let stated = read.choice("activation")?;
+    match (read.flag("geglu", false)?, stated) {
+        (true, None) => Ok(Activation::GeGlu),
+        (true, Some(other)) if other != Activation::GeGlu => {
+            Err(read.conflict(("geglu", &true), ("activation", &other)))
+        }
+        (_, stated) => Ok(stated.unwrap_or(Activation::Gelu)),
+    }
 }
 
 fn zero_stage(read: Values<'_>) -> Result<usize, ConfigError> {
+    // DeepSpeed's autotuning takes several stages, or all.
+    let stage = |values: Values<'_>, key: &str| match values.get(key) {
+        Some(Value::Array(_)) => Ok(None),
+        Some(Value::String(all)) if all == "all" => Ok(None),
+        _ => values.size_within(key, 0..=3),
+    };
     let in_section = match read.section("zero_optimization")? {
-        Some(section) => section.size_within("stage", 0..=3)?,
+        Some(section) => stage(section, "stage")?,
         None => None,
     };
-    let stage = if in_section.is_some() { in_section } else { read.size_within("zero_stage", 0..=3)? };
+    let stage = if in_section.is_some() { in_section } else { stage(read, "zero_stage")? };
     Ok(stage.unwrap_or(0))
 }
 
@@ -227,13 +239,13 @@ fn expand_attention(value: &Value, num_layers: usize) -> Option<Vec<AttentionKin
             return Some(forever.take(repeats * pattern.len()).collect());
         }
         let repeats = usize::try_from(repeat.as_u64()?).ok()?;
-        let room = (num_layers + 1).saturating_sub(kinds.len());
-        kinds.extend(forever.take(repeats.saturating_mul(pattern.len()).min(room)));
+        let left = (num_layers + 1).saturating_sub(kinds.len());
+        kinds.extend(forever.take(repeats.saturating_mul(pattern.len()).min(left)));
     }
     Some(kinds)
 }
 
-/// The kinds in a list of words; none if it holds anything else.
+/// The kinds in a list of strings; none if it holds anything else.
 fn words(items: &[Value]) -> Option<Vec<AttentionKind>> {
     items.iter().map(|item| item.as_str().map(AttentionKind::from_word)).collect()
 }

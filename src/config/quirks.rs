@@ -1,81 +1,16 @@
-//! What the same files and settings mean differs between versions of gpt-neox. Each such quirk has a value here, and the
-//! reason for it: what was asked for, else what the files show, else the era asked for, else today's meaning.
+//! Quirks: differences between versions of gpt-neox in what the same files and settings mean. Each has a value and the
+//! reason for it: `--quirk`, else the files, else `--era`, else today's meaning.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::choices::{Choice, choices};
+use super::choices::{Choice, Norm, PositionEmbedding, Precision};
 use super::era::{Date, Era, change};
+use super::neox::NeoxConfig;
 use super::observed::Observed;
-use super::{MlpType, NeoxConfig};
-
-choices! {
-    /// How the two branches of a parallel residual are reduced.
-    Reduction {
-        /// One all-reduce for both; each rank adds its row-parallel biases before it.
-        Shared = "shared",
-        /// One for each branch, biases after it; both branches read one norm. On a branch until 2021-09-29.
-        PerBranch = "per-branch",
-    }
-
-    /// What the MLP's own norm reads in a parallel residual.
-    MlpNormInput {
-        /// The residual stream.
-        Residual = "residual",
-        /// What the attention's norm puts out. From 2021-09-29 to 2021-10-20.
-        AttentionNorm = "attention-norm",
-    }
-
-    /// Whether `gpt_j_tied` means what it says.
-    NormTying {
-        /// It does.
-        AsConfigured = "as-configured",
-        /// It means its opposite. From 2022-12-06 to 2022-12-27.
-        Inverted = "inverted",
-    }
-
-    /// What becomes of the attention in a parallel residual without MLP biases.
-    AttentionBranch {
-        /// It is added.
-        Kept = "kept",
-        /// It is computed and lost. Since 2024-09-10.
-        Dropped = "dropped",
-    }
-
-    /// What type rotary tables are made in.
-    RotaryTables {
-        /// float32, rounded at the end.
-        Float32 = "float32",
-        /// The files' type at every step, until 2023-09-25.
-        Storage = "storage",
-        /// float32, but the angles are rounded to the files' type before cosine and sine (Transformer Engine).
-        RoundedAngles = "rounded-angles",
-    }
-
-    /// What replaces scores of later tokens. Either way their probability is 0, so evaluations do not differ.
-    MaskValue {
-        /// The smallest number of the type.
-        Smallest = "smallest",
-        /// −10000, until 2023-06-05.
-        MinusTenThousand = "minus-10000",
-    }
-
-    /// Where rmsnorm adds its epsilon.
-    EpsilonPlacement {
-        /// `x / √(mean(x²) + ε)`.
-        Inside = "inside",
-        /// `x / (√mean(x²) + ε)`, until 2025-05-09.
-        Outside = "outside",
-    }
-
-    /// How queries, keys and values lie where keys and values have fewer heads.
-    GqaLayout {
-        /// Per rank `[Q | K | V]`.
-        Blocks = "blocks",
-        /// Query head by query head, each with its share of K and V. From 2024-02-22 to 2024-11-14.
-        Interleaved = "interleaved",
-    }
-}
+use super::quirk_values::{
+    AttentionBranch, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, Reduction, RotaryTables,
+};
 
 /// Why a quirk has its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +21,9 @@ pub enum Why {
     Files(&'static str),
     /// `--era`, by name or date.
     Era(String),
-    /// The configuration says it.
+    /// A setting implies it.
     Configuration(&'static str),
-    /// Nothing speaks against today's meaning.
+    /// Today's meaning, for lack of other evidence.
     Default,
 }
 
@@ -107,9 +42,7 @@ impl fmt::Display for Why {
 /// A value and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision<T> {
-    /// The value.
     pub value: T,
-    /// Why.
     pub why: Why,
 }
 
@@ -120,10 +53,9 @@ pub struct QuirkSetting {
     value: String,
 }
 
-/// What was asked for.
+/// The user's choice of era and quirks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuirkOptions {
-    /// The era.
     pub era: Option<Era>,
     /// Single quirks; they win over everything, the last one over earlier ones.
     pub settings: Vec<QuirkSetting>,
@@ -131,7 +63,7 @@ pub struct QuirkOptions {
 
 const MUP_WIDTH: &str = "mup-width";
 
-/// Every quirk's name and the words it may be.
+/// Every quirk's name and values.
 fn known() -> [(&'static str, Vec<&'static str>); 8] {
     fn words<T: Choice>() -> Vec<&'static str> {
         T::VALUES.iter().map(|value| value.word()).collect()
@@ -146,6 +78,12 @@ fn known() -> [(&'static str, Vec<&'static str>); 8] {
         ("rms-epsilon", words::<EpsilonPlacement>()),
         ("gqa-layout", words::<GqaLayout>()),
     ]
+}
+
+impl fmt::Display for QuirkSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
 }
 
 impl FromStr for QuirkSetting {
@@ -175,21 +113,21 @@ impl FromStr for QuirkSetting {
 pub struct Quirks {
     /// How the branches of a parallel residual are reduced.
     pub reduction: Decision<Reduction>,
-    /// What the MLP's own norm reads in a parallel residual.
+    /// Input of the MLP's own norm in a parallel residual.
     pub mlp_norm_input: Decision<MlpNormInput>,
-    /// Whether `gpt_j_tied` means what it says.
+    /// The meaning of `gpt_j_tied`.
     pub norm_tying: Decision<NormTying>,
-    /// What becomes of the attention in a parallel residual without MLP biases.
+    /// Whether the attention counts in a parallel residual without MLP biases.
     pub attention_branch: Decision<AttentionBranch>,
-    /// What type rotary tables are made in.
+    /// The type in which rotary tables are computed.
     pub rotary_tables: Decision<RotaryTables>,
-    /// What replaces scores of later tokens.
+    /// The score of later tokens.
     pub mask_value: Decision<MaskValue>,
     /// Where rmsnorm adds its epsilon.
     pub rms_epsilon: Decision<EpsilonPlacement>,
     /// How grouped queries, keys and values lie.
     pub gqa_layout: Decision<GqaLayout>,
-    /// Width of the model in units of its base shape, which `use_mup` divides the logits by; only `--quirk` tells.
+    /// Width of the model in units of its base shape, which `use_mup` divides the logits by; set by `--quirk` only.
     pub mup_width: Option<f64>,
     applies: Applies,
 }
@@ -213,7 +151,6 @@ pub struct QuirkLine {
     pub name: &'static str,
     /// Its value, as `--quirk` takes it.
     pub value: String,
-    /// Why it has that value.
     pub why: String,
     /// Whether it makes a difference to this model.
     pub matters: bool,
@@ -243,7 +180,6 @@ impl QuirkOptions {
 }
 
 impl Quirks {
-    /// Decides every quirk.
     #[must_use]
     pub fn decide(config: &NeoxConfig, observed: &Observed, options: &QuirkOptions) -> Self {
         const OLD_NAMES: &str = "the MLP has the names it had until 2024-09";
@@ -331,8 +267,12 @@ impl Quirks {
             mup_width: options.setting(MUP_WIDTH).and_then(|width| width.parse().ok()),
             applies: Applies::to(config, observed),
         };
-        if config.norm == super::Norm::TransformerEngineRmsNorm {
+        if config.norm == Norm::TransformerEngineRmsNorm {
             let why = Why::Configuration("te_rmsnorm");
+            quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
+        } else if config.rmsnorm_fusion && quirks.rms_epsilon.why != Why::Asked {
+            // The kernel of megatron/model/fused_layer_norm.py.
+            let why = Why::Configuration("rmsnorm_fusion");
             quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
         }
         quirks
@@ -368,10 +308,10 @@ impl Applies {
     fn to(config: &NeoxConfig, observed: &Observed) -> Self {
         Self {
             parallel: config.gpt_j_residual,
-            bias_free_mlp: !config.use_bias_in_mlp || config.mlp_type == MlpType::Llama,
+            bias_free_mlp: !config.use_bias_in_mlp || observed.separate_mlp(config),
             // In float32 files every kind of table is the same.
-            rotary: config.position_embedding == super::PositionEmbedding::Rotary
-                && observed.precision.unwrap_or(config.precision) != super::Precision::Fp32,
+            rotary: config.position_embedding == PositionEmbedding::Rotary
+                && observed.precision.unwrap_or(config.precision) != Precision::Fp32,
             rms: config.norm.is_rms(),
             grouped: config.kv_heads() != config.num_attention_heads,
             mup: config.mup.is_some(),

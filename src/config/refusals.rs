@@ -1,32 +1,22 @@
-//! What is refused, why, and what would be needed. Some models are refused altogether: what their parameters mean is not
-//! known here. Others are read, inspected and merged, and only not evaluated. Whatever is not refused here and passes the
-//! partition table is evaluated in full.
+//! Models that are refused, with the reason and what to do. Some are refused altogether, because the meaning of their
+//! parameters is not known here; others are read, inspected and merged, but not evaluated. A model that is not refused here
+//! and passes the partition table is evaluated in full.
 
+use serde_json::{Map, Value};
+
+use super::choices::{Activation, AttentionKind, MlpType, Norm, PositionEmbedding};
+use super::keys;
+use super::neox::NeoxConfig;
 use super::observed::Observed;
-use super::{Activation, AttentionKind, GqaLayout, MlpType, NeoxConfig, Norm, PositionEmbedding, Quirks};
-
-/// A setting that this version refuses.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{setting}: {reason}")]
-pub struct Unsupported {
-    /// The configuration key and its value.
-    pub setting: String,
-    /// Why it is refused.
-    pub reason: String,
-    /// What would be needed: how to get at the numbers all the same.
-    pub needed: String,
-}
+use super::quirk_values::GqaLayout;
+use super::quirks::Quirks;
+use super::unsupported::Unsupported;
+use super::values::describe;
 
 type Verdict = Result<(), Unsupported>;
 
-/// What always helps: gpt-neox runs whatever it has written.
+/// Possible with every checkpoint of gpt-neox.
 pub(crate) const RUN_GPT_NEOX: &str = "evaluate it with gpt-neox itself, one process per rank";
-
-impl Unsupported {
-    pub(crate) fn new(setting: impl Into<String>, reason: &str, needed: &str) -> Self {
-        Self { setting: setting.into(), reason: reason.to_owned(), needed: needed.to_owned() }
-    }
-}
 
 fn refuse(setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
     Err(Unsupported::new(setting, reason, needed))
@@ -34,13 +24,38 @@ fn refuse(setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
 
 /// The first thing that keeps the parameters from being understood, so that not even a merge would be right.
 pub(super) fn check(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -> Verdict {
-    experts(config)?;
-    attention_kinds(config)?;
-    residual(config)?;
-    mlp(config)?;
+    check_kind(config, &config.raw)?;
+    mlp(config, observed)?;
     query_key_norm(config)?;
     grouped_queries(config, quirks)?;
     transformer_engine(config, observed)
+}
+
+/// The first setting that makes a model of another kind, whatever its sizes are. To be checked before sizes.
+pub(super) fn check_kind(config: &NeoxConfig, raw: &Map<String, Value>) -> Verdict {
+    experts(config)?;
+    attention_kinds(config)?;
+    residual(config)?;
+    if config.mlp_type == MlpType::Gated {
+        return refuse(
+            "mlp_type: gated",
+            "the gated MLP of StableLM is not implemented",
+            "evaluate it with the gpt-neox of Stability AI that trained it, or from its Hugging Face directory",
+        );
+    }
+    other_model(raw)
+}
+
+/// The first setting of gpt-neox or a fork that makes a model which is not implemented.
+fn other_model(raw: &Map<String, Value>) -> Verdict {
+    let mut found = raw.iter().filter_map(|(name, value)| Some((name, value, keys::other_model(name, value)?)));
+    let Some((name, value, (of, meaning))) = found.next() else { return Ok(()) };
+    refuse(
+        format!("{name}: {}", describe(value).trim_matches('"')),
+        &format!("{meaning} (a setting of {of}), which is not implemented"),
+        "evaluate it with the version of gpt-neox that trained it; if that version did not read the setting, remove it and \
+         pass the file with --neox-config",
+    )
 }
 
 /// The first thing that keeps a model from being evaluated whose parameters are understood.
@@ -54,7 +69,7 @@ fn objective(config: &NeoxConfig) -> Verdict {
     if config.is_reward_model() {
         return refuse(
             "train_impl: rm",
-            "a reward-model head puts out one score, not the probabilities of tokens",
+            "a reward-model head returns one score, not the probabilities of tokens",
             "`kintsugi inspect` and merging read it; score passages with gpt-neox, one process per rank",
         );
     }
@@ -104,9 +119,10 @@ fn attention_kinds(config: &NeoxConfig) -> Verdict {
         | AttentionKind::SparseVariable
         | AttentionKind::BigBird
         | AttentionKind::BsLongformer => Some(SPARSE),
-        AttentionKind::Other(_) => {
-            Some(("gpt-neox knows no such kind", "--neox-config FILE gives a configuration with the word mended"))
-        }
+        AttentionKind::Other(_) => Some((
+            "gpt-neox has no such kind of attention",
+            "fix `attention_config` and pass the file with --neox-config",
+        )),
     };
     match config.attention.iter().find_map(|kind| Some((kind, why(kind)?))) {
         Some((kind, (reason, needed))) => refuse(format!("attention_config: {kind}"), reason, needed),
@@ -125,9 +141,9 @@ fn residual(config: &NeoxConfig) -> Verdict {
     Ok(())
 }
 
-fn mlp(config: &NeoxConfig) -> Verdict {
-    if config.mlp_type != MlpType::Llama {
-        return Ok(());
+fn mlp(config: &NeoxConfig, observed: &Observed) -> Verdict {
+    if !observed.separate_mlp(config) {
+        return mlp_shapes(config, observed);
     }
     if config.activation.is_gated() || config.uses_tanh_gelu() {
         let activation =
@@ -135,7 +151,31 @@ fn mlp(config: &NeoxConfig) -> Verdict {
         return refuse(
             format!("mlp_type: llama with activation: {activation}"),
             "w1, w2 and w3 take an activation of one input without bias",
-            "--neox-config FILE gives the configuration it was trained with: llama models have activation silu",
+            "pass the configuration it was trained with as --neox-config FILE: llama models have activation silu",
+        );
+    }
+    Ok(())
+}
+
+/// Whether the MLP is gated shows in its shapes, and must agree with the activation.
+fn mlp_shapes(config: &NeoxConfig, observed: &Observed) -> Verdict {
+    let (Some(first), Some(inner)) = (observed.mlp_first_size, observed.mlp_inner_size) else { return Ok(()) };
+    let shapes =
+        format!("activation: {} with a first layer of {first} rows and a second of {inner} columns", config.activation);
+    if !config.activation.is_gated() && first == 2 * inner {
+        return refuse(
+            shapes,
+            "the shapes are those of a gated MLP, the activation is not gated",
+            "pass the configuration it was trained with as --neox-config FILE: gated activations are geglu, reglu, swiglu, \
+             bilinear and glu",
+        );
+    }
+    if config.activation.is_gated() && first == inner {
+        return refuse(
+            shapes,
+            "the activation is gated, the shapes are not those of a gated MLP",
+            "pass the configuration it was trained with as --neox-config FILE: activations without a gate are gelu, relu, \
+             softsign, swish, mish and silu",
         );
     }
     Ok(())
@@ -157,7 +197,7 @@ fn query_key_norm(config: &NeoxConfig) -> Verdict {
         return refuse(
             "use_qk_layernorm: true with num_kv_heads and flash attention",
             "gpt-neox itself fails: the norm is made for as many heads as queries have",
-            "--neox-config FILE gives the configuration it was trained with, attention_config global perhaps",
+            "pass the configuration it was trained with as --neox-config FILE, perhaps with attention_config global",
         );
     }
     Ok(())
@@ -185,7 +225,7 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
             return refuse(
                 format!("{module} with gpt_j_residual on {} ranks", observed.tp_size),
                 "Transformer Engine reduces inside the module and gpt-neox once more after it, so that branch counts \
-                 once per rank; whether a checkpoint was trained so cannot be told",
+                 once per rank; whether a checkpoint was trained so is not recorded",
                 "evaluate it with gpt-neox and the Transformer Engine that trained it, one process per rank",
             );
         }
@@ -208,21 +248,21 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
             return refuse(
                 format!("te_layernorm_mlp with activation: {}", config.activation),
                 "Transformer Engine has no such activation",
-                "--neox-config FILE gives the configuration it was trained with",
+                "pass the configuration it was trained with as --neox-config FILE",
             );
         }
         if !(config.norm.is_rms() || config.norm.has_bias()) {
             return refuse(
                 format!("te_layernorm_mlp with norm: {}", config.norm),
                 "Transformer Engine has layernorm and rmsnorm only",
-                "--neox-config FILE gives the configuration it was trained with",
+                "pass the configuration it was trained with as --neox-config FILE",
             );
         }
     }
     Ok(())
 }
 
-const UNSETTLED: &str = "what Transformer Engine makes of it is not established";
+const UNSETTLED: &str = "what Transformer Engine computes then is not established";
 
 /// Attention of Transformer Engine whose parameters are the usual ones and whose forward pass is not known here.
 fn engine_attention(config: &NeoxConfig, observed: &Observed) -> Verdict {
@@ -248,7 +288,7 @@ fn mup(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
     if !one(mup.attention_temperature) || !one(mup.output_temperature) {
         return refuse(
             "use_mup: true with mup_attn_temp or mup_output_temp",
-            "whether the temperatures act depends on gpt-neox's version, and no file tells it",
+            "whether the temperatures act depends on gpt-neox's version, which is not recorded",
             "evaluate it with the gpt-neox that trained it, one process per rank",
         );
     }

@@ -1,9 +1,10 @@
-//! The architecture in words, for reports.
+//! The architecture by name and value, for reports.
 
 use serde_json::{Map, Value};
 
+use super::architecture::Architecture;
 use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, Positions, QkvLayout, Residual};
-use super::{Architecture, EpsilonPlacement, RotaryTables};
+use super::quirk_values::{EpsilonPlacement, RotaryTables};
 
 impl Architecture {
     /// The settings by name, for reports. What most models do not have is named only where it is.
@@ -23,7 +24,7 @@ impl Architecture {
         let mlp_norm = match self.mlp_input {
             MlpInput::OwnNorm => "own",
             MlpInput::AttentionNorm => "shared with attention",
-            MlpInput::NormOfAttentionNorm => "own, of what the attention's norm puts out",
+            MlpInput::NormOfAttentionNorm => "own, of the attention norm's output",
         };
         let entries: [(&str, Value); 15] = [
             ("layers", self.layer_count.into()),
@@ -102,7 +103,7 @@ impl Architecture {
         }
     }
 
-    /// What most models do not have.
+    /// Settings that most models do not have.
     fn unusual(&self) -> Vec<(&'static str, Value)> {
         let mut found: Vec<(&'static str, Value)> = Vec::new();
         if self.query_key_norm {

@@ -1,6 +1,7 @@
 //! Whole configurations. `reading` tests files and syntax, `validation` single values and their messages,
 //! `quirks` eras, `refusals` what cannot be evaluated.
 
+mod keys;
 mod quirks;
 mod reading;
 mod refusals;
@@ -214,17 +215,10 @@ fn the_checkpoint_must_agree_with_the_configuration() {
     assert_eq!(error.to_string(), "a.yml: `padded_vocab_size` is 512, but the checkpoint was written with 768");
 }
 
-/// Every configuration that gpt-neox wrote into the shared checkpoints.
-#[test]
-fn configurations_written_by_gpt_neox_are_read() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/checkpoints");
-    let Ok(checkpoints) = fs_err::read_dir(&shared) else {
-        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-        {
-            eprintln!("skipped: no {}", shared.display());
-        }
-        return;
-    };
+/// Reads the configuration of every checkpoint below a folder.
+fn check_configurations(folder: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let checkpoints = fs_err::read_dir(&folder).unwrap();
     let entries = |directory: &Path| -> Vec<PathBuf> {
         fs_err::read_dir(directory)
             .map_or_else(|_| Vec::new(), |files| files.flatten().map(|file| file.path()).collect())
@@ -237,9 +231,21 @@ fn configurations_written_by_gpt_neox_are_read() {
         }
         let config = NeoxConfig::from_files(&paths).unwrap_or_else(|error| panic!("{}: {error}", step.display()));
         assert_eq!(config.model_parallel_size, Some(2), "{}", step.display());
+        assert_eq!(config.unknown_keys(), Vec::<String>::new(), "{}", step.display());
         assert_eq!(config.attention.len(), config.num_layers);
         assert_eq!(config.tokenizer_type.as_deref(), Some("HFTokenizer"));
         count += 1;
     }
-    assert!(count > 0, "no configuration below {}", shared.display());
+    assert!(count > 5, "{count} configurations below {}", folder.display());
+}
+
+#[test]
+fn configurations_written_by_gpt_neox_are_read() {
+    check_configurations("tests/fixtures/checkpoints");
+}
+
+#[test]
+#[cfg_attr(not(kintsugi_shared), ignore = "needs ../shared/checkpoints")]
+fn configurations_of_shared_checkpoints_are_read() {
+    check_configurations("../shared/checkpoints");
 }

@@ -106,7 +106,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// True or false, also as 0 and 1 and as the words that Python and YAML use.
+    /// True or false, also as 0 and 1 and in the spellings of Python and YAML.
     pub(super) fn flag(self, key: &str, default: bool) -> Result<bool, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(default) };
         let flag = match value {
@@ -136,8 +136,9 @@ impl<'a> Values<'a> {
 
     pub(super) fn choice<T: Choice>(self, key: &str) -> Result<Option<T>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let chosen = value.as_str().and_then(|text| T::VALUES.iter().find(|choice| choice.word() == text));
-        chosen.copied().map(Some).ok_or_else(|| {
+        let spellings = || T::VALUES.iter().map(|choice| (choice.word(), *choice)).chain(T::ALIASES.iter().copied());
+        let chosen = value.as_str().and_then(|text| spellings().find(|(spelling, _)| *spelling == text));
+        chosen.map(|(_, choice)| Some(choice)).ok_or_else(|| {
             let words: Vec<&str> = T::VALUES.iter().map(|choice| choice.word()).collect();
             self.invalid(key, format!("one of {}", words.join(", ")), describe(value))
         })
@@ -180,7 +181,7 @@ pub(super) fn describe(value: &Value) -> String {
     shorten(value.to_string(), 60)
 }
 
-/// As Python does, `_` may stand between digits.
+/// `_` is allowed between digits, as in Python.
 fn parse_whole(text: &str) -> Option<u64> {
     text.trim().replace('_', "").parse().ok()
 }

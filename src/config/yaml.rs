@@ -2,10 +2,11 @@
 //!
 //! gpt-neox reads every file with `PyYAML`, `.json` included, replaces `-` by `_` in top-level keys and refuses a key
 //! that an earlier file gave (`NeoXArgs.from_ymls`, `megatron/neox_arguments/arguments.py`). Its check compares the
-//! raw key with the converted ones and so lets some duplicates through; here keys are converted first.
+//! raw key with the converted ones and so lets some duplicates through; here keys are converted first, and duplicates of
+//! keys that the model does not depend on are let through.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,19 @@ use serde_json::{Map, Value};
 use serde_saphyr::{DuplicateKeyPolicy, Error as YamlError, NonFiniteFloatPolicy, Spanned};
 
 use super::error::{ConfigError, KeyPlace};
+use super::keys;
 use crate::files;
 
 /// Real configurations are a few kilobytes; long lists of data files make some larger.
 const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The sections that `parse` reads, and the keys that it reads in them.
+const SECTIONS: [(&str, &[&str]); 4] = [
+    ("bf16", &["enabled"]),
+    ("fp16", &["enabled", "fp16", "type"]),
+    ("soft_prompt_tuning", &["enabled", "num_tokens"]),
+    ("zero_optimization", &["stage"]),
+];
 
 /// The files a configuration came from, and which of them gave each key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,10 +50,15 @@ impl Sources {
         self.place_of_key.get(key).map(|place| place.path.as_path())
     }
 
-    /// The line of its file, counted from 1, on which a top-level key (spelled with `_`) stands.
+    /// The line, counted from 1, of a top-level key (spelled with `_`) in its file.
     #[must_use]
     pub fn line_of(&self, key: &str) -> Option<usize> {
         self.place_of_key.get(key).map(|place| place.line)
+    }
+
+    /// The file and line of a top-level key (spelled with `_`).
+    pub(super) fn place_of(&self, key: &str) -> Option<&KeyPlace> {
+        self.place_of_key.get(key)
     }
 
     /// For messages: the file that gave the key, else all files.
@@ -86,11 +101,12 @@ pub fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Value>, S
         let entries = match parse(text, DuplicateKeyPolicy::Error) {
             Ok(entries) => entries,
             Err(error @ YamlError::DuplicateMappingKey { .. }) => {
-                // A second, permissive reading tells both lines if the key is a top-level one.
-                if let Ok(entries) = parse(text, DuplicateKeyPolicy::PassThrough) {
-                    combined.add(path, entries)?;
-                }
-                return Err(syntax_error(path, text, &error));
+                // A second, permissive reading finds both lines if the key is a top-level one.
+                let entries = parse(text, DuplicateKeyPolicy::PassThrough).ok();
+                let Some(entries) = entries.filter(|entries| entries.can_be_read(&error)) else {
+                    return Err(syntax_error(path, text, &error));
+                };
+                entries
             }
             Err(error) => return Err(syntax_error(path, text, &error)),
         };
@@ -112,11 +128,13 @@ impl Combined {
             let key = written.replace('-', "_");
             let place = KeyPlace { path: path.to_owned(), line };
             match self.places.entry(key.clone()) {
+                // As in PyYAML, the last value counts.
+                MapEntry::Occupied(mut first) if keys::is_irrelevant(&key) => drop(first.insert(place)),
                 MapEntry::Occupied(first) => {
                     return Err(ConfigError::DuplicateKey { key, first: first.get().clone(), second: place });
                 }
-                MapEntry::Vacant(slot) => slot.insert(place),
-            };
+                MapEntry::Vacant(slot) => drop(slot.insert(place)),
+            }
             self.values.insert(key, value);
         }
         Ok(())
@@ -145,6 +163,24 @@ fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
 
 /// The top level of a file, before keys are normalised.
 struct Entries(Vec<Entry>);
+
+impl Entries {
+    /// Whether a key that is given twice is one of the top level, which [`Combined::add`] checks, or inside a section that
+    /// the model does not depend on. There, as in `PyYAML`, the last value counts.
+    fn can_be_read(&self, error: &YamlError) -> bool {
+        let line = error.location().and_then(|location| usize::try_from(location.line()).ok()).unwrap_or(0);
+        let mut seen = HashSet::new();
+        let twice = self.0.iter().any(|entry| !seen.insert(entry.key.replace('-', "_")));
+        let section = self.0.iter().rev().find(|entry| entry.line <= line);
+        let YamlError::DuplicateMappingKey { key: Some(key), .. } = error else { return false };
+        let is_irrelevant = |section: &Entry| {
+            let name = section.key.replace('-', "_");
+            let read = SECTIONS.iter().find(|(section, _)| *section == name);
+            keys::is_irrelevant(&name) || read.is_some_and(|(_, keys)| !keys.contains(&key.as_str()))
+        };
+        twice || section.is_some_and(is_irrelevant)
+    }
+}
 
 struct Entry {
     key: String,
@@ -211,7 +247,7 @@ fn syntax_error(path: &Path, text: &str, error: &YamlError) -> ConfigError {
         YamlError::MultipleDocuments { .. } => "expected one YAML document, found a second".to_owned(),
         other => other.to_string(),
     };
-    // The place is told by the fields.
+    // The place is in the fields.
     if let Some(end) = message.rfind(" at line ") {
         message.truncate(end);
     }

@@ -1,14 +1,15 @@
-//! How much goes through at once: chunks that keep the processor busy, slices that fit the memory.
+//! How many tokens go through a stage at once: chunks that keep the processor busy, slices that fit the memory.
 
 use tch::{Device, Kind};
 
 use super::EvalError;
+use super::variant::Models;
 use crate::checkpoint::ModelSource;
-use crate::config::{Architecture, Head};
+use crate::config::Head;
 use crate::model::{Backend, free_device_memory};
 
 /// Tokens that go through a stage together at most: enough rows to keep matrix products efficient, which pack the weights
-/// anew for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay near.
+/// for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay in the cache.
 #[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
     if backend.device == Device::Cpu { 1024 } else { 16_384 }
@@ -33,7 +34,7 @@ pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usi
 /// there. The other half is for weights and activations.
 #[must_use]
 pub fn default_memory_budget(backend: Backend) -> u64 {
-    /// Where the system does not tell.
+    /// Where the system does not report it.
     const UNKNOWN: u64 = 8 << 30;
     let available = match backend.device {
         Device::Cuda(index) => free_device_memory(index),
@@ -46,17 +47,16 @@ pub fn default_memory_budget(backend: Backend) -> u64 {
 ///
 /// # Errors
 /// Not even the longest passage fits.
-pub fn slice_tokens(
-    architecture: &Architecture,
+pub(super) fn slice_tokens(
+    models: Models<'_>,
     backend: Backend,
-    tp_size: usize,
-    variant_streams: usize,
     longest: usize,
     budget: u64,
 ) -> Result<usize, EvalError> {
-    let baseline = if architecture.streams_can_differ() { tp_size } else { 1 };
+    let architecture = models.checkpoint.architecture();
+    let baseline = if architecture.streams_can_differ() { models.checkpoint.tp_size() } else { 1 };
     // Those of the variants; one per rank for the baseline and for its second run; as many being copied where variants part.
-    let streams = variant_streams + 3 * baseline;
+    let streams = models.stream_count() + 3 * baseline;
     let bytes_per_token = (streams * architecture.hidden_size * kind_bytes(backend.kind)) as u64;
     let tokens = usize::try_from(budget / bytes_per_token.max(1)).unwrap_or(usize::MAX);
     if tokens < longest {
@@ -66,16 +66,10 @@ pub fn slice_tokens(
 }
 
 /// Tokens of a slice where results are kept slice by slice: about a minute's work, so that little is lost when a run is
-/// killed, but ten times what reading and merging the weights takes, which every slice does anew. Speeds are those of usual
-/// hardware; nothing but the moments of keeping depends on them.
+/// killed, but ten times what reading and merging the weights takes, which every slice repeats. Speeds are those of usual
+/// hardware; results do not depend on them.
 #[must_use]
-pub fn kept_slice_tokens(
-    model: &dyn ModelSource,
-    variants: usize,
-    backends: &[Backend],
-    threads: usize,
-    chunk_tokens: usize,
-) -> usize {
+pub fn kept_slice_tokens(models: Models<'_>, backends: &[Backend], threads: usize, chunk_tokens: usize) -> usize {
     /// Floating-point operations a second of a GPU, and of a thread of a CPU.
     const GPU_SPEED: u64 = 100_000_000_000_000;
     const THREAD_SPEED: u64 = 50_000_000_000;
@@ -83,7 +77,7 @@ pub fn kept_slice_tokens(
     const BYTES_PER_SECOND: u64 = 1 << 30;
     const SECONDS: u64 = 60;
     const PREPARATIONS: u64 = 10;
-    let (threads, variants) = (threads.max(1) as u64, variants as u64);
+    let (model, threads, variants) = (models.checkpoint, threads.max(1) as u64, models.variants.len() as u64);
     let on_cpu = backends.first().is_none_or(|backend| backend.device == Device::Cpu);
     let workers = if on_cpu { threads } else { (backends.len() as u64).max(1) };
     let speed = if on_cpu { THREAD_SPEED } else { GPU_SPEED }.saturating_mul(workers);
@@ -97,7 +91,7 @@ pub fn kept_slice_tokens(
     (tokens / round).max(1).saturating_mul(round)
 }
 
-/// The parameters that every token meets: those of the vocabulary are looked up, or multiplied at the targets alone.
+/// The parameters that are multiplied with every token: those of the vocabulary are looked up, or multiplied at the targets alone.
 fn in_layers(model: &dyn ModelSource, parameters: u64) -> u64 {
     let architecture = model.architecture();
     let matrices = if architecture.head == Head::Tied { 1 } else { 2 };

@@ -1,9 +1,8 @@
-//! The stages that a strategy which calibrates makes, for whoever writes them: the same calibration, stage by stage, that
-//! the evaluation runs, without passages to score.
+//! The stages of a merge that calibrates, to be written: the same calibration, stage by stage, that the evaluation runs,
+//! without passages to score.
 
 use super::calibration::Calibrator;
-use super::engine::Variant;
-use super::packing::Passage;
+use super::packing::TokenizedPassage;
 use super::{EvalError, budget};
 use crate::config::Architecture;
 use crate::merge::{Exactness, StageMerger, Strategy};
@@ -13,8 +12,8 @@ use crate::partition::StageTensors;
 /// A merge whose corrections are measured as its stages go by.
 pub struct CalibratedMerge<'a> {
     architecture: &'a Architecture,
-    variants: [Variant; 1],
-    calibrator: Option<Calibrator>,
+    strategy: &'a Strategy,
+    calibrator: Option<Calibrator<'a>>,
 }
 
 impl<'a> CalibratedMerge<'a> {
@@ -25,14 +24,14 @@ impl<'a> CalibratedMerge<'a> {
     /// The device cannot hold the passages.
     pub fn new(
         architecture: &'a Architecture,
-        strategy: &Strategy,
+        strategy: &'a Strategy,
         backend: Backend,
-        passages: &[Passage],
+        passages: &[TokenizedPassage],
     ) -> Result<Self, EvalError> {
-        let variants = [Variant::merged(strategy.clone())];
-        let chunk_tokens = budget::default_chunk_tokens(backend).max(1);
-        let calibrator = Calibrator::new(architecture, backend, &variants, passages, chunk_tokens)?;
-        Ok(Self { architecture, variants, calibrator })
+        let strategies = std::iter::once((0, strategy));
+        let chunk_tokens = budget::default_chunk_tokens(backend);
+        let calibrator = Calibrator::new(architecture, backend, strategies, passages, chunk_tokens)?;
+        Ok(Self { architecture, strategy, calibrator })
     }
 
     /// Merges the next stage; they come in the order in which they run.
@@ -42,16 +41,11 @@ impl<'a> CalibratedMerge<'a> {
     pub fn stage(&mut self, stage: &StageTensors, exactness: &mut Exactness) -> Result<StageTensors, EvalError> {
         let _no_grad = tch::no_grad_guard();
         let mut merger = StageMerger::new(stage, self.architecture);
-        if let Some(calibrator) = &mut self.calibrator {
-            let exactness = std::slice::from_mut(exactness);
-            let mut corrected = calibrator.stage(self.architecture, stage, &mut merger, &self.variants, exactness)?;
-            if let Some(stage) = corrected.remove(&0) {
-                return Ok(stage);
-            }
+        if let Some(calibrator) = &mut self.calibrator
+            && let Some(corrected) = calibrator.stage(stage, &mut merger, std::slice::from_mut(exactness))?.remove(&0)
+        {
+            return Ok(corrected);
         }
-        let super::Weights::Merged(strategy) = &self.variants[0].weights else {
-            return Ok(stage.clone());
-        };
-        Ok(merger.merge(strategy, exactness)?)
+        Ok(merger.merge(self.strategy, exactness)?)
     }
 }

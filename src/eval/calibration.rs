@@ -1,4 +1,4 @@
-//! Calibration: the passages that strategies which calibrate may look at run through the unmerged model and the merge side
+//! Calibration: the passages that strategies which calibrate may use run through the unmerged model and the merge side
 //! by side, stage by stage, and the merge's column-parallel biases are corrected as they go.
 
 use std::collections::BTreeMap;
@@ -6,106 +6,104 @@ use std::collections::BTreeMap;
 use super::EvalError;
 use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Variant, Weights, after_prompt};
-use super::packing::Passage;
+use super::packing::{TokenizedPassage, after_prompt};
 use crate::config::Architecture;
-use crate::merge::{CalibratedNorm, Exactness, NormMeans, StageMerger, correct};
-use crate::model::{Backend, LayerMeans, ModelError};
+use crate::merge::{CalibratedNorm, Exactness, NormOutputMeans, StageMerger, Strategy, correct};
+use crate::model::{Backend, LayerMeans, ModelError, NormMeans};
 use crate::partition::{StageId, StageTensors};
 
 /// The calibration passages of one run.
-pub(super) struct Calibrator {
+pub(super) struct Calibrator<'a> {
+    architecture: &'a Architecture,
     run: DeviceRun,
     baseline: Option<usize>,
-    /// The streams of the variants that calibrate.
-    merged: BTreeMap<usize, Option<usize>>,
-    /// Whether the ranks' streams have come to differ.
+    merges: Vec<CalibratedVariant<'a>>,
+    /// Whether the ranks' streams differ by now.
     streams_differ: bool,
 }
 
-impl Calibrator {
-    /// `None` where nothing calibrates or nothing needs it.
+/// A variant that calibrates.
+#[derive(Clone, Copy)]
+struct CalibratedVariant<'a> {
+    variant: usize,
+    strategy: &'a Strategy,
+    stream: Option<usize>,
+}
+
+impl<'a> Calibrator<'a> {
+    /// `strategies` are those of the merges, with the variants' places; `None` where none of them calibrates or the model
+    /// needs no calibration.
     pub(super) fn new(
-        architecture: &Architecture,
+        architecture: &'a Architecture,
         backend: Backend,
-        variants: &[Variant],
-        passages: &[Passage],
+        strategies: impl Iterator<Item = (usize, &'a Strategy)>,
+        passages: &[TokenizedPassage],
         chunk_tokens: usize,
     ) -> Result<Option<Self>, EvalError> {
-        let calibrates =
-            |variant: &Variant| matches!(&variant.weights, Weights::Merged(strategy) if strategy.calibrate);
-        let merged: BTreeMap<_, _> =
-            variants.iter().enumerate().filter(|(_, v)| calibrates(v)).map(|(at, _)| (at, None)).collect();
-        if merged.is_empty() || passages.is_empty() || !architecture.streams_can_differ() {
+        let calibrating = strategies.filter(|(_, strategy)| strategy.calibrate);
+        let merges: Vec<_> =
+            calibrating.map(|(variant, strategy)| CalibratedVariant { variant, strategy, stream: None }).collect();
+        if merges.is_empty() || passages.is_empty() || !architecture.streams_can_differ() {
             return Ok(None);
         }
-        let plan = ChunkPlan::new(after_prompt(architecture, passages.to_vec()), chunk_tokens);
+        let plan = ChunkPlan::new(after_prompt(architecture, passages), chunk_tokens);
         let run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
-        Ok(Some(Self { run, baseline: None, merged, streams_differ: false }))
+        Ok(Some(Self { architecture, run, baseline: None, merges, streams_differ: false }))
     }
 
     /// Runs the calibration passages through a stage. Returns the corrected weights of every variant that calibrates;
     /// nothing while the ranks still share one stream.
     pub(super) fn stage(
         &mut self,
-        architecture: &Architecture,
         stage: &StageTensors,
         merger: &mut StageMerger<'_>,
-        variants: &[Variant],
         exactness: &mut [Exactness],
     ) -> Result<BTreeMap<usize, StageTensors>, EvalError> {
-        let failed = |source| EvalError::Model { stage: stage.id, source };
         let streams_differ_before = self.streams_differ;
         self.streams_differ |= merger.forks_streams();
         let mut corrected = BTreeMap::new();
         if stage.id == StageId::Output {
-            if streams_differ_before {
-                for (&at, &stream) in &self.merged {
-                    let Weights::Merged(strategy) = &variants[at].weights else { continue };
-                    let mut weights = merger.merge(strategy, &mut exactness[at])?;
-                    self.correct_head(architecture, stage, &mut weights, stream, &mut exactness[at])?;
-                    corrected.insert(at, weights);
-                }
+            for &CalibratedVariant { variant, strategy, stream } in self.merges.iter().filter(|_| streams_differ_before)
+            {
+                let mut weights = merger.merge(strategy, &mut exactness[variant])?;
+                self.correct_head(stage, &mut weights, stream, &mut exactness[variant])?;
+                corrected.insert(variant, weights);
             }
             return Ok(corrected);
         }
         let mut means = LayerMeans::default();
-        let own = self.pass(architecture, stage, self.baseline, true, Some(&mut means)).map_err(failed)?;
-        let rank_means = RankMeans::read(&means, stage.tp_size).map_err(failed)?;
-        let variants_here: Vec<_> = self.merged.iter().map(|(&at, &stream)| (at, stream)).collect();
-        for (at, stream) in variants_here {
-            let Weights::Merged(strategy) = &variants[at].weights else { continue };
-            let mut weights = merger.merge(strategy, &mut exactness[at])?;
+        self.baseline = Some(self.pass(stage, self.baseline, true, Some(&mut means))?);
+        let rank_means = RankMeans::read(&means, stage)?;
+        for place in 0..self.merges.len() {
+            let CalibratedVariant { variant, strategy, stream } = self.merges[place];
+            let mut weights = merger.merge(strategy, &mut exactness[variant])?;
             if self.streams_differ && matches!(stage.id, StageId::Layer(_)) {
-                self.correct_layer(architecture, stage, &mut weights, stream, &rank_means, &mut exactness[at])?;
-                corrected.insert(at, weights.clone());
+                self.correct_layer(stage, &mut weights, stream, &rank_means, &mut exactness[variant])?;
+                corrected.insert(variant, weights.clone());
             }
-            let next = self.pass(architecture, &weights, stream, true, None).map_err(failed)?;
-            self.merged.insert(at, Some(next));
+            self.merges[place].stream = Some(self.pass(&weights, stream, true, None)?);
         }
-        self.baseline = Some(own);
         Ok(corrected)
     }
 
-    /// What the norm before the attention puts out does not depend on this layer's corrections; what the norm before the
-    /// MLP puts out depends on the attention's. Hence two passes.
+    /// The output of the norm before the attention does not depend on this layer's corrections, that of the norm before the
+    /// MLP depends on the attention's. Hence two passes.
     fn correct_layer(
         &mut self,
-        architecture: &Architecture,
         unmerged: &StageTensors,
         weights: &mut StageTensors,
         stream: Option<usize>,
         rank_means: &RankMeans,
         exactness: &mut Exactness,
     ) -> Result<(), EvalError> {
-        let failed = |source| EvalError::Model { stage: unmerged.id, source };
         for (norm, own) in [(CalibratedNorm::Input, &rank_means.input), (CalibratedNorm::Mlp, &rank_means.mlp)] {
             let mut means = LayerMeans::default();
-            self.pass(architecture, weights, stream, false, Some(&mut means)).map_err(failed)?;
-            let merged = RankMeans::read(&means, 1).map_err(failed)?;
+            self.pass(weights, stream, false, Some(&mut means))?;
+            let merged = RankMeans::read(&means, weights)?;
             let merged = if norm == CalibratedNorm::Input { merged.input } else { merged.mlp };
             if let (Some(merged), false) = (merged.first(), own.is_empty()) {
-                exactness.add_fold(correct(unmerged, weights, architecture, norm, NormMeans { ranks: own, merged })?);
+                let means = NormOutputMeans { ranks: own, merged };
+                exactness.add_fold(correct(unmerged, weights, self.architecture, norm, means)?);
             }
         }
         Ok(())
@@ -113,44 +111,44 @@ impl Calibrator {
 
     fn correct_head(
         &self,
-        architecture: &Architecture,
         unmerged: &StageTensors,
         weights: &mut StageTensors,
         stream: Option<usize>,
         exactness: &mut Exactness,
     ) -> Result<(), EvalError> {
-        let failed = |source| EvalError::Model { stage: unmerged.id, source };
         let (Some(baseline), Some(stream)) = (self.baseline, stream) else { return Ok(()) };
-        let own = self.run.final_norm_means(architecture, unmerged, baseline).map_err(failed)?;
-        let merged = self.run.final_norm_means(architecture, weights, stream).map_err(failed)?;
+        let means = |stage: &StageTensors, stream| {
+            self.run.final_norm_means(self.architecture, stage, stream).map_err(failed_at(stage.id))
+        };
+        let (own, merged) = (means(unmerged, baseline)?, means(weights, stream)?);
         if let Some(merged) = merged.first() {
-            exactness.add_fold(correct(
-                unmerged,
-                weights,
-                architecture,
-                CalibratedNorm::Final,
-                NormMeans { ranks: &own, merged },
-            )?);
+            let means = NormOutputMeans { ranks: &own, merged };
+            exactness.add_fold(correct(unmerged, weights, self.architecture, CalibratedNorm::Final, means)?);
         }
         Ok(())
     }
 
+    /// Runs the passages through a stage; returns the new stream, which is there only if it is kept.
     fn pass(
         &mut self,
-        architecture: &Architecture,
         weights: &StageTensors,
         stream: Option<usize>,
         keep: bool,
         means: Option<&mut LayerMeans>,
-    ) -> Result<usize, ModelError> {
+    ) -> Result<usize, EvalError> {
         let mut uploader = self.run.uploader();
         let input = StageInput { stream, last_use: keep, rechunked: false, targets_only: false };
-        let output = self.run.run(architecture, weights, &mut uploader, input, means, &|_| {})?;
+        let output = self.run.run(self.architecture, weights, &mut uploader, input, means, &|_| {});
+        let output = output.map_err(failed_at(weights.id))?;
         if !keep {
             self.run.discard(output);
         }
         Ok(output)
     }
+}
+
+fn failed_at(stage: StageId) -> impl Fn(ModelError) -> EvalError {
+    move |source| EvalError::Model { stage, source }
 }
 
 /// Mean outputs of a layer's norms, one vector per rank.
@@ -160,7 +158,8 @@ struct RankMeans {
 }
 
 impl RankMeans {
-    fn read(means: &LayerMeans, tp_size: usize) -> Result<Self, ModelError> {
-        Ok(Self { input: means.input.per_rank(tp_size)?, mlp: means.mlp.per_rank(tp_size)? })
+    fn read(means: &LayerMeans, stage: &StageTensors) -> Result<Self, EvalError> {
+        let of_norm = |means: &NormMeans| means.per_rank(stage.tp_size).map_err(failed_at(stage.id));
+        Ok(Self { input: of_norm(&means.input)?, mlp: of_norm(&means.mlp)? })
     }
 }

@@ -1,10 +1,10 @@
-//! The plan of a run: all its passages in packed order, cut into chunks once. Everything that divides work (slices, shards,
-//! devices, threads) deals in whole chunks, so that every number is computed in the same sums whoever computes it.
+//! The plan of a run: all its passages in packed order, cut into chunks once. Everything that divides work (slices, run
+//! shards, devices, threads) divides it into whole chunks, so that every number is computed in the same sums everywhere.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::packing::{Chunk, Packed, Passage};
+use super::packing::{Chunk, Packed, TokenizedPassage};
 
 /// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, from the longest passages to the shortest.
 #[derive(Debug, Clone)]
@@ -15,9 +15,9 @@ pub struct ChunkPlan {
     chunks: Vec<(Range<usize>, usize)>,
 }
 
-/// What a process has to compute of a plan.
+/// The chunks of a plan that a process computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct Assignment {
     /// Its chunks, ascending.
     pub chunks: Vec<usize>,
     /// Those of them that are computed already.
@@ -26,14 +26,13 @@ pub struct Part {
 
 /// Some chunks of a plan, laid out one after the other for one device.
 #[derive(Debug, Clone)]
-pub(super) struct Share {
-    /// Their passages.
+pub(super) struct DeviceChunks {
     pub packed: Packed,
-    /// The chunks, in the packing of this share.
+    /// The chunks, in this packing.
     pub chunks: Vec<Chunk>,
     /// Their numbers in the plan.
     pub numbers: Vec<usize>,
-    /// The longest passage of the plan, in tokens: what is made for so many positions is the same in every share.
+    /// The longest passage of the plan, in tokens: what is made for so many positions is the same on every device.
     pub longest: usize,
     chunk_tokens: usize,
 }
@@ -41,7 +40,7 @@ pub(super) struct Share {
 impl ChunkPlan {
     /// Cuts passages into chunks of at most so many tokens; a longer passage is a chunk by itself.
     #[must_use]
-    pub fn new(passages: Vec<Passage>, chunk_tokens: usize) -> Self {
+    pub fn new(passages: Vec<TokenizedPassage>, chunk_tokens: usize) -> Self {
         let packed = Packed::new(passages);
         let chunks = packed.chunks(chunk_tokens).into_iter().map(|chunk| (chunk.passages, chunk.rows.len())).collect();
         Self { packed, chunk_tokens, chunks }
@@ -56,7 +55,7 @@ impl ChunkPlan {
     /// Tokens of the longest passage.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.packed.passages().first().map_or(0, Passage::length)
+        self.packed.passages().first().map_or(0, TokenizedPassage::length)
     }
 
     /// How many chunks there are.
@@ -73,7 +72,7 @@ impl ChunkPlan {
 
     /// The passages of a chunk.
     #[must_use]
-    pub fn passages(&self, chunk: usize) -> &[Passage] {
+    pub fn passages(&self, chunk: usize) -> &[TokenizedPassage] {
         &self.packed.passages()[self.chunks[chunk].0.clone()]
     }
 
@@ -82,24 +81,18 @@ impl ChunkPlan {
         &self.packed
     }
 
-    /// How many passages there are.
-    #[must_use]
-    pub fn passage_count(&self) -> usize {
-        self.packed.passages().len()
-    }
-
     /// Everything.
     #[must_use]
-    pub fn whole(&self) -> Part {
-        Part { chunks: (0..self.chunk_count()).collect(), done: BTreeSet::new() }
+    pub fn whole(&self) -> Assignment {
+        Assignment { chunks: (0..self.chunk_count()).collect(), done: BTreeSet::new() }
     }
 
-    /// What falls to one of `count` processes, counted from 1: every `count`-th chunk, so that each has long passages and
-    /// short ones. Where there are fewer chunks than processes, the last ones have nothing to do.
+    /// The chunks of one of `count` processes, counted from 1: every `count`-th chunk, so that each has long passages and
+    /// short ones. Where there are fewer chunks than processes, the last ones get none.
     #[must_use]
-    pub fn shard(&self, index: usize, count: usize) -> Part {
+    pub fn shard(&self, index: usize, count: usize) -> Assignment {
         let chunks = (index.saturating_sub(1)..self.chunk_count()).step_by(count.max(1)).collect();
-        Part { chunks, done: BTreeSet::new() }
+        Assignment { chunks, done: BTreeSet::new() }
     }
 
     /// Divides chunks into slices that are computed one after the other, each of at most `max_tokens` tokens or one chunk.
@@ -121,7 +114,7 @@ impl ChunkPlan {
     }
 
     /// Lays out chunks, given in ascending order.
-    pub(super) fn share(&self, numbers: &[usize]) -> Share {
+    pub(super) fn lay_out(&self, numbers: &[usize]) -> DeviceChunks {
         let passages = numbers.iter().flat_map(|&chunk| self.passages(chunk).iter().cloned()).collect();
         // In packed order already, and so they stay.
         let packed = Packed::new(passages);
@@ -132,16 +125,22 @@ impl ChunkPlan {
             packed.chunk(start..first)
         });
         let chunks = chunks.collect();
-        Share { packed, chunks, numbers: numbers.to_vec(), longest: self.longest(), chunk_tokens: self.chunk_tokens }
+        DeviceChunks {
+            packed,
+            chunks,
+            numbers: numbers.to_vec(),
+            longest: self.longest(),
+            chunk_tokens: self.chunk_tokens,
+        }
     }
 
     /// Lays out all chunks.
-    pub(super) fn everything(&self) -> Share {
-        self.share(&self.whole().chunks)
+    pub(super) fn everything(&self) -> DeviceChunks {
+        self.lay_out(&self.whole().chunks)
     }
 }
 
-impl Share {
+impl DeviceChunks {
     /// The same passages in smaller chunks, each chunk cut on its own: to compute the same in other sums.
     pub(super) fn rechunked(&self) -> Vec<Chunk> {
         let finer = |chunk: &Chunk| {
@@ -163,19 +162,21 @@ mod tests {
         let ids = |longest| prop::collection::vec(0_u32..3, 1..longest);
         (prop::collection::vec((ids(12), ids(4)), 0..40), 0_usize..40).prop_map(|(pairs, chunk_tokens)| {
             let passage = |(index, (context, target)): (usize, &(Vec<u32>, Vec<u32>))| {
-                Passage::new(index, context, target, 2048).unwrap()
+                TokenizedPassage::new(index, context, target, 2048).unwrap()
             };
             ChunkPlan::new(pairs.iter().enumerate().map(passage).collect(), chunk_tokens)
         })
     }
 
     /// A chunk's passages, and which of its rows predict what: all that is computed from.
-    fn contents(share: &Share) -> Vec<(Vec<Passage>, Vec<super::super::packing::Group>, Vec<usize>)> {
+    fn contents(
+        laid_out: &DeviceChunks,
+    ) -> Vec<(Vec<TokenizedPassage>, Vec<super::super::packing::Group>, Vec<usize>)> {
         let of_chunk = |chunk: &Chunk| {
-            let passages = share.packed.passages()[chunk.passages.clone()].to_vec();
+            let passages = laid_out.packed.passages()[chunk.passages.clone()].to_vec();
             (passages, chunk.groups.clone(), chunk.targets.iter().map(|target| target.row).collect())
         };
-        share.chunks.iter().map(of_chunk).collect()
+        laid_out.chunks.iter().map(of_chunk).collect()
     }
 
     proptest! {
@@ -187,11 +188,11 @@ mod tests {
             let expected = contents(&whole);
             let mut seen = BTreeSet::new();
             for index in 1..=shards {
-                let part = plan.shard(index, shards);
-                for slice in plan.slices(&part.chunks, max_tokens) {
+                let assignment = plan.shard(index, shards);
+                for slice in plan.slices(&assignment.chunks, max_tokens) {
                     prop_assert!(plan.tokens(&slice) <= max_tokens || slice.len() == 1);
-                    let share = plan.share(&slice);
-                    for (number, found) in share.numbers.iter().zip(contents(&share)) {
+                    let laid_out = plan.lay_out(&slice);
+                    for (number, found) in laid_out.numbers.iter().zip(contents(&laid_out)) {
                         prop_assert!(seen.insert(*number));
                         prop_assert_eq!(&found, &expected[*number]);
                     }
@@ -202,13 +203,13 @@ mod tests {
 
         #[test]
         fn chunks_are_cut_otherwise_within_themselves(plan in any_plan()) {
-            let share = plan.everything();
-            let finer = share.rechunked();
+            let laid_out = plan.everything();
+            let finer = laid_out.rechunked();
             let ends: BTreeSet<_> = finer.iter().map(|chunk| chunk.passages.end).collect();
-            prop_assert!(share.chunks.iter().all(|chunk| ends.contains(&chunk.passages.end)));
-            prop_assert_eq!(finer.iter().map(|chunk| chunk.rows.len()).sum::<usize>(), share.packed.token_count());
+            prop_assert!(laid_out.chunks.iter().all(|chunk| ends.contains(&chunk.passages.end)));
+            prop_assert_eq!(finer.iter().map(|chunk| chunk.rows.len()).sum::<usize>(), laid_out.packed.token_count());
             let several = |chunk: &Chunk| chunk.passages.len() > 1;
-            prop_assert!(!share.chunks.iter().any(several) || finer.len() > share.chunks.len());
+            prop_assert!(!laid_out.chunks.iter().any(several) || finer.len() > laid_out.chunks.len());
         }
     }
 }

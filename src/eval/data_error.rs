@@ -1,8 +1,8 @@
-//! What can go wrong on the way from a data file and a tokenizer to packed passages.
+//! Errors of the data side of an evaluation: task, data file, tokenizer, packing.
 
 use std::path::PathBuf;
 
-/// A failure of the data side of an evaluation: task, data file, tokenizer or packing.
+/// An error of task, data file, tokenizer or packing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -11,42 +11,24 @@ pub enum DataError {
     Io(#[from] std::io::Error),
     /// The task is neither built in nor a file.
     #[error("unknown task `{name}`: neither built in nor a file")]
-    UnknownTask {
-        /// What was asked for.
-        name: String,
-        /// The built-in tasks.
-        known: Vec<String>,
-    },
+    UnknownTask { name: String, known: Vec<String> },
     /// The task file is not a task.
     #[error("{place}: not a task: {message}")]
     InvalidTask {
         /// The task file, or the name of a built-in task.
         place: String,
-        /// What the YAML reader or the validation says.
         message: String,
     },
     /// The data file holds no passage.
     #[error("{path}: no passages in this file", path = path.display())]
-    NoPassages {
-        /// The data file.
-        path: PathBuf,
-    },
+    NoPassages { path: PathBuf },
     /// A line is longer than any passage can be.
     #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
-    LineTooLong {
-        /// The data file.
-        path: PathBuf,
-        /// 1-based line number.
-        line: usize,
-        /// The longest line read.
-        limit_bytes: usize,
-    },
+    LineTooLong { path: PathBuf, line: usize, limit_bytes: usize },
     /// A line is not UTF-8.
     #[error("{path}: line {line} is not UTF-8 (first bad byte at {byte})", path = path.display())]
     NotUtf8 {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number.
         line: usize,
         /// 0-based offset of the first bad byte in the line.
         byte: usize,
@@ -56,85 +38,58 @@ pub enum DataError {
     /// A line of a JSONL file is not JSON.
     #[error("{path}: line {line}, column {column}: not JSON: {message}", path = path.display())]
     NotJson {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number in the file.
         line: usize,
         /// 1-based column as the JSON reader counts it.
         column: usize,
-        /// What the JSON reader says.
         message: String,
     },
     /// A line of a JSONL file carries no string named `text`.
     #[error("{path}: line {line}: expected an object with a string `text`, found {found}", path = path.display())]
     NoText {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number.
         line: usize,
-        /// What is there instead.
+        /// Its contents instead.
         found: String,
     },
-    /// Nothing stands before a passage's last word.
-    #[error("{path}: line {line}: nothing stands before the last word of {text:?}", path = path.display())]
+    /// A passage that is one word.
+    #[error("{path}: line {line}: passage has no context before its last word: {text:?}", path = path.display())]
     NoContext {
-        /// The data file.
         path: PathBuf,
-        /// 1-based line number.
         line: usize,
         /// The passage, shortened.
         text: String,
     },
     /// The file is not a tokenizer.
     #[error("{path}: not a tokenizer: {message}", path = path.display())]
-    InvalidTokenizer {
-        /// The tokenizer file.
-        path: PathBuf,
-        /// What the tokenizer library says.
-        message: String,
-    },
+    InvalidTokenizer { path: PathBuf, message: String },
     /// The task's data file is not here, and the task names no place to get it from.
     #[error("no data for {task}: there is no {looked}", looked = looked.display())]
     NoData {
-        /// The task.
         task: String,
         /// Where its file would be.
         looked: PathBuf,
-        /// Where a user gets it.
         url: String,
     },
     /// The task's data file is not here, and did not come from the Hub.
     #[error("no data for {task}: there is no {looked}, and {source}", looked = looked.display())]
     Hub {
-        /// The task.
         task: String,
         /// Where its file would be on this machine.
         looked: PathBuf,
-        /// What the Hub says.
         source: crate::hub::HubError,
     },
     /// The tokenizer library refused a text.
     #[error("{path}: tokenizing failed: {message}", path = path.display())]
-    Tokenizing {
-        /// The tokenizer file.
-        path: PathBuf,
-        /// What the tokenizer library says.
-        message: String,
-    },
-    /// The tokenizer has no token that stands before a text.
-    #[error("{path}: the tokenizer has no {} to stand before a text", names.join(" or "), path = path.display())]
-    NoPrefixToken {
-        /// The tokenizer file.
-        path: PathBuf,
-        /// The tokens that were looked for.
-        names: Vec<String>,
-    },
+    Tokenizing { path: PathBuf, message: String },
+    /// The tokenizer has no token that could precede a text.
+    #[error("{path}: the tokenizer defines no BOS or EOS token (looked for {})", names.join(", "), path = path.display())]
+    NoPrefixToken { path: PathBuf, names: Vec<String> },
     /// A context or a target has no token of its own.
     #[error("the {part} {text:?} has no tokens of its own")]
     NoTokens {
         /// `context` or `target`.
         part: &'static str,
-        /// The text.
         text: String,
     },
     /// The tokenizer knows ids that the checkpoint's embedding has no row for.
@@ -144,7 +99,6 @@ pub enum DataError {
         path = path.display()
     )]
     WrongVocabulary {
-        /// The tokenizer file.
         path: PathBuf,
         /// The tokenizer's largest id.
         largest_id: u32,
@@ -158,29 +112,42 @@ pub enum DataError {
         path = path.display()
     )]
     SmallVocabulary {
-        /// The tokenizer file.
         path: PathBuf,
         /// The tokenizer's largest id and one.
         rows: usize,
         /// Rows of the checkpoint's whole embedding.
         padded_vocab_size: usize,
-        /// What gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
+        /// The multiple that gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
         multiple: usize,
     },
     /// A target does not fit the model's longest input.
     #[error("the target has {target_count} tokens, expected at most {max_length}, the model's longest input")]
     TargetTooLong {
-        /// Tokens of the target.
         target_count: usize,
         /// The model's longest input, in tokens.
         max_length: usize,
     },
-    /// One of the errors above, for one document.
-    #[error("document {doc_id}: {source}")]
-    Document {
+    /// Longer inputs were asked for than the model takes.
+    #[error("--max-length {asked} is more than the model's {longest} positions")]
+    MaxLength {
+        asked: usize,
+        /// The model's longest input, in tokens.
+        longest: usize,
+    },
+    /// A passage of the calibration file that is to be scored too.
+    #[error("--calibration: passage {id} is among those to be scored")]
+    CalibrationScored {
+        /// Its 0-based position in the calibration file.
+        id: usize,
+    },
+    /// There are not enough passages to set some aside for calibration.
+    #[error("one passage cannot both calibrate and be scored: give more, or --calibration FILE")]
+    NothingToSetAside,
+    /// One of the errors above, for one passage.
+    #[error("passage {id}: {source}")]
+    Passage {
         /// 0-based position of the passage in the data set.
-        doc_id: usize,
-        /// What went wrong with it.
+        id: usize,
         source: Box<Self>,
     },
 }
@@ -220,7 +187,7 @@ impl DataError {
             Self::NoPrefixToken { .. } => {
                 "name one of its tokens as `prefix_token` in a task file (see evals/text_perplexity.yml)"
             }
-            Self::Document { source, .. } => return source.hint(),
+            Self::Passage { source, .. } => return source.hint(),
             Self::Io(error) => return crate::files::hint(error),
             _ => return None,
         };

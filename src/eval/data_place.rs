@@ -1,4 +1,4 @@
-//! Where a task's data file lies, when nobody says.
+//! Where a task's data file is.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,6 @@ use crate::hub::{Hub, Progress, RepoKind};
 /// A data file and what led there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataPlace {
-    /// The file.
     pub path: PathBuf,
     origin: Origin,
 }
@@ -39,7 +38,7 @@ impl DataPlace {
     /// directory), else the one that it names on the Hub.
     ///
     /// # Errors
-    /// [`DataError::NoData`] where a task is on no Hub and its file not here, and what [`Hub::fetch`] says.
+    /// [`DataError::NoData`] where a task is on no Hub and its file not here, and the errors of [`Hub::fetch`].
     pub fn find(given: Option<&Path>, task: &Task, hub: &Hub, progress: &mut dyn Progress) -> Result<Self, DataError> {
         if let Some(given) = given {
             return Ok(Self { path: given.to_owned(), origin: Origin::Given });

@@ -1,15 +1,15 @@
-//! One device's share of a slice: its passages, its residual streams, its scores.
+//! The chunks of a slice on one device: its passages, its residual streams, its scores.
 
 mod pieces;
 mod scoring;
 
 use tch::{Device, Kind, Tensor};
 
-use super::chunk_plan::Share;
+use super::chunk_plan::DeviceChunks;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
     Backend, Chunk, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable, Streams,
-    Uploader, each,
+    Uploader, each, to_i64,
 };
 use crate::partition::{StageId, StageTensors};
 use pieces::{Piece, in_parts, pieces};
@@ -25,16 +25,16 @@ pub(super) struct TargetPlace {
     pub id: u32,
 }
 
-/// What goes into a stage.
+/// The input of a stage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StageInput {
     /// The stream; none for the embedding.
     pub stream: Option<usize>,
-    /// Whether nobody needs the stream after this.
+    /// Whether the stream is not needed after this.
     pub last_use: bool,
     /// Whether to use chunks of the other size.
     pub rechunked: bool,
-    /// Whether nobody looks at other rows than those of the targets afterwards.
+    /// Whether only the rows of the targets are needed afterwards.
     pub targets_only: bool,
 }
 
@@ -45,7 +45,13 @@ struct Held {
     at_targets: bool,
 }
 
-/// What a rotary table depends on.
+/// A layer on the device, and where its rotary table is in [`DeviceRun::rotary`].
+struct Layer {
+    stage: LayerStage,
+    rotary: usize,
+}
+
+/// The settings that a rotary table depends on.
 type RotaryKey = (Positions, RotaryTables, Precision);
 
 /// Passages on one device.
@@ -70,13 +76,17 @@ pub(super) struct DeviceRun {
 }
 
 impl DeviceRun {
-    pub(super) fn new(architecture: &Architecture, backend: Backend, share: &Share) -> Result<Self, ModelError> {
+    pub(super) fn new(
+        architecture: &Architecture,
+        backend: Backend,
+        chunks: &DeviceChunks,
+    ) -> Result<Self, ModelError> {
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };
-        let positions = on_device(share.packed.positions())?;
+        let positions = on_device(chunks.packed.positions())?;
         let (mut rows, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in &share.chunks {
+        for chunk in &chunks.chunks {
             for target in &chunk.targets {
                 rows.push(to_i64(chunk.rows.start + target.row));
                 ids.push(target.id);
@@ -86,16 +96,16 @@ impl DeviceRun {
         }
         let mut run = Self {
             backend,
-            input_ids: on_device(share.packed.input_ids())?,
-            tokens: to_i64(share.packed.token_count()),
-            pieces: pieces(&share.chunks, &positions)?,
-            other_pieces: pieces(&share.rechunked(), &positions)?,
-            longest: share.longest,
+            input_ids: on_device(chunks.packed.input_ids())?,
+            tokens: to_i64(chunks.packed.token_count()),
+            pieces: pieces(&chunks.chunks, &positions)?,
+            other_pieces: pieces(&chunks.rechunked(), &positions)?,
+            longest: chunks.longest,
             rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
             places,
-            numbers: share.numbers.clone(),
+            numbers: chunks.numbers.clone(),
             streams: Vec::new(),
         };
         run.rotary_of(architecture)?;
@@ -108,13 +118,11 @@ impl DeviceRun {
 
     /// Waits for the device, so that times measure work done.
     pub(super) fn synchronize(&self) {
-        if let Device::Cuda(index) = self.backend.device {
-            tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
-        }
+        self.backend.synchronize();
     }
 
-    /// Runs a stage but the last; the number of a new stream comes out. `means` takes part in what a layer's norms put
-    /// out, which needs all rows. `tick` hears of every chunk's tokens.
+    /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which
+    /// needs all rows. `tick` is called with every chunk's tokens.
     pub(super) fn run(
         &mut self,
         architecture: &Architecture,
@@ -124,36 +132,16 @@ impl DeviceRun {
         means: Option<&mut LayerMeans>,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<usize, ModelError> {
-        let held = match (stage.id, input.stream) {
-            (StageId::Embedding, _) | (_, None) => {
-                let embedding = EmbeddingStage::new(stage, architecture, uploader)?;
-                Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
-            }
-            (_, Some(stream)) => {
+        let held = match input.stream {
+            Some(stream) if stage.id != StageId::Embedding => {
                 uploader.set_other_order(input.rechunked);
                 let layer = LayerStage::new(stage, architecture, uploader)?;
-                let rotary = self.rotary_of(architecture)?;
-                let at_targets = match input
-                    .targets_only
-                    .then(|| self.last_layer((&layer, rotary), stream, input.rechunked, tick))
-                {
-                    Some(Ok(streams)) => Some(streams),
-                    // All rows can be computed in smaller parts.
-                    Some(Err(error)) if error.is_out_of_memory() => None,
-                    Some(Err(error)) => return Err(error),
-                    None => None,
-                };
-                match at_targets {
-                    Some(streams) => {
-                        if input.last_use {
-                            self.discard(stream);
-                        }
-                        Held { streams, at_targets: true }
-                    }
-                    None => {
-                        Held { streams: self.layer((&layer, rotary), stream, input, means, tick)?, at_targets: false }
-                    }
-                }
+                let layer = Layer { stage: layer, rotary: self.rotary_of(architecture)? };
+                self.run_layer(&layer, stream, input, means, tick)?
+            }
+            _ => {
+                let embedding = EmbeddingStage::new(stage, architecture, uploader)?;
+                Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
             }
         };
         self.streams.push(Some(held));
@@ -172,7 +160,7 @@ impl DeviceRun {
             Streams::new((0..embedding.stream_count()).map(|_| blank()).collect::<Result<_, tch::TchError>>()?);
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| {
             let ids = self.input_ids.f_narrow(0, chunk.start, chunk.tokens)?;
-            Ok((chunk.share(), ids, streams.narrow(chunk.start, chunk.tokens)?))
+            Ok((chunk.shallow_clone(), ids, streams.narrow(chunk.start, chunk.tokens)?))
         });
         each(
             self.backend,
@@ -186,17 +174,41 @@ impl DeviceRun {
         Ok(streams)
     }
 
-    /// All rows through a layer: in place where nobody needs the stream as it was.
+    fn run_layer(
+        &mut self,
+        layer: &Layer,
+        stream: usize,
+        input: StageInput,
+        means: Option<&mut LayerMeans>,
+        tick: &(dyn Fn(u64) + Sync),
+    ) -> Result<Held, ModelError> {
+        if input.targets_only {
+            match self.last_layer(layer, stream, input.rechunked, tick) {
+                Ok(streams) => {
+                    if input.last_use {
+                        self.discard(stream);
+                    }
+                    return Ok(Held { streams, at_targets: true });
+                }
+                // All rows can be computed in smaller parts.
+                Err(error) if error.is_out_of_memory() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Held { streams: self.layer(layer, stream, input, means, tick)?, at_targets: false })
+    }
+
+    /// All rows through a layer: in place where the stream is not needed any more.
     fn layer(
         &mut self,
-        (layer, rotary): (&LayerStage, usize),
+        layer: &Layer,
         stream: usize,
         input: StageInput,
         means: Option<&mut LayerMeans>,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Streams, ModelError> {
         let before = self.stream(stream)?.count();
-        let count = layer.streams_after(before);
+        let count = layer.stage.streams_after(before);
         let in_place = if input.last_use && count == before { self.streams[stream].take() } else { None };
         let (streams, source) = if let Some(held) = in_place {
             (held.streams, None)
@@ -205,11 +217,11 @@ impl DeviceRun {
             (source.blank(count)?, Some(source))
         };
         let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
-        let rotary = self.rotary[rotary].1.as_ref();
+        let rotary = self.rotary[layer.rotary].1.as_ref();
         let wants_means = means.is_some();
         let tasks = pieces.iter().map(|Piece { chunk, .. }| {
             let source = source.map(|source| source.narrow(chunk.start, chunk.tokens)).transpose()?;
-            Ok((chunk.share(), source, streams.narrow(chunk.start, chunk.tokens)?))
+            Ok((chunk.shallow_clone(), source, streams.narrow(chunk.start, chunk.tokens)?))
         });
         let tasks = tasks.collect::<Result<Vec<(Chunk, Option<Streams>, Streams)>, ModelError>>()?;
         let parts = each(self.backend, tasks, |(chunk, source, mut rows)| {
@@ -218,7 +230,7 @@ impl DeviceRun {
             }
             let means = in_parts(&mut rows, &chunk, &|rows, chunk| {
                 let mut means = wants_means.then(LayerMeans::default);
-                layer.forward_rows(rows, chunk, rotary, means.as_mut())?;
+                layer.stage.forward(rows, chunk, rotary, means.as_mut())?;
                 Ok(means)
             })?;
             tick(chunk.tokens.unsigned_abs());
@@ -237,20 +249,20 @@ impl DeviceRun {
     /// A layer of which only the rows of the targets are needed.
     fn last_layer(
         &self,
-        (layer, rotary): (&LayerStage, usize),
+        layer: &Layer,
         stream: usize,
         rechunked: bool,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Streams, ModelError> {
         let source = self.stream(stream)?;
-        let tasks =
-            (if rechunked { &self.other_pieces } else { &self.pieces }).iter().map(|Piece { chunk, targets }| {
-                Ok((chunk.share(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
-            });
+        let pieces = if rechunked { &self.other_pieces } else { &self.pieces };
+        let tasks = pieces.iter().map(|Piece { chunk, targets }| {
+            Ok((chunk.shallow_clone(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
+        });
         let tasks = tasks.collect::<Result<Vec<(Chunk, Tensor, Streams)>, ModelError>>()?;
-        let rotary = self.rotary[rotary].1.as_ref();
+        let rotary = self.rotary[layer.rotary].1.as_ref();
         let parts = each(self.backend, tasks, |(chunk, targets, rows)| {
-            let out = layer.forward_at(&rows, &targets, &chunk, rotary)?;
+            let out = layer.stage.forward_at(&rows, &targets, &chunk, rotary)?;
             tick(chunk.tokens.unsigned_abs());
             Ok(out)
         })?;
@@ -307,16 +319,11 @@ impl DeviceRun {
         stream: usize,
     ) -> Result<Tensor, ModelError> {
         let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
-        let rows = Tensor::f_arange(self.tokens, (Kind::Int64, self.backend.device))?;
-        output.logits(self.stream(stream)?, &rows)
+        output.logits(self.stream(stream)?)
     }
 }
 
 /// Half precision on a CPU is emulated and slow beyond use.
 pub(super) fn is_emulated(backend: Backend) -> bool {
     backend.device == Device::Cpu && backend.kind == Kind::Half
-}
-
-fn to_i64(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,15 +1,12 @@
-//! What can go wrong in an evaluation.
-
-use std::path::PathBuf;
+//! Errors of an evaluation.
 
 use super::data_error::DataError;
 use crate::checkpoint::CheckpointError;
 use crate::merge::MergeError;
 use crate::model::ModelError;
 use crate::partition::StageId;
-use crate::samples::SampleError;
 
-/// What can go wrong in an evaluation.
+/// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
@@ -24,90 +21,52 @@ pub enum EvalError {
     Data(#[from] DataError),
     /// The forward pass of a stage.
     #[error("{stage}: {source}")]
-    Model {
-        /// The stage.
-        stage: StageId,
-        /// What went wrong.
-        source: ModelError,
-    },
+    Model { stage: StageId, source: ModelError },
     /// A device.
     #[error(transparent)]
     Device(ModelError),
     /// The thread that reads the checkpoint ended without handing over a stage.
     #[error("the reader thread ended before {stage} was read")]
-    ReaderGone {
-        /// The stage that was waited for.
-        stage: StageId,
-    },
-    /// A model made elsewhere that cannot be the checkpoint's.
+    ReaderGone { stage: StageId },
+    /// A candidate that cannot be a merge of the checkpoint.
     #[error("candidate `{name}`: expected {what} {expected} as in the checkpoint, found {found}")]
-    Candidate {
-        /// Its name.
-        name: String,
-        /// What differs.
-        what: &'static str,
-        /// The checkpoint's.
-        expected: usize,
-        /// The candidate's.
-        found: usize,
-    },
-    /// A model made elsewhere that does not take passages as long as these.
+    Candidate { name: String, what: &'static str, expected: usize, found: usize },
+    /// A candidate that does not take passages as long as these.
     #[error("candidate `{name}` takes at most {found} tokens, the longest passage has {expected}")]
     CandidateLength {
-        /// Its name.
         name: String,
         /// Tokens of the longest passage.
         expected: usize,
         /// The candidate's longest input.
         found: usize,
     },
-    /// A token that a model made elsewhere does not know.
+    /// A token that a candidate does not know.
     #[error("candidate `{name}` has a vocabulary of {vocabulary} tokens, the passages hold token {id}")]
     CandidateVocabulary {
-        /// Its name.
         name: String,
         /// Rows of its word embedding.
         vocabulary: usize,
-        /// The token.
         id: i64,
     },
     /// Log-probabilities that are not numbers.
-    #[error("document {doc_id}: `{variant}` gives {value} where a number should be")]
+    #[error("passage {passage}: `{variant}` produced {value}")]
     NotFinite {
-        /// The document.
-        doc_id: usize,
-        /// The variant.
+        /// 0-based position of the passage in the data set.
+        passage: usize,
         variant: String,
-        /// What it gives.
         value: f64,
-    },
-    /// What was computed could not be kept.
-    #[error(transparent)]
-    Samples(#[from] SampleError),
-    /// The user or the system asked the run to stop.
-    #[error("interrupted: {done} of {total} slices are in {path}", path = journal.display())]
-    Interrupted {
-        /// The signal's number.
-        signal: i32,
-        /// Slices that are done.
-        done: usize,
-        /// All slices of the run.
-        total: usize,
-        /// Where they are.
-        journal: PathBuf,
     },
     /// The memory budget does not hold the residual streams of the longest passage.
     #[error("a memory budget of {budget} bytes does not hold {needed} bytes of residual streams for one passage")]
     Budget {
-        /// The budget.
         budget: u64,
-        /// What the longest passage needs.
+        /// Bytes that the longest passage needs.
         needed: u64,
     },
 }
 
 impl EvalError {
-    /// What the user can do about it, where we know.
+    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -126,8 +85,6 @@ impl EvalError {
             Self::CandidateVocabulary { .. } => Some(
                 "rows that the tokenizer uses were cut off: trim the vocabulary to the tokenizer's size".to_owned(),
             ),
-            Self::Samples(error) => error.hint(),
-            Self::Interrupted { .. } => Some("run the same command again: it goes on with the next slice".to_owned()),
             Self::ReaderGone { .. } => None,
         }
     }

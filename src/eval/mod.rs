@@ -1,31 +1,36 @@
-//! Evaluation: tasks, documents and tokens on one side, the layer-major engine on the other. [`engine::evaluate`] reads
-//! every stage of the checkpoint once, merges it once per distinct rule, pushes all passages of all variants through it
-//! and drops it.
+//! Evaluation: tasks, passages and tokens on one side, the layer-major engine on the other. [`evaluate_chunks`] reads every
+//! stage of the checkpoint once, merges it once per distinct rule, pushes all passages of all variants through it and drops
+//! it.
 
 pub mod budget;
 mod calibrated_merge;
 mod calibration;
-mod candidates;
 pub mod chunk_plan;
 pub mod data_error;
 pub mod data_place;
+pub mod data_set;
 mod device_run;
-pub mod documents;
-pub mod engine;
+mod engine;
 mod error;
 mod outcome;
 pub mod packing;
+pub mod passages;
 mod plan;
 mod prefetch;
-pub mod rolling;
+mod progress;
+mod rolling;
 pub mod samples;
 pub mod self_check;
 mod slice_run;
 pub mod task;
 pub mod tokenizer;
+mod variant;
 
 pub use calibrated_merge::CalibratedMerge;
-pub use engine::{EngineOptions, Observer, Quiet, Variant, Weights, Work, evaluate, evaluate_part, plan_chunks};
+pub use engine::{EngineOptions, evaluate_chunks, plan_chunks};
 pub use error::EvalError;
-pub use outcome::{Divergence, Evaluation, SliceOutcome, Timings};
+pub use outcome::{Divergence, SliceOutcome, Timings};
+pub use passages::{CalibrationSource, PassageOptions, Passages};
 pub use plan::Plan;
+pub use progress::{Observer, Quiet, Work};
+pub use variant::{Models, Variant, Weights};

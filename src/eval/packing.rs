@@ -5,14 +5,16 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::data_error::DataError;
+use crate::config::Architecture;
+use crate::model::to_i64;
 
-/// The token ids of one document as the model sees them; made by [`Passage::new`], which sees to it that no target is
+/// The token ids of one passage as the model takes them; made by [`TokenizedPassage::new`], which checks that no target is
 /// longer than its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Passage {
+pub struct TokenizedPassage {
     /// The caller's number for it; samples are put back in order by it.
     pub index: usize,
-    /// What goes into the model: context and target without the last token, cut from the left to the longest input.
+    /// The model's input: context and target without the last token, cut from the left to the longest input.
     pub input_ids: Vec<i64>,
     /// The target's tokens: what the last `target_ids.len()` positions of the input are to predict.
     pub target_ids: Vec<i64>,
@@ -23,7 +25,7 @@ pub struct Passage {
 /// A packed row is a token's place in the concatenation; residual streams are `[packed rows, hidden]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    passages: Vec<Passage>,
+    passages: Vec<TokenizedPassage>,
     /// `[passages + 1]`: the packed row at which each passage starts, then the number of rows.
     starts: Vec<usize>,
     /// `[packed rows]`
@@ -63,7 +65,7 @@ pub struct Target {
     pub row: usize,
     /// The token to be predicted.
     pub id: i64,
-    /// [`Passage::index`] of its passage.
+    /// [`TokenizedPassage::index`] of its passage.
     pub passage: usize,
     /// 0-based place in the passage's target.
     pub ordinal: usize,
@@ -76,7 +78,7 @@ pub fn truncated_count(context_count: usize, target_count: usize, max_length: us
     (context_count + target_count).saturating_sub(max_length + 1)
 }
 
-impl Passage {
+impl TokenizedPassage {
     /// The passage of a context and a target, cut from the left to at most `max_length` input tokens.
     ///
     /// # Errors
@@ -97,11 +99,11 @@ impl Passage {
         Ok(Self { index, input_ids, target_ids: target.iter().map(|&id| i64::from(id)).collect() })
     }
 
-    /// The passage with a trained prompt of this many rows before it. A row's id is its number behind the vocabulary.
+    /// The passage with a trained prompt of this many rows before it. A row's id is its number after the vocabulary's.
     #[must_use]
     pub fn after_prompt(mut self, prompt_length: usize, vocabulary: usize) -> Self {
         if prompt_length > 0 {
-            let first = i64::try_from(vocabulary).unwrap_or(i64::MAX);
+            let first = to_i64(vocabulary);
             let prompt = (0_i64..).take(prompt_length).map(|row| first.saturating_add(row));
             self.input_ids = prompt.chain(self.input_ids).collect();
         }
@@ -124,11 +126,17 @@ impl Passage {
     }
 }
 
+/// The passages with the model's trained prompt, if it has one, before each.
+pub(super) fn after_prompt(architecture: &Architecture, passages: &[TokenizedPassage]) -> Vec<TokenizedPassage> {
+    let (length, vocabulary) = (architecture.soft_prompt_length, architecture.padded_vocab_size);
+    passages.iter().map(|passage| passage.clone().after_prompt(length, vocabulary)).collect()
+}
+
 impl Packed {
     /// Sorts passages longest first (ties by tokens, then by index) and concatenates them.
     #[must_use]
-    pub fn new(mut passages: Vec<Passage>) -> Self {
-        passages.sort_by(Passage::packing_order);
+    pub fn new(mut passages: Vec<TokenizedPassage>) -> Self {
+        passages.sort_by(TokenizedPassage::packing_order);
         let mut starts = vec![0];
         let (mut input_ids, mut positions) = (Vec::new(), Vec::new());
         for passage in &passages {
@@ -141,7 +149,7 @@ impl Packed {
 
     /// The passages in packed order.
     #[must_use]
-    pub fn passages(&self) -> &[Passage] {
+    pub fn passages(&self) -> &[TokenizedPassage] {
         &self.passages
     }
 
@@ -213,22 +221,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn passage(index: usize, context: &[u32], target: &[u32]) -> Passage {
-        Passage::new(index, context, target, 2048).unwrap()
+    fn passage(index: usize, context: &[u32], target: &[u32]) -> TokenizedPassage {
+        TokenizedPassage::new(index, context, target, 2048).unwrap()
     }
 
     #[test]
     fn truncation_is_that_of_the_harness() {
         // (ctx+cont)[-(max_length+1):][:-1] in Python
-        let inputs = |max_length| Passage::new(0, &[1, 2, 3, 4], &[5, 6], max_length).map(|passage| passage.input_ids);
+        let inputs =
+            |max_length| TokenizedPassage::new(0, &[1, 2, 3, 4], &[5, 6], max_length).map(|passage| passage.input_ids);
         assert_eq!(inputs(9).unwrap(), [1, 2, 3, 4, 5]);
         assert_eq!(inputs(5).unwrap(), [1, 2, 3, 4, 5]);
         assert_eq!(inputs(4).unwrap(), [2, 3, 4, 5]);
         assert_eq!(inputs(2).unwrap(), [4, 5]);
         assert!(matches!(inputs(1), Err(DataError::TargetTooLong { target_count: 2, max_length: 1 })));
         assert_eq!([9, 5, 4, 2].map(|max_length| truncated_count(4, 2, max_length)), [0, 0, 1, 3]);
-        assert!(matches!(Passage::new(0, &[], &[5], 9), Err(DataError::NoTokens { part: "context", .. })));
-        assert!(matches!(Passage::new(0, &[1], &[], 9), Err(DataError::NoTokens { part: "target", .. })));
+        assert!(matches!(TokenizedPassage::new(0, &[], &[5], 9), Err(DataError::NoTokens { part: "context", .. })));
+        assert!(matches!(TokenizedPassage::new(0, &[1], &[], 9), Err(DataError::NoTokens { part: "target", .. })));
     }
 
     #[test]
@@ -261,7 +270,7 @@ mod tests {
         assert_eq!((packed.chunks(8).len(), packed.token_count()), (0, 0));
     }
 
-    fn any_passages() -> impl Strategy<Value = Vec<Passage>> {
+    fn any_passages() -> impl Strategy<Value = Vec<TokenizedPassage>> {
         let ids = |longest| prop::collection::vec(0_u32..3, 1..longest);
         let pairs = prop::collection::vec((ids(12), ids(4)), 0..40);
         pairs.prop_map(|pairs| {
@@ -281,7 +290,7 @@ mod tests {
             (next_row, next_passage) = (chunk.rows.end, chunk.passages.end);
             prop_assert!(!chunk.passages.is_empty());
             prop_assert!(chunk.rows.len() <= chunk_tokens || chunk.passages.len() == 1);
-            let after = passages.get(chunk.passages.end).map_or(usize::MAX, Passage::length);
+            let after = passages.get(chunk.passages.end).map_or(usize::MAX, TokenizedPassage::length);
             prop_assert!(chunk.rows.len().saturating_add(after) > chunk_tokens);
 
             // Groups cover the chunk in order, each of another length, and hold the passages' own tokens.

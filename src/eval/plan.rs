@@ -1,17 +1,17 @@
-//! What an evaluation will take, before it is run.
+//! The cost of an evaluation, before it is run.
 
-use super::engine::{EngineOptions, Variant, plan_chunks, slice_count};
-use super::packing::{Packed, Passage};
-use super::{EvalError, candidates};
+use super::EvalError;
+use super::engine::{EngineOptions, plan_chunks, slice_count};
+use super::packing::{Packed, TokenizedPassage};
+use super::variant::Models;
 use crate::checkpoint::ModelSource;
 use crate::config::Head;
 use crate::model::matrix_product_flops;
 use crate::partition::StageId;
 
-/// The work of an evaluation.
+/// The cost of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Passages.
     pub passages: usize,
     /// Their input tokens.
     pub tokens: usize,
@@ -33,19 +33,14 @@ impl Plan {
     /// Checks what can be checked without reading weights: candidates fit, the streams of one passage fit the memory.
     ///
     /// # Errors
-    /// As the beginning of [`super::evaluate`].
-    pub fn new(
-        model: &dyn ModelSource,
-        variants: &[Variant],
-        passages: Vec<Passage>,
-        options: &EngineOptions,
-    ) -> Result<Self, EvalError> {
-        let chunks = plan_chunks(model, variants, passages, options)?;
-        let (memory_budget, slices) = slice_count(model, variants, &chunks, options)?;
+    /// As [`plan_chunks`].
+    pub fn new(models: Models<'_>, passages: &[TokenizedPassage], options: &EngineOptions) -> Result<Self, EvalError> {
+        let chunks = plan_chunks(models, passages, options)?;
+        let (memory_budget, slices) = slice_count(models, &chunks, options)?;
         let packed = chunks.packed();
         let targets = packed.passages().iter().map(|passage| passage.target_ids.len()).sum();
-        let (_, bytes) = model.size();
-        let of_candidates: u64 = candidates::of(variants).map(|(_, model)| model.size().1).sum();
+        let (_, bytes) = models.checkpoint.size();
+        let of_candidates: u64 = models.candidates().map(|(_, model)| model.size().1).sum();
         Ok(Self {
             passages: packed.passages().len(),
             tokens: packed.token_count(),
@@ -54,7 +49,7 @@ impl Plan {
             chunk_tokens: chunks.chunk_tokens(),
             read_bytes: (bytes + of_candidates).saturating_mul(slices as u64),
             memory_budget,
-            operations: operations(model, packed, targets) * float(variants.len()),
+            operations: operations(models.checkpoint, packed, targets) * float(models.variants.len()),
         })
     }
 
@@ -81,7 +76,7 @@ fn operations(model: &dyn ModelSource, packed: &Packed, targets: usize) -> f64 {
     let in_layers = (model.size().0 as f64 - matrices * vocabulary).max(0.0);
     let layers = model.stage_ids().iter().filter(|id| matches!(id, StageId::Layer(_))).count();
     let width = float(architecture.head_count * (architecture.hidden_size / architecture.head_count.max(1)));
-    let pairs: f64 = packed.passages().iter().map(Passage::length).map(|n| float(n * (n + 1)) / 2.0).sum();
+    let pairs: f64 = packed.passages().iter().map(TokenizedPassage::length).map(|n| float(n * (n + 1)) / 2.0).sum();
     2.0 * in_layers * float(packed.token_count())
         + 2.0 * vocabulary * float(targets)
         + 4.0 * width * float(layers) * pairs

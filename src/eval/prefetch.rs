@@ -1,5 +1,5 @@
-//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It hands over one stage
-//! (of every model) at a time and waits with the next in hand, so that two stages are in memory at most.
+//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It sends one stage
+//! (of every model) at a time and waits with the next one, so that two stages are in memory at most.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ struct ModelReader<'a> {
 
 impl<'a> ModelReader<'a> {
     fn new(model: &'a dyn ModelSource, ids: &[StageId], hash: bool, pool: Arc<Pool>) -> Self {
-        let last_files = if hash { ReadDigests::last_files(model, ids) } else { HashMap::new() };
+        let last_files = if hash { model.last_files(ids) } else { HashMap::new() };
         let files: Vec<PathBuf> = last_files.values().flatten().cloned().collect();
         let digests = hash.then(|| Arc::new(ReadDigests::new(&files)));
         Self { model, reading: Reading { pool: Some(pool), digests }, last_files, digests: Vec::new() }

@@ -2,15 +2,14 @@
 //! the model's length, each token is predicted once, and every window but the first begins with the token before it.
 
 use super::data_error::DataError;
-use super::documents::{Document, sha256_of};
+use super::data_set::{Passage, is_python_space};
 use super::task::Task;
 use super::tokenizer::{TokenPair, Tokenizer};
 use crate::samples::RollingText;
 
 /// Context and targets of every window of a text: `get_rolling_token_windows` with `context_len` 1, then
 /// `make_disjoint_window` (`lm_eval/utils.py`).
-#[must_use]
-pub fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<TokenPair> {
+fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<TokenPair> {
     let max_length = max_length.max(1);
     let mut predicted = tokens.len().min(max_length);
     let mut windows = Vec::new();
@@ -26,34 +25,34 @@ pub fn windows(tokens: &[u32], prefix: u32, max_length: usize) -> Vec<TokenPair>
     windows
 }
 
-/// Every window as a document of its own, with its tokens, and what the perplexities are divided by.
+/// Every window of the texts as a passage of its own, with its tokens, and what the perplexities are divided by.
 ///
 /// # Errors
-/// Texts that the tokenizer refuses, and a tokenizer without the token that stands before a text.
-pub fn documents_of_windows(
-    texts: &[Document],
+/// Texts that the tokenizer refuses, and a tokenizer without the token that precedes a text.
+pub(super) fn windows_of(
+    texts: &[Passage],
     task: &Task,
     tokenizer: &Tokenizer,
     max_length: usize,
-) -> Result<(Vec<Document>, Vec<TokenPair>, RollingText), DataError> {
+) -> Result<(Vec<Passage>, Vec<TokenPair>, RollingText), DataError> {
     let prefix = prefix_token(task, tokenizer)?;
-    let (mut documents, mut pairs) = (Vec::new(), Vec::new());
-    let mut counts = RollingText { documents: texts.len(), ..RollingText::default() };
+    let (mut passages, mut pairs) = (Vec::new(), Vec::new());
+    let mut counts = RollingText { texts: texts.len(), ..RollingText::default() };
     for text in texts {
         counts.words += word_count(&text.target);
         counts.bytes += text.target.len();
         let tokens = tokenizer.encode(&text.target)?;
         counts.tokens += tokens.len();
         for (context, target) in windows(&tokens, prefix, max_length) {
-            let doc_id = documents.len();
-            documents.push(Document::new(doc_id, tokenizer.decode(&context), tokenizer.decode(&target)));
+            let id = passages.len();
+            passages.push(Passage::new(id, tokenizer.decode(&context), tokenizer.decode(&target)));
             pairs.push((context, target));
         }
     }
-    Ok((documents, pairs, counts))
+    Ok((passages, pairs, counts))
 }
 
-/// What stands before the first token of a text: the task's own, else the tokenizer's beginning or end of a text, as
+/// The token before the first one of a text: the task's own, else the tokenizer's beginning or end of a text, as
 /// `prefix_token_id` of `lm_eval/models/huggingface.py`.
 fn prefix_token(task: &Task, tokenizer: &Tokenizer) -> Result<u32, DataError> {
     let names = match &task.prefix_token {
@@ -68,26 +67,9 @@ fn prefix_token(task: &Task, tokenizer: &Tokenizer) -> Result<u32, DataError> {
 
 /// `len(re.split(r"\s+", text))` of Python: one more than there are runs of white space.
 fn word_count(text: &str) -> usize {
-    let is_space = |c: char| c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}');
-    let mut previous = false;
-    let mut count = 1;
-    for c in text.chars() {
-        let space = is_space(c);
-        count += usize::from(space && !previous);
-        previous = space;
-    }
-    count
-}
-
-/// A text as a document: nothing stands before it.
-pub(super) fn whole(doc_id: usize, text: String) -> Document {
-    Document {
-        doc_id,
-        prompt_hash: sha256_of(b""),
-        target_hash: sha256_of(text.as_bytes()),
-        context: String::new(),
-        target: text,
-    }
+    let spaces = text.chars().map(is_python_space);
+    let before = std::iter::once(false).chain(spaces.clone());
+    1 + spaces.zip(before).filter(|&(space, before)| space && !before).count()
 }
 
 #[cfg(test)]

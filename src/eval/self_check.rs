@@ -1,9 +1,9 @@
-//! The check that a checkpoint brings along: with `checkpoint_validation_with_forward_pass` gpt-neox stores what the model
-//! put out for tokens 0, 1, 2, … when it was saved. The unmerged forward pass must put out the same.
+//! The check that a checkpoint brings along: with `checkpoint_validation_with_forward_pass` gpt-neox stores the
+//! model's outputs for tokens 0, 1, 2, … at the time it was saved. The unmerged forward pass must reproduce them.
 //!
 //! Despite its name `checkpoint_validation_logits` mostly holds no logits: the loss works in place, so after a training
 //! step it is this rank's slice of the softmax over the whole vocabulary; saved from an engine that gathers first, it
-//! is the gathered softmax divided by the number of ranks. Which one it is, is told by shape and sums.
+//! is the gathered softmax divided by the number of ranks. Shape and sums show which one it is.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,13 @@ use super::EvalError;
 use super::budget::default_chunk_tokens;
 use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
-use super::packing::Passage;
+use super::packing::TokenizedPassage;
 use crate::checkpoint::{Checkpoint, ModelSource};
-use crate::model::{Backend, ModelError};
+use crate::model::{Backend, ModelError, to_i64};
 use crate::partition::StageId;
 use crate::tensor::{DType, HostTensor};
 
-/// What the stored values are.
+/// The form of the stored values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StoredForm {
@@ -47,13 +47,13 @@ impl std::fmt::Display for StoredForm {
 /// How the forward pass compares with what the checkpoint stores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SelfCheck {
-    /// What is stored.
+    /// The form of the stored values.
     pub form: StoredForm,
     /// Positions compared.
     pub positions: usize,
     /// Largest absolute difference of a probability (of a logit, where logits are stored).
     pub max_abs_difference: f64,
-    /// What rounding in the type that gpt-neox computed in can explain.
+    /// The largest difference that rounding in the type that gpt-neox computed in can explain.
     pub tolerance: f64,
 }
 
@@ -84,7 +84,7 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
     checkpoint.check_evaluation()?;
     let architecture = checkpoint.architecture();
     if architecture.soft_prompt_length > 0 {
-        // Where the prompt went in that pass, the stored values do not tell.
+        // It is not known where the prompt went in that pass.
         return Ok(None);
     }
     let &[positions, width] = first.shape() else { return Ok(None) };
@@ -92,7 +92,7 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
     let form = form_of(&stored, width, architecture.padded_vocab_size).map_err(failed)?;
     let _no_grad = tch::no_grad_guard();
     let input_ids = (0_i64..).take(positions).collect();
-    let passage = Passage { index: 0, input_ids, target_ids: vec![0] };
+    let passage = TokenizedPassage { index: 0, input_ids, target_ids: vec![0] };
     let plan = ChunkPlan::new(vec![passage], default_chunk_tokens(backend));
     let mut run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
     let mut stream = None;
@@ -134,7 +134,7 @@ fn form_of(stored: &[HostTensor], width: usize, vocabulary: usize) -> Result<Sto
     })
 }
 
-/// Largest absolute difference between what the model puts out and what is stored, rank by rank.
+/// Largest absolute difference between the outputs and the stored values, rank by rank.
 fn difference(logits: &Tensor, stored: &[HostTensor], form: StoredForm) -> Result<f64, ModelError> {
     let logits = logits.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Double)?;
     let probabilities = logits.f_softmax(-1, Kind::Double)?;
@@ -149,7 +149,7 @@ fn difference(logits: &Tensor, stored: &[HostTensor], form: StoredForm) -> Resul
             StoredForm::GatheredSoftmax => probabilities.shallow_clone(),
             StoredForm::GatheredLogits => logits.shallow_clone(),
         };
-        // Gathered probabilities are stored divided by the number of ranks; their sum tells by how much.
+        // Gathered probabilities are stored divided by the number of ranks; by how much follows from their sum.
         let scale = match form {
             StoredForm::GatheredSoftmax => stored.f_select(0, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?,
             _ => 1.0,
@@ -163,7 +163,7 @@ fn difference(logits: &Tensor, stored: &[HostTensor], form: StoredForm) -> Resul
 }
 
 fn tensor(host: &HostTensor) -> Result<Tensor, ModelError> {
-    let shape = host.shape().iter().map(|&extent| i64::try_from(extent).unwrap_or(i64::MAX)).collect::<Vec<_>>();
+    let shape = host.shape().iter().map(|&extent| to_i64(extent)).collect::<Vec<_>>();
     let values = host.to_f64().map_err(|error| tch::TchError::Kind(error.to_string()))?;
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }

@@ -1,6 +1,6 @@
 //! The layer-major loop over one slice of passages. For every stage: read its shards once, merge them once per distinct
 //! rule, push all passages of all variants through it, drop it. Variants whose weights have been equal so far share one
-//! residual stream; models made elsewhere go through the same loop with stages of their own.
+//! residual stream; candidates go through the same loop with stages of their own.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,25 +9,24 @@ use std::time::Instant;
 use super::EvalError;
 use super::budget::default_chunk_tokens;
 use super::calibration::Calibrator;
-use super::candidates;
 use super::device_run::{DeviceRun, StageInput};
-use super::engine::{Observer, Variant, Weights};
 use super::outcome::{Divergence, SliceOutcome};
-use super::packing::Passage;
+use super::packing::TokenizedPassage;
 use super::prefetch::Prefetcher;
-use crate::checkpoint::ModelSource;
+use super::progress::Observer;
+use super::variant::{Models, Weights};
 use crate::config::Architecture;
 use crate::merge::{Exactness, ModelStage, Signature, StageMerger};
 use crate::model::{Backend, ModelError, OutputStage, TargetScores};
 use crate::partition::{Role, StageId, StageTensors};
-use crate::samples::{Candidate, TokenScore};
+use crate::samples::{TokenScore, TopToken};
 
 /// Variants with the same input stream and the same weights in a stage, which go through it as one.
 #[derive(Debug, PartialEq)]
 struct Key {
     input: Option<usize>,
     signature: Option<Signature>,
-    /// The variant whose weights are its own: corrected for it alone, or made elsewhere.
+    /// The variant whose weights are its own: corrected for it alone, or a candidate's.
     own: Option<usize>,
     rechunked: bool,
 }
@@ -42,53 +41,58 @@ struct Group {
 }
 
 pub(super) struct SliceRun<'a> {
-    checkpoint: &'a dyn ModelSource,
-    variants: &'a [Variant],
+    models: Models<'a>,
     observer: &'a dyn Observer,
     outcome: SliceOutcome,
     devices: Vec<DeviceRun>,
     divergence: bool,
-    calibrator: Option<Calibrator>,
-    /// Which stream each variant has got to.
+    calibrator: Option<Calibrator<'a>>,
+    /// The stream of each variant so far.
     streams: Vec<Option<usize>>,
 }
 
 impl<'a> SliceRun<'a> {
     pub(super) fn new(
-        (checkpoint, variants): (&'a dyn ModelSource, &'a [Variant]),
+        models: Models<'a>,
         observer: &'a dyn Observer,
         devices: Vec<DeviceRun>,
         divergence: bool,
     ) -> Self {
         let outcome = SliceOutcome {
-            scores: vec![BTreeMap::new(); variants.len()],
-            exactness: vec![Exactness::default(); variants.len()],
+            scores: vec![BTreeMap::new(); models.variants.len()],
+            exactness: vec![Exactness::default(); models.variants.len()],
             ..SliceOutcome::default()
         };
-        let (streams, divergence) = (vec![None; variants.len()], divergence && variants.len() > 1);
-        Self { checkpoint, variants, observer, outcome, devices, divergence, calibrator: None, streams }
+        let (streams, divergence) = (vec![None; models.variants.len()], divergence && models.variants.len() > 1);
+        Self { models, observer, outcome, devices, divergence, calibrator: None, streams }
     }
 
-    /// Lets strategies that calibrate look at these passages.
-    pub(super) fn with_calibration(mut self, backend: Backend, passages: &[Passage]) -> Result<Self, EvalError> {
+    /// Lets strategies that calibrate use these passages.
+    pub(super) fn with_calibration(
+        mut self,
+        backend: Backend,
+        passages: &[TokenizedPassage],
+    ) -> Result<Self, EvalError> {
         // As `merge` does, so that it writes what was evaluated.
         let chunk_tokens = default_chunk_tokens(backend);
-        let architecture = self.checkpoint.architecture();
-        self.calibrator = Calibrator::new(architecture, backend, self.variants, passages, chunk_tokens)?;
+        let architecture = self.models.checkpoint.architecture();
+        self.calibrator = Calibrator::new(architecture, backend, self.models.strategies(), passages, chunk_tokens)?;
         Ok(self)
     }
 
-    /// Runs all stages. The first pass also looks at what candidates are made of, and keeps the digests of the files if
-    /// `hash` asks for them.
+    /// Runs all stages. The first slice also analyses the candidates, and keeps the digests of the files if `hash` asks for
+    /// them.
     pub(super) fn run(
         mut self,
         ids: &[StageId],
-        (number, slice_count): (usize, usize),
+        number: usize,
+        slice_count: usize,
         hash: bool,
     ) -> Result<SliceOutcome, EvalError> {
         let hash = hash && number == 0;
-        let candidates: Vec<_> = candidates::of(self.variants).collect();
-        let models = std::iter::once(self.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
+        let candidates: Vec<_> = self.models.candidates().collect();
+        let models =
+            std::iter::once(self.models.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
             let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash);
             for &id in ids {
@@ -99,9 +103,9 @@ impl<'a> SliceRun<'a> {
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
                 for (&at, other) in own.iter().filter(|_| number == 0) {
-                    let ours = ModelStage { architecture: self.checkpoint.architecture(), tensors: &stage };
+                    let ours = ModelStage { architecture: self.models.checkpoint.architecture(), tensors: &stage };
                     let theirs = ModelStage { architecture: self.architecture_of(&[at]), tensors: other };
-                    self.outcome.elsewhere.entry(at).or_default().add(ours, theirs)?;
+                    self.outcome.candidate_analyses.entry(at).or_default().add(ours, theirs)?;
                 }
                 self.stage(&stage, own)?;
                 self.measure_divergence(id)?;
@@ -117,13 +121,11 @@ impl<'a> SliceRun<'a> {
 
     /// Runs all variants through a stage; candidates bring their own.
     fn stage(&mut self, stage: &StageTensors, candidates: BTreeMap<usize, StageTensors>) -> Result<(), EvalError> {
-        let architecture = self.checkpoint.architecture();
+        let architecture = self.models.checkpoint.architecture();
         let failed = |source| EvalError::Model { stage: stage.id, source };
         let mut merger = StageMerger::new(stage, architecture);
         let mut own = match &mut self.calibrator {
-            Some(calibrator) => {
-                calibrator.stage(architecture, stage, &mut merger, self.variants, &mut self.outcome.exactness)?
-            }
+            Some(calibrator) => calibrator.stage(stage, &mut merger, &mut self.outcome.exactness)?,
             None => BTreeMap::new(),
         };
         own.extend(candidates);
@@ -148,9 +150,9 @@ impl<'a> SliceRun<'a> {
                     rechunked: key.rechunked,
                     targets_only: self.targets_only(stage.id),
                 };
-                let share = members.len() as u64;
+                let variant_count = members.len() as u64;
                 let observer = self.observer;
-                let tick = |tokens: u64| observer.advance(tokens * share);
+                let tick = |tokens: u64| observer.advance(tokens * variant_count);
                 let made = on_each(&mut self.devices, &mut uploaders, |device, uploader| {
                     device.run(architecture, weights, uploader, input, None, &tick)
                 })
@@ -173,7 +175,7 @@ impl<'a> SliceRun<'a> {
 
     /// Whether the stage's results are looked at in the rows of the targets only.
     fn targets_only(&self, id: StageId) -> bool {
-        let last = self.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
+        let last = self.models.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
         last == Some(id)
     }
 
@@ -184,18 +186,18 @@ impl<'a> SliceRun<'a> {
         stage: &StageTensors,
         own: &BTreeMap<usize, StageTensors>,
     ) -> Result<Groups, EvalError> {
-        // Looking words up is the same with one rank and with many: the unmerged model shares the merges' stream.
+        // Looking up word embeddings is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
         let shared_start =
             start && [Role::PositionEmbedding, Role::SoftPrompt].iter().all(|&role| stage.get(role).is_none());
         let mut groups: Groups = Vec::new();
-        for (at, (variant, &input)) in self.variants.iter().zip(&self.streams).enumerate() {
+        for (at, (variant, &input)) in self.models.variants.iter().zip(&self.streams).enumerate() {
             let signature = match &variant.weights {
                 Weights::Unmerged | Weights::Candidate(_) => None,
                 Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
             };
             let own = own.contains_key(&at).then_some(at);
-            // Chunks play no part where every row goes its own way.
+            // Chunks make no difference where rows do not meet.
             let rechunked = variant.rechunked && matches!(stage.id, StageId::Layer(_));
             let key = Key { input, signature, own, rechunked };
             match groups.iter_mut().find(|(other, _)| *other == key) {
@@ -206,7 +208,7 @@ impl<'a> SliceRun<'a> {
         Ok(groups)
     }
 
-    /// Merges every group's weights, and makes one of groups whose rules differ and come to the same bits all the same:
+    /// Merges every group's weights, and joins groups whose rules differ but give the same bits:
     /// of two ranks' float16 replicas, for example, the sum is the same in float16 and in float32.
     fn with_weights(
         &mut self,
@@ -232,11 +234,11 @@ impl<'a> SliceRun<'a> {
         Ok(distinct)
     }
 
-    /// What the models of a group are.
+    /// The architecture of a group's models.
     fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
-        match members.first().map(|&at| &self.variants[at].weights) {
+        match members.first().map(|&at| &self.models.variants[at].weights) {
             Some(Weights::Candidate(model)) => model.architecture(),
-            _ => self.checkpoint.architecture(),
+            _ => self.models.checkpoint.architecture(),
         }
     }
 
@@ -253,7 +255,7 @@ impl<'a> SliceRun<'a> {
             if let Some(own) = own.get(at) {
                 return Ok(own.clone());
             }
-            match &self.variants[*at].weights {
+            match &self.models.variants[*at].weights {
                 Weights::Unmerged | Weights::Candidate(_) => weights = Some(stage.clone()),
                 Weights::Merged(strategy) => {
                     let merged = merger.merge(strategy, &mut self.outcome.exactness[*at])?;
@@ -274,7 +276,7 @@ impl<'a> SliceRun<'a> {
                         greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
                         logprob: scores.logprob[at],
                         kl: scores.kl.get(at).copied(),
-                        top: candidates(&scores.top[at]),
+                        top: top_tokens(&scores.top[at]),
                     };
                     for &variant in members {
                         let tokens = self.outcome.scores[variant].entry(place.passage).or_default();
@@ -302,7 +304,7 @@ impl<'a> SliceRun<'a> {
                 }
             }
             for (at, &number) in device.numbers.iter().enumerate() {
-                let variants = vec![Vec::new(); self.variants.len()];
+                let variants = vec![Vec::new(); self.models.variants.len()];
                 let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
                 for (steps, stream) in of_chunk.iter_mut().zip(&self.streams) {
                     let measured = stream.and_then(|stream| of_stream.get(&stream)?.get(at).copied());
@@ -314,14 +316,14 @@ impl<'a> SliceRun<'a> {
     }
 }
 
-/// Likely tokens, whose texts the tokenizer knows.
-fn candidates(top: &[(i64, f64)]) -> Vec<Candidate> {
-    let candidate = |&(id, logprob): &(i64, f64)| Candidate {
+/// Without their texts, which the tokenizer knows.
+fn top_tokens(top: &[(i64, f64)]) -> Vec<TopToken> {
+    let token = |&(id, logprob): &(i64, f64)| TopToken {
         id: u32::try_from(id).unwrap_or(u32::MAX),
         text: String::new(),
         logprob,
     };
-    top.iter().map(candidate).collect()
+    top.iter().map(token).collect()
 }
 
 /// Runs `work` on every device, at once where there are several.

@@ -1,4 +1,4 @@
-//! Tasks: which data set, how a passage is split, which numbers come out. A task is a small YAML file; the built-in
+//! Tasks: a data set, how a passage is split, and the metrics. A task is a small YAML file; the built-in
 //! ones are `evals/*.yml`, compiled in.
 
 use std::path::{Path, PathBuf};
@@ -37,13 +37,11 @@ pub struct Task {
     pub version: f64,
     /// One line for people.
     pub description: String,
-    /// The data set the task is defined on.
     pub data: DataDescription,
     /// How a passage becomes context and target.
     pub splitting: Splitting,
-    /// The numbers the task reports.
     pub metrics: Vec<Metric>,
-    /// What stands before the first token of a text (rolling windows only); default: the tokenizer's own beginning or end of
+    /// The token before the first one of a text (rolling windows only); default: the tokenizer's own beginning or end of
     /// a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix_token: Option<String>,
@@ -63,7 +61,7 @@ pub struct DataDescription {
     pub sha256: Option<String>,
     /// How many passages the file holds; absent where any file will do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub document_count: Option<usize>,
+    pub passage_count: Option<usize>,
     /// Where a user gets the file. Text for people.
     pub url: String,
     /// Where it is fetched from when it is not on this machine.
@@ -86,9 +84,9 @@ pub enum Splitting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// exp(−mean over documents of the target's log-likelihood); smaller is better.
+    /// exp(−mean over passages of the target's log-likelihood); smaller is better.
     Perplexity,
-    /// The fraction of documents whose target is the greedy continuation; larger is better.
+    /// The fraction of passages whose target is the greedy continuation; larger is better.
     Acc,
     /// exp(−log-likelihood of all texts / their words); smaller is better.
     WordPerplexity,
@@ -106,7 +104,7 @@ pub enum DataIdentity {
     Same,
     /// The file is another one: results must not be set beside published ones.
     Different {
-        /// What differs: `sha256` or `document_count`.
+        /// Which value differs: `sha256` or `passage_count`.
         what: &'static str,
         /// The task's value.
         expected: String,
@@ -127,8 +125,8 @@ impl Task {
     /// A built-in task by its name, or else a task file by its path.
     ///
     /// # Errors
-    /// [`DataError::UnknownTask`] lists the built-in names where neither is found; [`DataError::InvalidTask`] says
-    /// what is wrong in the file.
+    /// [`DataError::UnknownTask`] lists the built-in names where neither is found; [`DataError::InvalidTask`] names
+    /// the mistake in the file.
     pub fn resolve(name_or_path: &str) -> Result<Self, DataError> {
         if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
             return Self::from_yaml(text, name);
@@ -169,17 +167,17 @@ impl Task {
 impl DataDescription {
     /// Whether a file with this SHA-256 (lower-case hexadecimal) and this many passages is the data set described here.
     #[must_use]
-    pub fn identify(&self, sha256: &str, document_count: usize) -> DataIdentity {
+    pub fn identify(&self, sha256: &str, passage_count: usize) -> DataIdentity {
         match &self.sha256 {
             Some(expected) if expected == sha256 => DataIdentity::Same,
             Some(expected) => {
                 DataIdentity::Different { what: "sha256", expected: expected.clone(), found: sha256.to_owned() }
             }
-            None => match self.document_count {
-                Some(expected) if expected != document_count => DataIdentity::Different {
-                    what: "document_count",
+            None => match self.passage_count {
+                Some(expected) if expected != passage_count => DataIdentity::Different {
+                    what: "passage_count",
                     expected: expected.to_string(),
-                    found: document_count.to_string(),
+                    found: passage_count.to_string(),
                 },
                 _ => DataIdentity::Unpinned,
             },
@@ -240,7 +238,7 @@ mod tests {
             let task = Task::resolve(name).unwrap();
             assert_eq!(task.name, name);
             if task.splitting == Splitting::LastSpace {
-                assert_eq!(task.data.document_count, Some(5153));
+                assert_eq!(task.data.passage_count, Some(5153));
                 assert_eq!(task.metrics, [Metric::Perplexity, Metric::Acc]);
             }
         }
@@ -294,6 +292,6 @@ mod tests {
         assert!(matches!(pinned.identify("00", 5153), DataIdentity::Different { what: "sha256", .. }));
         let unpinned = Task::resolve("lambada_standard").unwrap().data;
         assert_eq!(unpinned.identify("00", 5153), DataIdentity::Unpinned);
-        assert!(matches!(unpinned.identify("00", 200), DataIdentity::Different { what: "document_count", .. }));
+        assert!(matches!(unpinned.identify("00", 200), DataIdentity::Different { what: "passage_count", .. }));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::data_error::DataError;
-use super::documents::{Document, sha256_of, trim_end_as_python};
+use super::data_set::{Passage, sha256_of, trim_end_as_python};
 use crate::files;
 use crate::samples::Sample;
 
@@ -24,7 +24,6 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     sha256: String,
-    vocab_size: usize,
     largest_id: u32,
 }
 
@@ -37,20 +36,19 @@ impl Tokenizer {
         Self::from_bytes(&files::read(path, MAX_FILE_BYTES)?, path)
     }
 
-    /// As [`Tokenizer::from_file`], of bytes at hand; `path` is named in errors.
+    /// As [`Tokenizer::from_file`], of bytes in memory; `path` is named in errors.
     ///
     /// # Errors
     /// As [`Tokenizer::from_file`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
         let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
-        // The library panics at broken JSON in some places; what is broken, strings included, is found before it sees it.
+        // The library panics at broken JSON in some places; broken JSON, strings included, is found before.
         serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| invalid(error.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
-        let vocabulary = inner.get_vocab(true);
-        let largest_id = vocabulary.values().copied().max().ok_or_else(|| invalid("it has no tokens".to_owned()))?;
-        let vocab_size = vocabulary.len();
-        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), vocab_size, largest_id })
+        let largest_id = inner.get_vocab(true).values().copied().max();
+        let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
+        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), largest_id })
     }
 
     /// The file it was read from.
@@ -63,12 +61,6 @@ impl Tokenizer {
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
-    }
-
-    /// How many tokens it knows, added tokens included.
-    #[must_use]
-    pub fn vocab_size(&self) -> usize {
-        self.vocab_size
     }
 
     /// Checks that every id has a row in an embedding of `padded_vocab_size` rows over all ranks.
@@ -101,46 +93,43 @@ impl Tokenizer {
     /// those after as many ids as the context has by itself.
     ///
     /// # Errors
-    /// [`DataError::NoTokens`] where context or target come out empty (the harness stops at an assertion), or
-    /// whatever the tokenizer library refuses.
+    /// [`DataError::NoTokens`] where context or target have no tokens (the harness stops at an assertion), and
+    /// [`DataError::Tokenizing`].
     pub fn encode_pair(&self, context: &str, target: &str) -> Result<TokenPair, DataError> {
         let trimmed = trim_end_as_python(context);
         let whole = self.encode(&format!("{context}{target}"))?;
         divide(whole, self.encode(trimmed)?, context, target)
     }
 
-    /// [`Self::encode_pair`] of every document, in the order given, on as many threads as the rayon pool has.
+    /// [`Self::encode_pair`] of every passage, in the order given, on as many threads as the rayon pool has.
     ///
     /// # Errors
-    /// Those of [`Self::encode_pair`], with the document's number.
-    pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<TokenPair>, DataError> {
-        let wholes = documents.iter().map(|document| format!("{}{}", document.context, document.target)).collect();
-        let contexts = documents.iter().map(|document| trim_end_as_python(&document.context).to_owned()).collect();
-        // The library caches words by thread, for as long as the thread lives and whatever becomes of the tokenizer:
-        // threads of our own take the cache along.
+    /// Those of [`Self::encode_pair`], with the passage's number.
+    pub fn encode_passages(&self, passages: &[Passage]) -> Result<Vec<TokenPair>, DataError> {
+        let wholes = passages.iter().map(|passage| format!("{}{}", passage.context, passage.target)).collect();
+        let contexts = passages.iter().map(|passage| trim_end_as_python(&passage.context).to_owned()).collect();
+        // The library caches words by thread, as long as the thread lives, even if the tokenizer is dropped: with threads of
+        // our own the cache is freed.
         let threads = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
         let (wholes, contexts) = threads
             .map_err(|error| self.refused(&error))?
             .install(|| Ok::<_, DataError>((self.encode_batch(wholes)?, self.encode_batch(contexts)?)))?;
-        documents
+        passages
             .iter()
             .zip(wholes.into_iter().zip(contexts))
-            .map(|(document, (whole, context_ids))| {
-                divide(whole, context_ids, &document.context, &document.target)
-                    .map_err(|source| DataError::Document { doc_id: document.doc_id, source: Box::new(source) })
+            .map(|(passage, (whole, context_ids))| {
+                divide(whole, context_ids, &passage.context, &passage.target)
+                    .map_err(|source| DataError::Passage { id: passage.id, source: Box::new(source) })
             })
             .collect()
     }
 
-    /// Puts the texts of likely tokens beside their ids.
-    pub fn name_candidates(&self, samples: &mut [Sample]) {
+    /// Fills in the texts of the samples' top tokens.
+    pub fn fill_top_token_texts(&self, samples: &mut [Sample]) {
         let mut known: HashMap<u32, String> = HashMap::new();
         let tokens = samples.iter_mut().flat_map(|sample| &mut sample.tokens);
-        for candidate in tokens.flat_map(|token| &mut token.top) {
-            let text = known
-                .entry(candidate.id)
-                .or_insert_with(|| self.inner.decode(&[candidate.id], false).unwrap_or_default());
-            candidate.text.clone_from(text);
+        for top in tokens.flat_map(|token| &mut token.top) {
+            top.text.clone_from(known.entry(top.id).or_insert_with(|| self.decode(&[top.id])));
         }
     }
 
@@ -156,7 +145,7 @@ impl Tokenizer {
         self.inner.decode(ids, false).unwrap_or_default()
     }
 
-    /// Tokens that begin or end a text, by the `tokenizer_config.json` beside the file, and what gpt-neox takes.
+    /// Tokens that begin or end a text, by the `tokenizer_config.json` beside the file, and gpt-neox's own.
     #[must_use]
     pub fn text_ends(&self) -> Vec<String> {
         let config = self.path.with_file_name("tokenizer_config.json");
@@ -172,7 +161,7 @@ impl Tokenizer {
     /// Token ids of a text by itself.
     ///
     /// # Errors
-    /// Whatever the tokenizer library refuses.
+    /// [`DataError::Tokenizing`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self.inner.encode_fast(text, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
         Ok(encoding.get_ids().to_vec())

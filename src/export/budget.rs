@@ -1,4 +1,4 @@
-//! How much may be in memory at once: whoever reads waits until there is room, whoever has written gives it back.
+//! A limit on the bytes in memory at once: readers wait for room, the writer gives it back.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -40,7 +40,7 @@ impl Budget {
         Some(Permit { budget: self, bytes })
     }
 
-    /// Nobody waits any longer: the work has failed somewhere.
+    /// Ends all waiting, after a failure in another thread.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

@@ -46,7 +46,7 @@ pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
     measured(&mut text, record);
     let _ = write!(
         text,
-        "## How it was made\n\n```\n{command}\n```\n\n`{recipe}` holds the strategy's text, the rule of every tensor, and \
+        "## How it was made\n\n```\n{command}\n```\n\n`{recipe}` contains the strategy's text, the rule of every tensor, and \
          the BLAKE3 digests of the {inputs} files read and the {outputs} files written.\n",
         command = record.command.join(" "),
         recipe = super::RECIPE_FILE,

@@ -9,7 +9,6 @@ use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::ClientArgs;
 use crate::tensor::DType;
 
-/// The settings that the merge changes.
 #[derive(Debug, Clone)]
 pub(super) struct Changes<'a> {
     pub checkpoint: &'a Checkpoint,

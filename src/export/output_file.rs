@@ -44,7 +44,7 @@ impl OutputFile {
         Ok(self.hasher.map(|hasher| FileDigest::new(&self.path, &hasher)))
     }
 
-    /// Has what was collected written, and hashes it while it is in the core's cache.
+    /// Passes the buffer to the disk and hashes it while it is in the core's cache.
     fn hand_over(&mut self) -> io::Result<()> {
         let next = self.disk.buffer();
         let buffer = std::mem::replace(&mut self.buffer, next);
@@ -64,7 +64,7 @@ impl Write for OutputFile {
         Ok(taken)
     }
 
-    /// Nothing of a file is to be seen before it is published.
+    /// Nothing of a file is visible before it is published.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

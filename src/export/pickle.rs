@@ -7,7 +7,7 @@ use std::path::Path;
 use super::ExportError;
 use crate::tensor::DType;
 
-/// What a `.pt` file holds.
+/// The contents of a `.pt` file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// `None`.
@@ -43,7 +43,7 @@ pub struct StoredTensor {
     pub shape: Vec<usize>,
 }
 
-/// What a storage holds.
+/// Type and size of a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Storage {
     pub dtype: DType,
@@ -168,7 +168,7 @@ impl Pickler<'_> {
         Ok(())
     }
 
-    /// Notes the storage of a tensor, which must be what other tensors said of it.
+    /// Records the storage of a tensor, which must agree with other tensors of that storage.
     fn announce(&mut self, tensor: &StoredTensor) -> Result<Storage, ExportError> {
         let bytes = crate::tensor::byte_count(tensor.dtype, &tensor.shape)
             .map_err(|source| ExportError::Tensor { name: format!("storage {}", tensor.storage), source })?;

@@ -51,7 +51,6 @@ pub(super) struct Written {
     pub exactness: Exactness,
 }
 
-/// A unit that has been read.
 struct ReadUnit<'a> {
     unit: &'a Unit,
     value: ReadValue,
@@ -112,7 +111,7 @@ impl<'a> Pipeline<'a> {
                 (Ok(()), Ok(outputs)) => Ok((outputs, read?)),
             }
         })?;
-        // What was read and hashed must be one checkpoint.
+        // The files that were read and hashed must be one checkpoint.
         self.checkpoint.stage_ids().into_iter().try_for_each(|id| self.checkpoint.check_unchanged(id))?;
         Ok(Written { inputs, outputs, exactness })
     }

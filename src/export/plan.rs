@@ -46,7 +46,6 @@ pub(super) struct PlannedParam {
     pub used: bool,
     /// Whether nothing is computed from it: it is written as it was read, but for its type.
     pub untouched: bool,
-    /// The entry in the recipe.
     pub rule: String,
 }
 
@@ -57,7 +56,7 @@ pub(super) struct Unit {
     /// Indices into [`Plan::params`].
     pub params: std::ops::Range<usize>,
     pub work: Work,
-    /// Largest memory.
+    /// At most, in memory.
     pub bytes: u64,
 }
 
@@ -74,16 +73,13 @@ pub(super) enum Work {
     Supplied,
 }
 
-/// The whole merge.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub params: Vec<PlannedParam>,
     pub units: Vec<Unit>,
-    /// What makes the merge differ from the unmerged model.
     pub exactness: Exactness,
     /// Whether a tied head becomes a matrix of its own.
     pub unties_head: bool,
-    /// Rows of the vocabulary.
     pub vocab_size: usize,
 }
 
@@ -116,25 +112,25 @@ impl Plan {
             self.unties_head |= unties;
             entries.retain(|&(role, ..)| role != Role::HeadWeight || !tied || unties);
         }
-        let context = Context { checkpoint, choice, replicated: &replicated };
+        let context = Context { checkpoint, choice, replicated: &replicated, folded: &groups };
 
         let (used, unused): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(_, _, entry)| entry.used);
         if choice.calibrated {
-            self.add_unit(&context, &used, Work::Supplied, &groups)?;
+            self.add_unit(&context, &used, Work::Supplied)?;
         } else {
             for group in &groups {
                 let together: Vec<_> = used.iter().filter(|(role, ..)| group.contains(role)).copied().collect();
-                self.add_unit(&context, &together, Work::Merge, &groups)?;
+                self.add_unit(&context, &together, Work::Merge)?;
             }
             let rest = used.into_iter().filter(|&(role, ..)| !folded(role));
             let (replicas, partitioned): (Vec<_>, Vec<_>) =
                 rest.partition(|(_, _, entry)| entry.row.kind.is_replicated());
-            self.add_unit(&context, &replicas, Work::Merge, &groups)?;
+            self.add_unit(&context, &replicas, Work::Merge)?;
             for entry in partitioned {
-                self.add_unit(&context, &[entry], Work::Join, &groups)?;
+                self.add_unit(&context, &[entry], Work::Join)?;
             }
         }
-        unused.iter().try_for_each(|&entry| self.add_unit(&context, &[entry], Work::FirstRank, &groups))
+        unused.iter().try_for_each(|&entry| self.add_unit(&context, &[entry], Work::FirstRank))
     }
 
     fn add_unit(
@@ -142,7 +138,6 @@ impl Plan {
         context: &Context<'_>,
         entries: &[(Role, usize, &ParamEntry)],
         work: Work,
-        groups: &[BTreeSet<Role>],
     ) -> Result<(), ExportError> {
         if entries.is_empty() {
             return Ok(());
@@ -151,7 +146,7 @@ impl Plan {
         let tp_size = context.checkpoint.tp_size();
         let mut bytes = 0;
         for &(role, file_stage, entry) in entries {
-            let param = context.param(role, file_stage, entry, work, groups)?;
+            let param = context.param(role, file_stage, entry, work)?;
             let count = entry.rank_shape.iter().product::<usize>() * tp_size;
             bytes += count * (entry.dtype.size() + if param.dtype == entry.dtype { 0 } else { param.dtype.size() });
             self.params.push(param);
@@ -169,6 +164,8 @@ struct Context<'a> {
     checkpoint: &'a Checkpoint,
     choice: &'a MergeChoice<'a>,
     replicated: &'a StageTensors,
+    /// Roles that change together, a group for every norm that is folded.
+    folded: &'a [BTreeSet<Role>],
 }
 
 impl Context<'_> {
@@ -178,7 +175,6 @@ impl Context<'_> {
         file_stage: usize,
         entry: &ParamEntry,
         work: Work,
-        groups: &[BTreeSet<Role>],
     ) -> Result<PlannedParam, ExportError> {
         let architecture = self.checkpoint.architecture();
         let stage = self.replicated.id;
@@ -202,7 +198,7 @@ impl Context<'_> {
             Role::HeadWeight if architecture.head == Head::Tied => self.untied_head(file_stage),
             _ => (entry.name.clone(), file_stage),
         };
-        let rule = self.rule(role, entry, work, groups)?;
+        let rule = self.rule(role, entry, work)?;
         Ok(PlannedParam {
             stage,
             role,
@@ -227,13 +223,7 @@ impl Context<'_> {
         ("final_linear.weight".to_owned(), first.map_or(otherwise, |first| first + layers + 2))
     }
 
-    fn rule(
-        &self,
-        role: Role,
-        entry: &ParamEntry,
-        work: Work,
-        groups: &[BTreeSet<Role>],
-    ) -> Result<String, ExportError> {
+    fn rule(&self, role: Role, entry: &ParamEntry, work: Work) -> Result<String, ExportError> {
         let kind = entry.row.kind;
         if work == Work::FirstRank {
             return Ok("rank 0; the model does not use it".to_owned());
@@ -244,7 +234,7 @@ impl Context<'_> {
             let agree = self.replicated.ranks_agree(role) && rule.keeps_equal_replicas();
             return Ok(if agree { format!("{rule}; replicas agree") } else { rule.to_string() });
         }
-        let folded = groups.iter().any(|group| group.contains(&role));
+        let folded = self.folded.iter().any(|group| group.contains(&role));
         Ok(match (folded, work) {
             (true, Work::Supplied) => "joined, the norm that it reads folded in, calibrated".to_owned(),
             (false, Work::Supplied) => "joined, calibrated where a norm is read".to_owned(),

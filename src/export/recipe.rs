@@ -1,5 +1,5 @@
-//! The recipe that lies beside merged weights: what was merged, how, by what, and what each tensor is. Written last, and
-//! so the sign that everything else is there.
+//! The recipe beside merged weights: the source, the strategy, the program, and the rule of each tensor. Written last, so
+//! that its presence shows that the directory is complete.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -20,11 +20,11 @@ pub struct Record {
     pub version: String,
     /// Commit it was built from, where known.
     pub commit: Option<String>,
-    /// What a report measured, if one was given.
+    /// The measurements of a report, if one was given.
     pub measured: Option<Measured>,
 }
 
-/// What a `report.json` says of the strategy.
+/// The measurements of the strategy in a `report.json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
     /// The task.
@@ -44,7 +44,7 @@ pub struct Measured {
 pub struct Scores {
     /// Per target.
     pub perplexity: f64,
-    /// Share of targets that the model would have written.
+    /// Share of targets that the model predicts.
     pub acc: f64,
 }
 
@@ -91,7 +91,6 @@ struct Source {
     architecture: Map<String, Value>,
 }
 
-/// What was written.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct OutputRecord {
     pub format: &'static str,
@@ -113,7 +112,6 @@ struct Parameter<'a> {
     because: Option<&'a str>,
 }
 
-/// Everything a recipe is made of.
 pub(super) struct RecipeInput<'a> {
     pub checkpoint: &'a Checkpoint,
     pub plan: &'a Plan,
@@ -162,7 +160,6 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// The text of the file.
     pub(super) fn text(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self).map(|text| text + "\n")
     }

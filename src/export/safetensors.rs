@@ -24,7 +24,6 @@ pub(super) struct TensorHeader {
 }
 
 impl TensorHeader {
-    /// Bytes of the tensor.
     pub(super) fn bytes(&self) -> u64 {
         self.shape.iter().map(|&extent| extent as u64).product::<u64>() * self.dtype.size() as u64
     }

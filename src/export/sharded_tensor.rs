@@ -54,7 +54,7 @@ impl ShardedTensor {
     /// The tensor that these shards make, one a rank, in rank order.
     ///
     /// # Errors
-    /// Shards of other shape than the partition says, or that differ in type.
+    /// Shards that do not have the partition's shape, or that differ in type.
     pub(super) fn of_shards(partition: &Partition, shards: &[HostTensor]) -> Result<Self, PartitionError> {
         let tp_size = shards.len();
         let first = shards.first().ok_or(TensorError::Empty)?;

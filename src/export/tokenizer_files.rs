@@ -13,7 +13,7 @@ use crate::files;
 /// The name that the copy gets.
 const NAME: &str = "tokenizer.json";
 
-/// What may lie beside `tokenizer.json` and belongs to it.
+/// Files beside `tokenizer.json` that belong to it.
 const COMPANIONS: [&str; 5] =
     ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
 
@@ -47,7 +47,7 @@ struct AddedToken {
 }
 
 impl TokenizerFiles {
-    /// Reads the file, and sees what lies beside it.
+    /// Reads the file and finds those beside it.
     ///
     /// # Errors
     /// The file cannot be read or is no `tokenizer.json`.

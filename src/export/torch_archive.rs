@@ -1,5 +1,5 @@
 //! `.pt` files in the zip format of `torch.save` (torch 1.6 and later): every entry stored, tensors aligned, so that
-//! `torch.load` accepts them with `weights_only=True` and with `mmap=True`. The pickle goes first and tells the form of
+//! `torch.load` accepts them with `weights_only=True` and with `mmap=True`. The pickle goes first and has the form of
 //! every tensor; the elements follow one storage after another, so a writer holds one tensor at a time. The file is
 //! written front to back (sizes and checksums follow each entry, as in torch's own files).
 
@@ -60,19 +60,19 @@ impl TorchArchive {
     /// # Errors
     /// The tensor is not of the form that `root` announced, all storages are written already, or the disk is full.
     pub fn push(&mut self, tensor: &HostTensor) -> Result<(), ExportError> {
-        self.next(tensor.dtype(), tensor.element_count(), tensor.bytes().len())?;
-        self.write(tensor.bytes())
+        self.push_spans(tensor.dtype(), &[ByteSpan::whole(tensor.clone())])
     }
 
     /// Writes the next storage from parts that lie one behind another in it.
     pub(super) fn push_spans(&mut self, dtype: DType, spans: &[ByteSpan]) -> Result<(), ExportError> {
         let bytes: usize = spans.iter().map(|span| span.bytes().len()).sum();
-        self.next(dtype, bytes / dtype.size(), bytes)?;
+        self.start_storage(dtype, bytes)?;
         spans.iter().try_for_each(|span| self.write(span.bytes()))
     }
 
-    /// Begins the entry of the next storage, if that is what `root` announced.
-    fn next(&mut self, found_dtype: DType, found_count: usize, bytes: usize) -> Result<(), ExportError> {
+    /// Begins the entry of the next storage, if it is of the form that `root` announced.
+    fn start_storage(&mut self, found_dtype: DType, bytes: usize) -> Result<(), ExportError> {
+        let found_count = bytes / found_dtype.size();
         let storage = self.written;
         let Some(&Storage { dtype, element_count }) = self.storages.get(storage) else {
             let (path, expected) = (self.path.clone(), self.storages.len());
@@ -175,7 +175,7 @@ pub fn save_tensors<'a, N: Into<String>>(
     archive.finish()
 }
 
-/// What stands before the entries' names. As `torch.save`: the file's stem, and `archive` where it is not ASCII.
+/// The prefix of the entries' names. As `torch.save`: the file's stem, and `archive` where it is not ASCII.
 fn entry_prefix(path: &Path) -> String {
     match path.file_stem().and_then(|stem| stem.to_str()) {
         Some(stem) if stem.is_ascii() => stem.to_owned(),

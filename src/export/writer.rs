@@ -34,7 +34,6 @@ pub(super) enum Content {
     Safetensors(Vec<TensorHeader>),
 }
 
-/// A tensor for a file.
 pub(super) struct Output {
     pub file: usize,
     pub dtype: DType,

@@ -1,5 +1,5 @@
-//! Reading what others wrote: never a pipe that blocks, a device that has no end, or more than a file of its kind can
-//! sensibly hold.
+//! Reading input files: never a pipe that blocks, a device that has no end, or more bytes than a file of its kind can
+//! sensibly have.
 
 use std::fs::{FileType, Metadata};
 use std::io::{self, ErrorKind, Read as _};
@@ -11,37 +11,16 @@ use fs_err as fs;
 /// Why a file is not read. Travels inside an [`io::Error`], where [`hint`] finds it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum FileError {
-    /// Nothing has its name.
     #[error("{path}: no such file", path = path.display())]
-    Missing {
-        /// The name.
-        path: PathBuf,
-    },
-    /// Something else has its name.
+    Missing { path: PathBuf },
     #[error("{path}: expected a file, found {found}", path = path.display())]
-    NotAFile {
-        /// The name.
-        path: PathBuf,
-        /// What has it.
-        found: &'static str,
-    },
-    /// It holds more than any file of its kind.
+    NotAFile { path: PathBuf, found: &'static str },
     #[error("{path}: larger than {limit_bytes} bytes, the most that is read of such a file", path = path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The most that is read.
-        limit_bytes: u64,
-    },
-    /// Bytes that are no text.
+    TooLarge { path: PathBuf, limit_bytes: u64 },
     #[error("{path}: expected text in UTF-8, found other bytes at {byte}", path = path.display())]
-    NotText {
-        /// The file.
-        path: PathBuf,
-        /// 0-based offset of the first of them.
-        byte: usize,
-    },
+    NotText { path: PathBuf, byte: usize },
 }
 
 impl From<FileError> for io::Error {
@@ -56,7 +35,7 @@ impl From<FileError> for io::Error {
     }
 }
 
-/// What the user can do about a file that cannot be read or written, where we know.
+/// The remedy for a file that cannot be read or written, where one is known.
 #[must_use]
 pub fn hint(error: &io::Error) -> Option<String> {
     let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<FileError>());
@@ -139,8 +118,7 @@ fn kind_of(file_type: FileType) -> &'static str {
     if file_type.is_dir() { "a directory" } else { "something else" }
 }
 
-/// What tells that a file is still the one looked at before: its place on disk, size and time of the last change.
-/// Nobody who copies or rewrites a file by accident keeps all of them.
+/// Inode, size and time of the last change of a file. A file that was replaced or written to differs in at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStat {
     place: (u64, u64),
@@ -149,7 +127,7 @@ pub struct FileStat {
 }
 
 impl FileStat {
-    /// Of a regular file as it is now.
+    /// The current state of a regular file.
     ///
     /// # Errors
     /// As [`check_regular`].
@@ -165,7 +143,7 @@ impl FileStat {
         Ok(Self { place, bytes: metadata.len(), modified: metadata.modified().ok() })
     }
 
-    /// What became of the file between this look and a later one; `None` where it is the same.
+    /// The change between this state of the file and a later one; `None` where there is none.
     #[must_use]
     pub fn change_to(&self, later: &Self) -> Option<String> {
         if self.bytes != later.bytes {
@@ -191,7 +169,7 @@ impl FileStat {
         self.place.1
     }
 
-    /// When it was last changed, in nanoseconds since 1970; 0 where the system does not tell.
+    /// Time of the last change, in nanoseconds since 1970; 0 where the system has none.
     #[must_use]
     pub fn modified_nanoseconds(&self) -> i64 {
         let nanoseconds = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);

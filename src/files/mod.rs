@@ -1,6 +1,6 @@
-//! Files that are there whole or not at all: written under a temporary name beside the target, synced, renamed; and
-//! input files that are what they seem: regular, of bounded size, the same from one look to the next. Every reader and
-//! writer of the crate goes through here; what is in a file, and what to say when it fails, is the caller's business.
+//! Output files that appear whole or not at all: written under a temporary name beside the target, synced, renamed; and
+//! input files that are regular, of bounded size, and checked for changes. Every reader and writer of the crate uses
+//! these functions.
 
 mod input;
 
@@ -35,7 +35,7 @@ pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that may still be written where this path is, or would be once its folders are made; `None` where nobody tells.
+/// Bytes that may still be written where this path is, or would be once its folders are made; `None` if unknown.
 #[must_use]
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(&nearest(path).ok()?).ok()?;
@@ -45,7 +45,7 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
 /// Whether files can be made in this folder, or in the one that it would be made in. Nothing stays behind.
 ///
 /// # Errors
-/// What the file system says.
+/// The error of the file system.
 pub fn probe(folder: &Path) -> io::Result<()> {
     temporary_sibling(&nearest(folder)?.join("probe")).map(drop)
 }

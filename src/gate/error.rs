@@ -1,4 +1,4 @@
-//! What keeps a gate from judging.
+//! Errors of gates.
 
 use std::path::PathBuf;
 
@@ -6,69 +6,30 @@ use crate::report::ReportError;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
-/// What can go wrong with gates. A gate that judges and finds a loss is no error.
+/// An error of a gate; a failed limit is none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GateError {
-    /// A report that cannot be read.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// Samples that cannot be read.
     #[error(transparent)]
     Samples(#[from] SampleError),
-    /// A file of limits that cannot be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A file of limits that is none.
     #[error("{origin}: {message}")]
-    Syntax {
-        /// The file.
-        origin: String,
-        /// What the YAML reader says, with line and column.
-        message: String,
-    },
-    /// Nothing to judge.
+    Syntax { origin: String, message: String },
     #[error("{path}: nothing to judge: {reason}", path = path.display())]
-    NothingToJudge {
-        /// The report.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// A model that was asked for and is not there.
+    NothingToJudge { path: PathBuf, reason: String },
     #[error("{path}: no model is called `{name}`; there are {known}", path = path.display())]
-    NoSuchModel {
-        /// The report.
-        path: PathBuf,
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: String,
-    },
-    /// Reports of different passages, which cannot be paired.
+    NoSuchModel { path: PathBuf, name: String, known: String },
     #[error("{path}: {what}: expected {expected}, found {found}", path = path.display())]
-    OtherPassages {
-        /// The report at fault.
-        path: PathBuf,
-        /// What differs.
-        what: String,
-        /// What the report judged has.
-        expected: String,
-        /// What this one has.
-        found: String,
-    },
-    /// A statistic that cannot be computed.
+    OtherPassages { path: PathBuf, what: String, expected: String, found: String },
     #[error("`{name}`: {source}")]
-    Stats {
-        /// The model.
-        name: String,
-        /// Why.
-        source: StatsError,
-    },
+    Stats { name: String, source: StatsError },
 }
 
 impl GateError {
-    /// What the user can do about it, where we know.
+    /// Advice for the user, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -25,13 +25,11 @@ impl Evidence {
         Ok(Self { path, report })
     }
 
-    /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says.
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.report
@@ -45,15 +43,14 @@ impl Evidence {
             .find(|row| row.name == name)
     }
 
-    /// The names of all variants.
     pub(super) fn variants(&self) -> impl Iterator<Item = &str> {
         self.report.variants.iter().map(|row| row.model.name.as_str())
     }
 
-    /// The samples of a model by document.
+    /// The samples of a model by `doc_id`.
     ///
     /// # Errors
-    /// They cannot be read, lie outside the report's folder, or are not as many as the report says.
+    /// They cannot be read, lie outside the report's folder, or their number differs from the report's.
     pub(super) fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
         let file = row.samples_file(self.path.parent().unwrap_or(Path::new("")))?;
         let samples: BTreeMap<usize, Sample> =

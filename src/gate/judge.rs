@@ -1,4 +1,4 @@
-//! The judgement: every model that is judged, against the unmerged baseline and against its own earlier self.
+//! Checks every model against the unmerged baseline, and against the model of the same name in an earlier report.
 
 use std::collections::BTreeMap;
 
@@ -6,24 +6,22 @@ use super::GateError;
 use super::evidence::Evidence;
 use super::limits::{Gates, Limits};
 use crate::samples::Sample;
-use crate::stats::{Confidence, Estimate, PairedBootstrap, PairedCounts, PairedScores, holm};
+use crate::stats::{Confidence, Estimate, PairedBootstrap, PairedCounts, holm};
 
 /// Passages named where outcomes changed.
 const NAMED_PASSAGES: usize = 5;
 
-/// What is looked at.
+/// The quantity that a check limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Criterion {
-    /// Accuracy that is lost.
     AccuracyLoss,
-    /// Perplexity that rises.
+    /// The rise of perplexity.
     PerplexityIncrease,
-    /// Passages whose outcome changes.
+    /// The passages whose outcome changes.
     Exact,
 }
 
 impl Criterion {
-    /// Its name in words.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -34,7 +32,7 @@ impl Criterion {
     }
 }
 
-/// What a model is compared with.
+/// The model that another is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reference {
     /// The unmerged model of the same report.
@@ -44,7 +42,6 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// Its name in words.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -53,7 +50,6 @@ impl Reference {
         }
     }
 
-    /// The one word of its name that tells it from the others.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -63,19 +59,18 @@ impl Reference {
     }
 }
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Within the limit.
     Passed,
-    /// Beyond the limit, but so little or on so few passages that it may be chance.
+    /// Beyond the limit, but not significantly.
     WithinNoise,
-    /// Beyond the limit, and no chance.
+    /// Significantly beyond the limit.
     Failed,
 }
 
 impl Verdict {
-    /// A word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -86,22 +81,19 @@ impl Verdict {
     }
 }
 
-/// One limit held against one model.
+/// One limit checked for one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
-    /// The model.
     pub model: String,
-    /// What it is compared with.
+    /// The model it is compared with.
     pub reference: Reference,
-    /// What is looked at.
+    /// The quantity checked.
     pub criterion: Criterion,
-    /// What was found, in words.
+    /// The value found, in words.
     pub found: String,
-    /// What is allowed, in words.
     pub limit: String,
     /// How certain it is, in words.
     pub certainty: String,
-    /// How it came out.
     pub verdict: Verdict,
 }
 
@@ -110,7 +102,7 @@ pub struct Check {
 pub struct Judgement {
     /// In the order of the report's rows.
     pub checks: Vec<Check>,
-    /// What was not judged, and why.
+    /// The models that were not judged, and why.
     pub remarks: Vec<String>,
 }
 
@@ -122,14 +114,19 @@ impl Judgement {
     }
 }
 
-/// One model and what it is compared with, passage by passage.
+/// One model and another that it is compared with.
 struct Pair {
     model: String,
     reference: Reference,
     limits: Limits,
+    scores: Scores,
+}
+
+/// The statistics of a pair.
+struct Compared {
+    pair: Pair,
     counts: PairedCounts,
-    changed: Vec<usize>,
-    /// Perplexity over the reference's, and the interval for it; `None` where no limit asks for it.
+    /// Perplexity over the reference's, and the interval for it; `None` where no limit needs it.
     ratio: Option<Estimate>,
     p_value: f64,
 }
@@ -151,35 +148,34 @@ pub fn judge(
     let names = chosen(report, earlier.is_some(), gates, only)?;
     let baseline = report.samples(&report.report().baseline)?;
     let mut judgement = Judgement::default();
-    let mut wanted = Vec::new();
+    let mut pairs = Vec::new();
     for name in &names {
         let Some(row) = report.row(name) else { continue };
         let samples = report.samples(row)?;
         let limits = gates.of(name);
         if *name != report.report().baseline.name {
-            wanted.push((name.clone(), Reference::Baseline, limits, paired(report, &baseline, &samples)?));
+            let (model, scores) = (name.clone(), paired(report, &baseline, &samples)?);
+            pairs.push(Pair { model, reference: Reference::Baseline, limits, scores });
         }
         let Some(earlier) = earlier else { continue };
         match earlier.row(name) {
             Some(row) => {
                 let before = earlier.samples(row)?;
-                wanted.push((name.clone(), Reference::Earlier, limits, paired(earlier, &before, &samples)?));
+                let (model, scores) = (name.clone(), paired(earlier, &before, &samples)?);
+                pairs.push(Pair { model, reference: Reference::Earlier, limits, scores });
             }
             None => judgement.remarks.push(format!("`{name}` is not in {}: new", earlier.path().display())),
         }
     }
-    let bootstrap = bootstrap(report, gates.significance, wanted.len())?;
-    let mut pairs = wanted
-        .into_iter()
-        .map(|(model, reference, limits, scores)| compare(model, reference, limits, &scores, &bootstrap))
-        .collect::<Result<Vec<_>, _>>()?;
-    correct_for_multiplicity(&mut pairs)?;
-    judgement.checks = pairs.iter().flat_map(|pair| checks(pair, gates.significance)).collect();
+    let bootstrap = bootstrap(report, gates.significance, pairs.len())?;
+    let mut compared = pairs.into_iter().map(|pair| compare(pair, &bootstrap)).collect::<Result<Vec<_>, _>>()?;
+    correct_for_multiplicity(&mut compared)?;
+    judgement.checks = compared.iter().flat_map(|compared| checks(compared, gates.significance)).collect();
     if report.report().partial {
-        judgement.remarks.push("the report is of a part of the passages only".to_owned());
+        judgement.remarks.push("the report covers only a part of the passages".to_owned());
     }
     if judgement.checks.is_empty() {
-        let reason = "no limit holds for any of its models".to_owned();
+        let reason = "there is no limit for any of its models".to_owned();
         return Err(GateError::NothingToJudge { path: report.path().to_owned(), reason });
     }
     Ok(judgement)
@@ -208,18 +204,23 @@ fn chosen(report: &Evidence, has_earlier: bool, gates: &Gates, only: &[String]) 
     Ok(names)
 }
 
-/// What two models scored on the same passages.
+/// The scores of two models on the same passages.
 #[derive(Default)]
 struct Scores {
-    reference: (Vec<f64>, Vec<bool>),
-    model: (Vec<f64>, Vec<bool>),
-    /// Right and wrong, answer by answer: more than one a passage where every token of a text is one.
-    answers: (Vec<bool>, Vec<bool>),
+    reference: ModelScores,
+    model: ModelScores,
     /// The passages of which an answer changed.
     changed: Vec<usize>,
 }
 
-/// Pairs samples by document; `source` is the report that the reference is from.
+#[derive(Default)]
+struct ModelScores {
+    loglikelihoods: Vec<f64>,
+    /// Right and wrong, answer by answer: more than one a passage where every token of a text is one.
+    answers: Vec<bool>,
+}
+
+/// Pairs samples by passage; `source` is the report that the reference is from.
 fn paired(
     source: &Evidence,
     reference: &BTreeMap<usize, Sample>,
@@ -247,16 +248,14 @@ fn paired(
                 return Err(other(format!("{what} of passage {doc_id}"), expected.clone(), found.clone()));
             }
         }
-        scores.reference.0.push(before.scored_loglikelihood(rolling, count));
-        scores.reference.1.push(before.is_greedy);
-        scores.model.0.push(sample.scored_loglikelihood(rolling, count));
-        scores.model.1.push(sample.is_greedy);
+        scores.reference.loglikelihoods.push(before.scored_loglikelihood(rolling, count));
+        scores.model.loglikelihoods.push(sample.scored_loglikelihood(rolling, count));
         let (old, new) = (before.answers(rolling), sample.answers(rolling));
         if old != new {
             scores.changed.push(*doc_id);
         }
-        scores.answers.0.extend(old);
-        scores.answers.1.extend(new);
+        scores.reference.answers.extend(old);
+        scores.model.answers.extend(new);
     }
     Ok(scores)
 }
@@ -274,52 +273,41 @@ fn bootstrap(report: &Evidence, significance: f64, count: usize) -> Result<Paire
     Ok(PairedBootstrap { replicate_count, seed: statistics.bootstrap_seed, confidence })
 }
 
-fn compare(
-    model: String,
-    reference: Reference,
-    limits: Limits,
-    scores: &Scores,
-    bootstrap: &PairedBootstrap,
-) -> Result<Pair, GateError> {
-    let stats = |source| GateError::Stats { name: model.clone(), source };
-    let counts = PairedCounts::from_outcomes(&scores.answers.0, &scores.answers.1).map_err(stats)?;
-    let ratio = || {
-        bootstrap.losses(&PairedScores {
-            baseline_loglikelihood: &scores.reference.0,
-            variant_loglikelihood: &scores.model.0,
-            baseline_correct: &scores.reference.1,
-            variant_correct: &scores.model.1,
-        })
-    };
-    let ratio = limits.max_ppl_increase.map(|_| ratio()).transpose().map_err(stats)?;
-    let ratio = ratio.map(|losses| losses.perplexity_ratio);
-    let changed = scores.changed.clone();
-    Ok(Pair { model, reference, limits, counts, changed, ratio, p_value: counts.mcnemar_p() })
+fn compare(pair: Pair, bootstrap: &PairedBootstrap) -> Result<Compared, GateError> {
+    let Scores { reference, model, .. } = &pair.scores;
+    let stats = |source| GateError::Stats { name: pair.model.clone(), source };
+    let counts = PairedCounts::from_outcomes(&reference.answers, &model.answers).map_err(stats)?;
+    let losses = || bootstrap.losses(&reference.loglikelihoods, &model.loglikelihoods);
+    let losses = pair.limits.max_ppl_increase.map(|_| losses()).transpose().map_err(stats)?;
+    let ratio = losses.map(|losses| losses.perplexity_ratio);
+    Ok(Compared { counts, ratio, p_value: counts.mcnemar_p(), pair })
 }
 
-fn correct_for_multiplicity(pairs: &mut [Pair]) -> Result<(), GateError> {
-    let p_values: Vec<f64> = pairs.iter().map(|pair| pair.p_value).collect();
+fn correct_for_multiplicity(compared: &mut [Compared]) -> Result<(), GateError> {
+    let p_values: Vec<f64> = compared.iter().map(|pair| pair.p_value).collect();
     let corrected = holm(&p_values).map_err(|source| GateError::Stats { name: "gate".to_owned(), source })?;
-    for (pair, p_value) in pairs.iter_mut().zip(corrected) {
+    for (pair, p_value) in compared.iter_mut().zip(corrected) {
         pair.p_value = p_value;
     }
     Ok(())
 }
 
-fn checks(pair: &Pair, significance: f64) -> Vec<Check> {
+fn checks(compared: &Compared, significance: f64) -> Vec<Check> {
+    let Compared { pair, counts, ratio, p_value } = compared;
+    let changed = &pair.scores.changed;
     let mut checks = Vec::new();
     let mut add = |criterion, found: String, limit: String, certainty: String, verdict| {
         let (model, reference) = (pair.model.clone(), pair.reference);
         checks.push(Check { model, reference, criterion, found, limit, certainty, verdict });
     };
     if let Some(limit) = pair.limits.max_acc_loss {
-        let loss = pair.counts.accuracy_loss();
-        let verdict = verdict(loss > limit.fraction(), loss > 0.0 && pair.p_value < significance);
-        let (lost, gained) = (pair.counts.baseline_only(), pair.counts.variant_only());
-        let certainty = format!("{lost} lost, {gained} gained, p = {:.3}", pair.p_value);
+        let loss = counts.accuracy_loss();
+        let verdict = verdict(loss > limit.fraction(), loss > 0.0 && *p_value < significance);
+        let (lost, gained) = (counts.baseline_only(), counts.variant_only());
+        let certainty = format!("{lost} lost, {gained} gained, p = {p_value:.3}");
         add(Criterion::AccuracyLoss, format!("{:+.2} points", 100.0 * loss), limit.to_string(), certainty, verdict);
     }
-    if let (Some(limit), Some(ratio)) = (pair.limits.max_ppl_increase, pair.ratio) {
+    if let (Some(limit), Some(ratio)) = (pair.limits.max_ppl_increase, ratio) {
         let increase = ratio.value - 1.0;
         let certain = ratio.interval.is_some_and(|interval| interval.lower > 1.0);
         let certainty = ratio.interval.map_or_else(
@@ -331,12 +319,12 @@ fn checks(pair: &Pair, significance: f64) -> Vec<Check> {
         add(Criterion::PerplexityIncrease, found, limit.to_string(), certainty, verdict);
     }
     if pair.limits.expect_exact {
-        let named: Vec<_> = pair.changed.iter().take(NAMED_PASSAGES).map(usize::to_string).collect();
-        let more = if pair.changed.len() > NAMED_PASSAGES { ", …" } else { "" };
+        let named: Vec<_> = changed.iter().take(NAMED_PASSAGES).map(usize::to_string).collect();
+        let more = if changed.len() > NAMED_PASSAGES { ", …" } else { "" };
         let certainty =
             if named.is_empty() { "every passage".to_owned() } else { format!("passages {}{more}", named.join(", ")) };
-        let verdict = if pair.changed.is_empty() { Verdict::Passed } else { Verdict::Failed };
-        add(Criterion::Exact, pair.changed.len().to_string(), "0".to_owned(), certainty, verdict);
+        let verdict = if changed.is_empty() { Verdict::Passed } else { Verdict::Failed };
+        add(Criterion::Exact, changed.len().to_string(), "0".to_owned(), certainty, verdict);
     }
     checks
 }

@@ -20,15 +20,15 @@ pub fn to_junit(judgement: &Judgement) -> Result<String, GateError> {
     for name in names {
         let mut suite = TestSuite::new(name);
         for check in judgement.checks.iter().filter(|check| check.model == name) {
-            let said = format!("found {} (limit {}; {})", check.found, check.limit, check.certainty);
+            let outcome = format!("found {} (limit {}; {})", check.found, check.limit, check.certainty);
             let mut status = TestCaseStatus::success();
             if check.verdict == Verdict::Failed {
                 status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-                status.set_type(check.criterion.name()).set_message(said.clone());
+                status.set_type(check.criterion.name()).set_message(outcome.clone());
             }
             let mut case =
                 TestCase::new(format!("{} against {}", check.criterion.name(), check.reference.name()), status);
-            case.set_classname(format!("kintsugi.{name}")).set_system_out(said);
+            case.set_classname(format!("kintsugi.{name}")).set_system_out(outcome);
             suite.add_test_case(case);
         }
         report.add_test_suite(suite);

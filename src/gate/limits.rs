@@ -1,4 +1,4 @@
-//! What a gate allows, from the command line or from a file like `evals/gates.yml`.
+//! The limits of a gate, from the command line or from a file like `evals/gates.yml`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,37 +9,58 @@ use serde::Deserialize;
 use super::GateError;
 use crate::files;
 
-/// The limits that hold where none are given.
+/// The limits where none are given.
 const BUILT_IN: &str = include_str!("../../evals/gates.yml");
 
 /// The largest file of limits that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Percentage points, written `0.5pp`.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Points(f64);
+macro_rules! share {
+    ($(#[$doc:meta])* $name:ident, $unit:literal, shown as $shown:literal, example $example:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(f64);
 
-/// Per cent, written `1%`.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Percent(f64);
+        impl $name {
+            #[must_use]
+            pub fn fraction(self) -> f64 {
+                self.0 / 100.0
+            }
+        }
 
-impl Points {
-    /// As a fraction: 0.005 for `0.5pp`.
-    #[must_use]
-    pub fn fraction(self) -> f64 {
-        self.0 / 100.0
-    }
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                amount(text, $unit, $example).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(formatter, "{} {}", self.0, $shown)
+            }
+        }
+    };
 }
 
-impl Percent {
-    /// As a fraction: 0.01 for `1%`.
-    #[must_use]
-    pub fn fraction(self) -> f64 {
-        self.0 / 100.0
-    }
-}
+share!(
+    /// Percentage points, written `0.5pp`.
+    Points, "pp", shown as "points", example "0.5pp (percentage points)"
+);
+share!(
+    /// Per cent, written `1%`.
+    Percent, "%", shown as "%", example "1%"
+);
 
 /// A number that is at least 0 before this unit.
 fn amount(text: &str, unit: &str, example: &str) -> Result<f64, String> {
@@ -49,51 +70,7 @@ fn amount(text: &str, unit: &str, example: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}`: expected a number of at least 0 and its unit, such as {example}"))
 }
 
-impl FromStr for Points {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        amount(text, "pp", "0.5pp (percentage points)").map(Self)
-    }
-}
-
-impl FromStr for Percent {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        amount(text, "%", "1%").map(Self)
-    }
-}
-
-impl TryFrom<String> for Points {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for Percent {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl std::fmt::Display for Points {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} points", self.0)
-    }
-}
-
-impl std::fmt::Display for Percent {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} %", self.0)
-    }
-}
-
-/// What one model may lose. What is absent is not looked at.
+/// The limits for one model; those absent are not checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
@@ -101,7 +78,7 @@ pub struct Limits {
     pub max_acc_loss: Option<Points>,
     /// The most that perplexity may rise.
     pub max_ppl_increase: Option<Percent>,
-    /// Whether a single passage that changes its outcome is too many.
+    /// Whether a single passage with a different outcome fails.
     #[serde(default)]
     pub expect_exact: bool,
     /// Whether the model is not judged at all.
@@ -110,7 +87,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// These limits where they say something, else the other's.
+    /// These limits, with the other's where one is absent.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -129,10 +106,10 @@ pub struct Gates {
     /// Chance of calling noise a loss, over all models together.
     #[serde(default = "default_significance")]
     pub significance: f64,
-    /// What holds for models that are not named.
+    /// Limits for models that are not named.
     #[serde(default)]
     pub default: Limits,
-    /// What holds for single models; what is absent there is as in `default`.
+    /// Limits for single models; those absent are as in `default`.
     #[serde(default)]
     pub models: BTreeMap<String, Limits>,
 }
@@ -145,7 +122,7 @@ impl Gates {
     /// Reads a file of limits.
     ///
     /// # Errors
-    /// The file cannot be read or says something else.
+    /// The file cannot be read, or has an unknown key or a value out of range.
     pub fn read(path: &Path) -> Result<Self, GateError> {
         Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, &path.display().to_string())
     }
@@ -169,7 +146,6 @@ impl Gates {
         gates.with_significance(significance, origin)
     }
 
-    /// Limits that allow everything.
     #[must_use]
     pub fn none() -> Self {
         Self { significance: default_significance(), default: Limits::default(), models: BTreeMap::new() }
@@ -178,7 +154,7 @@ impl Gates {
     /// The same at another significance.
     ///
     /// # Errors
-    /// It is no number between 0 and 1; `origin` says where it comes from.
+    /// It is no number between 0 and 1; `origin` is named in the error.
     pub fn with_significance(mut self, significance: f64, origin: &str) -> Result<Self, GateError> {
         if significance > 0.0 && significance < 1.0 {
             self.significance = significance;
@@ -188,7 +164,7 @@ impl Gates {
         Err(GateError::Syntax { origin: origin.to_owned(), message })
     }
 
-    /// Lets these limits win over those for every model.
+    /// Gives these limits precedence for every model.
     pub fn override_with(&mut self, limits: Limits) {
         self.default = limits.or(self.default);
         for of_model in self.models.values_mut() {
@@ -196,7 +172,6 @@ impl Gates {
         }
     }
 
-    /// What holds for a model.
     #[must_use]
     pub fn of(&self, name: &str) -> Limits {
         self.models.get(name).copied().unwrap_or_default().or(self.default)

@@ -1,5 +1,5 @@
-//! Pass or fail: a report held against limits, passage by passage, and against an earlier report. A limit is overstepped
-//! where the loss is larger than it *and* can be told from noise, so that a real loss is caught and chance is not.
+//! Pass or fail: checks a report against limits, and against an earlier report. A limit fails only if the loss exceeds it
+//! and is significant, so that a real loss is caught and chance is not.
 //! `limits.rs` reads limits, `judge.rs` decides, `render.rs` and `junit.rs` show.
 
 mod error;

@@ -7,14 +7,14 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::HubError;
+use super::error::HubError;
 use crate::files;
 
 /// The largest file that is checked; tokenizers and data sets of passages have megabytes.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// Checks that the bytes of a cached file are those that its name in the cache says. A file whose name is no checksum (a
-/// mirror's own `ETag`, a cache without symbolic links) is let pass.
+/// Checks the bytes of a cached file against the checksum in its name. A file whose name is no checksum (a mirror's own
+/// `ETag`, a cache without symbolic links) passes.
 pub(super) fn check(path: &Path) -> Result<(), HubError> {
     let blob = path.canonicalize().map_err(|source| HubError::Read { path: path.to_owned(), source })?;
     let name = blob.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

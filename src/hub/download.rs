@@ -6,7 +6,11 @@ use fs_err as fs;
 use hf_hub::Cache;
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 
-use super::{Hub, HubError, HubFile, Progress, RepoKind, checksum, repo};
+use super::checksum;
+use super::error::HubError;
+use super::fetch::{Progress, repo};
+use super::file::{HubFile, RepoKind};
+use super::settings::Hub;
 
 /// Connections that break off are taken up again this often.
 const RETRIES: usize = 3;
@@ -40,7 +44,7 @@ impl Hub {
             }
         };
         if let Err(error) = checksum::check(&path) {
-            // Bytes that nobody may use must not be found in the cache the next time.
+            // Removed, so that the next run does not find them in the cache.
             for path in [path.canonicalize().ok(), Some(path)].into_iter().flatten() {
                 let _ = fs::remove_file(path);
             }
@@ -66,7 +70,7 @@ impl Hub {
     }
 }
 
-/// Tells our watcher what the library tells its own.
+/// Forwards the library's progress to ours.
 struct Watched<'a>(&'a mut dyn Progress);
 
 impl hf_hub::api::Progress for Watched<'_> {

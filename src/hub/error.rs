@@ -1,10 +1,10 @@
-//! What can go wrong between a name and a file.
+//! Errors of finding files by name, with hints.
 
 use std::path::PathBuf;
 
-use super::HubFile;
+use super::file::HubFile;
 
-/// A file that a name does not lead to.
+/// Why a file cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -37,7 +37,7 @@ pub enum HubError {
     /// Not in the cache, and nothing may be downloaded.
     #[error("{file} is not in the Hugging Face cache {cache}, and HF_HUB_OFFLINE is set", cache = cache.display())]
     Offline {
-        /// What was looked for.
+        /// The file asked for.
         file: HubFile,
         /// Where.
         cache: PathBuf,
@@ -45,7 +45,7 @@ pub enum HubError {
     /// Not in the cache, and this build has no downloads.
     #[error("{file} is not in the Hugging Face cache {cache}, and this build downloads nothing (feature hub)", cache = cache.display())]
     BuiltWithout {
-        /// What was looked for.
+        /// The file asked for.
         file: HubFile,
         /// Where.
         cache: PathBuf,
@@ -53,15 +53,15 @@ pub enum HubError {
     /// The Hub knows no such repository, revision or file.
     #[error("{endpoint} has no {file}")]
     NotThere {
-        /// What was looked for.
+        /// The file asked for.
         file: HubFile,
         /// Where.
         endpoint: String,
     },
-    /// The Hub does not give it to us.
+    /// Access is denied.
     #[error("{endpoint} refuses {file}{}", if *with_token { " to the token given" } else { "" })]
     Refused {
-        /// What was looked for.
+        /// The file asked for.
         file: HubFile,
         /// Where.
         endpoint: String,
@@ -71,11 +71,11 @@ pub enum HubError {
     /// The connection failed.
     #[error("{file} could not be downloaded from {endpoint}: {message}")]
     Download {
-        /// What was looked for.
+        /// The file asked for.
         file: HubFile,
         /// Where.
         endpoint: String,
-        /// What the library says.
+        /// The library's message.
         message: String,
     },
     /// There is no tokenizer anywhere.

@@ -11,7 +11,7 @@ pub struct Hub {
     pub cache: PathBuf,
     /// Address of the Hub, or of a mirror, without a slash at the end.
     pub endpoint: String,
-    /// Who asks, where a repository is not public.
+    /// Access token, for repositories that are not public.
     pub token: Option<String>,
     /// Whether the cache is all there is.
     pub offline: bool,
@@ -28,13 +28,13 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// As the process's environment says.
+    /// From the process's environment.
     #[must_use]
     pub fn from_environment() -> Self {
         Self::from_variables(|name| std::env::var_os(name))
     }
 
-    /// As these variables say. Empty ones count as absent.
+    /// From these variables. Empty ones count as absent.
     pub(super) fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let text =

@@ -1,17 +1,20 @@
-//! Where a checkpoint's tokenizer lies.
+//! Finding a checkpoint's tokenizer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Hub, HubError, HubFile, Progress, RepoKind};
+use super::error::HubError;
+use super::fetch::Progress;
+use super::file::{HubFile, RepoKind};
+use super::settings::Hub;
 
 /// Names under which a tokenizer lies in a folder.
 const NAMES: [&str; 2] = ["tokenizer.json", "20B_tokenizer.json"];
 
-/// Whose tokenizer is looked for.
+/// Where to look for a tokenizer.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenizerRequest<'a> {
-    /// What the user gave: a file, a folder that holds one, or a name on the Hub.
+    /// Given by the user: a file, a folder that holds one, or a name on the Hub.
     pub given: Option<&'a Path>,
     /// The folder of the model's files.
     pub folder: &'a Path,
@@ -19,7 +22,7 @@ pub struct TokenizerRequest<'a> {
     pub configured: Option<&'a str>,
 }
 
-/// A tokenizer's file and what led there.
+/// A tokenizer's file and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerPlace {
     /// The `tokenizer.json`.
@@ -32,7 +35,7 @@ enum Origin {
     Given,
     Beside,
     Configured,
-    /// In the words of [`super::Found::described`].
+    /// With [`super::Found::described`].
     Hub(String),
 }
 
@@ -50,10 +53,10 @@ impl fmt::Display for TokenizerPlace {
 
 impl TokenizerRequest<'_> {
     /// The tokenizer given; else the one beside the model or in the folder above, else the one that its configuration
-    /// names: as it stands, or under its file name in those folders.
+    /// names: at its path, or under its file name in those folders.
     ///
     /// # Errors
-    /// [`HubError::NoTokenizer`] where there is none, and what [`Hub::fetch`] says of a name.
+    /// [`HubError::NoTokenizer`] where there is none, and the errors of [`Hub::fetch`].
     pub fn find(&self, hub: &Hub, progress: &mut dyn Progress) -> Result<TokenizerPlace, HubError> {
         if let Some(given) = self.given {
             return Self::of_given(given, hub, progress);
@@ -79,7 +82,7 @@ impl TokenizerRequest<'_> {
                 None => Err(HubError::NoTokenizer { looked: looked.to_vec() }),
             };
         }
-        // A path that leads nowhere is told by whoever opens it; a name has no ending of a file and is not relative or rooted.
+        // A path that does not exist is reported when it is opened; a name has no file extension and is not relative or rooted.
         let looks_like_a_file = given.exists() || named_as_a_file;
         let named = given.to_str().filter(|_| !looks_like_a_file).and_then(|name| HubFile::named(name, NAMES[0]));
         let Some(file) = named else { return Ok(given_here(given.to_owned())) };

@@ -25,7 +25,7 @@ pub enum CalibratedNorm {
 
 /// Mean outputs of a norm over the calibration tokens.
 #[derive(Debug, Clone, Copy)]
-pub struct NormMeans<'a> {
+pub struct NormOutputMeans<'a> {
     /// In the unmerged model, one per rank.
     pub ranks: &'a [Vec<f64>],
     /// In the merged one.
@@ -41,7 +41,7 @@ pub fn correct(
     merged: &mut StageTensors,
     architecture: &Architecture,
     norm: CalibratedNorm,
-    means: NormMeans<'_>,
+    means: NormOutputMeans<'_>,
 ) -> Result<FoldSummary, MergeError> {
     let mut summary = FoldSummary::default();
     let gain_role = match norm {
@@ -71,7 +71,7 @@ fn correct_reader(
     architecture: &Architecture,
     unit: NormUnit,
     reader: ReaderRoles,
-    means: NormMeans<'_>,
+    means: NormOutputMeans<'_>,
 ) -> Result<f64, PartitionError> {
     let (Some(own), Some(new)) = (joined(unmerged, reader.weight), joined(merged, reader.weight)) else {
         return Ok(0.0);

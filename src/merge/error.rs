@@ -65,7 +65,7 @@ impl MergeError {
             Self::Io(error) => return crate::files::hint(error),
             Self::Read(error) => return error.hint(),
             Self::NoExactMerge { .. } | Self::PositionDependent { .. } => {
-                "`kintsugi eval` evaluates the unmerged model; --allow-inexact merges all the same, and says what it loses"
+                "`kintsugi eval` evaluates the unmerged model; --allow-inexact merges anyway and reports the loss"
             }
             Self::SameName { .. } => "leave one out, or give it a `name:` of its own",
             Self::NoSuchRank { .. } => "ranks are counted from 0",

@@ -16,7 +16,7 @@ use crate::tensor::HostTensor;
 pub struct Loss {
     /// Name of the parameter inside its layer.
     pub name: String,
-    /// What the rule does to it.
+    /// The rule's effect on it.
     pub reason: String,
     /// How many times the model's parameter the rule makes, were the replicas equal; 1 where only drift is lost.
     pub factor: f64,
@@ -46,7 +46,7 @@ impl std::fmt::Display for Miscount {
     }
 }
 
-/// The judgement over all stages.
+/// The losses of all stages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exactness {
     losses: BTreeMap<(String, String), Found>,
@@ -63,7 +63,7 @@ impl Exactness {
         }
     }
 
-    /// Notes what folding or calibration did to weights.
+    /// Adds the changes that folding or calibration made to weights.
     pub fn add_fold(&mut self, summary: FoldSummary) {
         self.folds.push(summary);
     }
@@ -94,7 +94,7 @@ impl Exactness {
             .collect()
     }
 
-    /// The parameters that are counted another number of times than the model counts them, by factor.
+    /// The parameters that the merge makes another multiple of than the model has, by factor.
     #[must_use]
     pub fn miscounts(&self) -> Vec<Miscount> {
         let mut miscounts: Vec<Miscount> = Vec::new();
@@ -113,7 +113,7 @@ impl Exactness {
         miscounts
     }
 
-    /// What folding changed in all, `None` if nothing was folded.
+    /// The largest changes by folding; `None` if nothing was folded.
     #[must_use]
     pub fn folding(&self) -> Option<FoldSummary> {
         self.folds.iter().copied().reduce(|total, next| FoldSummary {

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Factor, Rule, Strategy, StrategyArithmetic};
+use super::{Factor, Rule, Strategy};
 use crate::partition::Kind;
+use crate::tensor::Arithmetic;
 
 /// The best that a merge can do with each group: norms folded, everything else by its place in the forward pass.
 fn reference_rules() -> BTreeMap<Kind, Rule> {
@@ -23,7 +24,7 @@ fn by_rules(name: String, rules: BTreeMap<Kind, Rule>) -> Strategy {
         name,
         description: String::new(),
         source: String::new(),
-        arithmetic: StrategyArithmetic::Float64,
+        arithmetic: Arithmetic::Float64,
         calibrate: false,
         allow_inexact: true,
         rules,

@@ -4,7 +4,7 @@ use crate::config::Architecture;
 use crate::partition::{PartitionError, StageTensors, canonical};
 use crate::tensor::{HostTensor, Piece, TensorError, concatenate};
 
-/// A stage and the architecture that says how its matrices are laid out.
+/// A stage and the architecture that decides the layout of its matrices.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelStage<'a> {
     /// The model's architecture.

@@ -20,7 +20,7 @@ mod strategy;
 #[cfg(test)]
 mod tests;
 
-pub use calibrate::{CalibratedNorm, NormMeans, correct};
+pub use calibrate::{CalibratedNorm, NormOutputMeans, correct};
 pub use candidate_analysis::{CandidateAnalysis, JoinedMatch, ReplicatedMatch};
 pub use check::check_strategies;
 pub use drift::{Drift, ParamDrift};
@@ -33,4 +33,4 @@ pub use layout::ModelStage;
 pub use model_diff::{DiffSetting, DiffSide, DiffTensor, ModelDiff, ParameterDiff, ValueDiff, diff_models};
 pub use rule::Rule;
 pub use stage::{Signature, StageMerger};
-pub use strategy::{Override, Strategy, StrategyArithmetic, full_name};
+pub use strategy::{Override, Strategy, full_name};

@@ -1,4 +1,4 @@
-//! Two models tensor by tensor, whatever wrote them: parameters are paired by what they do, stage by stage.
+//! Two models tensor by tensor, in whatever format: parameters are paired by their role, stage by stage.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ pub struct ModelDiff {
 pub struct DiffSide {
     /// Its folder.
     pub path: String,
-    /// What it is, such as `gpt-neox, 2 ranks`.
+    /// Such as `gpt-neox, 2 ranks`.
     pub format: String,
     /// Data type of its word embedding.
     pub dtype: DType,
@@ -68,16 +68,16 @@ pub struct DiffTensor {
 pub struct ParameterDiff {
     /// Its stage: `embedding`, `layer N` or `output`.
     pub stage: String,
-    /// What it is in the first model; absent where that has none.
+    /// In the first model; absent where that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<DiffTensor>,
-    /// What it is in the second model; absent where that has none.
+    /// In the second model; absent where that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub right: Option<DiffTensor>,
     /// Whether type, shape and every bit are the same, on every rank.
     pub identical: bool,
-    /// Where one model has a copy a rank and the other has one in all: what is closest to that one, `rank K`, `mean` or
-    /// `sum` of the copies. The values are compared with it.
+    /// Where one model has a copy a rank and the other has one in all: the rule whose result is closest to that one,
+    /// `rank K`, `mean` or `sum`. The values are compared with that result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// How far the values are from each other; absent where shapes differ. Of a vocabulary of another size, the rows that
@@ -236,7 +236,7 @@ fn diff_params(
             found.values = Some(closest.into());
         }
         (ours, theirs) => {
-            // As many copies as each has ranks: compared is what each model counts.
+            // Copies on different numbers of ranks: compared are the values that each model uses.
             let rule = Rule::Auto.resolve(left.kind, architecture.residual);
             let one = |replicas: &[HostTensor]| reduce(replicas, rule, Arithmetic::Float64);
             found.rule = Some(rule.to_string());

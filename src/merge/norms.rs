@@ -8,9 +8,7 @@ use crate::partition::{Role, StageId};
 /// A norm and the column-parallel layers that read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NormUnit {
-    /// The norm's gain.
     pub gain: Role,
-    /// The norm's bias; RMS norms have none.
     pub bias: Role,
     /// The layers that read it; models lack some.
     pub readers: &'static [ReaderRoles],
@@ -30,7 +28,6 @@ const UP: ReaderRoles = ReaderRoles { weight: Role::MlpUpWeight, bias: None };
 const HEAD: ReaderRoles = ReaderRoles { weight: Role::HeadWeight, bias: None };
 
 impl NormUnit {
-    /// The norms of a stage.
     pub(super) fn of_stage(architecture: &Architecture, stage: StageId) -> Vec<Self> {
         let unit = |gain, bias, readers| Self { gain, bias, readers };
         match (stage, architecture.mlp_input) {

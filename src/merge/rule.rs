@@ -22,15 +22,15 @@ pub enum Rule {
     Sum,
     /// This many times the mean: `scale: m` is the sum over m ranks, `scale: 1` the mean.
     Scale(f64),
-    /// What the forward pass does with the replicas: the sum of row-parallel biases that are added before the
-    /// all-reduce, the mean of everything else.
+    /// As the forward pass uses the replicas: the sum of row-parallel biases that are added before the all-reduce, the mean
+    /// of everything else.
     Auto,
     /// Folded into the layers that read the norm, so that nothing is lost; norms only.
     Fold,
 }
 
 impl Rule {
-    /// The rule that `auto` stands for; other rules are themselves.
+    /// `auto` resolved; other rules are themselves.
     #[must_use]
     pub fn resolve(self, kind: Kind, residual: Residual) -> Self {
         match (self, kind, residual) {
@@ -92,19 +92,19 @@ impl<'de> Visitor<'de> for RuleVisitor {
         formatter.write_str(EXPECTED)
     }
 
-    fn visit_str<E: de::Error>(self, word: &str) -> Result<Rule, E> {
-        match word {
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Rule, E> {
+        match name {
             "mean" => Ok(Rule::Mean),
             "median" => Ok(Rule::Median),
             "geometric-mean" => Ok(Rule::GeometricMean),
             "sum" => Ok(Rule::Sum),
             "auto" => Ok(Rule::Auto),
             "fold" => Ok(Rule::Fold),
-            _ => word
+            _ => name
                 .strip_prefix("rank")
                 .and_then(|rank| rank.parse().ok())
                 .map(Rule::Rank)
-                .ok_or_else(|| E::custom(format!("unknown rule `{word}`, expected {EXPECTED}"))),
+                .ok_or_else(|| E::custom(format!("unknown rule `{name}`, expected {EXPECTED}"))),
         }
     }
 

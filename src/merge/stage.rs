@@ -30,7 +30,7 @@ pub struct StageMerger<'a> {
 const POSITION_DEPENDENT: &str = "replicas differ, and with sequence_parallel each was trained on its own stretch of the \
                                   sequence: which one acts depends on the position, and one rank has one";
 
-/// What a strategy does to a stage.
+/// The work of a strategy on a stage.
 struct Plan<'a> {
     rules: Vec<(Role, &'a Param, Rule)>,
     /// The norms to fold.
@@ -38,14 +38,14 @@ struct Plan<'a> {
 }
 
 impl<'a> StageMerger<'a> {
-    /// Nothing is computed yet.
+    /// Of a stage with all ranks.
     #[must_use]
     pub fn new(stage: &'a StageTensors, architecture: &'a Architecture) -> Self {
         let units = NormUnit::of_stage(architecture, stage.id);
         Self { stage, architecture, units, made: Vec::new(), folded: Vec::new() }
     }
 
-    /// What decides which tensors [`StageMerger::merge`] would make: strategies with equal signatures make the same ones.
+    /// Strategies with equal signatures make the same tensors of this stage.
     ///
     /// # Errors
     /// As [`StageMerger::merge`].
@@ -54,14 +54,13 @@ impl<'a> StageMerger<'a> {
         let rules = self.rules(strategy)?.into_iter().map(|(role, param, rule)| {
             // Equal replicas stay what they are under most rules, so these rules need not be told apart.
             let indifferent = rule.keeps_equal_replicas() && param.value.ranks_agree();
-            (role, (!indifferent).then(|| (rule, strategy.arithmetic.into())))
+            (role, (!indifferent).then_some((rule, strategy.arithmetic)))
         });
         Ok(Signature(rules.collect()))
     }
 
-    /// Judges what `strategy` would make of the stage without making it: what makes the merge differ from the unmerged
-    /// model is added to `exactness`. Only replicated parameters are looked at, so the stage need hold no others.
-    /// Returns the number of norms that would be folded into the matrices that read them.
+    /// Adds to `exactness` the differences that [`StageMerger::merge`] would find, without merging. Only replicated
+    /// parameters are read, so the stage may lack the others. Returns the number of norms that would be folded.
     ///
     /// # Errors
     /// As [`StageMerger::merge`].
@@ -69,8 +68,8 @@ impl<'a> StageMerger<'a> {
         Ok(self.plan(strategy, exactness)?.folding.len())
     }
 
-    /// The roles whose tensors `strategy` changes together, a group for every norm that it folds: the norm and whatever
-    /// reads it. All other parameters can be merged one by one. Only replicated parameters are looked at.
+    /// The roles whose tensors `strategy` changes together, a group for every norm that it folds: the norm and its readers.
+    /// All other parameters can be merged one by one. Only replicated parameters are read.
     ///
     /// # Errors
     /// As [`StageMerger::merge`].
@@ -79,15 +78,14 @@ impl<'a> StageMerger<'a> {
         Ok(folding.into_iter().map(NormUnit::roles).collect())
     }
 
-    /// The stage with one rank that `strategy` makes of it. What makes it differ from the unmerged model is added to
-    /// `exactness`.
+    /// The merged stage, with one rank. Its differences from the unmerged model are added to `exactness`.
     ///
     /// # Errors
     /// A kind without a rule, a rule that names a missing rank, or replicas that do not fit together.
     pub fn merge(&mut self, strategy: &Strategy, exactness: &mut Exactness) -> Result<StageTensors, MergeError> {
         self.check_exists(strategy)?;
         let stage = self.stage;
-        let arithmetic = strategy.arithmetic.into();
+        let arithmetic = strategy.arithmetic;
         let Plan { rules, folding } = self.plan(strategy, exactness)?;
         self.fold_missing(&folding)?;
         self.reduce_missing(&rules, arithmetic)?;
@@ -120,7 +118,7 @@ impl<'a> StageMerger<'a> {
         Ok(StageTensors { id: stage.id, tp_size: 1, params })
     }
 
-    /// What `strategy` does to the stage; the one place where exactness is judged.
+    /// The one place where exactness is judged.
     fn plan(&self, strategy: &Strategy, exactness: &mut Exactness) -> Result<Plan<'a>, MergeError> {
         let rules = self.rules(strategy)?;
         for &(role, param, rule) in rules.iter().filter(|&&(role, ..)| !is_lost(self.architecture, role)) {
@@ -143,7 +141,7 @@ impl<'a> StageMerger<'a> {
         Ok(Plan { rules, folding })
     }
 
-    /// Refuses a stage of which no merge is what was trained, unless that was asked for.
+    /// Fails where no exact merge exists, unless `allow_inexact` is set.
     fn check_exists(&self, strategy: &Strategy) -> Result<(), MergeError> {
         strategy.check_exists(self.architecture, self.stage.tp_size)?;
         match self.position_dependent() {
@@ -179,7 +177,6 @@ impl<'a> StageMerger<'a> {
         lossy.then(|| Loss { name: param.name.clone(), reason: reason.to_owned(), factor: 1.0 })
     }
 
-    /// The rules of all replicated parameters.
     fn rules(&self, strategy: &Strategy) -> Result<Vec<(Role, &'a Param, Rule)>, MergeError> {
         let mut rules = Vec::new();
         for (&role, param) in &self.stage.params {

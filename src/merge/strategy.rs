@@ -16,26 +16,6 @@ use crate::tensor::Arithmetic;
 /// The largest strategy file that is read; ours have a kilobyte.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Where a strategy's sums and means are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StrategyArithmetic {
-    /// In float64, rounded to the checkpoint's type once.
-    #[default]
-    Float64,
-    /// In the checkpoint's type, rounded at every step, as the script does that the strategy reproduces.
-    Checkpoint,
-}
-
-impl From<StrategyArithmetic> for Arithmetic {
-    fn from(arithmetic: StrategyArithmetic) -> Self {
-        match arithmetic {
-            StrategyArithmetic::Float64 => Self::Float64,
-            StrategyArithmetic::Checkpoint => Self::Storage,
-        }
-    }
-}
-
 /// One way of merging.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Strategy {
@@ -46,7 +26,7 @@ pub struct Strategy {
     /// The script or paper whose rule it is.
     pub source: String,
     /// Where sums and means are computed.
-    pub arithmetic: StrategyArithmetic,
+    pub arithmetic: Arithmetic,
     /// Whether column-parallel biases are corrected by calibration passages where ranks' residual streams differ.
     pub calibrate: bool,
     /// Whether to merge even where no one-rank model can be the unmerged one (`qk_layernorm`).
@@ -84,7 +64,7 @@ struct StrategyFile {
     #[serde(default)]
     source: String,
     #[serde(default)]
-    arithmetic: StrategyArithmetic,
+    arithmetic: Arithmetic,
     #[serde(default)]
     calibrate: bool,
     #[serde(default, rename = "allow-inexact")]
@@ -173,7 +153,7 @@ impl Strategy {
     /// Reads a strategy from YAML; `origin` is named in errors.
     ///
     /// # Errors
-    /// The text is not a strategy: the message says where.
+    /// The text is not a strategy; the message has the line.
     pub fn parse(text: &str, origin: &str) -> Result<Self, MergeError> {
         let syntax = |message: String| MergeError::Syntax { origin: origin.to_owned(), message };
         // The YAML reader calls its input `<input>` and begins with `error: `.
@@ -235,7 +215,7 @@ impl Strategy {
         self.rules.get(&kind).copied().ok_or_else(|| MergeError::NoRule { strategy: self.name.clone(), kind })
     }
 
-    /// Refuses a checkpoint of which no merge is the unmerged model, unless that was asked for.
+    /// Fails where no exact merge exists, unless `allow_inexact` is set.
     ///
     /// # Errors
     /// [`MergeError::NoExactMerge`].

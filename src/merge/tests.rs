@@ -1,5 +1,5 @@
 //! Rules against hand-worked numbers, strategies as files, and what is shared between merges. `exactness` tests the
-//! reasons, `strategies` the files; folding against its definition is in `tests/fold_properties.rs`.
+//! reasons, `strategies` the files; folding against its definition is in `tests/library/fold_properties`.
 
 mod exactness;
 mod strategies;

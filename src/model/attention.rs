@@ -2,11 +2,11 @@
 
 use tch::Tensor;
 
+use super::extent::to_i64;
 use super::norm::HeadsNorm;
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
 use super::rotary::Rotation;
 use super::scores::Scores;
-use super::weights::to_i64;
 use super::{Chunk, ModelError, Uploader};
 use crate::config::{Architecture, QkvLayout};
 use crate::partition::{Role, StageTensors};
@@ -49,7 +49,7 @@ impl Attention {
         })
     }
 
-    /// What the rank's output projection reads, `[tokens, heads · head size]`.
+    /// The input of the rank's output projection, `[tokens, heads · head size]`.
     pub(super) fn forward(
         &self,
         tp_rank: usize,
@@ -112,11 +112,11 @@ impl Attention {
             ));
         }
         if self.layout == QkvLayout::InterleavedGroups {
-            // Behind every query head lies its share of the keys and of the values; the shares of all make the heads.
-            let share = size * kv_heads / heads;
-            let joined = parts[0].f_view([-1, heads, size + 2 * share])?;
-            let gathered = |start: i64| joined.f_narrow(2, start, share)?.f_reshape([-1, kv_heads, size]);
-            return Ok((joined.f_narrow(2, 0, size)?, gathered(size)?, gathered(size + share)?));
+            // After every query head comes its part of the keys and of the values; the parts of all make the heads.
+            let kv_size = size * kv_heads / heads;
+            let joined = parts[0].f_view([-1, heads, size + 2 * kv_size])?;
+            let gathered = |start: i64| joined.f_narrow(2, start, kv_size)?.f_reshape([-1, kv_heads, size]);
+            return Ok((joined.f_narrow(2, 0, size)?, gathered(size)?, gathered(size + kv_size)?));
         }
         let joined = parts[0].f_view([-1, heads, 3, size])?;
         Ok((joined.f_select(2, 0)?, joined.f_select(2, 1)?, joined.f_select(2, 2)?))

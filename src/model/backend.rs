@@ -1,24 +1,25 @@
 //! Devices and compute types; the only place that picks a GPU or opens the CUDA half of libtorch.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
 use tch::{Cuda, Device, Kind};
 
 use super::ModelError;
+use super::extent::to_i64;
 use crate::tensor::DType;
 
 /// Where and in which type the forward pass runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backend {
-    /// The device.
     pub device: Device,
     /// The type of activations and weights. Norm statistics and softmax are at least float32 whatever this is.
     pub kind: Kind,
 }
 
-impl std::fmt::Display for Backend {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Backend {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.device {
             Device::Cpu => formatter.write_str("cpu"),
             Device::Cuda(index) => write!(formatter, "cuda:{index}"),
@@ -28,6 +29,13 @@ impl std::fmt::Display for Backend {
 }
 
 impl Backend {
+    /// Waits until the device has done its work; on a CPU that is so at any time.
+    pub fn synchronize(self) {
+        if let Device::Cuda(index) = self.device {
+            Cuda::synchronize(to_i64(index));
+        }
+    }
+
     /// The compute type's usual short name.
     #[must_use]
     pub fn dtype_name(&self) -> &'static str {
@@ -56,7 +64,6 @@ pub enum DeviceChoice {
     /// All GPUs if there are any, else the CPU.
     #[default]
     Auto,
-    /// The CPU.
     Cpu,
     /// These GPUs; empty means all of them.
     Cuda(Vec<usize>),
@@ -84,6 +91,22 @@ impl FromStr for DeviceChoice {
             indices.push(index);
         }
         Ok(Self::Cuda(indices))
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(indices) => {
+                f.write_str("cuda")?;
+                for (at, index) in indices.iter().enumerate() {
+                    write!(f, "{}{index}", if at == 0 { ':' } else { ',' })?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -122,6 +145,30 @@ impl DeviceChoice {
     }
 }
 
+impl FromStr for Compute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "f32" => Self::Exactly(DType::F32),
+            "bf16" => Self::Exactly(DType::BF16),
+            "f16" => Self::Exactly(DType::F16),
+            "f64" => Self::Exactly(DType::F64),
+            _ => return Err("expected auto, f32, bf16, f16 or f64".to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for Compute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Exactly(dtype) => dtype.fmt(f),
+        }
+    }
+}
+
 impl Compute {
     /// The libtorch type for a checkpoint of this type on this device.
     #[must_use]
@@ -132,6 +179,12 @@ impl Compute {
             (Self::Auto, _) => kind_of(checkpoint),
         }
     }
+}
+
+/// float64 for float64, else float32: for sums that other types are too narrow for.
+#[must_use]
+pub fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 /// libtorch's name of an element type.
@@ -190,7 +243,7 @@ fn open_cuda_library() -> Result<(), String> {
     Err("loading the CUDA half of libtorch is only supported on Unix".to_owned())
 }
 
-/// Bytes that are free on a GPU; `None` where the CUDA runtime, which comes with libtorch, does not tell.
+/// Bytes that are free on a GPU; `None` where the CUDA runtime, which comes with libtorch, does not report it.
 #[must_use]
 pub fn free_device_memory(index: usize) -> Option<u64> {
     load_cuda().ok()?;
@@ -206,13 +259,13 @@ fn ask_free_memory(index: i32) -> Option<u64> {
     let (mut free, mut total) = (0_usize, 0_usize);
     // SAFETY: the CUDA runtime declares `cudaError_t cudaSetDevice(int)` and `cudaError_t cudaMemGetInfo(size_t *free,
     // size_t *total)`; both pointers are good for the call.
-    let told = unsafe {
+    let reported = unsafe {
         let set_device: Symbol<unsafe extern "C" fn(i32) -> i32> = process.get(b"cudaSetDevice\0").ok()?;
         let memory: Symbol<unsafe extern "C" fn(*mut usize, *mut usize) -> i32> =
             process.get(b"cudaMemGetInfo\0").ok()?;
         set_device(index) == SUCCESS && memory(&raw mut free, &raw mut total) == SUCCESS
     };
-    told.then_some(free as u64)
+    reported.then_some(free as u64)
 }
 
 #[cfg(not(unix))]

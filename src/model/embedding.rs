@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 
+use super::extent::to_i64;
 use super::rotary::sinusoidal;
 use super::streams::of_rank;
-use super::weights::to_i64;
 use super::{Chunk, ModelError, Streams, Uploader};
 use crate::config::{Architecture, Multipliers, Positions};
 use crate::partition::{ParamValue, Role, StageTensors};
@@ -17,7 +17,7 @@ pub struct EmbeddingStage {
     // One replica a rank; one for all where they agree; empty without positions that are added.
     positions: Vec<Tensor>,
     position_offset: i64,
-    // Likewise the trained prompt, which stands before every passage.
+    // Likewise the trained prompt, which precedes every passage.
     prompts: Vec<Tensor>,
     prompt_length: i64,
     multipliers: Multipliers,
@@ -71,21 +71,18 @@ impl EmbeddingStage {
         })
     }
 
-    /// How many streams come out.
+    /// How many streams [`Self::forward`] returns.
     #[must_use]
     pub fn stream_count(&self) -> usize {
         self.positions.len().max(self.prompts.len()).max(1)
     }
 
-    /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows. Ids behind the
+    /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows. Ids after the
     /// vocabulary are the rows of the trained prompt, which have no positions added and no multiplier (gpt-neox's
     /// `SoftEmbedding` puts them before what the embedding gives).
     ///
     /// The ranks' vocabularies do not overlap, so the all-reduce adds one row and zeros: looking the row up in the
     /// joined table is the same to the last bit.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn forward(&self, input_ids: &Tensor, chunk: &Chunk) -> Result<Streams, ModelError> {
         let vocabulary = self.words.size()[0];
         let word_ids =

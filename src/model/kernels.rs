@@ -1,7 +1,7 @@
 //! Loops of our own for float32 and bfloat16 on a CPU, where libtorch's take a fifth of a layer's time and more: the tanh
 //! form of GELU, which it computes by way of a slow tangent; the rotation of queries and keys, for which it makes eight
 //! passes over short strided rows; layer norms, whose statistics serve all ranks' gains. Statistics and arithmetic are
-//! float32. Every function tells whether the tensors are ones it can do; if not, nothing is done.
+//! float32. Every function returns whether it can handle the tensors; if not, nothing is done.
 
 #![expect(clippy::inline_always, reason = "what stays a call inside a loop keeps it from becoming vector instructions")]
 
@@ -227,10 +227,10 @@ fn layer_norms_loop<T: Element, const FMA: bool>(
 ) {
     let Some(width) = affine.first().map(|(gain, _)| gain.len()) else { return };
     #[expect(clippy::cast_precision_loss, reason = "elements of a row")]
-    let share = 1.0 / width as f32;
+    let per_element = 1.0 / width as f32;
     for (at, row) in rows.chunks_exact(width).enumerate() {
-        let mean = sum_of::<T>(row, |x| x) * share;
-        let variance = sum_of::<T>(row, |x| (x - mean) * (x - mean)) * share;
+        let mean = sum_of::<T>(row, |x| x) * per_element;
+        let variance = sum_of::<T>(row, |x| (x - mean) * (x - mean)) * per_element;
         // A variance that overflows would scale everything to 0 and hide that nothing is left of the row.
         let scale = if variance.is_finite() { 1.0 / (variance + epsilon).sqrt() } else { f32::NAN };
         for ((gain, bias), output) in affine.iter().zip(outputs.iter_mut()) {

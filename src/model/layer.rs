@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::attention::Attention;
+use super::backend::wide;
 use super::mlp::Mlp;
 use super::norm::{Norm, NormMeans};
 use super::parallel::RowParallelLinear;
@@ -12,7 +13,7 @@ use crate::config::{Architecture, MlpInput, Residual};
 use crate::partition::{Role, StageTensors};
 use crate::tensor::HostTensor;
 
-/// Means over tokens of what a layer's norms put out, rank by rank.
+/// Means over tokens of the outputs of a layer's norms, rank by rank.
 #[derive(Debug, Default)]
 pub struct LayerMeans {
     /// Of the norm before the attention.
@@ -23,9 +24,6 @@ pub struct LayerMeans {
 
 impl LayerMeans {
     /// Takes in what another has taken in.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         self.input.merge(other.input)?;
         self.mlp.merge(other.mlp)
@@ -88,32 +86,15 @@ impl LayerStage {
         self.residual != Residual::Parallel && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
     }
 
-    /// Runs the chunk's rows of the streams through the layer, in place. `means` takes part in what the norms put out.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn forward(
-        &self,
-        streams: &mut Streams,
-        chunk: &Chunk,
-        rotary: Option<&RotaryTable>,
-        means: Option<&mut LayerMeans>,
-    ) -> Result<(), ModelError> {
-        streams.fork(self.streams_after(streams.count()))?;
-        self.forward_rows(&mut streams.narrow(chunk.start, chunk.tokens)?, chunk, rotary, means)
-    }
-
-    /// How many streams come out where this many go in.
+    /// How many streams there are after the layer, with this many before it.
     #[must_use]
     pub fn streams_after(&self, before: usize) -> usize {
         if self.forks_streams() { self.tp_size } else { before }
     }
 
-    /// As [`LayerStage::forward`], with the chunk's own rows of as many streams as come out.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn forward_rows(
+    /// Runs the chunk's own rows of [`LayerStage::streams_after`] streams through the layer, in place. `means` receives the
+    /// norms' outputs.
+    pub fn forward(
         &self,
         rows: &mut Streams,
         chunk: &Chunk,
@@ -128,11 +109,8 @@ impl LayerStage {
         self.after_attention(rows, &normed, &contexts, means)
     }
 
-    /// What comes out at some of the chunk's rows only, `picked`, from the chunk's own rows of the streams. Keys and
-    /// values are needed of all rows, everything behind the attention of these alone.
-    ///
-    /// # Errors
-    /// libtorch fails.
+    /// The output at some of the chunk's rows only, `picked`, from the chunk's own rows of the streams. Keys and
+    /// values are needed of all rows, everything after the attention of these alone.
     pub fn forward_at(
         &self,
         rows: &Streams,
@@ -151,7 +129,7 @@ impl LayerStage {
         Ok(rows)
     }
 
-    /// What every rank's output projection reads; empty where the attention is lost.
+    /// The input of every rank's output projection; empty where the attention is lost.
     fn contexts(
         &self,
         normed: &[Tensor],
@@ -203,7 +181,7 @@ impl LayerStage {
         }
     }
 
-    /// What the MLP's own norm puts out; `None` where it has none and reads the attention's.
+    /// The output of the MLP's own norm; `None` where it has none and reads the attention's.
     fn own_mlp_input(
         &self,
         rows: &Streams,
@@ -240,8 +218,7 @@ fn sum_of_biases(linears: &[&RowParallelLinear]) -> Result<Option<Tensor>, Model
     let mut kind = Kind::Float;
     for bias in linears.iter().flat_map(|linear| linear.biases()) {
         kind = bias.kind();
-        let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let bias = bias.f_to_dtype(wide, false, true)?;
+        let bias = bias.f_to_dtype(wide(kind), false, true)?;
         total = Some(match total {
             None => bias,
             Some(mut total) => total.f_add_(&bias)?,

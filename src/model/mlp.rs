@@ -1,4 +1,4 @@
-//! The two linear layers and what stands between them. After gpt-neox `megatron/model/activations.py`.
+//! The two linear layers and the activation between them. After gpt-neox `megatron/model/activations.py`.
 
 use tch::Tensor;
 
@@ -55,7 +55,7 @@ impl Mlp {
         })
     }
 
-    /// What the rank's second linear layer reads, `[tokens, inner size / ranks]`.
+    /// The input of the rank's second linear layer, `[tokens, inner size / ranks]`.
     pub(super) fn forward(&self, tp_rank: usize, x: &Tensor) -> Result<Tensor, ModelError> {
         let (up, gate) = match &self.input {
             Input::UpGate(linear) => two_of(linear.forward(tp_rank, x)?)?,

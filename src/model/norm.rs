@@ -2,13 +2,14 @@
 
 use tch::{Kind, Tensor};
 
+use super::backend::wide;
+use super::extent::to_i64;
 use super::streams::of_rank;
-use super::weights::to_i64;
 use super::{ModelError, Uploader, kernels};
 use crate::config::{Architecture, EpsilonPlacement, Norm as NormKind, NormForm};
 use crate::partition::{Role, StageTensors};
 
-/// Running means over tokens of what a norm puts out.
+/// Running means over tokens of a norm's output.
 #[derive(Debug, Default)]
 pub struct NormMeans {
     // One for all ranks or one per rank, `[hidden]`, float64.
@@ -25,9 +26,6 @@ impl NormMeans {
     }
 
     /// Takes in what another has taken in.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         if self.sums.is_empty() {
             self.sums = other.sums;
@@ -41,9 +39,6 @@ impl NormMeans {
     }
 
     /// The means, `[hidden]` each, one per rank.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn per_rank(&self, tp_size: usize) -> Result<Vec<Vec<f64>>, ModelError> {
         if self.sums.is_empty() {
             return Ok(Vec::new());
@@ -119,7 +114,7 @@ impl NormForm {
             return Ok(rows.f_layer_norm(over, gain, bias, epsilon, true)?);
         }
         // In float32 at least, rounded at the end (norms.py, since 4c9f1081).
-        let wide = if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let wide = wide(rows.kind());
         let x = rows.f_to_kind(wide)?;
         let normed = if kind == NormKind::ScaleNorm {
             let length = x.f_square()?.f_sum_dim_intlist(-1, true, wide)?.f_sqrt()?;

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::backend::wide;
 use super::norm::{Norm, NormMeans};
 use super::parallel::reduce_into;
 use super::streams::of_rank;
@@ -21,7 +22,7 @@ pub struct OutputStage {
     _owners: Vec<HostTensor>,
 }
 
-/// What a model says of each target token.
+/// The scores of target tokens under a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TargetScores {
     /// Natural logarithm of its probability.
@@ -53,61 +54,38 @@ impl OutputStage {
         })
     }
 
-    /// Log-probabilities over the padded vocabulary at the given packed rows, `[rows, vocabulary]`, in float32 (float64
-    /// for float64 models).
-    ///
-    /// Each rank's share of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
-    /// slice r of rank r's normalised stream.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn log_probabilities(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        self.log_probabilities_of(&streams.select(rows)?)
+    /// Log-probabilities over the padded vocabulary at all rows of the streams, `[rows, vocabulary]`, in float32 (float64 for
+    /// float64 models).
+    pub fn log_probabilities(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+        let logits = self.logits(rows)?;
+        Ok(logits.f_log_softmax(-1, wide(logits.kind()))?)
     }
 
-    /// As [`OutputStage::log_probabilities`], at all rows of the streams.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn log_probabilities_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
-        let logits = self.logits_of(rows)?;
-        let wide = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        Ok(logits.f_log_softmax(-1, wide)?)
-    }
-
-    /// Means over all rows of what the final norm puts out.
-    ///
-    /// # Errors
-    /// libtorch fails.
+    /// Means of the final norm's output over all rows.
     pub fn norm_means(&self, rows: &Streams) -> Result<NormMeans, ModelError> {
         let mut means = NormMeans::default();
         means.add(&self.norm.forward(rows.tensors())?)?;
         Ok(means)
     }
 
-    /// The logits `[rows, vocabulary]` at the given packed rows, in the compute type.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn logits(&self, streams: &Streams, rows: &Tensor) -> Result<Tensor, ModelError> {
-        self.logits_of(&streams.select(rows)?)
-    }
-
     /// The logits at all rows of the streams, `[rows, vocabulary]`, in the compute type.
-    fn logits_of(&self, rows: &Streams) -> Result<Tensor, ModelError> {
+    ///
+    /// Each rank's part of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
+    /// slice r of rank r's normalised stream.
+    pub fn logits(&self, rows: &Streams) -> Result<Tensor, ModelError> {
         let mut normed = self.norm.forward(rows.tensors())?;
         if self.divisor.total_cmp(&1.0).is_ne() {
             normed = normed.iter().map(|rows| rows.f_div_scalar(self.divisor)).collect::<Result<_, _>>()?;
         }
         match self.head {
             Head::Column | Head::Tied => {
-                let shares = self
+                let parts = self
                     .weights
                     .iter()
                     .enumerate()
                     .map(|(tp_rank, weight)| Ok(of_rank(&normed, tp_rank).f_linear(weight, None::<&Tensor>)?))
                     .collect::<Result<Vec<_>, ModelError>>()?;
-                Ok(Tensor::f_cat(&shares, -1)?)
+                Ok(Tensor::f_cat(&parts, -1)?)
             }
             Head::Row | Head::Reward => {
                 let (mut total, mut start) = (None, 0);
@@ -132,16 +110,13 @@ pub struct Reference {
 
 impl Reference {
     /// From log-probabilities `[rows, vocabulary]`.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn new(log_probabilities: Tensor) -> Result<Self, ModelError> {
         Ok(Self { probabilities: log_probabilities.f_exp()?, log_probabilities })
     }
 
     /// KL(reference ‖ other) of every row, in nats, float64.
     ///
-    /// A model made elsewhere may have fewer or more padding rows than the baseline. Its probabilities are over its own
+    /// A candidate may have fewer or more padding rows than the baseline. Its probabilities are over its own
     /// vocabulary; the divergence is that of both distributions given one of the tokens that both know.
     fn divergence_of(&self, other: &Tensor) -> Result<Tensor, ModelError> {
         let (known, others) = (self.log_probabilities.size()[1], other.size()[1]);
@@ -170,9 +145,6 @@ pub struct DeviceScores {
 
 impl DeviceScores {
     /// Scores targets `[rows]` by log-probabilities `[rows, vocabulary]`.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn new(
         log_probabilities: &Tensor,
         targets: &Tensor,
@@ -193,10 +165,6 @@ impl DeviceScores {
 }
 
 impl TargetScores {
-    /// The scores of all parts, in order.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn read(parts: &[DeviceScores]) -> Result<Self, ModelError> {
         let mut scores = Self::default();
         for part in parts {

@@ -79,7 +79,6 @@ impl RowParallelLinear {
         }
     }
 
-    /// All ranks' biases.
     pub(super) fn biases(&self) -> impl Iterator<Item = &Tensor> {
         self.biases.iter().flatten()
     }

@@ -3,11 +3,11 @@
 
 use tch::{Kind, Tensor};
 
-use super::weights::to_i64;
+use super::extent::to_i64;
 use super::{Backend, Chunk, ModelError, kernels};
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 
-/// Cosines and sines for every position, `[positions, dims / 2]`, made as the quirk `rotary-tables` says and cast to the
+/// Cosines and sines for every position, `[positions, dims / 2]`, made by the quirk `rotary-tables` and cast to the
 /// compute type. By default they are made in float32 (float64 for float64 models), as gpt-neox does since 3bfedf47.
 #[derive(Debug)]
 pub struct RotaryTable {
@@ -24,7 +24,7 @@ pub(super) struct Rotation {
     dims: i64,
 }
 
-/// What is rounded to the files' type on the way to cosines and sines.
+/// Which values are rounded to the files' type on the way to cosines and sines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rounding {
     Nothing,
@@ -48,7 +48,8 @@ impl Rounding {
 
 /// Cosines and sines of position · base^(−2i / dims), `[positions, dims / 2]`, in at least float32.
 fn cosines_and_sines(
-    (dims, base): (i64, f64),
+    dims: i64,
+    base: f64,
     positions: i64,
     backend: Backend,
     rounding: Rounding,
@@ -74,15 +75,12 @@ fn cosines_and_sines(
 /// files' type whatever the version of gpt-neox.
 pub(super) fn sinusoidal(architecture: &Architecture, backend: Backend, positions: i64) -> Result<Tensor, ModelError> {
     let rounding = Rounding::new(true, architecture.storage);
-    let (cos, sin) = cosines_and_sines((to_i64(architecture.hidden_size), 10_000.0), positions, backend, rounding)?;
+    let (cos, sin) = cosines_and_sines(to_i64(architecture.hidden_size), 10_000.0, positions, backend, rounding)?;
     Ok(Tensor::f_cat(&[sin, cos], -1)?.f_to_kind(backend.kind)?)
 }
 
 impl RotaryTable {
     /// A table for `positions` positions; `None` for models without rotary embedding.
-    ///
-    /// # Errors
-    /// No memory for it.
     pub fn new(architecture: &Architecture, backend: Backend, positions: usize) -> Result<Option<Self>, ModelError> {
         let Positions::Rotary { dims, base } = architecture.positions else { return Ok(None) };
         let dims = to_i64(dims);
@@ -91,7 +89,7 @@ impl RotaryTable {
             RotaryTables::Storage => Rounding::new(true, architecture.storage),
             RotaryTables::RoundedAngles => Rounding::new(false, architecture.storage),
         };
-        let (cos, sin) = cosines_and_sines((dims, base), to_i64(positions), backend, rounding)?;
+        let (cos, sin) = cosines_and_sines(dims, base, to_i64(positions), backend, rounding)?;
         Ok(Some(Self { cos: cos.f_to_kind(backend.kind)?, sin: sin.f_to_kind(backend.kind)?, dims }))
     }
 

@@ -1,15 +1,16 @@
-//! What is done to attention scores besides multiplying queries and keys: the scale, relative position biases (alibi and
+//! Changes to attention scores besides multiplying queries and keys: the scale, relative position biases (alibi and
 //! T5's buckets) and the sliding window. After gpt-neox `megatron/model/transformer.py` (`ParallelSelfAttention`),
 //! `positional_embeddings.py` (`AliBi`) and `megatron/mpu/layers.py` (`ParallelRelativePositionBias`).
 
 use tch::{Device, Kind, Tensor};
 
-use super::weights::to_i64;
+use super::backend::wide;
+use super::extent::to_i64;
 use super::{Backend, ModelError, Uploader};
 use crate::config::{Architecture, Positions};
 use crate::partition::{Role, StageId, StageTensors};
 
-/// What is done to the scores of one layer.
+/// The changes to the scores of one layer.
 #[derive(Debug)]
 pub(super) struct Scores {
     /// Factor of query · key where it is not 1 / √(head size).
@@ -60,9 +61,8 @@ impl Scores {
             None
         };
         let backend = uploader.backend();
-        let wide = if backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
         let mut ranks = |role| -> Result<Vec<Tensor>, ModelError> {
-            let parts = uploader.per_rank_as(stage, architecture, role, wide)?;
+            let parts = uploader.per_rank_as(stage, architecture, role, wide(backend.kind))?;
             Ok(parts.into_iter().flatten().collect())
         };
         let relative = match architecture.positions {
@@ -80,7 +80,7 @@ impl Scores {
         Ok(Self { scale, relative, window, backend })
     }
 
-    /// What is added to the scores of passages of this length, `[1, heads or 1, length, length]`, −∞ where a key is not
+    /// The bias added to the scores of passages of this length, `[1, heads or 1, length, length]`, −∞ where a key is not
     /// seen; `None` where causality is all there is.
     pub(super) fn bias(&self, tp_rank: usize, length: i64) -> Result<Option<Tensor>, ModelError> {
         let hidden_by_window = self.window.filter(|&width| width + 1 < length);
@@ -105,8 +105,7 @@ impl Scores {
 
     /// The relative bias for every head and distance, `[heads or 1, length]`.
     fn by_distance(&self, tp_rank: usize, length: i64) -> Result<Tensor, ModelError> {
-        let wide = if self.backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let on_device = (wide, self.backend.device);
+        let on_device = (wide(self.backend.kind), self.backend.device);
         Ok(match &self.relative {
             Relative::Absent => Tensor::f_zeros([1, length], on_device)?,
             Relative::Slopes { ranks, factor } => {

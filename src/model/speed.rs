@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::products::{self, Packed};
 use super::threads::thread_count;
@@ -32,14 +32,9 @@ pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64,
     }
     let left = Tensor::f_ones([ROWS, hidden], options)?;
     let right = Tensor::f_ones([hidden, 4 * hidden], options)?;
-    let wait = || {
-        if let Device::Cuda(index) = backend.device {
-            tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
-        }
-    };
     let multiply = || {
         let _ = left.f_matmul(&right)?;
-        wait();
+        backend.synchronize();
         Ok(())
     };
     Ok(operations(hidden) * calls_per_second(multiply)?)

@@ -16,7 +16,6 @@ impl Streams {
         Self(streams)
     }
 
-    /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
@@ -28,9 +27,6 @@ impl Streams {
     }
 
     /// One stream per rank from now on.
-    ///
-    /// # Errors
-    /// No memory for the copies.
     pub fn fork(&mut self, tp_size: usize) -> Result<(), ModelError> {
         while self.0.len() < tp_size {
             let copy = copy_of(&self.0[0])?;
@@ -40,33 +36,21 @@ impl Streams {
     }
 
     /// As many streams as asked for, of the same size, with anything in them.
-    ///
-    /// # Errors
-    /// No memory for them.
     pub fn blank(&self, count: usize) -> Result<Self, ModelError> {
         Ok(Self((0..count).map(|_| self.0[0].f_empty_like()).collect::<Result<_, _>>()?))
     }
 
     /// A copy that shares no memory.
-    ///
-    /// # Errors
-    /// No memory for it.
     pub fn deep_copy(&self) -> Result<Self, ModelError> {
         Ok(Self(self.0.iter().map(copy_of).collect::<Result<_, ModelError>>()?))
     }
 
     /// The given packed rows of every stream.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn select(&self, rows: &Tensor) -> Result<Self, ModelError> {
         Ok(Self(self.0.iter().map(|stream| stream.f_index_select(0, rows)).collect::<Result<_, _>>()?))
     }
 
-    /// One behind the other: the rows of each of them.
-    ///
-    /// # Errors
-    /// libtorch fails.
+    /// The rows of all parts, one part after the other.
     pub fn concatenate(parts: &[Self]) -> Result<Self, ModelError> {
         let count = parts.first().map_or(0, Self::count);
         let of_one = |at: usize| Ok(Tensor::f_cat(&parts.iter().map(|part| part.of_rank(at)).collect::<Vec<_>>(), 0)?);
@@ -74,9 +58,6 @@ impl Streams {
     }
 
     /// Overwrites these rows with those of other streams; one of theirs serves all where they have one only.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn copy_from(&mut self, others: &Self) -> Result<(), ModelError> {
         for (at, stream) in self.0.iter_mut().enumerate() {
             stream.f_copy_(others.of_rank(at))?;
@@ -85,17 +66,11 @@ impl Streams {
     }
 
     /// The given number of packed rows from `start` on, as views: what is written to them is written here.
-    ///
-    /// # Errors
-    /// There are fewer.
     pub fn narrow(&self, start: i64, rows: i64) -> Result<Self, ModelError> {
         Ok(Self(self.0.iter().map(|stream| stream.f_narrow(0, start, rows)).collect::<Result<_, _>>()?))
     }
 
     /// The rows averaged over the streams.
-    ///
-    /// # Errors
-    /// libtorch fails.
     pub fn mean(&self) -> Result<Tensor, ModelError> {
         match self.0.as_slice() {
             [only] => Ok(only.shallow_clone()),

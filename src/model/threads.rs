@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::Device;
 
-use super::{Backend, EmbeddingStage, LayerStage, ModelError, OutputStage, RotaryTable};
+use super::{Backend, ModelError};
 
-/// Threads asked for; 0 until somebody asks.
+/// Threads asked for; 0 before [`set_threads`].
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// The pool and its size.
@@ -20,12 +20,12 @@ static POOL: Mutex<Option<(usize, Arc<ThreadPool>)>> = Mutex::new(None);
 /// Threads that compute on the CPU.
 pub fn set_threads(threads: usize) {
     ASKED.store(threads.max(1), Ordering::Relaxed);
-    // What runs outside the pool, on the calling thread.
+    // For work outside the pool, on the calling thread.
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }
 
-/// `work` of every item; the results are in the items' order. Items go to as many threads as were asked for where the
-/// backend is a CPU, else one after the other to the calling thread.
+/// `work` on every item; the results are in the items' order. On a CPU items are divided among as many threads as were asked
+/// for, else the calling thread takes one after the other.
 ///
 /// # Errors
 /// One of those of `work`, or the threads cannot be had.
@@ -77,15 +77,3 @@ fn pool() -> Result<Arc<ThreadPool>, ModelError> {
     *current = Some((threads, Arc::clone(&pool)));
     Ok(pool)
 }
-
-/// A stage's weights serve all threads. They are private to the stage, and no method writes to them.
-macro_rules! read_by_many_threads {
-    ($($stage:ty),*) => {$(
-        // SAFETY: through a shared reference the stage's methods only have libtorch read its tensors and count
-        // references to them, both of which libtorch allows to many threads at once.
-        #[expect(unsafe_code, reason = "tch does not say of its tensors that they can be read by many threads")]
-        unsafe impl Sync for $stage {}
-    )*};
-}
-
-read_by_many_threads!(EmbeddingStage, LayerStage, OutputStage, RotaryTable);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::backend::kind_of;
+use super::extent::to_i64;
 use super::products::{self, LinearWeight, Packed};
 use super::{Backend, ModelError, each};
 use crate::config::Architecture;
@@ -38,18 +39,17 @@ impl Uploader {
         self.backend
     }
 
-    /// Whether products of what is uploaded from now on are to be summed in another order than usual, as far as that is
-    /// ours to say: libtorch's own order depends on the chunk's size.
+    /// Whether products with weights uploaded from now on are summed in another order than usual, where this crate decides
+    /// the order: libtorch's own depends on the chunk's size.
     pub fn set_other_order(&mut self, other: bool) {
         self.other_order = other;
     }
 
-    /// The host tensors whose memory device tensors may share; whoever keeps views of those keeps these too.
+    /// The host tensors whose memory device tensors may share; they are kept as long as views of those are.
     pub(super) fn owners(&self) -> Vec<HostTensor> {
         self.done.values().map(|(host, _)| host.clone()).collect()
     }
 
-    /// The tensor in the type it is stored in.
     pub(super) fn upload_stored(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
         self.upload_as(host, kind_of(host.dtype()))
     }
@@ -214,9 +214,4 @@ fn borrowed(host: &HostTensor) -> Result<Tensor, ModelError> {
     let tensor =
         unsafe { Tensor::f_from_blob(host.bytes().as_ptr(), &shape, &strides, kind_of(host.dtype()), Device::Cpu) };
     Ok(tensor?)
-}
-
-/// Extents come from files whose sizes fit memory, far below 2^63.
-pub(super) fn to_i64(extent: usize) -> i64 {
-    i64::try_from(extent).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,8 @@
-//! One layout for all: stages of models that hold the same matrices in different order can be compared after this.
+//! One layout for all, in which models whose files order the same matrices differently can be compared.
 
-use super::{Param, ParamValue, PartitionError, Role, StageTensors};
+use super::error::PartitionError;
+use super::kinds::Role;
+use super::stage::{Param, ParamValue, StageTensors};
 use crate::config::{Architecture, MlpMatrices, QkvLayout};
 use crate::tensor::{HostTensor, Piece, concatenate};
 
@@ -8,7 +10,7 @@ use crate::tensor::{HostTensor, Piece, concatenate};
 /// `[up | gate]`, whatever the architecture has. Copies bytes; no arithmetic.
 ///
 /// # Errors
-/// Tensors of another shape than the architecture says.
+/// Tensors of another shape than the architecture's.
 pub fn canonical(architecture: &Architecture, stage: &StageTensors) -> Result<StageTensors, PartitionError> {
     let mut canonical = stage.clone();
     for role in [Role::QkvWeight, Role::QkvBias] {
@@ -43,7 +45,7 @@ fn whole(tensor: &HostTensor) -> Piece<'_> {
 /// Rows of the matrix, in the order of `[Q | K | V]`.
 fn qkv_ranges(architecture: &Architecture) -> Vec<std::ops::Range<usize>> {
     let (heads, size) = (architecture.head_count, architecture.head_size());
-    // What stands behind each query head: its keys and its values.
+    // Keys, and values, behind each query head.
     let share = match architecture.qkv {
         QkvLayout::Blocks => return Vec::new(),
         QkvLayout::Interleaved => size,

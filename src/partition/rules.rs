@@ -1,7 +1,8 @@
 //! The one table: parameter name → role, kind, shape. Names and shapes after gpt-neox's `megatron/model/transformer.py`,
 //! `word_embeddings.py`, `norms.py`, `positional_embeddings.py` and `transformer_engine.py`, from v1.0 to `ea7aefd8`.
 
-use super::{Kind, Presence, Role, Row, StageKind};
+use super::kinds::{Kind, Presence, Role, StageKind};
+use super::row::Row;
 use crate::config::refusals::{EXPERTS, RUN_GPT_NEOX, SPARSE, STATE_SPACE};
 use crate::config::{Architecture, Head, MlpInput, MlpMatrices, Norm, Positions, QkvLayout};
 
@@ -232,7 +233,7 @@ pub(super) static TABLE: &[Row] = &[
     ),
 ];
 
-/// Why a tensor of this name cannot be handled and what would be needed, if it cannot.
+/// Why a tensor of this name is not supported and what to do instead.
 pub(super) fn refusal(name: &str) -> Option<(&'static str, &'static str)> {
     const GATED: (&str, &str) = ("gMLP and aMLP blocks are not implemented", RUN_GPT_NEOX);
     const TOKEN_TYPES: (&str, &str) =

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Partition, PartitionError};
+use super::error::PartitionError;
+use super::kinds::Partition;
 use crate::tensor::{HostTensor, Piece, concatenate};
 
 /// The ranges of the joined tensor that a rank holds, in the order in which they lie in its shard.
@@ -28,7 +29,7 @@ pub fn rank_ranges(partition: &Partition, tp_size: usize, tp_rank: usize) -> Res
 /// Joins one shard per rank, in rank order. Copies bytes; no arithmetic.
 ///
 /// # Errors
-/// Shards of other shape than the partition says, or that differ in type.
+/// Shards of another shape than the partition's, or that differ in type.
 pub fn join(partition: &Partition, shards: &[HostTensor]) -> Result<HostTensor, PartitionError> {
     let tp_size = shards.len();
     let extent: usize = partition.blocks.iter().sum();
@@ -54,7 +55,7 @@ pub fn join(partition: &Partition, shards: &[HostTensor]) -> Result<HostTensor, 
 /// The inverse of [`join`]: one shard per rank.
 ///
 /// # Errors
-/// A tensor of other extent than the partition says, or a block that does not divide by the number of ranks.
+/// A tensor of another extent than the partition's, or a block that does not divide by the number of ranks.
 pub fn split(partition: &Partition, joined: &HostTensor, tp_size: usize) -> Result<Vec<HostTensor>, PartitionError> {
     let found = joined.shape().get(partition.dim).copied();
     if found != Some(partition.blocks.iter().sum()) {

@@ -1,11 +1,11 @@
-//! A stage of a model in host memory: what the reader yields, the merger turns into another one, and the model runs.
+//! A stage of a model in host memory: read, merged, run.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Role};
+use super::kinds::{Kind, Role};
 use crate::tensor::HostTensor;
 
 /// Which stage of the model.
@@ -37,7 +37,6 @@ pub struct Param {
     pub name: String,
     /// How it relates to the ranks.
     pub kind: Kind,
-    /// Its values.
     pub value: ParamValue,
 }
 
@@ -73,11 +72,9 @@ impl ParamValue {
 /// All used parameters of one stage. A merged model is one with `tp_size` 1.
 #[derive(Debug, Clone)]
 pub struct StageTensors {
-    /// Which stage.
     pub id: StageId,
     /// Number of tensor-parallel ranks.
     pub tp_size: usize,
-    /// The parameters by role.
     pub params: BTreeMap<Role, Param>,
 }
 

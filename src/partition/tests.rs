@@ -8,7 +8,7 @@ use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::config::{MlpMatrices, NeoxConfig, Observed, Positions, QkvLayout};
+use crate::config::{Architecture, MlpMatrices, NeoxConfig, Observed, Positions, QkvLayout};
 use crate::tensor::{DType, HostTensor};
 
 /// 8 heads of 8, MLP width 96, vocabulary 128; changed by `settings`.
@@ -154,7 +154,7 @@ fn names_that_cannot_be_handled_are_refused_with_the_reason() {
     for (name, expected) in [
         (
             "attention.qk_layernorm.weight",
-            "tensor `attention.qk_layernorm.weight` in the transformer layer: the configuration says the model has none \
+            "tensor `attention.qk_layernorm.weight` in the transformer layer: the configuration excludes it \
              (use_qk_layernorm is false)",
         ),
         (
@@ -171,7 +171,7 @@ fn names_that_cannot_be_handled_are_refused_with_the_reason() {
         ("mlp.linear1.weight_", "unexpected tensor `mlp.linear1.weight_` in the transformer layer"),
         (
             "input_layernorm.scale",
-            "tensor `input_layernorm.scale` in the transformer layer: the configuration says the model has none \
+            "tensor `input_layernorm.scale` in the transformer layer: the configuration excludes it \
              (norm is not rmsnorm)",
         ),
     ] {
@@ -185,7 +185,7 @@ fn names_that_cannot_be_handled_are_refused_with_the_reason() {
         ("mlp.dense_4h_to_h.bias", "use_bias_in_mlp is false"),
     ] {
         let found = message(&llama, StageKind::Layer, name);
-        assert!(found.ends_with(&format!("the configuration says the model has none ({reason})")), "{found}");
+        assert!(found.ends_with(&format!("the configuration excludes it ({reason})")), "{found}");
     }
     let positions = message(&pythia, StageKind::Embedding, "position_embeddings.weight");
     assert!(positions.contains("in the embedding") && positions.ends_with("(pos_emb is not learned)"), "{positions}");

@@ -1,25 +1,25 @@
-//! A merge made elsewhere: what it is, and what whoever made it did to the checkpoint's parameters.
+//! A candidate: its format, and how its parameters were made from the checkpoint's.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FileDigest;
+use super::info::FileDigest;
 use crate::merge::CandidateAnalysis;
 use crate::partition::Kind;
 
-/// A merge made elsewhere.
+/// A merge made by another tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CandidateInfo {
     /// The directory as it was given.
     pub path: String,
-    /// What it is, such as `Hugging Face GPTNeoXForCausalLM` or `gpt-neox, 1 rank`.
+    /// Its format, such as `Hugging Face GPTNeoXForCausalLM` or `gpt-neox, 1 rank`.
     pub format: String,
     /// Data type the parameters are stored in.
     pub dtype: String,
     /// Rows of its vocabulary. Where they are not the checkpoint's, probabilities are over its own rows, and divergences
     /// from the baseline are between both distributions renormalised over the tokens that both have.
     pub vocab_size: usize,
-    /// What was done to the checkpoint's replicated parameters, kind by kind.
+    /// How the checkpoint's replicated parameters were merged, kind by kind.
     pub replicated: Vec<ReplicatedKind>,
     /// Whether its matrices are the checkpoint's joined shards, kind by kind.
     pub joined: Vec<JoinedKind>,
@@ -30,7 +30,7 @@ pub struct CandidateInfo {
     pub digests: Option<Vec<FileDigest>>,
 }
 
-/// What was done to the replicated parameters of one kind.
+/// How the replicated parameters of one kind were merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplicatedKind {
     /// The kind.
@@ -68,21 +68,21 @@ pub struct SettingDifference {
 }
 
 impl CandidateInfo {
-    /// Fills in what was found out about its parameters.
+    /// Fills in the analysis of its parameters.
     #[must_use]
-    pub fn with_parameters(mut self, elsewhere: &CandidateAnalysis) -> Self {
-        let replicated = elsewhere.replicated().into_iter().map(|treatment| ReplicatedKind {
-            kind: treatment.kind,
-            parameters: treatment.parameters,
-            rule: treatment.rule.to_string(),
-            same_bits: treatment.same_bits,
-            max_abs_difference: treatment.difference.max_abs,
+    pub fn with_parameters(mut self, analysis: &CandidateAnalysis) -> Self {
+        let replicated = analysis.replicated().into_iter().map(|found| ReplicatedKind {
+            kind: found.kind,
+            parameters: found.parameters,
+            rule: found.rule.to_string(),
+            same_bits: found.same_bits,
+            max_abs_difference: found.difference.max_abs,
         });
         self.replicated = replicated.collect();
-        let joined = elsewhere.joined().into_iter().map(|joining| JoinedKind {
-            kind: joining.kind,
-            same_bits: joining.same_bits,
-            max_abs_difference: joining.difference.max_abs,
+        let joined = analysis.joined().into_iter().map(|found| JoinedKind {
+            kind: found.kind,
+            same_bits: found.same_bits,
+            max_abs_difference: found.difference.max_abs,
         });
         self.joined = joined.collect();
         self

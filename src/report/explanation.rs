@@ -1,13 +1,14 @@
-//! What costs what: the result of `explain`, and the sentence that names the culprit.
+//! The result of `explain`: the loss by group of parameters, and the sentence that names the cause.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::format;
+use super::info::{CheckpointInfo, RunInfo, TaskInfo};
 use super::page::{Page, TerminalStyle, plain_table};
-use super::{CheckpointInfo, RunInfo, TaskInfo, format};
 use crate::merge::Miscount;
 
-/// How far a model is from the unmerged one on the same documents.
+/// Distance of a model from the unmerged one on the same passages.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Effect {
     /// Perplexity.
@@ -20,7 +21,7 @@ pub struct Effect {
     pub kl_mean: f64,
 }
 
-/// What one group of parameters costs under one strategy.
+/// The loss due to one group of parameters under one strategy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FactorEffect {
     /// The group.
@@ -33,16 +34,16 @@ pub struct FactorEffect {
     pub share_pct: f64,
 }
 
-/// What a strategy costs, by group.
+/// The loss of a strategy, by group of parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StrategyEffect {
     /// The strategy.
     pub strategy: String,
     /// Its rule for row-parallel biases; `none` where the model has none, `several` where it depends on the layer.
     pub bias_rule: String,
-    /// Parameters that it makes another multiple of than the model has.
+    /// Parameters whose multiplicity it gets wrong.
     pub miscounts: Vec<Miscount>,
-    /// All of it.
+    /// The whole loss.
     pub whole: Effect,
     /// By group.
     pub factors: Vec<FactorEffect>,
@@ -53,7 +54,7 @@ pub struct StrategyEffect {
 pub struct ScaleEffect {
     /// Row-parallel biases as this multiple of their mean over ranks.
     pub scale: f64,
-    /// What it costs.
+    /// Its loss.
     pub effect: Effect,
 }
 
@@ -89,7 +90,7 @@ pub struct Explanation {
     pub bias_scales: Vec<ScaleEffect>,
     /// By strategy, through the layers.
     pub divergence: Vec<DivergenceCurve>,
-    /// What it comes to, one sentence each.
+    /// The conclusions, a sentence each.
     pub findings: Vec<String>,
 }
 
@@ -126,7 +127,7 @@ impl Explanation {
         self
     }
 
-    /// Where the model adds its row-parallel biases, and what that means.
+    /// Where the model adds its row-parallel biases, and what follows for the merge.
     fn placement(&self) -> &'static str {
         if self.biases_before_reduce {
             "this model adds them before the all-reduce, so their sum over ranks is the model's bias"
@@ -140,7 +141,7 @@ impl Explanation {
         let whole = &effect.whole;
         if whole.kl_mean < NEGLIGIBLE_KL {
             let kl = format::divergence(whole.kl_mean);
-            return format!("`{name}` loses nothing to speak of (mean KL {kl} nats)");
+            return format!("`{name}` loses next to nothing (mean KL {kl} nats)");
         }
         // Of groups that contain each other the larger one comes last and must earn its place by a point.
         let culprit = effect.factors.iter().fold(None::<&FactorEffect>, |best, next| match best {
@@ -160,7 +161,7 @@ impl Explanation {
             let of_norm = |miscount: &&Miscount| miscount.parameters.iter().any(|name| name.contains("norm"));
             return match effect.miscounts.iter().find(of_norm) {
                 Some(miscount) => format!("{cause}: `{name}` makes {miscount}"),
-                None => format!("{cause}, of which the ranks hold replicas that `{name}` makes one of"),
+                None => format!("{cause}, whose replicas on the ranks `{name}` merges into one"),
             };
         }
         let rule = effect.bias_rule.as_str();
@@ -178,14 +179,14 @@ impl Explanation {
     }
 }
 
-/// Draws an explanation as text.
+/// The explanation as text with a final line break.
 #[must_use]
 pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> String {
     let mut page = Page::new(style);
     let checkpoint = &explanation.checkpoint;
-    let documents = format::count(explanation.task.documents.effective, "document");
+    let passages = format::count(explanation.task.passages.effective, "passage");
     page.title(
-        &format!("what costs what ({documents} of {})", explanation.task.name),
+        &format!("loss by group of parameters ({passages} of {})", explanation.task.name),
         &format!("{}, {}", checkpoint.name, format::count(checkpoint.tp_size, "rank")),
     );
     for effect in &explanation.strategies {
@@ -211,19 +212,15 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
         });
         page.table(plain_table(header.map(str::to_owned).to_vec(), rows));
     }
-    if !explanation.divergence.is_empty() {
-        page.blank();
-        page.heading("relative distance of the residual stream from the baseline's: embedding, then layer by layer");
-        for curve in &explanation.divergence {
-            let values: Vec<_> = curve.relative.iter().map(|&value| format::scientific(value)).collect();
-            page.paragraph(&format!("{}: {}", curve.strategy, values.join("  ")), 2);
-        }
-    }
-    page.blank();
-    page.heading("findings");
-    for finding in &explanation.findings {
-        page.paragraph(finding, 2);
-    }
+    let curves = explanation.divergence.iter().map(|curve| {
+        let values: Vec<_> = curve.relative.iter().map(|&value| format::scientific(value)).collect();
+        format!("{}: {}", curve.strategy, values.join("  "))
+    });
+    page.section(
+        "relative distance of the residual stream from the baseline's: embedding, then layer by layer",
+        curves,
+    );
+    page.section("findings", &explanation.findings);
     page.into_text()
 }
 
@@ -236,7 +233,7 @@ pub(super) struct FactorRow<'a> {
 /// The headings of the table that [`factor_rows`] fills.
 pub(super) const FACTOR_HEADINGS: [&str; 4] = ["KL alone", "ln ppl alone", "KL without", "share of KL"];
 
-/// All of a strategy, then its groups.
+/// The whole loss of a strategy, then that of its groups.
 pub(super) fn factor_rows(effect: &StrategyEffect) -> Vec<FactorRow<'_>> {
     let whole = row("all of it", &effect.whole, None, None);
     let factors = effect

@@ -2,7 +2,7 @@
 
 use crate::stats::Interval;
 
-/// What stands in a cell without a value.
+/// A cell without a value.
 pub(super) const NOTHING: &str = "–";
 
 /// A fraction in percentage points, two decimals.
@@ -25,7 +25,7 @@ pub(super) fn perplexity(value: f64) -> String {
     scaled(value, value, 0, false)
 }
 
-/// A standard error to stand beside `perplexity`, with as many decimals.
+/// A standard error with as many decimals as `perplexity`.
 pub(super) fn perplexity_stderr(stderr: f64, perplexity: f64) -> String {
     scaled(stderr, perplexity, 0, false)
 }
@@ -46,12 +46,10 @@ pub(super) fn ratio(value: f64) -> String {
     scaled(value, value, 1, false)
 }
 
-/// An interval of ratios.
 pub(super) fn ratio_interval(interval: Interval) -> String {
     format!("[{}, {}]", scaled(interval.lower, interval.upper, 1, false), ratio(interval.upper))
 }
 
-/// A p-value.
 pub(super) fn p_value(p: f64) -> String {
     match p {
         p if p < 0.001 => "< 0.001".to_owned(),
@@ -148,12 +146,10 @@ fn scaled(value: f64, size: f64, more: usize, with_sign: bool) -> String {
     if with_sign { signed(value, decimals) } else { plain(value, decimals) }
 }
 
-/// With so many decimals.
 pub(super) fn plain(value: f64, decimals: usize) -> String {
     minus(&without_sign_of_zero(format!("{value:.decimals$}")))
 }
 
-/// With so many decimals and the sign of what is not zero.
 pub(super) fn signed(value: f64, decimals: usize) -> String {
     minus(&without_sign_of_zero(format!("{value:+.decimals$}")))
 }

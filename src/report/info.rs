@@ -1,11 +1,14 @@
-//! Provenance: everything a reader needs to repeat a result and to know what it speaks of.
+//! Provenance: everything needed to repeat a result.
+
+use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::samples::RollingText;
-use serde_json::{Map, Value};
 
 /// The program that made the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,32 +27,32 @@ pub struct RunInfo {
     /// When the run began, RFC 3339, UTC.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started: Timestamp,
-    /// Wall-clock seconds from start to the last sample: over all of its sessions where the run was interrupted, those of
-    /// the slowest shard where shards were joined.
+    /// Wall-clock seconds from start to the last sample: over all sessions where the run was interrupted, of the slowest run
+    /// shard where run shards were joined.
     pub seconds: f64,
-    /// The device in words, such as `NVIDIA H200` or `cpu`.
+    /// The device, such as `NVIDIA H200` or `cpu`.
     pub device: String,
     /// Data type of the matrix products: `f32`, `bf16` or `f16`.
     pub dtype: String,
-    /// Number of CPU threads that libtorch was given.
+    /// Number of CPU threads of libtorch.
     pub threads: usize,
-    /// Versions of what computed the numbers.
+    /// Versions of the software.
     pub versions: Versions,
-    /// Only the first so many documents were evaluated (`--limit`); absent where all were.
+    /// Only the first so many passages were evaluated (`--limit`); absent where all were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Only one shard of the documents was evaluated (`--shard`); absent where all were, or where shards were joined.
+    /// Only this share of the passages was evaluated (`--shard`); absent where all were, or where run shards were joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shard: Option<Shard>,
-    /// How many shards were joined (`combine`); absent where one process evaluated all.
+    pub run_shard: Option<RunShard>,
+    /// Number of run shards that were joined (`combine`); absent where one process evaluated all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shards: Option<usize>,
+    pub run_shards: Option<usize>,
     /// Packed tokens per matrix product.
     pub chunk_tokens: usize,
-    /// Number of slices the documents were cut into, so that the residual streams fit in memory and results are on disk
-    /// from time to time; every slice reads the checkpoint once.
+    /// Number of slices the passages were cut into, so that the residual streams fit in memory and results are saved from
+    /// time to time; every slice reads the checkpoint once.
     pub slices: usize,
-    /// Largest resident memory of the process, in bytes; absent where the system does not tell.
+    /// Largest resident memory of the process, in bytes; absent where the system does not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
     /// Where the time went; absent where it was not measured.
@@ -61,7 +64,7 @@ pub struct RunInfo {
     pub tokens_per_second: f64,
 }
 
-/// Versions of what computed the numbers.
+/// Versions of the software that computed the numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Versions {
     /// Version of kintsugi.
@@ -73,19 +76,37 @@ pub struct Versions {
     pub libtorch: String,
 }
 
-/// One shard of the documents.
+/// A share of the passages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Shard {
-    /// Which shard, counted from 1.
+pub struct RunShard {
+    /// Its number, counted from 1.
     pub index: usize,
-    /// How many shards there are.
+    /// Number of run shards.
     pub count: usize,
+}
+
+impl fmt::Display for RunShard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+impl FromStr for RunShard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match parsed {
+            Some((index, count)) if index >= 1 && index <= count => Ok(Self { index, count }),
+            _ => Err("expected I/N with 1 ≤ I ≤ N, for example 2/4".to_owned()),
+        }
+    }
 }
 
 /// Seconds spent per kind of work. Reading overlaps with computing, so the sum may exceed `run.seconds`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageSeconds {
-    /// Reading shards from disk.
+    /// Reading the checkpoint from disk.
     pub read_seconds: f64,
     /// Merging parameters.
     pub merge_seconds: f64,
@@ -104,7 +125,7 @@ pub struct CheckpointInfo {
     pub iteration: u64,
     /// Number of tensor-parallel ranks.
     pub tp_size: usize,
-    /// How the files are laid out, such as `layer files`.
+    /// Layout of the files, such as `layer files`.
     pub layout: String,
     /// Data type the parameters are stored in.
     pub dtype: String,
@@ -119,7 +140,7 @@ pub struct CheckpointInfo {
     pub digests: Option<Vec<FileDigest>>,
 }
 
-/// What a file holds, whatever it is called.
+/// The contents of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileDigest {
     /// File name, relative to the checkpoint.
@@ -130,7 +151,7 @@ pub struct FileDigest {
     pub bytes: u64,
 }
 
-/// What the models were asked.
+/// The task, its data and its tokenizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskInfo {
     /// The task, by lm-evaluation-harness's name where it has it.
@@ -139,16 +160,16 @@ pub struct TaskInfo {
     pub version: f64,
     /// The data file.
     pub data: DataInfo,
-    /// How many documents there are, and how many were evaluated.
-    pub documents: DocumentCounts,
+    /// Number of passages in all and evaluated.
+    pub passages: PassageCounts,
     /// The tokenizer.
     pub tokenizer: TokenizerInfo,
     /// How a passage becomes context and target.
     pub splitting: String,
-    /// Documents whose context was cut at its beginning to fit the model.
+    /// Number of passages whose context was cut at its beginning to fit the model.
     pub truncated_count: usize,
-    /// Where every token of whole texts is predicted: what there is. Documents are windows then, perplexities are per word,
-    /// and accuracies are those of the greedy next token.
+    /// Size of the texts where every token of whole texts is predicted. Passages are windows then, perplexities are per
+    /// word, and accuracies are those of the greedy next token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolling: Option<RollingText>,
 }
@@ -163,18 +184,18 @@ pub struct DataInfo {
     /// Whether it is, byte for byte, the file that the task pins; absent where the task pins none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_task_data: Option<bool>,
-    /// The same in a sentence, saying what differs.
+    /// The same in a sentence that names the difference.
     pub identity: String,
 }
 
-/// Document counts, by lm-evaluation-harness's names (`n-samples`).
+/// Numbers of passages, by lm-evaluation-harness's names (`n-samples`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct DocumentCounts {
-    /// Documents in the data file.
+pub struct PassageCounts {
+    /// Passages in the data file.
     pub original: usize,
-    /// Documents evaluated.
+    /// Passages evaluated.
     pub effective: usize,
-    /// Documents that were set aside for calibration and not evaluated.
+    /// Passages that were set aside for calibration and not evaluated.
     #[serde(default)]
     pub calibration: usize,
 }
@@ -186,4 +207,17 @@ pub struct TokenizerInfo {
     pub file: String,
     /// SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RunShard;
+
+    #[test]
+    fn run_shards_are_counted_from_one() {
+        assert_eq!("2/4".parse(), Ok(RunShard { index: 2, count: 4 }));
+        for wrong in ["0/4", "5/4", "1", "a/b", "1/0"] {
+            assert!(wrong.parse::<RunShard>().is_err(), "{wrong}");
+        }
+    }
 }

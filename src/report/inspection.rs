@@ -1,5 +1,4 @@
-//! What a look into a checkpoint found: layout, architecture, parameters, drift of the replicas, and which strategies
-//! lose nothing. `text.rs` is for the terminal, `heat_map.rs` and `svg.rs` draw the drift.
+//! The result of `inspect`: layout, architecture, parameters, drift of the replicas, and which strategies lose nothing. `text.rs` is for the terminal, `heat_map.rs` and `svg.rs` draw the drift.
 
 mod heat_map;
 mod svg;
@@ -8,7 +7,8 @@ mod text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointInfo, Exact, Tool};
+use super::info::{CheckpointInfo, Tool};
+use super::model::Exact;
 use crate::merge::{Miscount, ParamDrift};
 use crate::partition::{Kind, StageKind};
 use crate::tensor::DType;
@@ -17,33 +17,32 @@ pub(super) use svg::draw_drift;
 pub use svg::render_drift_svg;
 pub use text::render_inspection;
 
-/// The format of `kintsugi inspect --json`. It changes when a field changes its meaning or goes; new fields leave it as it
-/// is.
+/// Version of `kintsugi inspect --json`. It is raised when a field changes its meaning or is removed, not when one is added.
 pub const INSPECTION_VERSION: &str = "1";
 
-/// What is in a checkpoint, and what merging it would lose.
+/// The contents of a checkpoint, and the loss of merging it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "kintsugi inspection")]
 pub struct Inspection {
     /// Version of this format: `1`.
     #[schemars(extend("const" = INSPECTION_VERSION))]
     pub schema_version: String,
-    /// The program that looked.
+    /// The program that made the inspection.
     pub tool: Tool,
     /// The checkpoint: layout, ranks, sizes, architecture.
     pub checkpoint: CheckpointInfo,
-    /// How many parameters there are of each element type.
+    /// Number of parameters of each element type.
     pub dtypes: Vec<DTypeCount>,
     /// The vocabulary and its padding.
     pub vocabulary: Vocabulary,
-    /// What is unusual in the files or easily misread, a sentence each.
+    /// Anything unusual in the files or easily misread, a sentence each.
     pub notes: Vec<String>,
     /// The parameters, those of all layers that are alike in one row, in the order in which they run.
     pub parameters: Vec<ParameterRow>,
     /// Drift of every replicated parameter of every stage; absent where no weights were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Vec<ParamDrift>>,
-    /// What each strategy would lose; absent where no weights were read.
+    /// The loss of each strategy; absent where no weights were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategies: Option<Vec<Judgement>>,
 }
@@ -59,7 +58,7 @@ pub struct DTypeCount {
     pub parameters: u64,
 }
 
-/// The vocabulary: how many rows the word embedding has, and what its padding tells of the tokenizer.
+/// The number of rows of the word embedding, and the size of the tokenizer that its padding implies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vocabulary {
     /// Rows of the word embedding, padding included.
@@ -68,14 +67,14 @@ pub struct Vocabulary {
     pub make_vocab_size_divisible_by: usize,
     /// gpt-neox pads to a multiple of this: the setting times the number of ranks.
     pub multiple_of: usize,
-    /// How many tokens the tokenizer can have if gpt-neox padded the vocabulary: the fewest and the most. Absent where
+    /// Number of tokens of the tokenizer if gpt-neox padded the vocabulary: the fewest and the most. Absent where
     /// the rows are no such multiple.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<[usize; 2]>,
 }
 
 impl Vocabulary {
-    /// What the padding tells.
+    /// The tokenizer's size from the padded one, the setting and the number of ranks.
     #[must_use]
     pub fn new(padded_size: usize, make_vocab_size_divisible_by: usize, tp_size: usize) -> Self {
         let multiple_of = make_vocab_size_divisible_by.saturating_mul(tp_size).max(1);
@@ -86,14 +85,14 @@ impl Vocabulary {
     }
 }
 
-/// A parameter, or all of that name and form.
+/// A parameter, or all of that name and shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ParameterRow {
     /// Name inside the layer file.
     pub name: String,
-    /// What kind of stage holds it.
+    /// Its kind of stage.
     pub stage: StageKind,
-    /// How it relates to the ranks.
+    /// Its kind of partition.
     pub kind: Kind,
     /// Element type.
     pub dtype: DType,
@@ -107,17 +106,17 @@ pub struct ParameterRow {
     pub used: bool,
 }
 
-/// What one strategy would lose, judged from rules and replicas.
+/// The loss of one strategy, judged from rules and replicas.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Judgement {
     /// The strategy.
     pub name: String,
-    /// What it is, in a sentence.
+    /// A sentence about it.
     pub description: String,
     /// Whether the merge is the unmerged model, and if not, why.
     #[serde(flatten)]
     pub exact: Exact,
-    /// Parameters that it makes another multiple of than the model has.
+    /// Parameters whose multiplicity it gets wrong.
     pub miscounts: Vec<Miscount>,
     /// Number of norms that it folds into matrices, which are then rounded to their element type again.
     pub folded_norms: usize,

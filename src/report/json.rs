@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::output::write_atomically;
-use super::{Explanation, Report, ReportError, SCHEMA_VERSION};
+use super::contents::{Report, SCHEMA_VERSION};
+use super::error::ReportError;
+use super::explanation::Explanation;
+use super::output_dir::write_atomically;
 use crate::files;
 
 /// The largest report that is read; ours have some 100 kB, most of it digests.
@@ -19,7 +21,12 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// [`ReportError::NotFinite`] names a number that is NaN or infinite.
 pub fn to_json(report: &Report) -> Result<String, ReportError> {
     check_finite(report)?;
-    let mut text = serde_json::to_string_pretty(report).map_err(ReportError::Json)?;
+    pretty(report)
+}
+
+/// Indented JSON with a final line break.
+pub(super) fn pretty(value: &impl Serialize) -> Result<String, ReportError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(ReportError::Json)?;
     text.push('\n');
     Ok(text)
 }
@@ -32,15 +39,15 @@ pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
     write_atomically(path, to_json(report)?.as_bytes())
 }
 
-/// Reads what [`write_json`] wrote. Fields it does not know are passed over.
+/// Reads what [`write_json`] wrote. Unknown fields are ignored.
 ///
 /// # Errors
-/// A file that cannot be read, is no report, or is one of another `schema_version`.
+/// A file that cannot be read, is no report, or has a different `schema_version`.
 pub fn read_json(path: &Path) -> Result<Report, ReportError> {
     parse_json(&read(path)?, path)
 }
 
-/// As [`read_json`], of bytes at hand; `path` is named in errors.
+/// As [`read_json`], of bytes; `path` is named in errors.
 ///
 /// # Errors
 /// As [`read_json`].
@@ -72,12 +79,12 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, ReportErro
     if replace_controls(&mut value) { serde_json::from_value(value).map_err(not_a_report) } else { Ok(parsed) }
 }
 
-/// Replaces what a terminal takes for a command: reports of others are shown there. Whether there was any.
+/// Replaces control characters, since reports of others are shown on a terminal. Whether there was any.
 fn replace_controls(value: &mut Value) -> bool {
-    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     match value {
-        Value::String(text) if text.contains(is_command) => {
-            *text = text.replace(is_command, "\u{fffd}");
+        Value::String(text) if text.contains(is_control) => {
+            *text = text.replace(is_control, "\u{fffd}");
             true
         }
         Value::Array(items) => items.iter_mut().fold(false, |any, item| any | replace_controls(item)),
@@ -93,9 +100,7 @@ fn replace_controls(value: &mut Value) -> bool {
 pub fn schema() -> Result<String, ReportError> {
     let mut schema = serde_json::to_value(schemars::schema_for!(Report)).map_err(ReportError::Json)?;
     forbid_null(&mut schema);
-    let mut text = serde_json::to_string_pretty(&schema).map_err(ReportError::Json)?;
-    text.push('\n');
-    Ok(text)
+    pretty(&schema)
 }
 
 /// Takes `null` out of the types: an absent value has no field, see [`check_finite`].
@@ -123,7 +128,7 @@ fn forbid_null(schema: &mut Value) {
 }
 
 /// Refuses NaN and infinities, which `serde_json` writes as `null`: absent values are left out instead, so that every
-/// `null` is such a number. The architecture is JSON already and cannot hold one.
+/// `null` is such a number. The architecture is JSON already and cannot contain one.
 pub(super) fn check_finite(report: &Report) -> Result<(), ReportError> {
     let value = serde_json::to_value(report).map_err(ReportError::Json)?;
     match null_in(&value, "") {

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use super::table::{Column, lines};
-use super::{CheckpointInfo, FileDigest, Report, RunInfo, TaskInfo, format, why};
+use super::contents::Report;
+use super::info::{CheckpointInfo, FileDigest, RunInfo, TaskInfo};
+use super::table::{ALONE, Column, lines};
+use super::{format, why};
 
 /// Every column; Markdown tables scroll.
 const COLUMNS: [Column; 12] = [
@@ -20,8 +22,6 @@ const COLUMNS: [Column; 12] = [
     Column::LargestChange,
     Column::Exact,
 ];
-/// One model alone loses nothing.
-pub(super) const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
 
 /// The report as Markdown: verdict, table, why, findings, provenance, and the command to repeat it.
 #[must_use]
@@ -37,7 +37,7 @@ pub fn render_markdown(report: &Report) -> String {
     if !inexact.is_empty() {
         let groups = inexact.iter().map(|(names, because)| {
             let lines = because.iter().fold(String::new(), |lines, line| lines + "\n  - " + line);
-            format!("- **{}**{lines}", format::list(names))
+            format!("- **{names}**{lines}")
         });
         blocks.push(section("Why not exact", groups));
     }
@@ -76,7 +76,7 @@ fn cell(text: &str) -> String {
     text.replace('\n', " ").replace('|', "\\|")
 }
 
-/// Everything needed to repeat a result, by what it is of. File digests stand between backticks.
+/// Everything needed to repeat a result, with a label each. Digests are between backticks.
 pub(super) fn provenance(
     checkpoint: &CheckpointInfo,
     task: &TaskInfo,
@@ -85,7 +85,7 @@ pub(super) fn provenance(
 ) -> Vec<(&'static str, String)> {
     let architecture: Vec<String> =
         checkpoint.architecture.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
-    let documents = task.documents;
+    let passages = task.passages;
     let mut lines = vec![
         (
             "checkpoint",
@@ -104,8 +104,8 @@ pub(super) fn provenance(
         (
             "task",
             format!(
-                "{}, version {}, {} of {} documents, {} truncated; {}",
-                task.name, task.version, documents.effective, documents.original, task.truncated_count, task.splitting
+                "{}, version {}, {} of {} passages, {} truncated; {}",
+                task.name, task.version, passages.effective, passages.original, task.truncated_count, task.splitting
             ),
         ),
         ("data", format!("{}, SHA-256 `{}`; {}", task.data.file, task.data.sha256, task.data.identity)),
@@ -150,11 +150,10 @@ fn tool_line(run: &RunInfo) -> String {
     format!("kintsugi {}{commit}, libtorch {}", versions.kintsugi, versions.libtorch)
 }
 
-/// How the statistics were made.
 pub(super) fn statistics_line(report: &Report) -> String {
     let statistics = &report.statistics;
     format!(
-        "paired by document; accuracy by the exact McNemar test with Holm's correction over {} and Tango's interval, \
+        "paired by passage; accuracy by the exact McNemar test with Holm's correction over {} and Tango's interval, \
          perplexity by the paired bootstrap ({} resamples, seed {}), at {} confidence",
         format::count(report.variants.len(), "variant"),
         statistics.bootstrap_replicates,
@@ -180,7 +179,7 @@ pub(super) fn command_line(argv: &[String]) -> String {
     argv.iter().map(|argument| shell_word(argument)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word that a POSIX shell takes as it stands.
+/// An argument quoted for a POSIX shell where it needs to be.
 fn shell_word(argument: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:=,+@%-".contains(c);
     if !argument.is_empty() && argument.chars().all(is_plain) {

@@ -1,4 +1,4 @@
-//! `kintsugi diff` for people: what differs, parameter by parameter, and a verdict.
+//! `kintsugi diff` for people: the differences, parameter by parameter, and a verdict.
 
 use super::format;
 use super::page::{Page, TerminalStyle, plain_table};
@@ -11,13 +11,11 @@ pub fn render_model_diff(diff: &ModelDiff, all: bool, style: TerminalStyle) -> S
     for (side, name) in [(&diff.left, "A"), (&diff.right, "B")] {
         page.paragraph(&format!("{name}  {}: {}, {}", side.path, side.format, side.dtype), 0);
     }
-    if !diff.settings.is_empty() {
-        page.blank();
-        page.heading("settings that differ");
-        for setting in &diff.settings {
-            page.paragraph(&format!("{}: {} in A, {} in B", setting.setting, setting.left, setting.right), 2);
-        }
-    }
+    let settings = diff.settings.iter();
+    page.section(
+        "settings that differ",
+        settings.map(|setting| format!("{}: {} in A, {} in B", setting.setting, setting.left, setting.right)),
+    );
     let shown: Vec<_> = diff.parameters.iter().filter(|parameter| all || !parameter.identical).collect();
     if !shown.is_empty() {
         page.blank();
@@ -41,7 +39,7 @@ fn row(parameter: &ParameterDiff) -> Vec<String> {
         (None, Some(_)) => "only in B".to_owned(),
         (Some(left), Some(right)) if left.shape != right.shape => format!("{} → {}", shapes(left), shapes(right)),
         (Some(left), Some(right)) => match (&parameter.rule, left.dtype == right.dtype) {
-            // The rule speaks of the side that has copies.
+            // The rule is about the side that has copies.
             (Some(rule), true) if right.replicas > left.replicas => format!("{rule} is A's"),
             (Some(rule), true) => rule.clone(),
             (Some(rule), false) => format!("{rule}, {} → {}", left.dtype, right.dtype),
@@ -64,7 +62,6 @@ fn row(parameter: &ParameterDiff) -> Vec<String> {
     cells
 }
 
-/// In a sentence.
 fn verdict(diff: &ModelDiff) -> String {
     let total = diff.parameters.len();
     let parameters = format::count(total, "parameter");

@@ -1,4 +1,4 @@
-//! Pages of plain text that say everything without colour: headings, paragraphs and tables within a given width.
+//! Pages of plain text, complete without colour: headings, paragraphs and tables within a given width.
 
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, LineStyle, Row, Table, TableStyle, Width};
 
@@ -14,7 +14,7 @@ const STAND_IN: char = '\u{a0}';
 pub struct TerminalStyle {
     /// Width of the terminal in columns.
     pub width: usize,
-    /// Whether headings are bold; whoever asks has looked at `NO_COLOR` and at whether this is a terminal.
+    /// Whether headings are bold; the caller has checked `NO_COLOR` and whether this is a terminal.
     pub styled: bool,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn plain_table(header: Vec<String>, rows: impl IntoIterator<Item = Ve
     table
 }
 
-/// What is under a name, in sentences: said where the table that holds the same is too wide.
+/// Sentences under a name, shown in place of a table that is too wide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The name.
@@ -82,7 +82,7 @@ fn widths(table: &Table) -> (usize, usize) {
     (columns.next().unwrap_or(0), columns.sum())
 }
 
-/// What a table takes where nothing is broken.
+/// Width of a table without line breaks.
 pub(super) fn natural_width(table: &Table) -> usize {
     let (name, others) = widths(table);
     name + others
@@ -158,6 +158,27 @@ impl Page {
     pub(super) fn heading(&mut self, text: &str) {
         for line in wrap(text, self.style.width, 0) {
             self.line(&line, true);
+        }
+    }
+
+    /// A blank line, a heading and a paragraph for each line; nothing where there is no line.
+    pub(super) fn section(&mut self, title: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.groups(title, lines.into_iter().map(|line| (line, [])));
+    }
+
+    /// A section of paragraphs with further ones under each.
+    pub(super) fn groups<'a, Under: IntoIterator<Item = &'a str>>(
+        &mut self,
+        title: &str,
+        groups: impl IntoIterator<Item = (impl AsRef<str>, Under)>,
+    ) {
+        for (index, (line, under)) in groups.into_iter().enumerate() {
+            if index == 0 {
+                self.blank();
+                self.heading(title);
+            }
+            self.paragraph(line.as_ref(), 2);
+            under.into_iter().for_each(|line| self.paragraph(line, 4));
         }
     }
 

@@ -5,34 +5,36 @@ use std::path::{Component, Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CandidateInfo, Outcome, ReportError};
-use crate::samples::{RollingText, Sample};
-use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, PairedScores, Proportion, TokenPairs};
+use super::candidate::CandidateInfo;
+use super::error::ReportError;
+use super::model::{Exact, ModelRecord};
+use crate::samples::{RollingText, Sample, TokenScore};
+use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, Proportion, StatsError, TokenPairs};
 
-/// One model and what it scored.
+/// A model and its scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelRow {
     /// The model: `baseline`, or the strategy or candidate.
     pub name: String,
-    /// What it is, in a sentence.
+    /// A sentence about it.
     pub description: String,
     /// Where it comes from: a strategy file, a directory, or the paper or script it follows.
     pub source: String,
     /// Its samples, relative to the output directory.
     pub samples: String,
-    /// Perplexity per document, `exp(−mean(loglikelihood))`; smaller is better.
+    /// Perplexity per passage, `exp(−mean(loglikelihood))`; smaller is better.
     pub perplexity: f64,
-    /// Its standard error by the delta method; absent for a single document, and where it exceeds the range of numbers.
+    /// Its standard error by the delta method; absent for a single passage, and where it exceeds the range of numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity_stderr: Option<f64>,
     /// Accuracy, a fraction: how often greedy decoding gives the whole target; larger is better.
     pub acc: f64,
-    /// Its standard error `√(p(1−p)/(n−1))`; absent for a single document.
+    /// Its standard error `√(p(1−p)/(n−1))`; absent for a single passage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acc_stderr: Option<f64>,
     /// Wilson's score interval for the accuracy, at the level in `statistics.confidence`.
     pub acc_wilson: Interval,
-    /// Number of documents.
+    /// Number of passages.
     pub n: usize,
 }
 
@@ -58,30 +60,21 @@ pub struct VariantRow {
     /// The model and its scores.
     #[serde(flatten)]
     pub model: ModelRow,
-    /// What it loses against the baseline, document by document.
+    /// Its loss against the baseline, passage by passage.
     pub loss: Loss,
     /// How far its distributions over the next token are from the baseline's, target token by target token; absent
     /// where the divergences were not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
-    /// Whether it is the baseline by construction; absent where nobody can tell, as for another tool's merge.
+    /// Whether it is the baseline by construction; absent where this is unknown, as for a candidate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact: Option<Exact>,
-    /// Where it was made elsewhere, what it is; absent for a merge that this program made.
+    /// Of a candidate: its format, and how it was made. Absent for a merge of this program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateInfo>,
 }
 
-/// Whether a merge is the unmerged model in exact arithmetic, judged from rules and parameters, not from scores.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Exact {
-    /// Whether it is.
-    pub exact: bool,
-    /// If not, why: a line for each parameter that it changes.
-    pub because: Vec<String>,
-}
-
-/// What a variant loses against the baseline, on the same documents. Intervals are at `statistics.confidence`, one
+/// The loss of a variant against the baseline on the same passages. Intervals are at `statistics.confidence`, one
 /// variant at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Loss {
@@ -91,29 +84,29 @@ pub struct Loss {
     pub acc_interval: Interval,
     /// Variant minus baseline perplexity; positive where the variant is worse.
     pub perplexity: f64,
-    /// Paired bootstrap interval for it; absent for a single document.
+    /// Paired bootstrap interval for it; absent for a single passage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity_interval: Option<Interval>,
     /// Variant over baseline perplexity; above 1 where the variant is worse.
     pub perplexity_ratio: f64,
-    /// Paired bootstrap interval for it; absent for a single document.
+    /// Paired bootstrap interval for it; absent for a single passage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity_ratio_interval: Option<Interval>,
-    /// Mean over documents of variant minus baseline log-likelihood, in nats; negative where the variant is worse.
+    /// Mean over passages of variant minus baseline log-likelihood, in nats; negative where the variant is worse.
     pub delta_loglikelihood: f64,
-    /// Paired bootstrap interval for it; absent for a single document.
+    /// Paired bootstrap interval for it; absent for a single passage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delta_loglikelihood_interval: Option<Interval>,
-    /// Largest absolute difference of a document's log-likelihood, in nats; 0 where all agree to the last bit.
+    /// Largest absolute difference of a passage's log-likelihood, in nats; 0 where all agree to the last bit.
     pub max_abs_delta_loglikelihood: f64,
-    /// Two-sided p-value of the exact `McNemar` test on the discordant documents.
+    /// Two-sided p-value of the exact `McNemar` test on the discordant passages.
     pub mcnemar_p: f64,
     /// The same after Holm's correction over the variants of this report. The noise floor is no variant: there it equals
     /// `mcnemar_p`.
     pub mcnemar_p_holm: f64,
-    /// Discordant documents that only the baseline answers correctly.
+    /// Discordant passages that only the baseline answers correctly.
     pub baseline_only: usize,
-    /// Discordant documents that only the variant answers correctly.
+    /// Discordant passages that only the variant answers correctly.
     pub variant_only: usize,
 }
 
@@ -148,67 +141,70 @@ impl<'a> Baseline<'a> {
     }
 
     /// The row of any model; `file` is where its samples go.
-    pub(super) fn model_row(&self, outcome: &Outcome, file: String) -> Result<ModelRow, ReportError> {
-        let columns = Columns::of(&outcome.samples, self.rolling);
-        let stats = |source| ReportError::Stats { name: outcome.name.clone(), source };
+    pub(super) fn model_row(
+        &self,
+        model: &ModelRecord,
+        samples: &[Sample],
+        file: String,
+    ) -> Result<ModelRow, ReportError> {
+        let columns = Columns::of(samples, self.rolling);
+        let stats = |source| ReportError::Stats { name: model.name.clone(), source };
         let accuracy = Proportion::from_outcomes(&columns.correct).map_err(stats)?;
         Ok(ModelRow {
-            name: outcome.name.clone(),
-            description: outcome.description.clone(),
-            source: outcome.source.clone(),
+            name: model.name.clone(),
+            description: model.description.clone(),
+            source: model.source.clone(),
             samples: file,
             perplexity: stats::perplexity(&columns.loglikelihoods).map_err(stats)?,
             perplexity_stderr: stats::perplexity_stderr(&columns.loglikelihoods).map_err(stats)?,
             acc: accuracy.value(),
             acc_stderr: accuracy.stderr(),
             acc_wilson: accuracy.wilson(self.bootstrap.confidence),
-            n: outcome.samples.len(),
+            n: samples.len(),
         })
     }
 
     /// The row of a variant, `mcnemar_p_holm` not yet corrected.
-    pub(super) fn variant_row(&self, outcome: &Outcome, file: String) -> Result<VariantRow, ReportError> {
-        self.check_documents(outcome)?;
+    pub(super) fn variant_row(
+        &self,
+        model: &ModelRecord,
+        samples: &[Sample],
+        file: String,
+    ) -> Result<VariantRow, ReportError> {
+        let stats = |source| ReportError::Stats { name: model.name.clone(), source };
+        self.check_passages(&model.name, samples)?;
         Ok(VariantRow {
-            model: self.model_row(outcome, file)?,
-            loss: self.loss(outcome)?,
-            fidelity: self.fidelity(outcome)?,
-            exact: outcome.exact.clone(),
-            candidate: outcome.candidate.clone(),
+            model: self.model_row(model, samples, file)?,
+            loss: self.loss(samples).map_err(stats)?,
+            fidelity: match divergences(&model.name, samples)? {
+                Some(kl) => Some(self.fidelity(samples, &kl).map_err(stats)?),
+                None => None,
+            },
+            exact: model.exact.clone(),
+            candidate: model.candidate.clone(),
         })
     }
 
-    /// Every sample of the variant answers the baseline's document at the same position.
-    fn check_documents(&self, outcome: &Outcome) -> Result<(), ReportError> {
-        let (expected, found) = (self.samples.len(), outcome.samples.len());
+    /// Every sample of the variant is of the baseline's passage at the same position.
+    fn check_passages(&self, name: &str, samples: &[Sample]) -> Result<(), ReportError> {
+        let (expected, found) = (self.samples.len(), samples.len());
         if expected != found {
-            return Err(ReportError::DocumentCount { name: outcome.name.clone(), expected, found });
+            return Err(ReportError::PassageCount { name: name.to_owned(), expected, found });
         }
-        for (position, (baseline, variant)) in self.samples.iter().zip(&outcome.samples).enumerate() {
+        for (position, (baseline, variant)) in self.samples.iter().zip(samples).enumerate() {
             if let Some((what, expected, found)) = difference(baseline, variant) {
-                let (name, doc_id) = (outcome.name.clone(), baseline.doc_id);
-                return Err(ReportError::DocumentMismatch { name, doc_id, position, what, expected, found });
+                let (name, doc_id) = (name.to_owned(), baseline.doc_id);
+                return Err(ReportError::PassageMismatch { name, doc_id, position, what, expected, found });
             }
         }
         Ok(())
     }
 
-    fn loss(&self, outcome: &Outcome) -> Result<Loss, ReportError> {
-        let stats = |source| ReportError::Stats { name: outcome.name.clone(), source };
-        let variant = Columns::of(&outcome.samples, self.rolling);
-        // Resampled by document; what is answered token by token has its own interval below.
-        let of_documents = |samples: &[Sample]| samples.iter().map(|sample| sample.is_greedy).collect::<Vec<_>>();
-        let losses = self
-            .bootstrap
-            .losses(&PairedScores {
-                baseline_loglikelihood: &self.columns.loglikelihoods,
-                variant_loglikelihood: &variant.loglikelihoods,
-                baseline_correct: &of_documents(self.samples),
-                variant_correct: &of_documents(&outcome.samples),
-            })
-            .map_err(stats)?;
-        let counts = PairedCounts::from_outcomes(&self.columns.correct, &variant.correct).map_err(stats)?;
-        let pairs = self.samples.iter().zip(&outcome.samples);
+    fn loss(&self, samples: &[Sample]) -> Result<Loss, StatsError> {
+        let variant = Columns::of(samples, self.rolling);
+        let losses = self.bootstrap.losses(&self.columns.loglikelihoods, &variant.loglikelihoods)?;
+        let counts = PairedCounts::from_outcomes(&self.columns.correct, &variant.correct)?;
+        let pairs = self.samples.iter().zip(samples);
         Ok(Loss {
             acc: counts.accuracy_loss(),
             acc_interval: counts.accuracy_loss_interval(self.bootstrap.confidence),
@@ -228,38 +224,36 @@ impl<'a> Baseline<'a> {
         })
     }
 
-    fn fidelity(&self, outcome: &Outcome) -> Result<Option<Fidelity>, ReportError> {
-        let tokens = |samples: &'a [Sample]| samples.iter().flat_map(|sample| &sample.tokens);
-        let variant_tokens = || outcome.samples.iter().flat_map(|sample| &sample.tokens);
-        if variant_tokens().all(|token| token.kl.is_none()) {
-            return Ok(None);
-        }
-        let mut kl = Vec::new();
-        for sample in &outcome.samples {
-            for token in &sample.tokens {
-                kl.push(
-                    token
-                        .kl
-                        .ok_or_else(|| ReportError::MissingKl { name: outcome.name.clone(), doc_id: sample.doc_id })?,
-                );
-            }
-        }
-        let pairs = tokens(self.samples).zip(variant_tokens());
-        let same_top1: Vec<bool> = pairs.map(|(baseline, variant)| baseline.greedy_id == variant.greedy_id).collect();
-        let baseline_logprob: Vec<f64> = tokens(self.samples).map(|token| token.logprob).collect();
-        let variant_logprob: Vec<f64> = variant_tokens().map(|token| token.logprob).collect();
+    fn fidelity(&self, samples: &[Sample], kl: &[f64]) -> Result<Fidelity, StatsError> {
+        let logprob: fn(&TokenScore) -> f64 = |token| token.logprob;
+        let same_top1: Vec<bool> =
+            tokens(self.samples).zip(tokens(samples)).map(|(one, other)| one.greedy_id == other.greedy_id).collect();
         Fidelity::from_tokens(&TokenPairs {
-            baseline_logprob: &baseline_logprob,
-            variant_logprob: &variant_logprob,
-            kl: &kl,
+            baseline_logprob: &tokens(self.samples).map(logprob).collect::<Vec<_>>(),
+            variant_logprob: &tokens(samples).map(logprob).collect::<Vec<_>>(),
+            kl,
             same_top1: &same_top1,
         })
-        .map(Some)
-        .map_err(|source| ReportError::Stats { name: outcome.name.clone(), source })
     }
 }
 
-/// The first thing that shows two samples to be of different documents: what, the baseline's value, the variant's.
+fn tokens(samples: &[Sample]) -> impl Iterator<Item = &TokenScore> {
+    samples.iter().flat_map(|sample| &sample.tokens)
+}
+
+/// KL(baseline ‖ variant) of every token; `None` where none was measured.
+fn divergences(name: &str, samples: &[Sample]) -> Result<Option<Vec<f64>>, ReportError> {
+    if tokens(samples).all(|token| token.kl.is_none()) {
+        return Ok(None);
+    }
+    let missing = |doc_id| ReportError::MissingKl { name: name.to_owned(), doc_id };
+    let all = samples
+        .iter()
+        .flat_map(|sample| sample.tokens.iter().map(move |token| token.kl.ok_or_else(|| missing(sample.doc_id))));
+    all.collect::<Result<_, _>>().map(Some)
+}
+
+/// The first field that shows two samples to be of different passages, with the baseline's value and the variant's.
 fn difference(baseline: &Sample, variant: &Sample) -> Option<(&'static str, String, String)> {
     if baseline.doc_id != variant.doc_id {
         return Some(("doc_id", baseline.doc_id.to_string(), variant.doc_id.to_string()));

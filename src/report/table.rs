@@ -1,26 +1,15 @@
 //! The comparison as rows of text cells; the renderings differ in which columns they show and how they draw them.
 
+use super::contents::Report;
 use super::format;
-use super::rows::{ModelRow, VariantRow};
-use super::{Loss, Report};
+use super::rows::{Loss, ModelRow, VariantRow};
 
 /// One row: the baseline, or a model compared with it.
 #[derive(Clone, Copy)]
 pub(super) struct Line<'a> {
-    model: &'a ModelRow,
-    variant: Option<&'a VariantRow>,
-}
-
-impl<'a> Line<'a> {
-    /// The model of the row.
-    pub(super) fn model(self) -> &'a ModelRow {
-        self.model
-    }
-
-    /// What it is compared by; `None` for the baseline.
-    pub(super) fn variant(self) -> Option<&'a VariantRow> {
-        self.variant
-    }
+    pub model: &'a ModelRow,
+    /// `None` for the baseline.
+    pub variant: Option<&'a VariantRow>,
 }
 
 /// Every row of the report: the baseline, the variants, the noise floor.
@@ -30,7 +19,6 @@ pub(super) fn lines(report: &Report) -> Vec<Line<'_>> {
     std::iter::once(baseline).chain(compared).collect()
 }
 
-/// One column.
 #[derive(Clone, Copy)]
 pub(super) enum Column {
     Name,
@@ -47,6 +35,9 @@ pub(super) enum Column {
     Exact,
 }
 
+/// The columns for one model alone.
+pub(super) const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
+
 impl Column {
     /// Its heading; line breaks show where a narrow column may break it.
     pub(super) fn header(self, report: &Report) -> String {
@@ -62,19 +53,18 @@ impl Column {
             Self::PerplexityRatio => format!("perplexity ratio\n[{level}]"),
             Self::KlMean => "KL mean,\nnats".to_owned(),
             Self::SameTop1 => "same\ntop token".to_owned(),
-            Self::LargestChange => "largest change of\na document, nats".to_owned(),
+            Self::LargestChange => "largest change of\na passage, nats".to_owned(),
             Self::Exact => "exact".to_owned(),
         }
     }
 
-    /// Its cell in a row.
     pub(super) fn cell(self, line: Line<'_>) -> String {
         let model = line.model;
         let loss = |cell: fn(&Loss) -> String| line.variant.map(|variant| cell(&variant.loss));
         let fidelity = line.variant.and_then(|variant| variant.fidelity.as_ref());
         let cell = match self {
             Self::Name => Some(model.name.clone()),
-            Self::Accuracy => Some(with_stderr(format::points(model.acc), model.acc_stderr.map(format::points))),
+            Self::Accuracy => Some(with(format::points(model.acc), " ± ", model.acc_stderr.map(format::points))),
             Self::AccuracyLoss => loss(|loss| {
                 format!("{} {}", format::signed_points(loss.acc), format::points_interval(loss.acc_interval))
             }),
@@ -82,15 +72,15 @@ impl Column {
             Self::PValue => loss(|loss| format::p_value(loss.mcnemar_p_holm)),
             Self::Perplexity => {
                 let stderr = model.perplexity_stderr.map(|stderr| format::perplexity_stderr(stderr, model.perplexity));
-                Some(with_stderr(format::perplexity(model.perplexity), stderr))
+                Some(with(format::perplexity(model.perplexity), " ± ", stderr))
             }
             Self::PerplexityLoss => loss(|loss| {
                 let interval = loss.perplexity_interval.map(format::perplexity_interval);
-                with_interval(format::signed_perplexity(loss.perplexity), interval)
+                with(format::signed_perplexity(loss.perplexity), " ", interval)
             }),
             Self::PerplexityRatio => loss(|loss| {
                 let interval = loss.perplexity_ratio_interval.map(format::ratio_interval);
-                with_interval(format::ratio(loss.perplexity_ratio), interval)
+                with(format::ratio(loss.perplexity_ratio), " ", interval)
             }),
             Self::KlMean => fidelity.map(|fidelity| format::divergence(fidelity.kl_mean)),
             Self::SameTop1 => fidelity.map(|fidelity| format!("{} %", format::points(fidelity.same_top1_pct / 100.0))),
@@ -108,16 +98,9 @@ impl Column {
     }
 }
 
-fn with_stderr(value: String, stderr: Option<String>) -> String {
-    match stderr {
-        Some(stderr) => format!("{value} ± {stderr}"),
-        None => value,
-    }
-}
-
-fn with_interval(value: String, interval: Option<String>) -> String {
-    match interval {
-        Some(interval) => format!("{value} {interval}"),
+fn with(value: String, separator: &str, further: Option<String>) -> String {
+    match further {
+        Some(further) => value + separator + &further,
         None => value,
     }
 }

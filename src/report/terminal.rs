@@ -1,10 +1,11 @@
-//! The report on a terminal: plain text that says everything without colour.
+//! The report on a terminal: plain text, complete without colour.
 
 use comfy_table::Table;
 
+use super::contents::Report;
 use super::page::{Page, TerminalStyle, fits, plain_table};
-use super::table::{Column, lines};
-use super::{Report, format, why};
+use super::table::{ALONE, Column, lines};
+use super::why;
 
 /// One table, where it fits.
 const WIDE: [Column; 8] = [
@@ -24,8 +25,6 @@ const NARROW: [&[Column]; 2] = [
 ];
 /// Distances that show a change long before an answer flips.
 const FIDELITY: [Column; 4] = [Column::Name, Column::KlMean, Column::SameTop1, Column::LargestChange];
-/// One model alone loses nothing.
-const ALONE: [Column; 3] = [Column::Name, Column::Accuracy, Column::Perplexity];
 
 /// The report as text with a final line break.
 #[must_use]
@@ -43,24 +42,8 @@ pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
         page.blank();
         page.paragraph(&caution, 0);
     }
-    let inexact = why::inexact(report);
-    if !inexact.is_empty() {
-        page.blank();
-        page.heading("why not exact");
-        for (names, because) in inexact {
-            page.paragraph(&format::list(&names), 2);
-            for line in because {
-                page.paragraph(line, 4);
-            }
-        }
-    }
-    if !report.findings.is_empty() {
-        page.blank();
-        page.heading("findings");
-        for finding in &report.findings {
-            page.paragraph(finding, 2);
-        }
-    }
+    page.groups("why not exact", why::inexact(report));
+    page.section("findings", &report.findings);
     page.blank();
     page.heading(&report.verdict());
     page.into_text()

@@ -1,7 +1,7 @@
-//! What the public interface does not show: numbers as text, file names. `tests/report_snapshots.rs` has the rest.
+//! What the public interface does not show: numbers as text, file names. `tests/library/report_snapshots.rs` has the rest.
 
 use super::format;
-use super::output::SampleFiles;
+use super::output_dir::SampleFiles;
 use crate::stats::Interval;
 
 #[test]

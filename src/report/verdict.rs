@@ -2,35 +2,40 @@
 
 use std::cmp::Ordering;
 
-use super::{Loss, Report, VariantRow, format};
+use super::contents::Report;
+use super::format;
+use super::rows::{Loss, VariantRow};
 
 /// A mean log-likelihood difference below this, in nats, is no change: the ratio of perplexities that people see has four
 /// decimals and would read 1.0000. Folded weights, rounded to 16 bits, differ by less.
 const NEGLIGIBLE: f64 = 5e-5;
 
-/// What can be told of a merge, as it is said: merges of which the same can be told share a clause.
+/// The significant differences of a merge, in words: merges with the same differences share a clause.
 #[derive(PartialEq)]
 struct Difference {
-    /// `Greater` where accuracy is lost, by how many points, with which p.
-    accuracy: (Ordering, String, String),
-    /// `Greater` where perplexity rises, by how much, times what.
-    perplexity: (Ordering, String, String),
+    /// `Greater` where accuracy is lost.
+    accuracy: Ordering,
+    points: String,
+    p: String,
+    /// `Greater` where perplexity rises.
+    perplexity: Ordering,
+    rise: String,
+    ratio: String,
 }
 
 impl Difference {
     /// `a and b lose 2.04 points of accuracy (p < 0.001)`.
     fn clause(&self, names: &[&str]) -> String {
         let ending = if names.len() == 1 { "s" } else { "" };
-        let (accuracy, points, p) = &self.accuracy;
+        let Self { accuracy, points, p, perplexity, rise, ratio } = self;
         let accuracy_words = match accuracy {
             Ordering::Greater => format!("lose{ending} {points} points of accuracy ({p})"),
             Ordering::Less => format!("gain{ending} {points} points of accuracy ({p})"),
             Ordering::Equal => format!("no measurable change of accuracy ({p})"),
         };
-        let (perplexity, size, ratio) = &self.perplexity;
         let perplexity_words = match perplexity {
-            Ordering::Greater => format!("raise{ending} perplexity by {size} (× {ratio})"),
-            Ordering::Less => format!("lower{ending} perplexity by {size} (× {ratio})"),
+            Ordering::Greater => format!("raise{ending} perplexity by {rise} (× {ratio})"),
+            Ordering::Less => format!("lower{ending} perplexity by {rise} (× {ratio})"),
             Ordering::Equal => "no measurable change of perplexity".to_owned(),
         };
         let names = format::list(names);
@@ -43,30 +48,30 @@ impl Difference {
 }
 
 impl Report {
-    /// Which merges lose nothing measurable, and which lose how much.
+    /// Names the merges without a measurable loss, and the loss of the others.
     ///
     /// Accuracy counts as changed where the corrected `McNemar` p-value is below one minus the confidence level;
     /// perplexity where the interval of the mean log-likelihood difference leaves out zero and the difference is larger
-    /// than anything the noise floor's interval holds, and large enough to be seen in a ratio of four decimals.
+    /// than anything in the noise floor's interval, and large enough to be seen in a ratio of four decimals.
     #[must_use]
     pub fn verdict(&self) -> String {
         let (lead, differences) = self.verdict_parts();
         if differences.is_empty() { lead } else { format!("{lead} {}.", differences.join("; ")) }
     }
 
-    /// The verdict's first sentences, and a clause for those that can be told from the baseline.
+    /// The verdict's first sentences, and a clause for every group of merges that differs from the baseline.
     pub(super) fn verdict_parts(&self) -> (String, Vec<String>) {
         let (lead, differences) = if self.variants.is_empty() { (self.alone(), Vec::new()) } else { self.compare() };
-        let documents = self.task.documents;
+        let passages = self.task.passages;
         let lead = if self.partial {
-            format!("Of {} documents {} were evaluated. {lead}", documents.original, documents.effective)
+            format!("Of {} passages {} were evaluated. {lead}", passages.original, passages.effective)
         } else {
             lead
         };
         (lead, differences)
     }
 
-    /// What became of a variant, in a word or two.
+    /// How a variant compares, in a word or two.
     pub(super) fn standing(&self, row: &VariantRow) -> &'static str {
         match (self.accuracy_change(&row.loss), self.perplexity_change(&row.loss)) {
             (Ordering::Equal, Ordering::Equal) => "nothing measurable",
@@ -116,18 +121,17 @@ impl Report {
         (lead, differences.iter().map(|(difference, names)| difference.clause(names)).collect())
     }
 
-    /// `None` where neither accuracy nor perplexity can be told from the baseline's.
+    /// `None` where neither accuracy nor perplexity differs measurably from the baseline's.
     fn difference(&self, loss: &Loss) -> Option<Difference> {
         let (accuracy, perplexity) = (self.accuracy_change(loss), self.perplexity_change(loss));
-        let points = if accuracy.is_eq() { String::new() } else { format::points(loss.acc.abs()) };
-        let (size, ratio) = if perplexity.is_eq() {
-            (String::new(), String::new())
-        } else {
-            (format::perplexity(loss.perplexity.abs()), format::ratio(loss.perplexity_ratio))
-        };
+        let unless_equal = |change: Ordering, text: String| if change.is_eq() { String::new() } else { text };
         (accuracy.is_ne() || perplexity.is_ne()).then(|| Difference {
-            accuracy: (accuracy, points, format::p_statement(loss.mcnemar_p_holm)),
-            perplexity: (perplexity, size, ratio),
+            accuracy,
+            points: unless_equal(accuracy, format::points(loss.acc.abs())),
+            p: format::p_statement(loss.mcnemar_p_holm),
+            perplexity,
+            rise: unless_equal(perplexity, format::perplexity(loss.perplexity.abs())),
+            ratio: unless_equal(perplexity, format::ratio(loss.perplexity_ratio)),
         })
     }
 
@@ -153,7 +157,7 @@ impl Report {
     }
 }
 
-/// The largest mean difference of log-likelihoods that a row's interval holds, either way.
+/// The largest mean difference of log-likelihoods in a row's interval, either way.
 fn largest_mean_difference(loss: &Loss) -> f64 {
     let ends = loss.delta_loglikelihood_interval.map_or(0.0, |interval| interval.lower.abs().max(interval.upper.abs()));
     ends.max(loss.delta_loglikelihood.abs())
@@ -164,16 +168,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merges_of_which_the_same_is_told_share_a_clause() {
-        let said = |accuracy, perplexity, names: &[&str]| {
-            let accuracy = (accuracy, "2.04".to_owned(), "p < 0.001".to_owned());
-            Difference { accuracy, perplexity: (perplexity, "0.5".to_owned(), "1.1000".to_owned()) }.clause(names)
+    fn merges_with_the_same_differences_share_a_clause() {
+        let clause = |accuracy, perplexity, names: &[&str]| {
+            let [points, p, rise, ratio] = ["2.04", "p < 0.001", "0.5", "1.1000"].map(str::to_owned);
+            Difference { accuracy, points, p, perplexity, rise, ratio }.clause(names)
         };
-        let both = said(Ordering::Greater, Ordering::Greater, &["a", "b"]);
+        let both = clause(Ordering::Greater, Ordering::Greater, &["a", "b"]);
         assert_eq!(both, "a and b lose 2.04 points of accuracy (p < 0.001) and raise perplexity by 0.5 (× 1.1000)");
-        let one = said(Ordering::Less, Ordering::Equal, &["a"]);
+        let one = clause(Ordering::Less, Ordering::Equal, &["a"]);
         assert_eq!(one, "a gains 2.04 points of accuracy (p < 0.001), no measurable change of perplexity");
-        let other = said(Ordering::Equal, Ordering::Less, &["a", "b", "c"]);
+        let other = clause(Ordering::Equal, Ordering::Less, &["a", "b", "c"]);
         assert_eq!(
             other,
             "a, b and c lower perplexity by 0.5 (× 1.1000), no measurable change of accuracy (p < 0.001)"

@@ -36,7 +36,9 @@ pub struct CalibrationOptions {
 
 /// A calibration that is ready to run.
 pub struct Calibration {
+    /// Device and type.
     pub backend: Backend,
+    /// They are not scored.
     pub passages: Vec<TokenizedPassage>,
 }
 

@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, ReplicatedParams};
 use crate::merge::{MergeError, ParamDrift};
-use crate::partition::StageId;
 
 /// Reads the replicated parameters of every stage, and nothing else.
 ///
@@ -20,7 +19,7 @@ pub(super) fn drift_of_model(model: &dyn crate::checkpoint::ModelSource) -> crat
     if model.tp_size() == 1 {
         return Ok(Vec::new());
     }
-    let read = |id: StageId| Ok(ReplicatedParams { used: model.read_replicas(id)?, unused: Vec::new() });
+    let read = |id| Ok(ReplicatedParams { used: model.read_replicas(id)?, unused: Vec::new() });
     let stages = model.stage_ids().into_par_iter().map(read).collect::<Result<Vec<_>, CheckpointError>>()?;
     Ok(drift(&stages)?)
 }

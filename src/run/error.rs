@@ -7,95 +7,35 @@ use super::key::Differences;
 use crate::error::{Error, ErrorKind};
 
 /// What keeps a run from going on, or its shards from being joined.
+#[doc(hidden)]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The evaluation itself.
     #[cfg(feature = "libtorch")]
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
-    /// A file could not be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A record could not be added to a journal; those before it are as they were.
     #[error("{path}: could not write the journal: {source}", path = path.display())]
-    JournalWrite {
-        /// The journal.
-        path: PathBuf,
-        /// What the file system reported.
-        source: io::Error,
-    },
-    /// A record of a journal, not the last one, is not what was written.
+    JournalWrite { path: PathBuf, source: io::Error },
     #[error("{path}: record {record} is damaged: {reason}", path = path.display())]
-    JournalDamaged {
-        /// The journal.
-        path: PathBuf,
-        /// 1-based number of the record, which is its line.
-        record: usize,
-        /// How it is damaged.
-        reason: String,
-    },
-    /// Another process writes to the journal.
+    JournalDamaged { path: PathBuf, record: usize, reason: String },
     #[error("{path}: another run is writing to this journal", path = path.display())]
-    JournalInUse {
-        /// The journal.
-        path: PathBuf,
-    },
-    /// A journal that does not begin with a run.
+    JournalInUse { path: PathBuf },
     #[error("{path}: not a journal of this version of kintsugi: {reason}", path = path.display())]
-    JournalForm {
-        /// The journal.
-        path: PathBuf,
-        /// What was found instead.
-        reason: String,
-    },
-    /// A journal holds the results of another run than the one requested.
+    JournalForm { path: PathBuf, reason: String },
     #[error("{path}: the journal belongs to a different run: {differences}", path = path.display())]
-    DifferentRun {
-        /// The journal.
-        path: PathBuf,
-        /// What differs.
-        differences: Differences,
-    },
-    /// A signal asked the run to stop.
+    DifferentRun { path: PathBuf, differences: Differences },
     #[error("interrupted: {done} of {total} slices are in {path}", path = journal.display())]
-    Interrupted {
-        /// The signal's number.
-        signal: i32,
-        /// Slices that are done.
-        done: usize,
-        /// All slices of the run.
-        total: usize,
-        /// Their journal.
-        journal: PathBuf,
-    },
-    /// No slice of the passages has been computed.
+    Interrupted { signal: i32, done: usize, total: usize, journal: PathBuf },
     #[error("nothing has been computed yet")]
     NothingComputed,
-    /// The numbers of the model that the others are compared with overflow.
     #[error("{message}")]
-    Overflow {
-        /// Where, in a sentence.
-        message: String,
-    },
-    /// A passage is in two run shards.
+    Overflow { message: String },
     #[error("passages {passages} are in both {first} and {second}", first = first.display(), second = second.display())]
-    Duplicate {
-        /// Their `doc_id`s.
-        passages: String,
-        /// One journal.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
-    /// A passage is in no run shard.
+    Duplicate { passages: String, first: PathBuf, second: PathBuf },
     #[error("passages {passages} are in none of the journals: {because}")]
-    Gap {
-        /// Their `doc_id`s.
-        passages: String,
-        /// Which run shards are missing or not finished.
-        because: String,
-    },
+    Gap { passages: String, because: String },
 }
 
 impl RunError {

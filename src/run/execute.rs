@@ -84,10 +84,7 @@ fn run_record(
 ) -> RunRecord {
     let models = &job.models;
     // Little enough that little is lost, or whatever memory holds.
-    let kept = || {
-        let (variants, backends) = (models.variants.len(), &inputs.options.backends);
-        kept_slice_tokens(models.source, variants, backends, inputs.threads, plan.chunk_tokens())
-    };
+    let kept = || kept_slice_tokens(models.evaluated(), &inputs.options.backends, inputs.threads, plan.chunk_tokens());
     let by_default = || if job.folder.is_some() { kept() } else { usize::MAX };
     let passage_ids = |chunk| {
         let passages = plan.passages(chunk).iter();
@@ -112,12 +109,7 @@ fn run_record(
 }
 
 /// Opens the journal of a run and reads what is there of it.
-fn open(
-    path: &Path,
-    run: RunRecord,
-    restart: bool,
-    files: &InputFiles<'_>,
-) -> Result<(Journal, Records), RunError> {
+fn open(path: &Path, run: RunRecord, restart: bool, files: &InputFiles<'_>) -> Result<(Journal, Records), RunError> {
     let begin = |mut journal: Journal, run: RunRecord| {
         journal.append(&Record::Run(Box::new(run.clone())))?;
         Ok((journal, Records::new(run)))

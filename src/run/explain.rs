@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
 use crate::partition::Kind;
 use crate::report::{
-    self, DivergenceCurve, Effect, Explanation, FactorEffect, OutputDir, ScaleEffect, StrategyEffect,
+    self, DivergenceCurve, Effect, Explanation, FactorEffect, OutputDir, ScaleEffect, StrategyEffect, TerminalStyle,
 };
 use crate::samples::Sample;
 use crate::stats;
@@ -47,6 +47,8 @@ pub fn explain(request: &Request, caller: &dyn Caller) -> Result<(Explanation, O
     let explanation = plan.explain(&opened.checkpoint, &records, job.models.variants.len())?;
     if let Some(output) = &output {
         report::write_explanation(&explanation, output)?;
+        let text = report::render_explanation(&explanation, TerminalStyle { width: 100, styled: false });
+        report::write_atomically(&output.path().join("explanation.txt"), text.as_bytes())?;
     }
     Ok((explanation, output))
 }

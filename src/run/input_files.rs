@@ -22,7 +22,8 @@ pub(super) struct InputFiles<'a> {
 
 impl<'a> InputFiles<'a> {
     pub(super) fn new(source: &'a dyn ModelSource, variants: &'a [Variant]) -> Result<Self, RunError> {
-        let models: Vec<_> = std::iter::once(source).chain(variants.iter().filter_map(Variant::candidate_model)).collect();
+        let models: Vec<_> =
+            std::iter::once(source).chain(variants.iter().filter_map(Variant::candidate_model)).collect();
         let stamps =
             models.iter().flat_map(|model| files(*model)).map(|path| stamp(&path)).collect::<Result<_, _>>()?;
         Ok(Self { models, stamps })

@@ -111,11 +111,7 @@ impl Inputs {
 }
 
 /// The tokenizer given, else the model's own; it must fit the model's vocabulary.
-pub(super) fn open_tokenizer(
-    model: &dyn ModelSource,
-    given: Option<&Path>,
-    caller: &dyn Caller,
-) -> Result<Tokenizer> {
+pub(super) fn open_tokenizer(model: &dyn ModelSource, given: Option<&Path>, caller: &dyn Caller) -> Result<Tokenizer> {
     let vocabulary = model.architecture().padded_vocab_size;
     let tokenizer = Tokenizer::from_file(&resolve::tokenizer(given, model, &mut *caller.download())?)?;
     tokenizer.check_vocabulary(vocabulary)?;

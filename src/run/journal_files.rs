@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::error::RunError;
 use super::journal::read_journal;
 use super::records::{Record, Records};
+#[cfg(feature = "libtorch")]
 use crate::report::RunShard;
 
 /// The journal of a comparison or of one model's evaluation.
@@ -14,7 +15,7 @@ pub(super) const JOURNAL: &str = "journal.jsonl";
 pub(super) const EXPLANATION_JOURNAL: &str = "explanation-journal.jsonl";
 
 /// The folder of the journal of a run or of one run shard.
-#[must_use]
+#[cfg(feature = "libtorch")]
 pub(super) fn journal_folder(output_dir: &Path, shard: Option<RunShard>) -> PathBuf {
     match shard {
         None => output_dir.to_owned(),

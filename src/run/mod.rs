@@ -28,16 +28,19 @@ mod input_files;
 mod inputs;
 #[cfg(feature = "libtorch")]
 mod job;
-mod journal;
+#[doc(hidden)]
+pub mod journal;
 mod journal_files;
-mod key;
+#[doc(hidden)]
+pub mod key;
 #[cfg(feature = "libtorch")]
 mod models;
 #[cfg(feature = "libtorch")]
 mod open;
 mod provenance;
 mod reading;
-mod records;
+#[doc(hidden)]
+pub mod records;
 #[cfg(feature = "libtorch")]
 mod request;
 mod resolve;
@@ -47,7 +50,6 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::report;
 
 pub use bytes::parse_bytes;
 pub use drift::{drift, read_replicated};
@@ -124,6 +126,6 @@ pub fn combine(journals: &[PathBuf], output_dir: &Path) -> Result<Finished> {
         let records = journal_files::read_records(&path)?;
         parts.push((path, records));
     }
-    let output = report::prepare_output(output_dir)?;
-    Ok(Finished::new(records::combine(parts)?, Some(output)))
+    let output = finished::prepare_output(Some(output_dir))?;
+    Ok(Finished::new(records::combine(parts)?, output))
 }

@@ -3,7 +3,7 @@
 use super::candidates::{self, Candidate};
 use super::models::ModelSet;
 use super::request::Request;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, ModelSource as _};
 use crate::error::Result;
 use crate::merge::{StageMerger, Strategy, check_strategies};
 

@@ -2,15 +2,12 @@
 
 use std::path::Path;
 
-use crate::checkpoint::{self, ModelSource};
+use crate::checkpoint::ModelSource;
 use crate::report::{CheckpointInfo, FileDigest, Versions};
 
 /// Provenance of a model in `given`; `digests` of its files where they were computed.
-pub(crate) fn checkpoint_info(
-    model: &dyn ModelSource,
-    given: &Path,
-    digests: Option<Vec<FileDigest>>,
-) -> CheckpointInfo {
+#[must_use]
+pub fn checkpoint_info(model: &dyn ModelSource, given: &Path, digests: Option<Vec<FileDigest>>) -> CheckpointInfo {
     let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let canonical = given.canonicalize().unwrap_or_else(|_| given.to_owned());
     let (parameter_count, bytes) = model.size();
@@ -30,8 +27,8 @@ pub(crate) fn checkpoint_info(
 
 /// The digests as a report has them.
 #[cfg(feature = "libtorch")]
-pub(super) fn digests(digests: &[checkpoint::FileDigest]) -> Vec<FileDigest> {
-    let convert = |digest: &checkpoint::FileDigest| FileDigest {
+pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDigest> {
+    let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {
         file: digest.file.clone(),
         blake3: digest.blake3.clone(),
         bytes: digest.bytes,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::text::as_texts;
+use super::text::{as_list, as_option};
 use crate::checkpoint::OpenOptions;
 use crate::config::{Era, QuirkOptions, QuirkSetting};
 
@@ -22,11 +22,11 @@ pub struct ReadingOptions {
     /// Needed only where the files do not show it. Eras: branch-2021, norm-of-norm, 20b, tied-inverted, pythia,
     /// gqa-interleaved, head. `inspect` shows what follows from it.
     #[arg(long, value_name = "NAME|DATE")]
-    #[serde(with = "as_texts", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "as_option")]
     pub era: Option<Era>,
     /// Override one property that depends on gpt-neox's version (repeatable); `inspect` lists them
     #[arg(long = "quirk", value_name = "NAME=VALUE")]
-    #[serde(with = "as_texts", rename = "quirk")]
+    #[serde(with = "as_list", rename = "quirk")]
     pub quirks: Vec<QuirkSetting>,
 }
 

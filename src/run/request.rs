@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::candidates::NamedPath;
 use super::reading::ReadingOptions;
 use super::strategies::StrategyOptions;
-use super::text::{as_text, as_texts};
+use super::text::{as_list, as_option, as_text};
 use crate::model::{Compute, DeviceChoice};
 use crate::report::RunShard;
 use crate::stats::PairedBootstrap;
@@ -35,7 +35,7 @@ pub struct Request {
     /// checkpoint with any number of ranks. If its vocabulary is padded or trimmed differently, its probabilities are over
     /// its own vocabulary, and KL is between both distributions renormalised over the tokens that both have.
     #[arg(long = "candidate", value_name = "[NAME=]DIR", help_heading = "Strategies")]
-    #[serde(with = "as_texts", rename = "candidate")]
+    #[serde(with = "as_list", rename = "candidate")]
     pub candidates: Vec<NamedPath>,
     /// Where results go.
     #[command(flatten)]
@@ -147,7 +147,7 @@ pub struct OutputOptions {
     ///
     /// Default: from the environment of torchrun, Slurm, Open MPI or Kubernetes, else everything (1/1).
     #[arg(long, value_name = "I/N")]
-    #[serde(with = "as_texts", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "as_option")]
     pub shard: Option<RunShard>,
 }
 
@@ -183,5 +183,7 @@ impl StatisticsOptions {
 
 /// A count from 1 to this.
 fn count(max: u32) -> impl TypedValueParser<Value = usize> {
-    RangedU64ValueParser::<u64>::new().range(1..=u64::from(max)).map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+    RangedU64ValueParser::<u64>::new()
+        .range(1..=u64::from(max))
+        .map(|count| usize::try_from(count).unwrap_or(usize::MAX))
 }

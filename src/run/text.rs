@@ -1,6 +1,7 @@
 //! Options that serialize as text: what `Display` writes and `FromStr` reads.
 
 /// A value.
+#[cfg(feature = "libtorch")]
 pub(super) mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;
@@ -8,11 +9,11 @@ pub(super) mod as_text {
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in crate::run) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub(in crate::run) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,
@@ -21,15 +22,41 @@ pub(super) mod as_text {
     }
 }
 
-/// A value that may be absent, or several of them.
-pub(super) mod as_texts {
+/// A value that may be absent.
+pub(super) mod as_option {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes the field")]
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+/// Several values.
+pub(super) mod as_list {
     use std::fmt::Display;
     use std::str::FromStr;
 
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(in crate::run) fn serialize<'a, C, T, S>(values: &'a C, serializer: S) -> Result<S::Ok, S::Error>
+    pub(crate) fn serialize<'a, C, T, S>(values: &'a C, serializer: S) -> Result<S::Ok, S::Error>
     where
         &'a C: IntoIterator<Item = &'a T>,
         T: Display + 'a,
@@ -39,7 +66,7 @@ pub(super) mod as_texts {
         texts.serialize(serializer)
     }
 
-    pub(in crate::run) fn deserialize<'de, C, T, D>(deserializer: D) -> Result<C, D::Error>
+    pub(crate) fn deserialize<'de, C, T, D>(deserializer: D) -> Result<C, D::Error>
     where
         C: IntoIterator<Item = T> + FromIterator<T>,
         T: FromStr<Err: Display>,

@@ -1,6 +1,6 @@
-//! Seeded paired bootstrap over documents.
+//! Seeded paired bootstrap over passages.
 //!
-//! B. Efron and R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 6 and 13: whole documents are drawn
+//! B. Efron and R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 6 and 13: whole passages are drawn
 //! with replacement, baseline and variant together, so that what the two have in common cancels.
 
 use rand::rngs::ChaCha12Rng;
@@ -20,11 +20,10 @@ const REPLICATES_PER_STREAM: usize = 64;
 
 /// How to resample.
 ///
-/// The same settings on the same number of documents draw the same documents, so variants compared with one baseline
+/// The same settings on the same number of passages draw the same passages, so variants compared with one baseline
 /// share their resamples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairedBootstrap {
-    /// Number of resamples.
     pub replicate_count: usize,
     /// Key of the `ChaCha12` generator. Each block of 64 replicates reads a stream of its own, so the result is the
     /// same for any number of threads.
@@ -43,80 +42,57 @@ impl Default for PairedBootstrap {
 /// A statistic with its bootstrap standard error and percentile interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Estimate {
-    /// The statistic on the documents as observed.
+    /// The statistic on the passages as observed.
     pub value: f64,
-    /// Sample standard deviation over the resamples; absent with a single document or a single resample,
+    /// Sample standard deviation over the resamples; absent with a single passage or a single resample,
     /// and where it exceeds `f64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<f64>,
-    /// Percentile interval over the resamples; absent with a single document or a single resample.
+    /// Percentile interval over the resamples; absent with a single passage or a single resample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
 }
 
-/// What a baseline and a variant scored on the same documents, in the same order.
-#[derive(Debug, Clone, Copy)]
-pub struct PairedScores<'a> {
-    /// Summed log-likelihood of each target under the baseline, in nats.
-    pub baseline_loglikelihood: &'a [f64],
-    /// Summed log-likelihood of each target under the variant, in nats.
-    pub variant_loglikelihood: &'a [f64],
-    /// Whether the baseline answered correctly.
-    pub baseline_correct: &'a [bool],
-    /// Whether the variant answered correctly.
-    pub variant_correct: &'a [bool],
-}
-
-/// What the variant loses against the baseline; all four estimates come from the same resamples.
+/// The losses of a variant against the baseline, all estimated from the same resamples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PairedLosses {
-    /// Mean over documents of variant minus baseline log-likelihood, in nats; negative where the variant is worse.
+    /// Mean over passages of variant minus baseline log-likelihood, in nats; negative where the variant is worse.
     pub delta_loglikelihood: Estimate,
-    /// Variant minus baseline perplexity per document; positive where the variant is worse.
+    /// Variant minus baseline perplexity per passage; positive where the variant is worse.
     pub perplexity_difference: Estimate,
-    /// Variant over baseline perplexity per document; above 1 where the variant is worse.
+    /// Variant over baseline perplexity per passage; above 1 where the variant is worse.
     pub perplexity_ratio: Estimate,
-    /// Baseline minus variant accuracy, a fraction; positive where the variant is worse.
-    pub accuracy_loss: Estimate,
 }
 
 impl PairedBootstrap {
-    /// Estimates every loss of a variant from one set of resamples.
+    /// Estimates every loss of a variant from one set of resamples. Both slices are the summed log-likelihoods of the same
+    /// targets in the same order, in nats.
     ///
     /// # Errors
-    /// No documents, slices of different lengths, a log-likelihood that is not finite, or no replicates asked for.
-    pub fn losses(&self, scores: &PairedScores<'_>) -> Result<PairedLosses, StatsError> {
-        let baseline = scores.baseline_loglikelihood;
+    /// No passages, slices of different lengths, a log-likelihood that is not finite, or no replicates asked for.
+    pub fn losses(&self, baseline: &[f64], variant: &[f64]) -> Result<PairedLosses, StatsError> {
         check_values("baseline log-likelihoods", baseline)?;
-        check_length("variant log-likelihoods", baseline.len(), scores.variant_loglikelihood.len())?;
-        check_values("variant log-likelihoods", scores.variant_loglikelihood)?;
-        check_length("baseline outcomes", baseline.len(), scores.baseline_correct.len())?;
-        check_length("variant outcomes", baseline.len(), scores.variant_correct.len())?;
-
-        let deltas: Vec<f64> =
-            scores.variant_loglikelihood.iter().zip(baseline).map(|(variant, baseline)| variant - baseline).collect();
-        let accuracy_losses: Vec<f64> = scores
-            .baseline_correct
-            .iter()
-            .zip(scores.variant_correct)
-            .map(|(baseline, variant)| f64::from(i8::from(*baseline) - i8::from(*variant)))
-            .collect();
-        let resamples = self.resample([baseline, &deltas, &accuracy_losses])?;
+        check_length("variant log-likelihoods", baseline.len(), variant.len())?;
+        check_values("variant log-likelihoods", variant)?;
+        let deltas: Vec<f64> = variant.iter().zip(baseline).map(|(variant, baseline)| variant - baseline).collect();
+        let resamples = self.resample([baseline, &deltas])?;
         Ok(PairedLosses {
-            delta_loglikelihood: resamples.estimate(|[_, delta, _]| *delta),
+            delta_loglikelihood: resamples.estimate(|[_, delta]| *delta),
             // exp(−(baseline + delta)) − exp(−baseline), no digits lost when delta is tiny, no −0 when it is 0.
             perplexity_difference: resamples
-                .estimate(|[baseline, delta, _]| (exp_finite(-baseline) * (0.0 - delta).exp_m1()).min(f64::MAX)),
-            perplexity_ratio: resamples.estimate(|[_, delta, _]| exp_finite(-delta)),
-            accuracy_loss: resamples.estimate(|[_, _, loss]| *loss),
+                .estimate(|[baseline, delta]| (exp_finite(-baseline) * (0.0 - delta).exp_m1()).min(f64::MAX)),
+            perplexity_ratio: resamples.estimate(|[_, delta]| exp_finite(-delta)),
         })
     }
 
-    /// Draws documents with replacement and keeps the mean of every column (one value per document) over each resample.
+    /// Draws passages with replacement and keeps the mean of every column (one value per passage) over each resample.
     ///
     /// # Errors
-    /// No columns, no documents, columns of different lengths, a value that is not finite, or no replicates asked for.
-    pub fn resample<const COLUMNS: usize>(&self, columns: [&[f64]; COLUMNS]) -> Result<Resamples<COLUMNS>, StatsError> {
+    /// No columns, no passages, columns of different lengths, a value that is not finite, or no replicates asked for.
+    pub(super) fn resample<const COLUMNS: usize>(
+        &self,
+        columns: [&[f64]; COLUMNS],
+    ) -> Result<Resamples<COLUMNS>, StatsError> {
         let count = columns.first().ok_or(StatsError::Empty { what: "bootstrap columns" })?.len();
         for column in columns {
             check_length("bootstrap column", count, column.len())?;
@@ -137,7 +113,7 @@ impl PairedBootstrap {
                 (0..replicates).map(move |_| resampled_means(rows, &mut random))
             })
             .collect();
-        Ok(Resamples { observed: columns.map(mean_of), means, document_count: count, confidence: self.confidence })
+        Ok(Resamples { observed: columns.map(mean_of), means, passage_count: count, confidence: self.confidence })
     }
 
     /// The generator of one block: `ChaCha12` keyed by the seed's bytes, the block number as the stream.
@@ -172,10 +148,10 @@ fn draw_index(random: &mut ChaCha12Rng, count: usize) -> usize {
 
 /// Column means over every resample, from which any statistic of them is estimated.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Resamples<const COLUMNS: usize> {
+pub(super) struct Resamples<const COLUMNS: usize> {
     observed: [f64; COLUMNS],
     means: Vec<[f64; COLUMNS]>,
-    document_count: usize,
+    passage_count: usize,
     confidence: Confidence,
 }
 
@@ -183,11 +159,10 @@ impl<const COLUMNS: usize> Resamples<COLUMNS> {
     /// Estimates a statistic of the column means, such as a mean itself or `exp(−mean)`.
     ///
     /// Standard error and interval are absent where the statistic is not finite on some resample.
-    #[must_use]
-    pub fn estimate(&self, statistic: impl Fn(&[f64; COLUMNS]) -> f64) -> Estimate {
+    pub(super) fn estimate(&self, statistic: impl Fn(&[f64; COLUMNS]) -> f64) -> Estimate {
         let value = statistic(&self.observed);
         let replicates: Vec<f64> = self.means.iter().map(statistic).collect();
-        if self.document_count < 2 || replicates.len() < 2 || replicates.iter().any(|value| !value.is_finite()) {
+        if self.passage_count < 2 || replicates.len() < 2 || replicates.iter().any(|value| !value.is_finite()) {
             return Estimate { value, stderr: None, interval: None };
         }
         let stderr = stddev_of(&replicates);

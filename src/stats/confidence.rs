@@ -11,7 +11,7 @@ use super::error::StatsError;
 pub struct Confidence(f64);
 
 impl Confidence {
-    /// 95 %, the level of every interval unless the user asks otherwise.
+    /// 95 %, the level of every interval by default.
     pub const P95: Self = Self(0.95);
 
     /// Takes a level such as `0.95`.
@@ -40,12 +40,6 @@ impl Confidence {
     /// Probability left in each tail.
     pub(super) fn tail(self) -> f64 {
         (1.0 - self.0) / 2.0
-    }
-}
-
-impl Default for Confidence {
-    fn default() -> Self {
-        Self::P95
     }
 }
 

@@ -1,45 +1,17 @@
-//! What makes a statistic impossible, and the checks that find it.
+//! Errors of statistics, and the checks that find them.
 
 /// Why a statistic could not be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StatsError {
-    /// There is nothing to summarise.
     #[error("{what}: no values, expected at least one")]
-    Empty {
-        /// The input at fault.
-        what: &'static str,
-    },
-    /// An input value is NaN or infinite.
+    Empty { what: &'static str },
     #[error("{what}: value {index} is {value}, expected a finite number")]
-    NotFinite {
-        /// The input at fault.
-        what: &'static str,
-        /// 0-based position of the first such value.
-        index: usize,
-        /// The value itself.
-        value: f64,
-    },
-    /// Paired inputs have different lengths.
+    NotFinite { what: &'static str, index: usize, value: f64 },
     #[error("{what}: {found} values, expected {expected} as in the series it is paired with")]
-    LengthMismatch {
-        /// The input at fault.
-        what: &'static str,
-        /// Length of the series it is paired with.
-        expected: usize,
-        /// Its own length.
-        found: usize,
-    },
-    /// A parameter or probability lies outside its range.
+    LengthMismatch { what: &'static str, expected: usize, found: usize },
     #[error("{what} is {value}, expected {expected}")]
-    OutOfRange {
-        /// The parameter at fault.
-        what: &'static str,
-        /// The value given.
-        value: f64,
-        /// The range, in words.
-        expected: &'static str,
-    },
+    OutOfRange { what: &'static str, value: f64, expected: &'static str },
 }
 
 /// At least one value, all of them finite.

@@ -1,8 +1,8 @@
 //! How far a variant's next-token distributions are from the baseline's: the list that llama.cpp's
 //! `perplexity --kl-divergence` prints (`tools/perplexity/perplexity.cpp`, pull requests 5076 and 6936), by its names.
 //!
-//! Standard errors are llama.cpp's: tokens count as independent. Where a document has several tokens they are not
-//! quite, so claims about losses rest on the bootstrap over documents, and these numbers describe distance.
+//! Standard errors are llama.cpp's: tokens count as independent. Where a passage has several tokens they are not
+//! quite, so claims about losses rest on the bootstrap over passages, and these numbers describe distance.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::perplexity::exp_finite;
 use super::proportion::Proportion;
 use super::quantile::{quantile_of_sorted, sorted};
 
-/// What a baseline and a variant gave the same tokens, in the same order.
+/// The probabilities of the same tokens, in the same order, under a baseline and a variant.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenPairs<'a> {
     /// Natural logarithm of the probability that the baseline gave the true token.
@@ -29,7 +29,7 @@ pub struct TokenPairs<'a> {
 /// Distance of a variant from the baseline, token by token.
 ///
 /// Quantiles interpolate linearly between sorted values. Perplexities here are per token; LAMBADA's own perplexity is
-/// per document.
+/// per passage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fidelity {
     /// Number of tokens compared.
@@ -172,7 +172,7 @@ pub struct Fidelity {
 }
 
 impl Fidelity {
-    /// Summarises every token of every document.
+    /// Summarises every token of every passage.
     ///
     /// # Errors
     /// No tokens, slices of different lengths, or a value that is not finite.

@@ -2,8 +2,7 @@
 
 use super::error::{StatsError, check_values};
 
-/// A count as a number to calculate with.
-#[expect(clippy::cast_precision_loss, reason = "counts of documents and tokens stay far below 2^53")]
+#[expect(clippy::cast_precision_loss, reason = "counts of passages and tokens stay far below 2^53")]
 pub(super) fn float(count: usize) -> f64 {
     count as f64
 }
@@ -32,7 +31,6 @@ impl Sum {
     }
 }
 
-/// Compensated sum.
 pub(super) fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sum = Sum::default();
     values.into_iter().for_each(|value| sum.add(value));
@@ -54,7 +52,8 @@ pub(super) fn stddev_of(values: &[f64]) -> Option<f64> {
     Some((squares / float(values.len() - 1)).sqrt()).filter(|stddev| stddev.is_finite())
 }
 
-/// Standard error of the mean of values already checked.
+/// Standard error of the mean of values already checked, `√(Σ(x−x̄)²/(n−1)) / √n`: lm-evaluation-harness's `mean_stderr`
+/// (`lm_eval/api/metrics.py`), which is its `acc_stderr` on zeros and ones. `None` for a single value.
 pub(super) fn stderr_of(values: &[f64]) -> Option<f64> {
     stddev_of(values).map(|stddev| stddev / float(values.len()).sqrt())
 }
@@ -66,15 +65,4 @@ pub(super) fn stderr_of(values: &[f64]) -> Option<f64> {
 pub fn mean(values: &[f64]) -> Result<f64, StatsError> {
     check_values("mean", values)?;
     Ok(mean_of(values))
-}
-
-/// Standard error of the mean, `√(Σ(x−x̄)²/(n−1)) / √n`; `None` for a single value.
-///
-/// lm-evaluation-harness's `mean_stderr` (`lm_eval/api/metrics.py`), which is its `acc_stderr` on zeros and ones.
-///
-/// # Errors
-/// No values, or one that is not finite.
-pub fn mean_stderr(values: &[f64]) -> Result<Option<f64>, StatsError> {
-    check_values("mean_stderr", values)?;
-    Ok(stderr_of(values))
 }

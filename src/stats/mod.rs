@@ -1,16 +1,16 @@
-//! Statistics: plain numbers in, estimates with their doubt out. Knows nothing of samples, files or models.
+//! Statistics: plain numbers in, estimates with their uncertainty out. Knows nothing of samples, files or models.
 //!
 //! | Question | Default method | File |
 //! | --- | --- | --- |
 //! | accuracy of one model | lm-eval's standard error, Wilson interval | `proportion.rs` |
-//! | perplexity of one model | delta-method standard error; lm-eval's bootstrap on request | `perplexity.rs` |
+//! | perplexity of one model | delta-method standard error | `perplexity.rs` |
 //! | accuracy lost to a merge | exact `McNemar` test, Tango's paired score interval | `paired.rs` |
-//! | likelihood or perplexity lost to a merge | seeded paired bootstrap over documents | `bootstrap.rs` |
+//! | likelihood or perplexity lost to a merge | seeded paired bootstrap over passages | `bootstrap.rs` |
 //! | several strategies at once | Holm's correction | `multiple.rs` |
 //! | distance per token | the list of llama.cpp `--kl-divergence` | `fidelity.rs` |
 //!
 //! Every function refuses empty input, NaN and infinities with a [`StatsError`], and gives `None` where a single
-//! observation leaves no spread to estimate. What is computed from samples, and shown, is decided in `report`.
+//! observation leaves no spread to estimate. `report` decides which of them are computed and shown.
 
 mod bootstrap;
 mod confidence;
@@ -21,19 +21,18 @@ mod multiple;
 mod paired;
 mod perplexity;
 mod proportion;
-mod python_random;
 mod quantile;
 
 #[cfg(test)]
 mod tests;
 
-pub use bootstrap::{Estimate, PairedBootstrap, PairedLosses, PairedScores, Resamples};
+pub use bootstrap::{Estimate, PairedBootstrap, PairedLosses};
 pub use confidence::{Confidence, Interval};
 pub use error::StatsError;
 pub use fidelity::{Fidelity, TokenPairs};
-pub use mean::{mean, mean_stderr};
+pub use mean::mean;
 pub use multiple::holm;
 pub use paired::PairedCounts;
-pub use perplexity::{LM_EVAL_BOOTSTRAP_ITERATIONS, perplexity, perplexity_stderr, perplexity_stderr_bootstrap};
+pub use perplexity::{perplexity, perplexity_stderr};
 pub use proportion::Proportion;
 pub use quantile::quantile;

@@ -1,109 +1,71 @@
-//! Two models on the same documents: which of them was right where.
+//! Two models on the same passages: which of them was right where.
 
 use super::confidence::{Confidence, Interval};
 use super::error::{StatsError, check_length};
 use super::mean::float;
 
-/// The two-by-two table of paired outcomes of a baseline and a variant.
+/// The discordant outcomes of a baseline and a variant, out of how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairedCounts {
-    both: usize,
+    count: usize,
     baseline_only: usize,
     variant_only: usize,
-    neither: usize,
 }
 
 impl PairedCounts {
-    /// Counts the four outcomes, document by document.
+    /// Counts the outcomes, passage by passage.
     ///
     /// # Errors
-    /// No documents, or slices of different lengths.
+    /// No passages, or slices of different lengths.
     pub fn from_outcomes(baseline: &[bool], variant: &[bool]) -> Result<Self, StatsError> {
         if baseline.is_empty() {
             return Err(StatsError::Empty { what: "baseline outcomes" });
         }
         check_length("variant outcomes", baseline.len(), variant.len())?;
-        let mut counts = Self { both: 0, baseline_only: 0, variant_only: 0, neither: 0 };
-        for outcome in baseline.iter().zip(variant) {
-            match outcome {
-                (true, true) => counts.both += 1,
-                (true, false) => counts.baseline_only += 1,
-                (false, true) => counts.variant_only += 1,
-                (false, false) => counts.neither += 1,
-            }
-        }
-        Ok(counts)
+        let only =
+            |one: &[bool], other: &[bool]| one.iter().zip(other).filter(|(one, other)| **one && !**other).count();
+        Ok(Self {
+            count: baseline.len(),
+            baseline_only: only(baseline, variant),
+            variant_only: only(variant, baseline),
+        })
     }
 
-    /// Documents that both models answer correctly.
-    #[must_use]
-    pub fn both(self) -> usize {
-        self.both
-    }
-
-    /// Discordant documents that only the baseline answers correctly.
+    /// Discordant passages that only the baseline answers correctly.
     #[must_use]
     pub fn baseline_only(self) -> usize {
         self.baseline_only
     }
 
-    /// Discordant documents that only the variant answers correctly.
+    /// Discordant passages that only the variant answers correctly.
     #[must_use]
     pub fn variant_only(self) -> usize {
         self.variant_only
-    }
-
-    /// Documents that neither model answers correctly.
-    #[must_use]
-    pub fn neither(self) -> usize {
-        self.neither
-    }
-
-    /// Number of documents; at least one.
-    #[must_use]
-    pub fn count(self) -> usize {
-        self.both + self.baseline_only + self.variant_only + self.neither
     }
 
     /// Baseline accuracy minus variant accuracy, `(b−c)/n` with `b` right in the baseline only and `c` in the variant
     /// only: positive where the variant is worse.
     #[must_use]
     pub fn accuracy_loss(self) -> f64 {
-        (float(self.baseline_only) - float(self.variant_only)) / float(self.count())
-    }
-
-    /// Wald standard error of [`accuracy_loss`](Self::accuracy_loss), `√((b + c − (b−c)²/n) / (n(n−1)))`; `None` for a
-    /// single document.
-    ///
-    /// The sample standard error of the per-document differences, so that it goes with `acc_stderr`; textbooks that
-    /// divide by `n²` (A. Agresti, "Categorical Data Analysis", 3rd edition, §11.1) have `√((n−1)/n)` times this.
-    #[must_use]
-    pub fn accuracy_loss_stderr(self) -> Option<f64> {
-        let n = self.count();
-        if n < 2 {
-            return None;
-        }
-        let (b, c) = (float(self.baseline_only), float(self.variant_only));
-        let squares = (b + c - (b - c).powi(2) / float(n)).max(0.0);
-        Some((squares / (float(n) * float(n - 1))).sqrt())
+        (float(self.baseline_only) - float(self.variant_only)) / float(self.count)
     }
 
     /// Tango's score interval for [`accuracy_loss`](Self::accuracy_loss): every difference `Δ` that the score test of
     /// `p(baseline only) − p(variant only) = Δ` does not reject.
     ///
     /// T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    /// design", Statistics in Medicine 17 (1998). It runs from `−z²/(n+z²)` to `z²/(n+z²)` when no document is
+    /// design", Statistics in Medicine 17 (1998). It runs from `−z²/(n+z²)` to `z²/(n+z²)` when no passage is
     /// discordant, where the Wald interval collapses to a point.
     #[must_use]
     pub fn accuracy_loss_interval(self, confidence: Confidence) -> Interval {
         let z = confidence.normal_quantile();
-        let n = float(self.count());
+        let n = float(self.count);
         let (b, c) = (float(self.baseline_only), float(self.variant_only));
         Interval { lower: tango_lower(b, c, n, z), upper: -tango_lower(c, b, n, z) }
     }
 
     /// Two-sided p-value of `McNemar`'s test in its exact form, `min(1, 2·P(X ≤ min(b, c)))` with
-    /// `X ~ Binomial(b+c, ½)`; 1 when no document is discordant.
+    /// `X ~ Binomial(b+c, ½)`; 1 when no passage is discordant.
     ///
     /// Q. `McNemar`, "Note on the sampling error of the difference between correlated proportions or percentages",
     /// Psychometrika 12 (1947); exact form in A. Agresti, "Categorical Data Analysis", 3rd edition, §11.1.
@@ -163,7 +125,7 @@ fn tango_lower(b: f64, c: f64, n: f64, z: f64) -> f64 {
     }
 }
 
-/// `q`, the maximum-likelihood share of documents right in the variant only, given the difference `delta`: the larger
+/// `q`, the maximum-likelihood share of passages right in the variant only, given the difference `delta`: the larger
 /// root of Tango's quadratic `2n·q² + B·q + C = 0`.
 fn constrained_share(b: f64, c: f64, n: f64, delta: f64) -> f64 {
     let linear = -b - c + (2.0 * n - b + c) * delta;

@@ -4,7 +4,7 @@ use super::confidence::{Confidence, Interval};
 use super::error::StatsError;
 use super::mean::float;
 
-/// How many documents of how many were answered correctly.
+/// The number of right answers out of all answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proportion {
     successes: usize,
@@ -21,18 +21,6 @@ impl Proportion {
             return Err(StatsError::Empty { what: "outcomes" });
         }
         Ok(Self { successes: outcomes.iter().filter(|outcome| **outcome).count(), count: outcomes.len() })
-    }
-
-    /// Number of `true` outcomes.
-    #[must_use]
-    pub fn successes(self) -> usize {
-        self.successes
-    }
-
-    /// Number of outcomes; at least one.
-    #[must_use]
-    pub fn count(self) -> usize {
-        self.count
     }
 
     /// The proportion itself, `p = successes/n`: lm-evaluation-harness's `acc`.

@@ -18,7 +18,6 @@ pub fn quantile(values: &[f64], fraction: f64) -> Result<f64, StatsError> {
     Ok(quantile_of_sorted(&sorted(values.to_vec()), fraction))
 }
 
-/// Sorted ascending.
 pub(super) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_unstable_by(f64::total_cmp);
     values

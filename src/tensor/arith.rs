@@ -1,15 +1,20 @@
-//! Reductions over replicas. Every function says where it accumulates and rounds once, except in
+//! Reductions over replicas. Every function documents where it accumulates and rounds once, except in
 //! [`Arithmetic::Storage`], which does what torch does in the checkpoint's own type.
+
+use serde::Deserialize;
 
 use super::{DType, HostTensor, TensorError};
 
 /// Where sums and means are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Arithmetic {
     /// In float64, rounded to the storage type once at the end.
+    #[default]
     Float64,
     /// As torch does it on tensors of the storage type: each binary operation rounds to that type. This is what
     /// gpt-neox's `tools/ckpts/merge20b.py` computes.
+    #[serde(rename = "checkpoint")]
     Storage,
 }
 

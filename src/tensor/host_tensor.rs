@@ -145,7 +145,7 @@ pub(crate) fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
 }
 
 /// The elements in float64 (exact for every floating type).
-pub(super) fn to_f64(dtype: DType, bytes: &[u8]) -> Result<Vec<f64>, TensorError> {
+pub(crate) fn to_f64(dtype: DType, bytes: &[u8]) -> Result<Vec<f64>, TensorError> {
     Ok(match dtype {
         DType::F64 => elements::<f64>(bytes).into_owned(),
         DType::F32 => elements::<f32>(bytes).iter().map(|&value| f64::from(value)).collect(),
@@ -156,7 +156,7 @@ pub(super) fn to_f64(dtype: DType, bytes: &[u8]) -> Result<Vec<f64>, TensorError
 }
 
 /// Copied only where the allocator gave an unaligned block.
-fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
+pub(super) fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     match bytemuck::try_cast_slice(bytes) {
         Ok(slice) => Cow::Borrowed(slice),
         Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(bytes)),

@@ -18,7 +18,7 @@ pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
 pub use error::TensorError;
 pub use host_tensor::HostTensor;
-pub(crate) use host_tensor::{byte_count, first_non_finite};
+pub(crate) use host_tensor::{byte_count, first_non_finite, to_f64};
 pub use join::{Piece, concatenate};
 pub use pool::Pool;
 pub use rows::round_all;

@@ -1,4 +1,4 @@
-//! Memory that goes round. Tensors of a checkpoint come and go by the gigabyte, and every fresh page costs the kernel as
+//! Memory that is reused. Tensors of a checkpoint come and go by the gigabyte, and every fresh page costs the kernel as
 //! much as reading the bytes into it: clearing was a quarter of a merge's processor time.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::dtype::round_to_odd_f32;
+use super::host_tensor::elements;
 use super::{DType, HostTensor, TensorError};
 
 impl HostTensor {
@@ -17,20 +18,10 @@ impl HostTensor {
         &self,
         change: impl Fn(usize, &mut [f64]) -> R + Sync,
     ) -> Result<(Self, Vec<R>), TensorError> {
-        match self.dtype {
-            DType::F64 => self.map_typed::<f64, 8, R>(change),
-            DType::F32 => self.map_typed::<f32, 4, R>(change),
-            DType::F16 => self.map_typed::<f16, 2, R>(change),
-            DType::BF16 => self.map_typed::<bf16, 2, R>(change),
-            other => Err(TensorError::NotFloat(other)),
+        if !self.dtype.is_float() {
+            return Err(TensorError::NotFloat(self.dtype));
         }
-    }
-
-    fn map_typed<T: Element<N>, const N: usize, R: Send>(
-        &self,
-        change: impl Fn(usize, &mut [f64]) -> R + Sync,
-    ) -> Result<(Self, Vec<R>), TensorError> {
-        let row_bytes = self.shape.get(1..).map_or(1, |rest| rest.iter().product()) * N;
+        let row_bytes = self.shape.get(1..).map_or(1, |rest| rest.iter().product()) * self.dtype.size();
         if row_bytes == 0 {
             return Ok((self.clone(), Vec::new()));
         }
@@ -39,15 +30,10 @@ impl HostTensor {
             .par_chunks_exact_mut(row_bytes)
             .zip(self.bytes().par_chunks_exact(row_bytes))
             .enumerate()
-            .map_init(Row::<T>::default, |row, (index, (target, source))| {
-                row.elements.clear();
-                row.elements.extend(source.as_chunks::<N>().0.iter().map(|&bytes| T::from_bytes(bytes)));
-                T::decode(row);
+            .map_init(Row::default, |row, (index, (target, source))| {
+                row.decode(self.dtype, source);
                 let result = change(index, &mut row.values);
-                T::encode(row);
-                for (target, element) in target.as_chunks_mut::<N>().0.iter_mut().zip(&row.elements) {
-                    *target = element.to_bytes();
-                }
+                row.encode(self.dtype, target);
                 result
             })
             .collect();
@@ -55,121 +41,84 @@ impl HostTensor {
     }
 }
 
-/// Rounds each value to the nearest that `dtype` can hold, ties to even; as [`super::round`], for many values at once.
+/// Rounds each value to the nearest that `dtype` can represent, ties to even; as [`super::round`], for many values at once.
+#[expect(clippy::cast_possible_truncation, reason = "the one rounding that is meant")]
 pub fn round_all(values: &mut [f64], dtype: DType) {
-    fn through<T: Element<N>, const N: usize>(values: &mut [f64]) {
-        let elements = vec![T::from_bytes([0; N]); values.len()];
-        let mut row = Row { elements, singles: Vec::new(), values: values.to_vec() };
-        T::encode(&mut row);
-        T::decode(&mut row);
-        values.copy_from_slice(&row.values);
+    fn through<T: bytemuck::Pod>(values: &mut [f64])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        let mut singles: Vec<f32> = values.iter().map(|&value| round_to_odd_f32(value)).collect();
+        halves::<T>(&singles).convert_to_f32_slice(&mut singles);
+        values.iter_mut().zip(singles).for_each(|(value, single)| *value = f64::from(single));
     }
     match dtype {
-        DType::F32 => through::<f32, 4>(values),
-        DType::F16 => through::<f16, 2>(values),
-        DType::BF16 => through::<bf16, 2>(values),
+        DType::F32 => values.iter_mut().for_each(|value| *value = f64::from(*value as f32)),
+        DType::F16 => through::<f16>(values),
+        DType::BF16 => through::<bf16>(values),
         _ => {}
     }
 }
 
-/// One row as it is stored, in float32 on the way, and in float64.
-struct Row<T> {
-    elements: Vec<T>,
-    singles: Vec<f32>,
+/// Whole slices are converted at once, so that the processor's vector instructions are used.
+fn halves<T: bytemuck::Pod>(singles: &[f32]) -> Vec<T>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut halves = vec![T::zeroed(); singles.len()];
+    halves.convert_from_f32_slice(singles);
+    halves
+}
+
+/// One row in float64, and in float32 on the way to and from 16 bits.
+#[derive(Default)]
+struct Row {
     values: Vec<f64>,
+    singles: Vec<f32>,
 }
 
-impl<T> Default for Row<T> {
-    fn default() -> Self {
-        Self { elements: Vec::new(), singles: Vec::new(), values: Vec::new() }
-    }
-}
-
-impl<T> Row<T> {
-    /// The values in float32, such that a further rounding is the only one (see [`round_to_odd_f32`]).
-    fn values_to_singles(&mut self) {
-        self.singles.clear();
-        self.singles.extend(self.values.iter().map(|&value| round_to_odd_f32(value)));
-    }
-
-    fn singles_to_values(&mut self) {
+impl Row {
+    fn decode(&mut self, dtype: DType, bytes: &[u8]) {
         self.values.clear();
+        match dtype {
+            DType::F16 => self.decode_halves::<f16>(bytes),
+            DType::BF16 => self.decode_halves::<bf16>(bytes),
+            DType::F32 => self.values.extend(elements::<f32>(bytes).iter().map(|&value| f64::from(value))),
+            _ => self.values.extend_from_slice(&elements::<f64>(bytes)),
+        }
+    }
+
+    fn decode_halves<T: bytemuck::Pod>(&mut self, bytes: &[u8])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        let halves = elements::<T>(bytes);
+        self.singles.resize(halves.len(), 0.0);
+        halves.convert_to_f32_slice(&mut self.singles);
         self.values.extend(self.singles.iter().map(|&value| f64::from(value)));
-    }
-}
-
-/// A stored type; whole rows are converted at once, so that the processor's vector instructions are used.
-trait Element<const N: usize>: Copy + Send + Sync {
-    fn from_bytes(bytes: [u8; N]) -> Self;
-    fn to_bytes(self) -> [u8; N];
-    /// `elements` to `values`.
-    fn decode(row: &mut Row<Self>);
-    /// `values` to `elements`, which are as many.
-    fn encode(row: &mut Row<Self>);
-}
-
-impl Element<8> for f64 {
-    fn from_bytes(bytes: [u8; 8]) -> Self {
-        Self::from_le_bytes(bytes)
-    }
-
-    fn to_bytes(self) -> [u8; 8] {
-        self.to_le_bytes()
-    }
-
-    fn decode(row: &mut Row<Self>) {
-        row.values.clone_from(&row.elements);
-    }
-
-    fn encode(row: &mut Row<Self>) {
-        row.elements.clone_from(&row.values);
-    }
-}
-
-impl Element<4> for f32 {
-    fn from_bytes(bytes: [u8; 4]) -> Self {
-        Self::from_le_bytes(bytes)
-    }
-
-    fn to_bytes(self) -> [u8; 4] {
-        self.to_le_bytes()
-    }
-
-    fn decode(row: &mut Row<Self>) {
-        row.values.clear();
-        row.values.extend(row.elements.iter().map(|&value| f64::from(value)));
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the one rounding that is meant")]
-    fn encode(row: &mut Row<Self>) {
-        row.elements.clear();
-        row.elements.extend(row.values.iter().map(|&value| value as Self));
+    fn encode(&mut self, dtype: DType, bytes: &mut [u8]) {
+        match dtype {
+            DType::F16 => self.encode_halves::<f16>(bytes),
+            DType::BF16 => self.encode_halves::<bf16>(bytes),
+            DType::F32 => {
+                for (bytes, &value) in bytes.as_chunks_mut().0.iter_mut().zip(&self.values) {
+                    *bytes = (value as f32).to_le_bytes();
+                }
+            }
+            _ => bytes.copy_from_slice(bytemuck::cast_slice(&self.values)),
+        }
+    }
+
+    /// Through float32, such that the rounding to 16 bits is the only one (see [`round_to_odd_f32`]).
+    fn encode_halves<T: bytemuck::Pod>(&mut self, bytes: &mut [u8])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        self.singles.clear();
+        self.singles.extend(self.values.iter().map(|&value| round_to_odd_f32(value)));
+        bytes.copy_from_slice(bytemuck::cast_slice(&halves::<T>(&self.singles)));
     }
 }
-
-macro_rules! half_width {
-    ($($type:ty),+) => {$(
-        impl Element<2> for $type {
-            fn from_bytes(bytes: [u8; 2]) -> Self {
-                Self::from_le_bytes(bytes)
-            }
-
-            fn to_bytes(self) -> [u8; 2] {
-                self.to_le_bytes()
-            }
-
-            fn decode(row: &mut Row<Self>) {
-                row.singles.resize(row.elements.len(), 0.0);
-                row.elements.convert_to_f32_slice(&mut row.singles);
-                row.singles_to_values();
-            }
-
-            fn encode(row: &mut Row<Self>) {
-                row.values_to_singles();
-                row.elements.convert_from_f32_slice(&row.singles);
-            }
-        }
-    )+};
-}
-
-half_width!(f16, bf16);

@@ -1,7 +1,7 @@
 //! `compare --candidate` and `eval` of models made elsewhere.
 
-use super::common::hugging_face::HuggingFace;
 use super::*;
+use crate::common::hugging_face::HuggingFace;
 
 /// A checkpoint and what a strategy makes of it as a Hugging Face directory.
 fn converted(strategy: &str) -> (Inputs, PathBuf) {
@@ -25,7 +25,7 @@ fn a_candidate_is_a_row_with_findings_and_samples() {
     let stdout = text(&done.stdout);
     assert!(done.status.success(), "{}", text(&done.stderr));
     for words in [
-        "theirs and converted: made elsewhere, so whether it is exact is unknown",
+        "theirs and converted: made by another tool, so whether it is exact is unknown",
         "WARNING: theirs: its row-parallel biases are the mean of the ranks'",
         "theirs (Hugging Face GPTNeoXForCausalLM): row-parallel biases are the mean",
     ] {
@@ -99,7 +99,9 @@ fn candidates_that_cannot_be_judged_are_refused() {
     fs::write(folder.join("config.json"), "{}").unwrap();
     let complaint = inputs.complaint(&["--candidate", &path]);
     assert!(
-        complaint.contains("INPUT/converted/config.json: expected GPTNeoXForCausalLM or LlamaForCausalLM"),
+        complaint.contains(
+            "INPUT/converted/config.json: expected GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM"
+        ),
         "{complaint}"
     );
     assert!(complaint.contains("\nhint: "), "{complaint}");
@@ -115,5 +117,5 @@ fn a_hugging_face_directory_is_no_checkpoint_to_merge() {
         "{complaint}"
     );
     let complaint = failure(kintsugi().arg("eval").arg(&folder).arg("--data").arg(&data).args(["--era", "pythia"]));
-    assert!(complaint.contains("which --neox-config, --era and --quirk do not speak of"), "{complaint}");
+    assert!(complaint.contains("--neox-config, --era and --quirk apply to gpt-neox checkpoints only"), "{complaint}");
 }

@@ -128,7 +128,7 @@ fn names_that_are_taken_by_folders_are_told() {
         ("out/report.json", false),
         ("out/report.md", false),
         ("out/report.html", false),
-        ("out/documents.jsonl", false),
+        ("out/passages.jsonl", false),
         ("out/plots/drift.png", false),
     ] {
         let inputs = Inputs::new();

@@ -1,8 +1,8 @@
 //! Hugging Face directories that lie: as candidates, which are read beside the checkpoint, and alone.
 
-use super::common::hugging_face::HuggingFace;
 use super::hostile::{tensor_pickle, text_opcode, write_compressed, write_pickle};
 use super::*;
+use crate::common::hugging_face::HuggingFace;
 
 /// A checkpoint and its merge as a Hugging Face directory, `INPUT/converted`.
 struct Converted(Inputs);
@@ -18,18 +18,26 @@ impl Converted {
         self.0.path("converted").join(name)
     }
 
-    /// What `compare --candidate` and `diff` say of it when they have little memory.
-    fn refused(&self, expected: &str) {
+    /// The error of `diff` with little memory, which that of `compare --candidate` contains.
+    fn refusal(&self) -> String {
         let folder = self.0.path("converted");
-        let candidate = self.0.refusal(&["--candidate", folder.to_str().unwrap()]);
-        let mut command = kintsugi();
-        command.arg("diff").arg(self.0.files.path()).arg(&folder);
-        let alone = self.0.without_paths(&failure(&mut with_little_memory(&command)));
-        for complaint in [candidate, alone] {
-            assert!(complaint.contains("INPUT/converted/") && complaint.contains(expected), "{expected}: {complaint}");
-            assert!(complaint.contains("\nhint: "), "{complaint}");
-            assert!(complaint.len() < 1000, "the attack is shown in full");
+        let mut diff = kintsugi();
+        diff.arg("diff").arg(self.0.files.path()).arg(&folder);
+        let complaint = self.0.without_paths(&failure(&mut with_little_memory(&diff)));
+        if cfg!(feature = "libtorch") {
+            let compare = self.0.compare(&["--candidate", folder.to_str().unwrap()]);
+            let of_compare = self.0.without_paths(&failure(&mut with_little_memory(&compare)));
+            let reason = complaint.split_once("INPUT/converted").unwrap().1;
+            assert!(of_compare.contains(reason), "diff: {complaint}\ncompare: {of_compare}");
         }
+        complaint
+    }
+
+    fn refused(&self, expected: &str) {
+        let complaint = self.refusal();
+        assert!(complaint.contains("INPUT/converted/") && complaint.contains(expected), "{expected}: {complaint}");
+        assert!(complaint.contains("\nhint: "), "{complaint}");
+        assert!(complaint.len() < 1000, "the attack is shown in full");
     }
 }
 
@@ -61,22 +69,24 @@ fn headers_that_lie_are_refused() {
         ("no type", |header| header[NORM]["dtype"] = json!("F7")),
         ("nested", |header| header[NORM] = json!([[[[[[{}]]]]]])),
     ];
+    let mut all = Complaints::default();
     for (name, edit) in lies {
         let converted = Converted::new();
         edit_header(&converted, None, edit);
-        eprintln!("{name}");
-        converted.refused("converted/model.safetensors: cannot be read as a safetensors file: ");
+        all.add(name, &converted.refusal());
     }
     for length in [0, 1 << 20, 100_000_001, 1 << 63, u64::MAX] {
         let converted = Converted::new();
         edit_header(&converted, Some(length), |_| {});
-        converted.refused("converted/model.safetensors: cannot be read as a safetensors file: ");
+        all.add(&format!("a header of {length} bytes"), &converted.refusal());
     }
     let deep = Converted::new();
     let header = b"{\"a\":".repeat(100_000);
     fs::write(deep.path("model.safetensors"), [&(header.len() as u64).to_le_bytes(), header.as_slice()].concat())
         .unwrap();
-    deep.refused("cannot be read as a safetensors file: ");
+    all.add("nesting", &deep.refusal());
+    assert_eq!(all.0.matches("INPUT/converted/model.safetensors: cannot be read as a safetensors file: ").count(), 15);
+    insta::assert_snapshot!("headers_that_lie", all.0);
 }
 
 #[test]
@@ -86,29 +96,33 @@ fn names_in_an_index_never_lead_out_of_the_folder() {
         fs::rename(converted.path("model.safetensors"), converted.0.path("model.safetensors")).unwrap();
         let index = json!({ "weight_map": { NORM: place } }).to_string();
         fs::write(converted.path("model.safetensors.index.json"), index).unwrap();
-        converted.refused("which is no file of this folder");
+        converted.refused("which is not a file of this folder");
     }
 }
 
 #[test]
 fn configurations_and_indices_that_are_garbage_are_refused() {
-    let garbage: [Vec<u8>; 6] = [
-        b"".to_vec(),
-        b"[".repeat(100_000),
-        b"{\"weight_map\":".repeat(10_000),
-        b"{\"architectures\": [\"\xff\xfe\"]}".to_vec(),
-        b"{\"architectures\": [\"GPTNeoXForCausalLM\"], \"hidden_size\": 1e400}".to_vec(),
-        b"null".to_vec(),
+    let garbage: [(&str, Vec<u8>); 6] = [
+        ("nothing", b"".to_vec()),
+        ("lists without end", b"[".repeat(100_000)),
+        ("objects without end", b"{\"weight_map\":".repeat(10_000)),
+        ("not UTF-8", b"{\"architectures\": [\"\xff\xfe\"]}".to_vec()),
+        ("infinity", b"{\"architectures\": [\"GPTNeoXForCausalLM\"], \"hidden_size\": 1e400}".to_vec()),
+        ("null", b"null".to_vec()),
     ];
-    for attack in garbage {
+    let mut all = Complaints::default();
+    for (name, attack) in garbage {
         let converted = Converted::new();
         fs::write(converted.path("config.json"), &attack).unwrap();
-        converted.refused("converted/config.json: ");
+        all.add(&format!("config.json: {name}"), &converted.refusal());
         let converted = Converted::new();
         fs::remove_file(converted.path("model.safetensors")).unwrap();
         fs::write(converted.path("model.safetensors.index.json"), &attack).unwrap();
-        converted.refused("converted/model.safetensors.index.json: ");
+        all.add(&format!("index: {name}"), &converted.refusal());
     }
+    assert_eq!(all.0.matches("INPUT/converted/config.json: ").count(), 6);
+    assert_eq!(all.0.matches("INPUT/converted/model.safetensors.index.json: ").count(), 6);
+    insta::assert_snapshot!("garbage", all.0);
     // A hole takes no room on the disk.
     let converted = Converted::new();
     fs::File::create(converted.path("config.json")).unwrap().set_len(1 << 40).unwrap();
@@ -139,9 +153,12 @@ fn pickled_weights_run_nothing_and_unpack_nothing() {
     let mark = folder.path().join("mark");
     let command = text_opcode(&format!("touch {}", mark.display()));
     let call = [b"\x80\x02cposix\nsystem\n".as_slice(), &command, b"\x85R."].concat();
-    pickled(&|path| write_pickle(path, &call)).refused("converted/pytorch_model.bin: ");
-    pickled(&|path| fs::write(path, &call).unwrap()).refused("converted/pytorch_model.bin: ");
+    let mut all = Complaints::default();
+    all.add("in an archive", &pickled(&|path| write_pickle(path, &call)).refusal());
+    all.add("alone", &pickled(&|path| fs::write(path, &call).unwrap()).refusal());
     assert!(!mark.exists(), "the pickle was executed");
+    assert_eq!(all.0.matches("INPUT/converted/pytorch_model.bin: ").count(), 2);
+    insta::assert_snapshot!("pickled_weights", all.0.replace(&mark.display().to_string(), "MARK"));
     let bomb = tensor_pickle(&[1 << 20, 1 << 10], &[0, 0], 0, 16);
     pickled(&|path| write_pickle(path, &bomb)).refused("pytorch_model.bin: tensor `norm.weight` has 4294967296 bytes");
     pickled(&|path| write_compressed(path, "a/data.pkl")).refused("its entry `a/data.pkl` is compressed");
@@ -160,12 +177,14 @@ fn weights_that_are_not_finite_are_findings() {
 
 #[test]
 fn what_is_no_file_is_not_waited_for() {
-    for name in ["config.json", "model.safetensors"] {
+    for (name, expected) in [
+        ("config.json", "converted/config.json: the file is missing"),
+        ("model.safetensors", "converted: no model.safetensors, pytorch_model.bin, or index of several of them"),
+    ] {
         let converted = Converted::new();
         fs::remove_file(converted.path(name)).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(converted.path(name)).status().unwrap().success());
-        let folder = converted.0.path("converted");
-        let complaint = converted.0.refusal(&["--candidate", folder.to_str().unwrap()]);
-        assert!(complaint.contains("INPUT/converted") && complaint.contains("\nhint: "), "{name}: {complaint}");
+        let complaint = converted.refusal();
+        assert!(complaint.starts_with(&format!("error: INPUT/{expected}\nhint: ")), "{complaint}");
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::common::reports::{samples, write_report};
 
 /// Lists of lists that stand for 9^9 elements.
 fn alias_bomb() -> String {
@@ -38,25 +39,36 @@ fn yaml_attacks() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn yaml_attacks_on_the_configuration_are_refused() {
+    let mut all = Complaints::default();
     for (name, attack) in yaml_attacks() {
         let inputs = Inputs::new();
         fs::write(inputs.files.config_file(), attack).unwrap();
-        let complaint = inputs.refusal(&[]);
+        let complaint = inputs.refusal_of_all(&[]);
         assert!(complaint.contains("configs/synthetic.yml"), "{name}: {complaint}");
-        assert!(complaint.contains("\nhint: "), "{name}: {complaint}");
+        all.add(name, &complaint);
     }
+    insta::assert_snapshot!("configurations", all.0);
 }
 
 #[test]
 fn yaml_attacks_on_tasks_and_strategies_are_refused() {
+    let (mut strategies, mut tasks) = (Complaints::default(), Complaints::default());
     for (name, attack) in yaml_attacks() {
         let inputs = Inputs::new();
         let path = inputs.write("attack.yml", attack);
-        for flag in ["--task", "--strategy"] {
-            let complaint = inputs.refusal(&[flag, path.to_str().unwrap()]);
-            assert!(complaint.starts_with("error: INPUT/attack.yml: "), "{flag}, {name}: {complaint}");
-            assert!(complaint.contains("\nhint: "), "{flag}, {name}: {complaint}");
+        let path = path.to_str().unwrap();
+        strategies.add(name, &inputs.refusal_of_all(&["--strategy", path]));
+        if cfg!(feature = "libtorch") {
+            let compare = inputs.compare(&["--task", path]);
+            tasks.add(name, &inputs.without_paths(&failure(&mut with_little_memory(&compare))));
         }
+    }
+    for all in [&strategies.0, &tasks.0] {
+        assert_eq!(all.matches("\nerror: INPUT/attack.yml: ").count(), all.matches("## ").count());
+    }
+    insta::assert_snapshot!("strategies", strategies.0);
+    if cfg!(feature = "libtorch") {
+        insta::assert_snapshot!("tasks", tasks.0);
     }
 }
 
@@ -64,7 +76,9 @@ fn yaml_attacks_on_tasks_and_strategies_are_refused() {
 fn yaml_attacks_on_gates_are_refused() {
     let inputs = Inputs::new();
     let output = inputs.path("out");
-    assert!(run(inputs.compare(&["--output-dir"]).arg(&output)).status.success());
+    let three = || samples([(-1.0, true), (-2.0, false), (-0.5, true)]);
+    write_report(&output, three(), vec![("mean", three())]);
+    let mut all = Complaints::default();
     for (name, attack) in yaml_attacks() {
         // A file of gates may be empty: then nothing is limited.
         if name == "nothing" {
@@ -75,11 +89,13 @@ fn yaml_attacks_on_gates_are_refused() {
         gate.arg("gate").arg(&output).arg("--gates").arg(path);
         let complaint = inputs.without_paths(&failure(&mut with_little_memory(&gate)));
         assert!(complaint.starts_with("error: INPUT/gates.yml: "), "{name}: {complaint}");
-        assert!(complaint.contains("\nhint: "), "{name}: {complaint}");
+        all.add(name, &complaint);
     }
+    insta::assert_snapshot!("gates", all.0);
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn tokenizers_that_are_garbage_are_refused() {
     let attacks: Vec<Vec<u8>> = vec![
         b"".to_vec(),
@@ -94,17 +110,20 @@ fn tokenizers_that_are_garbage_are_refused() {
             .to_vec(),
         b"{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {\"type\": \"Unigram\", \"vocab\": [], \"unk_id\": 7}}".to_vec(),
     ];
+    let mut all = Complaints::default();
     for attack in attacks {
         let inputs = Inputs::new();
-        let shown = String::from_utf8_lossy(&attack[..attack.len().min(80)]).into_owned();
+        let shown = String::from_utf8_lossy(&attack[..attack.len().min(80)]).escape_debug().to_string();
         inputs.write("tokenizer.json", attack);
         let complaint = inputs.refusal(&[]);
         assert!(complaint.starts_with("error: INPUT/tokenizer.json: not a tokenizer: "), "{shown}: {complaint}");
-        assert!(complaint.contains("\nhint: "), "{shown}: {complaint}");
+        all.add(&shown, &complaint);
     }
+    insta::assert_snapshot!("tokenizers", all.0);
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn passages_that_are_garbage_are_refused() {
     let long = [b"{\"text\": \"".as_slice(), &vec![b'a'; 17 << 20], b" b\"}\n"].concat();
     let attacks: Vec<(&str, Vec<u8>)> = vec![
@@ -139,13 +158,29 @@ fn files_beyond_all_measure_are_refused_without_being_read() {
     }
     let huge = huge.to_str().unwrap();
     for flag in ["--tokenizer", "--task", "--strategy", "--neox-config"] {
-        let complaint = inputs.refusal(&[flag, huge]);
-        assert!(complaint.starts_with("error: INPUT/huge.yml"), "{flag}: {complaint}");
-        assert!(complaint.contains("\nhint: "), "{flag}: {complaint}");
+        let of_merge = ["--strategy", "--neox-config"].contains(&flag);
+        let arguments = [flag, huge];
+        let commands = if of_merge { inputs.readers(&arguments) } else { vec![inputs.compare(&arguments)] };
+        if !of_merge && !cfg!(feature = "libtorch") {
+            continue;
+        }
+        for command in commands {
+            let complaint = inputs.without_paths(&failure(&mut with_little_memory(&command)));
+            let expected = match flag {
+                "--neox-config" => "expected a configuration of at most 16777216 bytes, found more\n",
+                "--tokenizer" => "larger than 268435456 bytes",
+                "--task" | "--strategy" => "larger than 1048576 bytes",
+                _ => "larger than 16777216 bytes",
+            };
+            assert!(complaint.starts_with(&format!("error: INPUT/huge.yml: {expected}")), "{flag}: {complaint}");
+            assert!(complaint.contains("\nhint: "), "{flag}: {complaint}");
+        }
     }
     let latest = inputs.files.path().join("latest");
     fs::OpenOptions::new().write(true).open(&latest).unwrap().set_len(EXBIBYTE_OR_SO).unwrap();
-    assert!(inputs.refusal(&[]).starts_with("error: SAVE/latest: larger than 4096 bytes"));
+    for complaint in inputs.refusals(&[]) {
+        assert!(complaint.starts_with("error: SAVE/latest: larger than 4096 bytes"), "{complaint}");
+    }
 }
 
 #[test]
@@ -154,8 +189,9 @@ fn latest_never_leads_out_of_the_folder() {
     let step = inputs.files.step().display().to_string();
     for tag in [step.as_str(), "..", "../..", ".", "", "/", "global_step1/../..", ".hidden", "a\0b", "\u{202e}"] {
         fs::write(inputs.files.path().join("latest"), tag).unwrap();
-        let complaint = inputs.refusal(&[]);
-        assert!(complaint.starts_with("error: SAVE/latest: names `"), "{tag:?}: {complaint}");
-        assert!(complaint.contains("\nhint: "), "{tag:?}: {complaint}");
+        for complaint in inputs.refusals(&[]) {
+            assert!(complaint.starts_with("error: SAVE/latest: names `"), "{tag:?}: {complaint}");
+            assert!(complaint.contains("\nhint: "), "{tag:?}: {complaint}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Data and tokenizers by name, against a server that answers as the Hugging Face Hub does.
 
 use super::*;
-use common::hub::{COMMIT, HubServer, Storage};
+use crate::common::hub::{COMMIT, HubServer, Storage};
 
 const TOKENIZER: &str = "someone/words/resolve/main/tokenizer.json";
 const DATA: &str = "datasets/EleutherAI/lambada_openai/resolve/main/data/lambada_test_en.jsonl";
@@ -186,7 +186,7 @@ fn a_task_file_brings_its_data_along() {
     let machine = Machine::new();
     let server = HubServer::new(&[]);
     let task = "name: mine\nversion: 1\ndescription: mine\nsplitting: last-space\nmetrics: [acc]\n\
-                data: { file: mine.jsonl, document_count: 3, url: nowhere }\n";
+                data: { file: mine.jsonl, passage_count: 3, url: nowhere }\n";
     let path = machine.inputs.write("mine.yml", task);
     machine.inputs.write("mine.jsonl", PASSAGES);
     let tokenizer = machine.inputs.path("tokenizer.json").display().to_string();

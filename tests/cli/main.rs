@@ -1,30 +1,51 @@
-//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and what it says of every
-//! kind of damaged input.
-#![cfg(all(feature = "libtorch", unix))]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+//! The program as its users meet it: help, data on stdout and the rest on stderr, exit codes, and the error of every
+//! kind of damaged input. The program runs in processes of its own, so that tests can run side by side: those that kill
+//! it at random moments ([`export_faults`], [`resume`]) hold for whatever moment it is. Modules without a condition, and
+//! the tests in them without one, need no libtorch.
+#![allow(clippy::cast_precision_loss, clippy::print_stderr, clippy::unwrap_used, reason = "tests")]
 
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(feature = "libtorch")]
+#[cfg(feature = "libtorch")]
 mod candidates;
 mod checkpoints;
+#[cfg(feature = "libtorch")]
+mod combine;
+#[cfg(feature = "libtorch")]
 mod data;
+mod diff;
 mod eras;
+#[cfg(feature = "libtorch")]
+mod explain;
+mod export_faults;
+#[cfg(feature = "libtorch")]
 mod faults;
 mod flags;
+mod gate;
 mod hostile;
 mod hostile_hugging_face;
 mod hostile_results;
 mod hostile_text;
-#[cfg(feature = "hub")]
+#[cfg(all(feature = "libtorch", feature = "hub"))]
 mod hub;
+mod inspect;
 mod places;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod reference;
 mod rendering;
+#[cfg(feature = "libtorch")]
 mod results;
+#[cfg(feature = "libtorch")]
+mod resume;
+#[cfg(feature = "libtorch")]
 mod settings;
 mod strategies;
+#[cfg(feature = "libtorch")]
 mod whole_texts;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -147,7 +168,8 @@ impl Inputs {
 
     /// A message with the places of the temporary files cut out and log lines left away.
     fn without_paths(&self, stderr: &str) -> String {
-        let lines = stderr.split_inclusive('\n').filter(|line| !line.starts_with(" INFO "));
+        let is_log = |line: &str| line.starts_with(" INFO ") || line.starts_with(" WARN ");
+        let lines = stderr.split_inclusive('\n').filter(|line| !is_log(line));
         let mut text: String = lines.collect();
         for (path, name) in [(self.files.step(), "STEP"), (self.files.path(), "SAVE"), (self.folder.path(), "INPUT")] {
             text = text.replace(&path.display().to_string(), name);
@@ -155,18 +177,83 @@ impl Inputs {
         text
     }
 
-    /// What `compare` says of it when it has little memory.
+    /// The same by `merge`, which needs no libtorch.
+    fn merge(&self, further: &[&str]) -> Command {
+        let mut command = kintsugi();
+        command.arg("merge").arg(self.files.path()).arg("--output-dir").arg(self.path("merged"));
+        if !further.contains(&"--strategy") {
+            command.args(["--strategy", "mean"]);
+        }
+        command.args(further);
+        command
+    }
+
+    /// Every command of this build that reads the whole checkpoint.
+    fn readers(&self, further: &[&str]) -> Vec<Command> {
+        let mut commands = vec![self.merge(further)];
+        if cfg!(feature = "libtorch") {
+            commands.push(self.compare(further));
+        }
+        commands
+    }
+
+    /// The error of every command that reads the whole checkpoint, with little memory.
+    fn refusals(&self, further: &[&str]) -> Vec<String> {
+        let commands = self.readers(further);
+        commands.iter().map(|command| self.without_paths(&failure(&mut with_little_memory(command)))).collect()
+    }
+
+    /// The same where all say the same.
+    fn refusal_of_all(&self, further: &[&str]) -> String {
+        agreed(self.refusals(further))
+    }
+
+    /// The one error of all commands that read the whole checkpoint.
+    fn complaint_of_all(&self, further: &[&str]) -> String {
+        let mut commands = self.readers(further);
+        agreed(commands.iter_mut().map(|command| self.without_paths(&failure(command))))
+    }
+
+    /// The error of `compare` with little memory.
+    #[cfg(feature = "libtorch")]
     fn refusal(&self, further: &[&str]) -> String {
         self.without_paths(&failure(&mut with_little_memory(&self.compare(further))))
     }
 
-    /// What `compare` says of it.
+    /// The error of `compare`.
+    #[cfg(feature = "libtorch")]
     fn complaint(&self, further: &[&str]) -> String {
         self.without_paths(&failure(&mut self.compare(further)))
     }
 }
 
+/// The one of several texts that are all the same.
+#[track_caller]
+fn agreed(texts: impl IntoIterator<Item = String>) -> String {
+    let mut texts = texts.into_iter();
+    let first = texts.next().unwrap();
+    for other in texts {
+        assert_eq!(other, first);
+    }
+    first
+}
+
+/// One text of many cases, for a snapshot: each error under its case's name.
+#[derive(Default)]
+struct Complaints(String);
+
+impl Complaints {
+    /// Adds an error, which must have a hint and be short: no attack is shown in full.
+    #[track_caller]
+    fn add(&mut self, name: &str, complaint: &str) {
+        assert!(complaint.contains("\nhint: "), "{name}: no hint\n{complaint}");
+        assert!(complaint.len() < 1000, "{name}: the attack is shown in full");
+        writeln!(self.0, "## {name}\n{complaint}").unwrap();
+    }
+}
+
 /// The bundled checkpoint, passages and tokenizer.
+#[cfg(feature = "libtorch")]
 fn demo_arguments() -> Vec<String> {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("evals/demo");
     let path = |name: &str| demo.join(name).display().to_string();
@@ -182,7 +269,12 @@ fn demo_arguments() -> Vec<String> {
 #[test]
 fn the_inputs_that_the_tests_damage_are_sound() {
     let inputs = Inputs::new();
-    let output = run(&mut inputs.compare(&[]));
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with("lambada_openai (3 documents)"), "{}", text(&output.stdout));
+    for mut command in inputs.readers(&[]) {
+        let output = run(&mut command);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    if cfg!(feature = "libtorch") {
+        let output = run(&mut inputs.compare(&[]));
+        assert!(text(&output.stdout).starts_with("lambada_openai (3 passages)"), "{}", text(&output.stdout));
+    }
 }

@@ -1,11 +1,15 @@
 //! `report`: a finished run shown again from its files, and `explain` beside `compare` on one page.
 
+#[cfg(feature = "libtorch")]
 use kintsugi::report::{read_json, render_markdown};
-use kintsugi::samples::{DocumentText, Sample, read_jsonl};
+#[cfg(feature = "libtorch")]
+use kintsugi::samples::{PassageText, Sample, read_jsonl};
 
 use super::*;
+use crate::common::reports::{samples, write_report};
 
 /// A run whose files the tests read.
+#[cfg(feature = "libtorch")]
 fn finished(inputs: &Inputs) -> PathBuf {
     let out = inputs.path("out");
     let output = run(inputs.compare(&["--output-dir"]).arg(&out));
@@ -21,6 +25,29 @@ fn report(path: &Path, further: &[&str]) -> String {
 }
 
 #[test]
+fn a_report_is_shown_in_every_format_from_its_files_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let of = |lost: f64| samples([(-1.0, true), (-2.0 - lost, false), (-0.5, lost == 0.0)]);
+    write_report(&out, of(0.0), vec![("mean", of(0.5))]);
+    let file = fs::read_to_string(out.join("report.json")).unwrap();
+    assert_eq!(report(&out, &["--format", "json"]), file);
+    assert_eq!(report(&out.join("report.json"), &["--format", "json"]), file);
+    assert!(report(&out, &[]).starts_with("t (3 passages)"));
+    assert!(report(&out, &["--format", "markdown"]).contains("| mean |"));
+    assert!(report(&out, &["--format", "html"]).starts_with("<!doctype html>"));
+    let lm_eval = folder.path().join("lm-eval");
+    report(&out, &["--format", "lm-eval", "-o", lm_eval.to_str().unwrap()]);
+    for model in ["baseline", "mean"] {
+        // Without the passages' texts there are no files of samples.
+        let files: Vec<_> =
+            fs::read_dir(lm_eval.join(model)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(files.len() == 1 && files[0].to_string_lossy().starts_with("results_"), "{model}: {files:?}");
+    }
+}
+
+#[test]
+#[cfg(feature = "libtorch")]
 fn every_format_is_what_the_run_wrote() {
     let inputs = Inputs::new();
     let out = finished(&inputs);
@@ -33,7 +60,7 @@ fn every_format_is_what_the_run_wrote() {
     assert_eq!(page.len(), file("report.html").len());
     assert!(page.starts_with("<!doctype html>"));
     let shown = report(&out, &[]);
-    assert!(shown.starts_with("lambada_openai (3 documents)") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(shown.starts_with("lambada_openai (3 passages)") && !shown.contains('\u{1b}'), "{shown}");
     assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     assert_eq!(render_markdown(&read_json(&out.join("report.json")).unwrap()), file("report.md"));
 
@@ -44,6 +71,7 @@ fn every_format_is_what_the_run_wrote() {
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn lm_eval_files_are_written_again_under_the_same_names() {
     let inputs = Inputs::new();
     let out = finished(&inputs);
@@ -67,10 +95,11 @@ fn lm_eval_files_are_written_again_under_the_same_names() {
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn likely_tokens_and_passages_are_recorded() {
     let inputs = Inputs::new();
     let out = finished(&inputs);
-    let passages: Vec<DocumentText> = read_jsonl(&out.join("documents.jsonl")).unwrap();
+    let passages: Vec<PassageText> = read_jsonl(&out.join("passages.jsonl")).unwrap();
     assert_eq!((passages[1].context.as_str(), passages[1].target.as_str()), ("w4 w5 w6", " w7"));
     for model in ["baseline", "mean"] {
         let samples: Vec<Sample> = read_jsonl(&out.join(format!("samples/{model}.jsonl"))).unwrap();
@@ -88,6 +117,7 @@ fn likely_tokens_and_passages_are_recorded() {
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn explain_joins_the_page_of_the_same_run() {
     let folder = tempfile::tempdir().unwrap();
     let explain = || {
@@ -112,15 +142,17 @@ fn explain_joins_the_page_of_the_same_run() {
     }
     assert!(explain().contains("id=\"comparison\""));
     assert!(folder.path().join("plots/factors.png").is_file());
-    assert!(report(folder.path(), &[]).starts_with("demo (40 documents)"));
+    assert!(report(folder.path(), &[]).starts_with("demo (40 passages)"));
 }
 
 #[test]
 fn what_cannot_be_shown_is_said() {
     let inputs = Inputs::new();
     let empty = failure(kintsugi().arg("report").arg(inputs.folder.path()));
-    assert!(empty.contains("no report.json") && empty.contains("hint: give the --output-dir"), "{empty}");
-    let out = finished(&inputs);
+    assert!(empty.contains("no report.json") && empty.contains("hint: pass the --output-dir"), "{empty}");
+    let out = inputs.path("out");
+    let three = || samples([(-1.0, true), (-2.0, false), (-0.5, true)]);
+    write_report(&out, three(), vec![("mean", three())]);
     let ending = failure(kintsugi().arg("report").arg(&out).args(["-o", "report.pdf"]));
     assert!(ending.contains("report.pdf: its ending is none of"), "{ending}");
     fs::write(out.join("samples/mean.jsonl"), "{}\n").unwrap();

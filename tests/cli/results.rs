@@ -53,12 +53,12 @@ fn the_output_directory_holds_report_and_samples_and_nothing_else() {
     names.sort();
     let expected = [
         "baseline.jsonl",
-        "documents.jsonl",
         "fold.jsonl",
         "journal.jsonl",
         "lm-eval",
         "mean.jsonl",
         "noise-floor.jsonl",
+        "passages.jsonl",
         "plots",
         "report.html",
         "report.json",
@@ -72,7 +72,7 @@ fn the_output_directory_holds_report_and_samples_and_nothing_else() {
 fn report_json_says_what_was_measured() {
     let report = demo().report();
     assert!(!report.partial);
-    assert_eq!((report.task.documents.original, report.task.documents.effective), (200, 200));
+    assert_eq!((report.task.passages.original, report.task.passages.effective), (200, 200));
     assert_eq!(report.task.data.is_task_data, Some(true));
     assert_eq!(report.checkpoint.tp_size, 2);
     assert_eq!(report.checkpoint.digests.as_ref().unwrap().len(), 14);
@@ -82,13 +82,13 @@ fn report_json_says_what_was_measured() {
     );
     let names: Vec<_> = report.variants.iter().map(|row| row.model.name.as_str()).collect();
     assert_eq!(names, ["mean", "fold"]);
-    // gpt-neox's own number; see tests/gpt_neox_reference.
+    // gpt-neox's own number; see tests/evaluation/gpt_neox_reference.
     let value: serde_json::Value = serde_json::from_slice(&fs::read(demo().path("report.json")).unwrap()).unwrap();
     assert!((value["baseline"]["perplexity"].as_f64().unwrap() - 3.253_875).abs() < 2e-6, "{}", value["baseline"]);
 }
 
 #[test]
-fn samples_are_of_the_same_documents_and_make_up_the_report() {
+fn samples_are_of_the_same_passages_and_make_up_the_report() {
     let demo = demo();
     let baseline = demo.samples("baseline");
     assert_eq!(baseline.len(), 200);
@@ -117,7 +117,7 @@ fn the_markdown_holds_a_row_for_every_model() {
 #[test]
 fn stdout_carries_the_result_and_stderr_the_rest() {
     let Demo { stdout, stderr, .. } = demo();
-    assert!(stdout.starts_with("demo (200 documents)"), "{stdout}");
+    assert!(stdout.starts_with("demo (200 passages)"), "{stdout}");
     assert!(!stdout.contains("INFO") && !stdout.contains("PARTIAL"), "{stdout}");
     assert!(!stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'), "colours without a terminal");
     let lines: Vec<_> = stderr.lines().collect();
@@ -141,12 +141,12 @@ fn a_limit_marks_every_form_of_the_report_as_partial() {
         .args(["--strategy", "mean", "--limit", "5", "--output-dir"])
         .arg(folder.path()));
     let stdout = text(&output.stdout);
-    assert!(stdout.contains("PARTIAL: 5 of 200 documents (limit 5)"), "{stdout}");
+    assert!(stdout.contains("PARTIAL: 5 of 200 passages (limit 5)"), "{stdout}");
     let markdown = fs::read_to_string(folder.path().join("report.md")).unwrap();
-    assert!(markdown.contains("PARTIAL: 5 of 200 documents"), "{markdown}");
+    assert!(markdown.contains("PARTIAL: 5 of 200 passages"), "{markdown}");
     let report = read_json(&folder.path().join("report.json")).unwrap();
     assert!(report.partial && report.run.limit == Some(5));
-    assert_eq!((report.task.documents.original, report.task.documents.effective), (200, 5));
+    assert_eq!((report.task.passages.original, report.task.passages.effective), (200, 5));
     let first: Vec<_> = demo().samples("mean")[..5].iter().map(|sample| sample.doc_id).collect();
     let samples = read_jsonl::<Sample>(&folder.path().join("samples/mean.jsonl")).unwrap();
     assert_eq!(samples.iter().map(|sample| sample.doc_id).collect::<Vec<_>>(), first);
@@ -158,7 +158,7 @@ fn a_shard_alone_is_marked_as_a_part() {
     command.args(demo_arguments()).args(["--strategy", "mean", "--no-noise-floor", "--limit", "40"]);
     let output = run(command.args(["--chunk-tokens", "200", "--shard", "2/3"]));
     let stdout = text(&output.stdout);
-    assert!(stdout.contains("PARTIAL: shard 2 of 3"), "{stdout}{}", text(&output.stderr));
+    assert!(stdout.contains("PARTIAL: run shard 2 of 3"), "{stdout}{}", text(&output.stderr));
 }
 
 #[test]
@@ -306,5 +306,5 @@ fn a_merge_that_overflows_is_left_out_and_the_others_are_reported() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report = read_json(&out.join("report.json")).unwrap();
     assert_eq!(report.variants.iter().map(|row| row.model.name.as_str()).collect::<Vec<_>>(), ["mean"]);
-    assert!(report.findings[0].starts_with("WARNING: wild is left out: document 0:"), "{:?}", report.findings);
+    assert!(report.findings[0].starts_with("WARNING: wild is left out: passage 0:"), "{:?}", report.findings);
 }

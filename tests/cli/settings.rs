@@ -71,13 +71,16 @@ fn the_environment_stands_between_flags_and_file() {
 fn mistakes_in_a_run_file_are_named_by_line() {
     let inputs = Inputs::new();
     for (line, words) in [
-        ("limt: 3", "INPUT/run.yml, line 9: `limt` is no flag of `kintsugi compare`; did you mean `limit`?\nhint: "),
-        ("colour: red", "line 9: `colour` is no flag of `kintsugi compare`\nhint: "),
-        ("config: other.yml", "line 9: `config` is no flag"),
+        (
+            "limt: 3",
+            "INPUT/run.yml, line 9: `limt` is not an option of `kintsugi compare`; did you mean `limit`?\nhint: ",
+        ),
+        ("colour: red", "line 9: `colour` is not an option of `kintsugi compare`\nhint: "),
+        ("config: other.yml", "line 9: `config` is not an option"),
         ("limit: 0", "line 9: invalid value '0' for '--limit <N>'"),
-        ("dtype: [f32, bf16]", "line 9: `dtype` takes a word or a number, found [\"f32\",\"bf16\"]"),
+        ("dtype: [f32, bf16]", "line 9: `dtype` takes a string or a number, found [\"f32\",\"bf16\"]"),
         ("dry-run: maybe", "line 9: `dry-run` takes true or false, found \"maybe\""),
-        ("shard:", "line 9: `shard` takes a word or a number, found null"),
+        ("shard:", "line 9: `shard` takes a string or a number, found null"),
         ("data: other.jsonl", "data"),
         ("- x", "run.yml"),
     ] {
@@ -152,6 +155,6 @@ fn a_mistyped_variable_is_pointed_out() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stderr = text(&output.stderr);
     let said =
-        " WARN KINTSUGI_DEVICES is no flag of `kintsugi compare` and is not used; did you mean KINTSUGI_DEVICE?\n";
-    assert!(stderr.contains(said) && stderr.matches("is no flag").count() == 1, "{stderr}");
+        " WARN KINTSUGI_DEVICES is not an option of `kintsugi compare` and is ignored; did you mean KINTSUGI_DEVICE?\n";
+    assert!(stderr.contains(said) && stderr.matches("is not an option").count() == 1, "{stderr}");
 }

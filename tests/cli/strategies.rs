@@ -1,7 +1,5 @@
 //! Strategies that do not exist, do not parse, or do not fit the checkpoint.
 
-use std::fmt::Write as _;
-
 use super::*;
 
 const RULES: &str = "rules:\n  norm-gain: mean\n  norm-bias: mean\n  row-parallel-bias: sum\n";
@@ -29,25 +27,24 @@ fn strategies_that_cannot_be_used_are_refused_with_place_and_cure() {
         ("an empty file", String::new()),
     ];
     let inputs = Inputs::of(&TinyModel::new().with(|options| options.drift = 0.01));
-    let mut all = String::new();
+    let mut all = Complaints::default();
     for (name, strategy) in cases {
         let path = inputs.write("mine.yml", strategy);
-        let complaint = inputs.complaint(&["--strategy", path.to_str().unwrap()]);
-        assert!(complaint.contains("\nhint: "), "{name}: no hint\n{complaint}");
-        writeln!(all, "## {name}\n{complaint}").unwrap();
+        all.add(name, &inputs.complaint_of_all(&["--strategy", path.to_str().unwrap()]));
     }
-    insta::assert_snapshot!("unusable_strategies", all);
+    insta::assert_snapshot!("unusable_strategies", all.0);
 }
 
 #[test]
 fn an_unknown_strategy_lists_the_known_ones() {
-    insta::assert_snapshot!(Inputs::new().complaint(&["--strategy", "reduceaware"]), @r"
+    insta::assert_snapshot!(Inputs::new().complaint_of_all(&["--strategy", "reduceaware"]), @r"
     error: unknown strategy `reduceaware`: neither built in nor a file
     hint: did you mean `reduce-aware`? built in are zeroth, mean, merge20b, reduce-aware, fold, fold-calibrated; or give the path of a strategy file
     ");
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn two_strategies_of_one_name_are_refused_before_anything_is_computed() {
     let inputs = Inputs::new();
     let complaint = inputs.complaint(&["--strategy", "mean", "--strategy", "mean"]);
@@ -58,6 +55,7 @@ fn two_strategies_of_one_name_are_refused_before_anything_is_computed() {
 }
 
 #[test]
+#[cfg(feature = "libtorch")]
 fn a_strategy_file_is_a_strategy_like_any_other() {
     let inputs = Inputs::new();
     let path = inputs.write("mine.yml", format!("name: mine\ndescription: My own.\n{RULES}"));

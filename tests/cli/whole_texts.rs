@@ -44,7 +44,7 @@ fn perplexities_of_a_text_file_are_those_of_the_harness() {
         assert!((found / expected - 1.0).abs() < 1e-6, "{metric}: {found}, the harness has {expected}");
     }
     let stdout = text(&output.stdout);
-    assert!(stdout.starts_with("text_perplexity (26 documents)"), "{stdout}");
+    assert!(stdout.starts_with("text_perplexity (26 passages)"), "{stdout}");
     assert!(stdout.contains("one text of 2411 words, 13267 bytes and 3235 tokens in 26 windows"), "{stdout}");
     let report = kintsugi::report::read_json(&out.join("report.json")).unwrap();
     assert!((report.baseline.perplexity - 8.334_292_183).abs() < 1e-5, "the perplexity of the report is per word");

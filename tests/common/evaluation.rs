@@ -1,11 +1,15 @@
 //! Evaluations from token ids, the numbers that come out, and where checkpoints with reference numbers are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kintsugi::checkpoint::Checkpoint;
-use kintsugi::eval::packing::Passage;
-use kintsugi::eval::{EngineOptions, Evaluation, Quiet, Variant, evaluate};
-use kintsugi::merge::Strategy;
+use kintsugi::checkpoint::{Checkpoint, FileDigest, ModelSource};
+use kintsugi::eval::chunk_plan::ChunkPlan;
+use kintsugi::eval::packing::TokenizedPassage;
+use kintsugi::eval::{
+    Divergence, EngineOptions, EvalError, Models, Observer, Quiet, SliceOutcome, Variant, evaluate_chunks, plan_chunks,
+};
+use kintsugi::merge::{CandidateAnalysis, Exactness, Strategy};
 use kintsugi::model::Backend;
 use kintsugi::samples::TokenScore;
 use serde_json::Value;
@@ -25,14 +29,32 @@ pub fn demo_reference() -> Value {
     json(&in_repository("evals/demo/gpt_neox_reference.json"))
 }
 
-/// A checkpoint of the shared folder, if it is there.
-pub fn shared_checkpoint(name: &str) -> Option<PathBuf> {
-    let path = in_repository("../shared/checkpoints").join(name);
-    if path.exists() {
-        return Some(path);
+/// A checkpoint that gpt-neox trained and evaluated, of `tests/fixtures/checkpoints`.
+pub fn trained_checkpoint(name: &str) -> PathBuf {
+    in_repository("tests/fixtures/checkpoints").join(name)
+}
+
+/// gpt-neox's numbers for such a checkpoint. Its passages are those of the bundled one, whose reference has their ids.
+pub fn trained_reference(name: &str) -> Value {
+    let mut reference = json(&trained_checkpoint(name).join("reference.json"));
+    let with_ids = demo_reference();
+    let passages = reference["passages"].as_array_mut().unwrap();
+    for (passage, demo) in passages.iter_mut().zip(with_ids["passages"].as_array().unwrap()) {
+        for field in ["i", "ctx_ids", "target_ids"] {
+            passage[field] = demo[field].clone();
+        }
     }
-    eprintln!("skipped: {} is missing", path.display());
-    None
+    reference
+}
+
+/// A checkpoint of `../shared`: tests of it are ignored where `kintsugi_shared` is not set (`build.rs`).
+pub fn shared_checkpoint(name: &str) -> PathBuf {
+    in_repository("../shared/checkpoints").join(name)
+}
+
+/// gpt-neox's numbers for a checkpoint of `../shared`.
+pub fn shared_reference(name: &str) -> Value {
+    json(&shared_checkpoint(name).join("reference.json"))
 }
 
 pub fn json(path: &Path) -> Value {
@@ -70,9 +92,100 @@ pub fn pairs(reference: &Value) -> Vec<(Vec<u32>, Vec<u32>)> {
     passages.iter().map(|passage| (ids(&passage["ctx_ids"]), ids(&passage["target_ids"]))).collect()
 }
 
-pub fn passages(pairs: &[(Vec<u32>, Vec<u32>)], max_length: usize) -> Vec<Passage> {
+pub fn passages(pairs: &[(Vec<u32>, Vec<u32>)], max_length: usize) -> Vec<TokenizedPassage> {
     let passages = pairs.iter().enumerate();
-    passages.map(|(index, (context, target))| Passage::new(index, context, target, max_length).unwrap()).collect()
+    passages
+        .map(|(index, (context, target))| TokenizedPassage::new(index, context, target, max_length).unwrap())
+        .collect()
+}
+
+/// What all slices of an evaluation found.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// `[variants][passages]`, in the order given: one score per target token.
+    pub scores: Vec<Vec<Vec<TokenScore>>>,
+    /// By variant.
+    pub exactness: Vec<Exactness>,
+    /// `[variants][stages but the last]`; empty unless asked for.
+    pub divergence: Vec<Vec<Divergence>>,
+    /// Of the files read; empty unless asked for.
+    pub digests: Vec<FileDigest>,
+    /// By variant.
+    pub candidate_digests: BTreeMap<usize, Vec<FileDigest>>,
+    /// By variant.
+    pub candidate_analyses: BTreeMap<usize, CandidateAnalysis>,
+    /// Passes over the checkpoint.
+    pub slice_count: usize,
+    /// Tokens that went through a stage together.
+    pub chunk_tokens: usize,
+    /// Input tokens of all passages.
+    pub token_count: usize,
+}
+
+impl Evaluation {
+    /// Joins the slices of a whole plan.
+    pub fn of(plan: &ChunkPlan, variants: usize, slices: Vec<SliceOutcome>) -> Self {
+        let passage_count = (0..plan.chunk_count()).map(|chunk| plan.passages(chunk).len()).sum();
+        let mut evaluation = Self {
+            scores: vec![vec![Vec::new(); passage_count]; variants],
+            exactness: vec![Exactness::default(); variants],
+            divergence: Vec::new(),
+            digests: Vec::new(),
+            candidate_digests: BTreeMap::new(),
+            candidate_analyses: BTreeMap::new(),
+            slice_count: slices.len(),
+            chunk_tokens: plan.chunk_tokens(),
+            token_count: 0,
+        };
+        let mut by_chunk = BTreeMap::new();
+        for (number, slice) in slices.into_iter().enumerate() {
+            for (all, of_slice) in evaluation.scores.iter_mut().zip(slice.scores) {
+                for (passage, scores) in of_slice {
+                    all[passage] = scores;
+                }
+            }
+            by_chunk.extend(slice.divergence);
+            evaluation.token_count += slice.token_count;
+            if number == 0 {
+                evaluation.exactness = slice.exactness;
+                evaluation.digests = slice.digests;
+                evaluation.candidate_digests = slice.candidate_digests;
+                evaluation.candidate_analyses = slice.candidate_analyses;
+            }
+        }
+        // In the chunks' order, so that sums are the same however the chunks were divided.
+        for of_chunk in by_chunk.into_values() {
+            if evaluation.divergence.is_empty() {
+                evaluation.divergence = of_chunk;
+                continue;
+            }
+            for (total, more) in evaluation.divergence.iter_mut().flatten().zip(of_chunk.into_iter().flatten()) {
+                total.squared_distance += more.squared_distance;
+                total.squared_norm += more.squared_norm;
+            }
+        }
+        evaluation
+    }
+}
+
+/// Evaluates every variant on every passage; they are indexed 0, 1, 2, ….
+#[expect(clippy::needless_pass_by_value, reason = "callers make the passages for one evaluation")]
+pub fn evaluate(
+    checkpoint: &dyn ModelSource,
+    variants: &[Variant],
+    passages: Vec<TokenizedPassage>,
+    options: &EngineOptions,
+    observer: &dyn Observer,
+) -> Result<Evaluation, EvalError> {
+    let models = Models { checkpoint, variants };
+    let plan = plan_chunks(models, &passages, options)?;
+    let mut slices = Vec::new();
+    let mut keep = |slice| {
+        slices.push(slice);
+        Ok(())
+    };
+    evaluate_chunks::<EvalError>(models, &plan, &plan.whole(), options, observer, &mut keep)?;
+    Ok(Evaluation::of(&plan, variants.len(), slices))
 }
 
 /// Evaluates variants of a checkpoint on the passages of a reference file.

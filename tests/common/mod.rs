@@ -15,6 +15,7 @@ pub mod hub;
 pub mod hugging_face;
 pub mod merging;
 pub mod npz;
+pub mod report_input;
 pub mod reports;
 #[cfg(feature = "libtorch")]
 pub mod runs;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{Checkpoint, Shard};
+use kintsugi::checkpoint::{Checkpoint, TorchFile};
 use kintsugi::config::read_files;
 use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};
 use kintsugi::export::{StoredTensor, Value, save, save_tensors};
@@ -156,7 +157,7 @@ pub fn layer_files(folder: &Path) -> Vec<PathBuf> {
 
 /// All tensors of a layer file.
 pub fn read_tensors(path: &Path) -> BTreeMap<String, HostTensor> {
-    read_shard(&Shard::open(path).unwrap())
+    read_shard(&TorchFile::open(path).unwrap())
 }
 
 /// Rewrites a layer file with other tensors.
@@ -169,7 +170,7 @@ pub fn edit_layer_file(path: &Path, edit: impl FnOnce(&mut BTreeMap<String, Host
 /// Rewrites a file that holds a rank's whole model with other tensors (named `sequential.N.…`). What lies beside the
 /// model in the file is lost.
 pub fn edit_rank_file(path: &Path, edit: impl FnOnce(&mut BTreeMap<String, HostTensor>)) {
-    let mut tensors = read_shard(&Shard::open_key(path, "module").unwrap());
+    let mut tensors = read_shard(&TorchFile::open_key(path, "module").unwrap());
     edit(&mut tensors);
     let tensors: Vec<_> = tensors.into_iter().collect();
     let module = tensors.iter().enumerate().map(|(storage, (name, tensor))| {
@@ -198,6 +199,6 @@ pub fn set_element(path: &Path, name: &str, index: usize, value: f64) {
     });
 }
 
-fn read_shard(shard: &Shard) -> BTreeMap<String, HostTensor> {
+fn read_shard(shard: &TorchFile) -> BTreeMap<String, HostTensor> {
     shard.forms().unwrap().into_keys().map(|name| (name.clone(), shard.read(&name).unwrap())).collect()
 }

@@ -10,19 +10,19 @@
 use kintsugi::merge::{Drift, ParamDrift};
 use kintsugi::partition::{Kind, StageId};
 use kintsugi::report::{
-    CheckpointInfo, DataInfo, DivergenceCurve, DocumentCounts, Exact, FileDigest, Outcome, ReportInput, RunInfo,
-    StageSeconds, TaskInfo, TokenizerInfo, Versions,
+    CheckpointInfo, DataInfo, DivergenceCurve, Exact, FileDigest, ModelRecord, ModelRole, PassageCounts, ReportInput,
+    RunInfo, StageSeconds, TaskInfo, TokenizerInfo, Versions,
 };
-use kintsugi::samples::{Candidate, DocumentText, Sample, TokenScore};
+use kintsugi::samples::{PassageText, Sample, TokenScore, TopToken};
 use kintsugi::stats::PairedBootstrap;
 use serde_json::json;
 
-/// How many documents there are.
-pub(crate) const DOCUMENT_COUNT: usize = 400;
+/// Number of passages.
+pub(crate) const PASSAGE_COUNT: usize = 400;
 
 /// The texts that the samples are of; every tenth would break a page that takes text for markup.
-pub(crate) fn documents() -> Vec<DocumentText> {
-    let text = |doc_id: usize| DocumentText {
+pub(crate) fn passages() -> Vec<PassageText> {
+    let text = |doc_id: usize| PassageText {
         doc_id,
         context: match doc_id % 10 {
             0 => format!(
@@ -33,12 +33,12 @@ pub(crate) fn documents() -> Vec<DocumentText> {
         },
         target: format!(" word{doc_id}"),
     };
-    (0..DOCUMENT_COUNT).map(text).collect()
+    (0..PASSAGE_COUNT).map(text).collect()
 }
 
 /// Two likely tokens; the first is the model's answer.
-fn top(id: u32, greedy_id: u32, logprob: f64) -> Vec<Candidate> {
-    let candidate = |id: u32, text: &str, logprob| Candidate { id, text: text.to_owned(), logprob };
+fn top(id: u32, greedy_id: u32, logprob: f64) -> Vec<TopToken> {
+    let candidate = |id: u32, text: &str, logprob| TopToken { id, text: text.to_owned(), logprob };
     if id == greedy_id {
         return vec![candidate(id, " right", logprob), candidate(7, "\n", logprob - 1.0)];
     }
@@ -50,7 +50,7 @@ fn scatter(index: usize) -> f64 {
     (index as f64 * 0.618_033_988_749_894_9).fract()
 }
 
-/// Samples of one model: `shift` nats lost a document, with a spread, and every `flip`-th answer wrong.
+/// Samples of one model: `shift` nats lost a passage, with a spread, and every `flip`-th answer wrong.
 pub(crate) fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: bool) -> Vec<Sample> {
     (0..count)
         .map(|doc_id| {
@@ -82,14 +82,17 @@ pub(crate) fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: boo
         .collect()
 }
 
-fn outcome(name: &str, description: &str, samples: Vec<Sample>, exact: Option<Exact>) -> Outcome {
-    Outcome {
+fn model(role: ModelRole, name: &str, description: &str, exact: Option<Exact>) -> ModelRecord {
+    ModelRecord {
         name: name.into(),
+        role,
         description: description.into(),
         source: "built in".into(),
-        samples,
         exact,
+        miscounts: Vec::new(),
+        folding: None,
         candidate: None,
+        findings: Vec::new(),
     }
 }
 
@@ -107,8 +110,8 @@ fn run_info() -> RunInfo {
         threads: 16,
         versions: Versions { kintsugi: "0.1.0".into(), git_commit: Some("0a1b2c3".into()), libtorch: "2.11.0".into() },
         limit: None,
-        shard: None,
-        shards: None,
+        run_shard: None,
+        run_shards: None,
         chunk_tokens: 16_384,
         slices: 1,
         peak_rss_bytes: Some(5_300_000_000),
@@ -139,7 +142,7 @@ fn checkpoint_info() -> CheckpointInfo {
     }
 }
 
-fn task_info(document_count: usize) -> TaskInfo {
+fn task_info(count: usize) -> TaskInfo {
     TaskInfo {
         name: "lambada_openai".into(),
         version: 1.0,
@@ -149,7 +152,7 @@ fn task_info(document_count: usize) -> TaskInfo {
             is_task_data: Some(true),
             identity: "the file that lambada_openai pins".into(),
         },
-        documents: DocumentCounts { original: document_count, effective: document_count, calibration: 0 },
+        passages: PassageCounts { original: count, effective: count, calibration: 0 },
         tokenizer: TokenizerInfo { file: "20B_tokenizer.json".into(), sha256: format!("{:064x}", 0xbeef) },
         splitting: "target is the text after the last space".into(),
         rolling: None,
@@ -159,33 +162,32 @@ fn task_info(document_count: usize) -> TaskInfo {
 
 /// One baseline, two ways to lose, one way not to, and the noise floor.
 pub(crate) fn input() -> ReportInput {
-    let n = DOCUMENT_COUNT;
+    let n = PASSAGE_COUNT;
     let norms = "input_layernorm.weight (44 layers): replicas differ between ranks";
     let bias = "added by every rank before the all-reduce: the sum counts";
     let zeroth = [&format!("attention.dense.bias (44 layers): {bias}, `rank0` keeps 1/2 of it"), norms];
     let mean = [&format!("attention.dense.bias (44 layers): {bias}, `mean` keeps 1/2 of it"), norms];
+    let exact = Exact { exact: true, because: Vec::new() };
     ReportInput {
         run: run_info(),
         checkpoint: checkpoint_info(),
         task: task_info(n),
-        baseline: outcome("baseline", "every rank with its own replicas", samples(n, 0.0, None, false), None),
-        variants: vec![
-            outcome("zeroth", "the first rank's replica", samples(n, 0.11, Some(12), true), Some(inexact(&zeroth))),
-            outcome("mean", "the mean over ranks", samples(n, 0.004, Some(90), true), Some(inexact(&mean))),
-            outcome(
-                "fold",
-                "norms folded, biases summed",
-                samples(n, 0.0, None, true),
-                Some(Exact { exact: true, because: Vec::new() }),
-            ),
-            outcome("another tool", "a merge made elsewhere", samples(n, 1e-6, None, false), None),
+        models: vec![
+            model(ModelRole::Baseline, "baseline", "every rank with its own replicas", None),
+            model(ModelRole::Variant, "zeroth", "the first rank's replica", Some(inexact(&zeroth))),
+            model(ModelRole::Variant, "mean", "the mean over ranks", Some(inexact(&mean))),
+            model(ModelRole::Variant, "fold", "norms folded, biases summed", Some(exact)),
+            model(ModelRole::Variant, "another tool", "a merge made by another tool", None),
+            model(ModelRole::NoiseFloor, "noise floor", "the baseline again with chunks of 8192 tokens", None),
         ],
-        noise_floor: Some(outcome(
-            "noise floor",
-            "the baseline again with chunks of 8192 tokens",
+        samples: vec![
+            samples(n, 0.0, None, false),
+            samples(n, 0.11, Some(12), true),
+            samples(n, 0.004, Some(90), true),
+            samples(n, 0.0, None, true),
+            samples(n, 1e-6, None, false),
             samples(n, 2e-6, None, true),
-            None,
-        )),
+        ],
         divergence: [("zeroth", 0.1), ("mean", 0.08), ("fold", 0.0)].map(curve).to_vec(),
         drift: drift(),
         findings: vec!["row-parallel biases are summed by the unmerged model: 44 layers, 88 parameters".into()],

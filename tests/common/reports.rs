@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use kintsugi::report::{self, Outcome, Report, ReportInput};
+use kintsugi::report::{self, ModelRecord, ModelRole, Report, ReportInput};
 use kintsugi::samples::{Sample, TokenScore, write_jsonl};
 use kintsugi::stats::PairedBootstrap;
 use serde_json::json;
 
-/// One sample a document: its log-likelihood and whether it is greedy.
-pub fn samples(documents: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> {
+/// One sample a passage: its log-likelihood and whether it is greedy.
+pub fn samples(passages: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> {
     let sample = |(doc_id, (loglikelihood, is_greedy)): (usize, (f64, bool))| Sample {
         doc_id,
         target: format!(" word{doc_id}"),
@@ -24,20 +24,27 @@ pub fn samples(documents: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> 
         prompt_hash: format!("{doc_id:064x}"),
         target_hash: format!("{:064x}", doc_id + 1000),
     };
-    documents.into_iter().enumerate().map(sample).collect()
+    passages.into_iter().enumerate().map(sample).collect()
 }
 
 /// Writes an output directory with a baseline and variants; returns the directory's path as text.
 pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str, Vec<Sample>)>) -> String {
     let count = baseline.len();
-    let outcome = |name: &str, samples: Vec<Sample>| Outcome {
-        name: name.to_owned(),
-        description: String::new(),
-        source: String::new(),
-        samples,
-        exact: None,
-        candidate: None,
+    let model = |role| {
+        move |name: &str| ModelRecord {
+            name: name.to_owned(),
+            role,
+            description: String::new(),
+            source: String::new(),
+            exact: None,
+            miscounts: Vec::new(),
+            folding: None,
+            candidate: None,
+            findings: Vec::new(),
+        }
     };
+    let (names, of_variants): (Vec<_>, Vec<_>) = variants.into_iter().unzip();
+    let models = std::iter::once("baseline").map(model(ModelRole::Baseline));
     let run = json!({
         "argv": [], "started": "2026-11-23T08:30:00Z", "seconds": 1.0, "device": "cpu", "dtype": "f32", "threads": 1,
         "versions": {"kintsugi": "0.1.0", "libtorch": "2.11.0"}, "chunk_tokens": 1024, "slices": 1, "tokens": 1,
@@ -50,16 +57,15 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
     let task = json!({
         "name": "t", "version": 1.0,
         "data": {"file": "d", "sha256": "0", "identity": "d"},
-        "documents": {"original": count, "effective": count, "calibration": 0},
+        "passages": {"original": count, "effective": count, "calibration": 0},
         "tokenizer": {"file": "t", "sha256": "0"}, "splitting": "s", "truncated_count": 0,
     });
     let input = ReportInput {
         run: serde_json::from_value(run).unwrap(),
         checkpoint: serde_json::from_value(checkpoint).unwrap(),
         task: serde_json::from_value(task).unwrap(),
-        baseline: outcome("baseline", baseline),
-        variants: variants.into_iter().map(|(name, samples)| outcome(name, samples)).collect(),
-        noise_floor: None,
+        models: models.chain(names.into_iter().map(model(ModelRole::Variant))).collect(),
+        samples: std::iter::once(baseline).chain(of_variants).collect(),
         divergence: Vec::new(),
         drift: Vec::new(),
         findings: Vec::new(),
@@ -67,9 +73,8 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
     };
     let report = Report::new(&input).unwrap();
     report::prepare_output(directory).unwrap();
-    let rows = std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model));
-    for (row, outcome) in rows.zip(input.outcomes()) {
-        write_jsonl(&directory.join(&row.samples), &outcome.samples).unwrap();
+    for (row, samples) in report.models().zip(&input.samples) {
+        write_jsonl(&directory.join(&row.samples), samples).unwrap();
     }
     report::write_json(&directory.join("report.json"), &report).unwrap();
     directory.display().to_string()

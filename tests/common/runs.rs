@@ -96,7 +96,7 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             }
         }
     }
-    found.insert("documents.jsonl".into(), fs_err::read(folder.join("documents.jsonl")).unwrap());
+    found.insert("passages.jsonl".into(), fs_err::read(folder.join("passages.jsonl")).unwrap());
     found
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::HuggingFaceError;
+use super::error::HuggingFaceError;
 use super::names::HuggingFaceClass;
 use crate::config::{ConfigError, NeoxConfig, Unsupported};
 use crate::files;
@@ -14,10 +14,11 @@ use crate::files;
 /// A configuration is a few kilobytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// What `config.json` says.
+/// The contents of `config.json`.
 #[derive(Debug)]
 pub(super) struct ModelConfig {
     pub class: HuggingFaceClass,
+    pub class_name: &'static str,
     pub settings: NeoxConfig,
     pub mlp_inner_size: usize,
     pub vocab_size: usize,
@@ -69,7 +70,6 @@ const SPELLED: &[(&str, &str)] = &[
     ("rotary_emb_base", "rope_theta"),
 ];
 
-/// Reads the file.
 pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
     let broken = |message: String| HuggingFaceError::Config { path: path.to_owned(), message };
     if !path.is_file() {
@@ -78,28 +78,42 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
     let text = files::read(path, MAX_BYTES)?;
     // Its class first: the keys of another class may be missing altogether.
     let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-    let class = class(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
+    let (class_name, class) = class(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
+    let mistral = (class_name == MISTRAL).then(|| Mistral::of(&keys));
     let raw: Raw =
         serde_path_to_error::deserialize(Value::Object(keys)).map_err(|error| match error.path().iter().next() {
             None => broken(error.inner().to_string()),
             Some(_) => broken(format!("`{}`: {}", error.path(), error.inner())),
         })?;
-    let settings =
-        settings(class, &raw).map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
+    let unsupported = |source| HuggingFaceError::Unsupported { path: path.to_owned(), source };
+    let mut settings = settings(class, &raw).map_err(unsupported)?;
+    if let Some(mistral) = mistral {
+        settings.extend(mistral.settings(&raw).map_err(unsupported)?);
+    }
     let settings = NeoxConfig::from_raw(settings, vec![path.to_owned()]).map_err(spelled)?;
-    Ok(ModelConfig { class, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
+    Ok(ModelConfig { class, class_name, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
 }
 
-/// By `architectures`, else by `model_type`; what is found instead otherwise.
-fn class(keys: &Map<String, Value>) -> Result<HuggingFaceClass, String> {
+/// The classes that are read: name, `model_type`, and the class whose tensors and function it has. Mistral is Llama with a
+/// window.
+pub(super) const CLASSES: &[(&str, &str, HuggingFaceClass)] = &[
+    ("GPTNeoXForCausalLM", "gpt_neox", HuggingFaceClass::GptNeox),
+    ("LlamaForCausalLM", "llama", HuggingFaceClass::Llama),
+    (MISTRAL, "mistral", HuggingFaceClass::Llama),
+];
+
+const MISTRAL: &str = "MistralForCausalLM";
+
+/// By `architectures`, else by `model_type`; the unsupported class otherwise. Capitals do not count: Llama's class was
+/// spelled `LLaMAForCausalLM` at first.
+fn class(keys: &Map<String, Value>) -> Result<(&'static str, HuggingFaceClass), String> {
     let class = keys.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let kind = keys.get("model_type").and_then(Value::as_str);
-    match (class, kind) {
-        (Some("GPTNeoXForCausalLM"), _) | (None, Some("gpt_neox")) => Ok(HuggingFaceClass::GptNeox),
-        (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => Ok(HuggingFaceClass::Llama),
-        (Some(other), _) | (None, Some(other)) => Err(other.to_owned()),
-        (None, None) => Err("neither `architectures` nor `model_type`".to_owned()),
-    }
+    let asked = class.or(kind).ok_or("neither `architectures` nor `model_type`")?;
+    let is = |(name, known, _): &&(&str, &str, HuggingFaceClass)| {
+        if class.is_some() { asked.eq_ignore_ascii_case(name) } else { asked.eq_ignore_ascii_case(known) }
+    };
+    CLASSES.iter().find(is).map(|&(name, _, class)| (name, class)).ok_or_else(|| asked.to_owned())
 }
 
 fn refuse(setting: impl Into<String>, reason: &str) -> Unsupported {
@@ -170,7 +184,37 @@ fn settings(class: HuggingFaceClass, raw: &Raw) -> Result<Map<String, Value>, Un
     Ok(entries.flatten().collect())
 }
 
-/// gpt-neox's word, and whether GELU is the tanh form (transformers `activations.py`).
+/// What Mistral has beside Llama's settings. Absent keys have the defaults of `MistralConfig`.
+struct Mistral {
+    window: Option<u64>,
+    kv_heads: Option<u64>,
+}
+
+impl Mistral {
+    fn of(keys: &Map<String, Value>) -> Self {
+        let number = |key: &str, default: u64| keys.get(key).map_or(Some(default), Value::as_u64);
+        Self { window: number("sliding_window", 4096), kv_heads: number("num_key_value_heads", 8) }
+    }
+
+    /// In gpt-neox's keys. A window of transformers counts the token itself, one of gpt-neox the tokens before it.
+    fn settings(&self, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
+        let mut settings = Map::new();
+        settings.insert("num_kv_heads".to_owned(), json!(self.kv_heads.unwrap_or(raw.num_attention_heads as u64)));
+        match self.window {
+            None => {}
+            Some(window @ 0..=1) => {
+                return Err(refuse(format!("sliding_window: {window}"), "gpt-neox has no such window"));
+            }
+            Some(window) => {
+                settings.insert("attention_config".to_owned(), json!([[["flash"], "all"]]));
+                settings.insert("sliding_window_width".to_owned(), json!(window - 1));
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// gpt-neox's value, and whether GELU is the tanh form (transformers `activations.py`).
 fn plain_activation(word: &str) -> Result<(&'static str, bool), Unsupported> {
     Ok(match word {
         "gelu" | "gelu_python" => ("gelu", false),
@@ -182,7 +226,7 @@ fn plain_activation(word: &str) -> Result<(&'static str, bool), Unsupported> {
     })
 }
 
-/// gpt-neox's word for an activation of the gate.
+/// gpt-neox's value for an activation of the gate.
 fn gated_activation(word: &str) -> Result<&'static str, Unsupported> {
     Ok(match word {
         "silu" | "swish" => "swiglu",
@@ -194,7 +238,7 @@ fn gated_activation(word: &str) -> Result<&'static str, Unsupported> {
     })
 }
 
-/// The error with the keys that stand in the file.
+/// The error with the keys of the file.
 fn spelled(mut error: ConfigError) -> HuggingFaceError {
     let respell = |key: &mut String| {
         if let Some((_, theirs)) = SPELLED.iter().find(|(ours, _)| ours == key) {

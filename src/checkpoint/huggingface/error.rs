@@ -1,4 +1,4 @@
-//! What can be wrong with a Hugging Face directory, and what to do about it.
+//! Errors of Hugging Face directories, with hints.
 
 use std::path::PathBuf;
 
@@ -8,60 +8,45 @@ use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::tensor::{DType, TensorError};
 
-/// What can be wrong with a Hugging Face directory.
+/// Why a Hugging Face directory cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the messages say what the fields are")]
+#[expect(missing_docs, reason = "the messages name the fields")]
 pub enum HuggingFaceError {
-    /// `config.json` is missing, is no JSON, or lacks a key.
     #[error("{path}: {message}", path = path.display())]
     Config { path: PathBuf, message: String },
-    /// A model of another kind.
-    #[error("{path}: expected GPTNeoXForCausalLM or LlamaForCausalLM, found {found}", path = path.display())]
+    #[error("{path}: expected GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM, found {found}", path = path.display())]
     Class { path: PathBuf, found: String },
-    /// A value that no model has.
     #[error(transparent)]
     Value(#[from] ConfigError),
-    /// A setting that cannot be evaluated.
     #[error("{path}: this model is refused: {source}", path = path.display())]
     Unsupported { path: PathBuf, source: Unsupported },
-    /// `config.json` without weights.
     #[error("{folder}: no model.safetensors, pytorch_model.bin, or index of several of them", folder = folder.display())]
     NoWeights { folder: PathBuf },
-    /// An index that is no index.
     #[error("{path}: {message}", path = path.display())]
     Index { path: PathBuf, message: String },
-    /// An index that names something else than a file of its own folder.
-    #[error("{path}: `{name}` is said to be in `{file}`, which is no file of this folder", path = path.display())]
+    #[error("{path}: places `{name}` in `{file}`, which is not a file of this folder", path = path.display())]
     IndexPlace { path: PathBuf, name: String, file: String },
-    /// A tensor that lies in a file although the index does not say so.
-    #[error("{path}: holds tensor `{name}`, which the index places elsewhere or not at all", path = path.display())]
+    #[error("{path}: holds tensor `{name}`, which the index places in another file or does not contain", path = path.display())]
     NotIndexed { path: PathBuf, name: String },
-    /// A file that is no safetensors file or was cut off.
     #[error("{path}: cannot be read as a safetensors file: {message}", path = path.display())]
     Damaged { path: PathBuf, message: String },
-    /// A tensor that the architecture has is not there.
     #[error("{path}: missing tensor `{name}` of shape {expected:?}", path = path.display())]
     Missing { path: PathBuf, name: String, expected: Vec<usize> },
-    /// A tensor that the architecture does not have.
     #[error("{path}: unexpected tensor `{name}` of shape {found:?}", path = path.display())]
     Unexpected { path: PathBuf, name: String, found: Vec<usize> },
-    /// A tensor of another shape than `config.json` says.
     #[error("{path}: tensor `{name}`: expected shape {expected:?}, found {found:?}", path = path.display())]
     Shape { path: PathBuf, name: String, expected: Vec<usize>, found: Vec<usize> },
-    /// A tensor that is not f16, bf16, f32 or f64.
     #[error("{path}: tensor `{name}`: expected floating point, found {found}", path = path.display())]
     NotFloat { path: PathBuf, name: String, found: String },
-    /// Parts of one parameter in several types.
     #[error("{path}: tensor `{name}`: expected {expected} as its siblings, found {found}", path = path.display())]
     Siblings { path: PathBuf, name: String, expected: DType, found: DType },
-    /// A weight that is NaN or infinite.
     #[error("{path}: tensor `{name}`: NaN or infinity at element {index}", path = path.display())]
     NonFinite { path: PathBuf, name: String, index: usize },
-    /// Tensors that do not fit together.
+    #[error("{path}: tensor `{name}`: the table in the files {found}, that of config.json has base {base}", path = path.display())]
+    PositionTable { path: PathBuf, name: String, found: String, base: f64 },
     #[error("{path}: tensor `{name}`: {source}", path = path.display())]
     Tensor { path: PathBuf, name: String, source: TensorError },
-    /// The operating system's word.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -72,20 +57,20 @@ impl HuggingFaceError {
         Self::Damaged { path, message: source.to_string() }
     }
 
-    /// What the user can do about it, where we know.
+    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Config { .. } => {
                 "a Hugging Face directory holds the config.json that transformers' save_pretrained wrote".to_owned()
             }
-            Self::Class { .. } => "models of other classes are not gpt-neox's to begin with".to_owned(),
+            Self::Class { .. } => "models of classes with other tensors or another function are not read".to_owned(),
             Self::NoWeights { .. } | Self::IndexPlace { .. } => {
                 "copy the whole directory, weights and index, from where it was written".to_owned()
             }
             Self::Index { .. } => "an index holds `weight_map`: tensor name to file name".to_owned(),
             Self::NotIndexed { .. } => {
-                "files of several exports seem to be mixed: write or copy the whole directory anew".to_owned()
+                "files of several exports seem to be mixed: write or copy the whole directory again".to_owned()
             }
             Self::Damaged { .. } => {
                 "the file may be truncated: compare its size or checksum with the original".to_owned()
@@ -95,6 +80,11 @@ impl HuggingFaceError {
                     .to_owned()
             }
             Self::NotFloat { .. } => "quantised weights are another model: give the unquantised one".to_owned(),
+            Self::PositionTable { .. } => {
+                "older versions of transformers compute with the table in the files, newer ones with that of config.json: \
+                 set rope_theta to the base that the model was trained with, or remove the table"
+                    .to_owned()
+            }
             Self::NonFinite { .. } => "the conversion overflowed, training diverged or the file is damaged".to_owned(),
             Self::Value(error) => return error.hint(),
             Self::Unsupported { source, .. } => source.needed.clone(),

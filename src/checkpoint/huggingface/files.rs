@@ -8,8 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde::Deserialize;
 
-use super::HuggingFaceError;
-use crate::checkpoint::{CheckpointError, Shard, TensorForm, unchanged};
+use super::error::HuggingFaceError;
+use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::torch_file::{TensorForm, TorchFile};
+use crate::checkpoint::unchanged;
 use crate::files::{self, FileStat};
 use crate::tensor::{DType, HostTensor};
 
@@ -41,7 +43,7 @@ struct Place {
 #[derive(Debug)]
 enum WeightFile {
     Safetensors { path: PathBuf, identity: FileStat, metadata: Metadata, data_start: u64 },
-    Pickled(Shard),
+    Pickled(TorchFile),
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,7 +75,7 @@ impl WeightFiles {
         Err(HuggingFaceError::NoWeights { folder: folder.to_owned() }.into())
     }
 
-    /// Every tensor with its file; they must be where the index says.
+    /// Every tensor with its file; each must be in the file that the index names.
     fn gather(files: Vec<WeightFile>, index: Option<&BTreeMap<String, String>>) -> Result<Self, CheckpointError> {
         let mut places = BTreeMap::new();
         for (at, file) in files.iter().enumerate() {
@@ -100,7 +102,6 @@ impl WeightFiles {
         self.places.iter().map(|(name, place)| (name, &place.form))
     }
 
-    /// The form of a tensor, if it is there.
     pub(super) fn form(&self, name: &str) -> Option<&TensorForm> {
         self.places.get(name).map(|place| &place.form)
     }
@@ -111,7 +112,6 @@ impl WeightFiles {
         self.files.get(file).map_or_else(PathBuf::new, |file| file.path().to_owned())
     }
 
-    /// Reads a tensor.
     pub(super) fn read(&self, name: &str) -> Result<HostTensor, CheckpointError> {
         let path = self.path(name);
         let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_owned() };
@@ -131,7 +131,7 @@ impl WeightFiles {
 impl WeightFile {
     fn open(path: PathBuf) -> Result<Self, CheckpointError> {
         if path.extension().is_none_or(|extension| extension != "safetensors") {
-            return Ok(Self::Pickled(Shard::open(&path)?));
+            return Ok(Self::Pickled(TorchFile::open(&path)?));
         }
         let damaged = |message: String| HuggingFaceError::Damaged { path: path.clone(), message };
         let identity = FileStat::of(&path)?;
@@ -148,12 +148,12 @@ impl WeightFile {
         }
         let mut header = Vec::new();
         file.take(length).read_to_end(&mut header)?;
-        // Reading it checks that the tensors fill the data without holes, each as its shape says.
+        // Checks that the tensors fill the data without holes and match their shapes.
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
         let data_start = LENGTH_BYTES + length;
         let (expected, found) = (metadata.data_len() as u64, size - data_start);
         if expected != found {
-            return Err(damaged(format!("the header speaks of {expected} bytes of tensors, found {found}")).into());
+            return Err(damaged(format!("the header lists {expected} bytes of tensors, found {found}")).into());
         }
         Ok(Self::Safetensors { path, identity, metadata, data_start })
     }

@@ -1,5 +1,5 @@
-//! Models as transformers writes them: `GPTNeoXForCausalLM` and `LlamaForCausalLM`. `config.json` becomes gpt-neox
-//! settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
+//! Models as transformers writes them: `GPTNeoXForCausalLM`, `LlamaForCausalLM` and classes with its tensors and function.
+//! `config.json` becomes gpt-neox settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
 
 mod config;
 mod error;
@@ -14,8 +14,11 @@ use rayon::prelude::*;
 pub use error::HuggingFaceError;
 pub use names::HuggingFaceClass;
 
-use super::{CheckpointError, ModelSource, TensorForm};
-use crate::config::{Architecture, Head, Observed, Precision, QuirkOptions};
+use super::error::CheckpointError;
+use super::rotary_table::difference;
+use super::source::ModelSource;
+use super::torch_file::{TensorForm, is_model_name};
+use crate::config::{Architecture, Head, Observed, Positions, Precision, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
 use config::ModelConfig;
@@ -25,7 +28,7 @@ use files::WeightFiles;
 #[derive(Debug)]
 pub struct HuggingFaceModel {
     folder: PathBuf,
-    class: HuggingFaceClass,
+    class_name: &'static str,
     architecture: Architecture,
     files: WeightFiles,
     weights: Vec<Weight>,
@@ -58,7 +61,7 @@ impl HuggingFaceModel {
     /// Anything that keeps the model from being understood in full; see [`HuggingFaceError`].
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let config_path = folder.join("config.json");
-        let ModelConfig { class, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
+        let ModelConfig { class, class_name, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
         let files = WeightFiles::open(folder)?;
         let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
         let precision = embedding.and_then(|name| files.form(&name)).map(|form| match form.dtype {
@@ -76,13 +79,19 @@ impl HuggingFaceModel {
         let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
             .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
         let weights = account(class, &architecture, &files)?;
-        Ok(Self { folder: folder.to_owned(), class, architecture, files, weights })
+        check_tables(&architecture, &files)?;
+        Ok(Self { folder: folder.to_owned(), class_name, architecture, files, weights })
+    }
+
+    /// Whether the weights of a folder have the names of gpt-neox's modules: the output of `zero_to_fp32.py`.
+    pub(super) fn holds_model_of_neox(folder: &Path) -> bool {
+        WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
     }
 
     /// transformers' name of the model's class.
     #[must_use]
     pub fn class(&self) -> &'static str {
-        self.class.name()
+        self.class_name
     }
 
     fn of_stage(&self, id: StageId) -> impl Iterator<Item = &Weight> {
@@ -90,7 +99,7 @@ impl HuggingFaceModel {
     }
 
     fn read(&self, id: StageId, wanted: impl Fn(&Weight) -> bool) -> Result<StageTensors, CheckpointError> {
-        // Before, so that a change is told as what it is; after, so that there was none.
+        // Before, so that a change is reported as one; after, to be sure there was none.
         self.check_unchanged(id)?;
         let weights: Vec<_> = self.of_stage(id).filter(|weight| wanted(weight)).collect();
         let params = weights
@@ -126,7 +135,7 @@ impl HuggingFaceModel {
 }
 
 /// Every parameter that a model of this architecture has; each of its tensors is there in the right form, and no other
-/// tensor is. Ends at the first that is missing: `config.json` may speak of any number of layers.
+/// tensor is. Ends at the first that is missing: `config.json` may ask for any number of layers.
 fn account(
     class: HuggingFaceClass,
     architecture: &Architecture,
@@ -149,6 +158,26 @@ fn account(
         }
     }
     Ok(found)
+}
+
+/// Tables that older versions of transformers saved, and loaded over their own, must be those of `config.json`.
+fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), CheckpointError> {
+    let Positions::Rotary { dims, base } = architecture.positions else { return Ok(()) };
+    for (name, form) in files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq")) {
+        let place = || (files.path(name), name.clone());
+        if !form.dtype.is_float() {
+            continue;
+        }
+        let found = difference(&files.read(name)?, dims, base).map_err(|source| {
+            let (path, name) = place();
+            HuggingFaceError::Tensor { path, name, source }
+        })?;
+        if let Some(found) = found {
+            let (path, name) = place();
+            return Err(HuggingFaceError::PositionTable { path, name, found, base }.into());
+        }
+    }
+    Ok(())
 }
 
 impl Weight {

@@ -1,5 +1,5 @@
-//! What a file must be before anything in it is parsed: torch.save's zip archive, nothing compressed, or its older
-//! stream. What unpacks to more than the file holds is refused here, so that memory is bounded by the file's size.
+//! Checks before anything in a file is parsed: torch.save's zip archive, nothing compressed, or its older stream. Entries
+//! that would unpack to more than the file holds are refused, so that memory is bounded by the file's size.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::super::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 use crate::files::{self, FileStat};
 
 /// The largest pickle inside an archive. One tensor takes some 150 bytes of it; parsed, it takes up to a hundred times
@@ -48,7 +48,7 @@ impl Entries {
     }
 }
 
-/// Looks at a file without reading what it stores.
+/// Checks the archive's directory; reads no entry.
 pub(super) fn check(path: &Path) -> Result<(FileStat, Entries), CheckpointError> {
     let identity = FileStat::of(path)?;
     let refused = |reason: String| Err(CheckpointError::Archive { path: path.to_owned(), reason });
@@ -63,7 +63,7 @@ pub(super) fn check(path: &Path) -> Result<(FileStat, Entries), CheckpointError>
     if !head.starts_with(b"PK") {
         return Ok((identity, Entries::default()));
     }
-    // What is no sound archive, the reader has words for.
+    // The reader reports an unsound archive.
     let unsound = Ok((identity, Entries::default()));
     let Ok(mut archive) = ZipArchive::new(BufReader::new(files::open(path)?)) else { return unsound };
     let mut entries = HashMap::new();
@@ -87,7 +87,7 @@ pub(super) fn check(path: &Path) -> Result<(FileStat, Entries), CheckpointError>
             entries.insert(name, Entry { start, bytes, crc32: entry.crc32() });
         }
     }
-    // Of several entries with one name, only the reader knows which it takes.
+    // Which of several entries with one name counts is the reader's choice.
     if entries.len() != archive.len() {
         return unsound;
     }

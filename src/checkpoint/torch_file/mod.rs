@@ -1,47 +1,57 @@
-//! One `.pt` file. The only place that knows pytorch-reader: pickles are parsed, never executed, classes it does not
-//! know stay opaque. A tensor's bytes are read when asked for, through whatever offset, stride and shared storage the
-//! file gives it; those that are one run of the file are read once, piece by piece, and each piece is hashed, compared with
-//! the file's checksum and searched for NaN while it is in the core's cache.
+//! One `.pt` file. Only this module uses pytorch-reader: pickles are parsed, never executed, and unknown classes stay
+//! opaque. A tensor's bytes are read when asked for, through any offset, stride and shared storage. A tensor that is one
+//! run of the file is read once, piece by piece, and each piece is hashed, compared with the file's checksum and searched
+//! for NaN while it is in the core's cache.
 
 mod archive;
+mod pickle;
+mod place;
 mod places;
+mod stored;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use fs_err::File;
 use fs_err::os::unix::fs::FileExt as _;
-use pytorch_reader::{DType as FileDType, PickleValue, PytorchError, PytorchReader, Tensor};
+use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 
 use self::archive::{Entries, Entry};
-use self::places::{Place, places};
-use super::CheckpointError;
+use self::place::Place;
+use self::places::places;
+use self::stored::Stored;
+use super::error::CheckpointError;
 use super::read_digests::{PIECE_BYTES, ReadDigests};
+use super::unknown_object;
 use crate::files::{self, FileStat};
 use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
 
+/// Tensors of at most this many bytes are read both ways when the runs of a file are found: norms and biases, a small part
+/// of any file.
+const COMPARED_BYTES: usize = 64 << 10;
+
 /// An opened `.pt` file: names, types and shapes are known, no tensor is read yet.
-pub struct Shard {
+pub struct TorchFile {
     path: PathBuf,
     /// The dictionary's key in the file, unless it is the file's root.
     key: Option<String>,
     identity: FileStat,
     entries: Entries,
-    tensors: HashMap<String, Tensor>,
+    tensors: HashMap<String, Stored>,
     runs: OnceLock<Option<Runs>>,
     reading: Reading,
 }
 
-/// What happens to what is read, beside being returned.
+/// How files are read.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// Where tensors have their memory from.
+    /// Memory for tensors.
     pub pool: Option<Arc<Pool>>,
-    /// What hashes the files.
+    /// Files that are hashed while they are read.
     pub digests: Option<Arc<ReadDigests>>,
 }
 
@@ -54,6 +64,7 @@ struct Runs {
 struct Run {
     start: u64,
     place: Place,
+    fills_storage: bool,
     /// Of exactly these bytes, where the file has one.
     crc32: Option<u32>,
 }
@@ -67,13 +78,13 @@ pub struct TensorForm {
     pub shape: Vec<usize>,
 }
 
-impl std::fmt::Debug for Shard {
+impl std::fmt::Debug for TorchFile {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Shard({}, {} tensors)", self.path.display(), self.tensors.len())
+        write!(formatter, "TorchFile({}, {} tensors)", self.path.display(), self.tensors.len())
     }
 }
 
-impl Shard {
+impl TorchFile {
     /// Opens a file whose root is a dictionary of tensors.
     ///
     /// # Errors
@@ -85,7 +96,7 @@ impl Shard {
     /// Opens the dictionary of tensors that a file holds under `key`.
     ///
     /// # Errors
-    /// As [`Shard::open`]; also when there is no such key or it holds `None`.
+    /// As [`TorchFile::open`]; also when there is no such key or it holds `None`.
     pub fn open_key(path: &Path, key: &str) -> Result<Self, CheckpointError> {
         let checked = archive::check(path)?;
         let reader = PytorchReader::with_top_level_key(path, key);
@@ -95,30 +106,56 @@ impl Shard {
         Self::from_reader(path, Some(key.to_owned()), checked, reader)
     }
 
+    /// Opens the state dictionary of a whole model: under `module`, as the training engine writes it, or the file's root, as
+    /// DeepSpeed's `zero_to_fp32.py` does.
+    ///
+    /// # Errors
+    /// As [`TorchFile::open`]; also when the file holds neither.
+    pub fn open_model(path: &Path) -> Result<Self, CheckpointError> {
+        match Self::open_key(path, "module") {
+            Err(CheckpointError::NoModel { path }) => match Self::open(&path) {
+                Ok(file) if file.tensors.keys().any(|name| is_model_name(name)) => Ok(file),
+                _ => Err(CheckpointError::NoModel { path }),
+            },
+            opened => opened,
+        }
+    }
+
     fn from_reader(
         path: &Path,
         key: Option<String>,
         (identity, entries): (FileStat, Entries),
         reader: Result<PytorchReader, PytorchError>,
     ) -> Result<Self, CheckpointError> {
-        let reader = reader.map_err(|source| CheckpointError::Damaged { path: path.to_owned(), source })?;
-        let (path, tensors) = (path.to_owned(), reader.into_tensors());
+        let tensors = match reader {
+            Ok(reader) => {
+                let tensors = reader.into_tensors().into_iter();
+                tensors.map(|(name, tensor)| (name, Stored::Read(tensor))).collect()
+            }
+            Err(source) => {
+                let unknown = matches!(&source, PytorchError::Pickle(error) if unknown_object::is_cause_of(error));
+                unknown
+                    .then(|| placed(path, &entries, key.as_deref()))
+                    .flatten()
+                    .ok_or_else(|| CheckpointError::Damaged { path: path.to_owned(), source })?
+            }
+        };
+        let path = path.to_owned();
         Ok(Self { path, key, identity, entries, tensors, runs: OnceLock::new(), reading: Reading::default() })
     }
 
-    /// The same file, read otherwise.
+    /// The same file with other options.
     #[must_use]
     pub fn reading(self, reading: Reading) -> Self {
         Self { reading, ..self }
     }
 
-    /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What tells whether the file is still the one that was opened.
+    /// Size and times of the file when it was opened.
     #[must_use]
     pub fn identity(&self) -> FileStat {
         self.identity
@@ -152,10 +189,10 @@ impl Shard {
         Ok(self.read_and_search(name)?.0)
     }
 
-    /// As [`Shard::read`]; also tells the row-major index of its first NaN or infinity, if it has one.
+    /// As [`TorchFile::read`]; also returns the row-major index of its first NaN or infinity, if it has one.
     ///
     /// # Errors
-    /// As [`Shard::read`].
+    /// As [`TorchFile::read`].
     pub fn read_and_search(&self, name: &str) -> Result<(HostTensor, Option<usize>), CheckpointError> {
         let tensor = self
             .tensors
@@ -164,8 +201,6 @@ impl Shard {
         let dtype = self.host_dtype(name, tensor)?;
         let runs = self.runs.get_or_init(|| self.find_runs()).as_ref();
         let run = runs.and_then(|runs| Some((&runs.file, runs.places.get(name)?)));
-        // Where both do not understand the same, the reader is right.
-        let run = run.filter(|(_, run)| run.place.dtype == dtype && run.place.shape == tensor.shape());
         let (bytes, non_finite) = match run {
             Some((file, run)) => {
                 let (bytes, non_finite) = self.read_run(file, run, name, tensor.byte_len())?;
@@ -219,12 +254,16 @@ impl Shard {
         }
     }
 
-    /// Finds the tensors that are one run of the file; `None` where that cannot be told of any.
+    /// Finds the tensors that are one run of the file. `None` for a file that is not an archive, or whose pickle holds
+    /// anything but tensors.
     fn find_runs(&self) -> Option<Runs> {
-        let file = files::open(&self.path).ok()?;
-        let (Entry { start, bytes, .. }, folder) = self.entries.pickle()?;
-        let mut pickle = vec![0; usize::try_from(bytes).ok()?];
-        file.read_exact_at(&mut pickle, start).ok()?;
+        let (file, pickle, folder) = read_pickle(&self.path, &self.entries)?;
+        let places = self.check_runs(&file, self.runs(&folder, places(&pickle, self.key.as_deref())?))?;
+        Some(Runs { file, places })
+    }
+
+    /// The places as runs of the file, by name, as far as they are inside it.
+    fn runs(&self, folder: &str, places: HashMap<String, Place>) -> HashMap<String, Run> {
         let run = |place: Place| {
             let entry = self.entries.get(&format!("{folder}{}", place.storage))?;
             let size = place.dtype.size() as u64;
@@ -234,16 +273,49 @@ impl Shard {
             let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
             // Pieces then begin with an element.
             let whole_elements = start % size == 0;
-            let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && bytes == entry.bytes);
-            (inside && whole_elements).then_some(Run { start, place, crc32 })
+            let fills_storage = bytes == entry.bytes;
+            let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
+            (inside && whole_elements).then_some(Run { start, place, fills_storage, crc32 })
         };
-        let places = places(&pickle, self.key.as_deref())?;
-        Some(Runs { file, places: places.into_iter().filter_map(|(name, place)| Some((name, run(place)?))).collect() })
+        places.into_iter().filter_map(|(name, place)| Some((name, run(place)?))).collect()
+    }
+
+    /// Compares the runs with pytorch-reader's understanding of the file and keeps those that are proven. A small one is
+    /// read both ways; one difference and none of the file is trusted. A large one must be the only tensor of its storage
+    /// and fill it, so that its offset can only be 0. All others are left to pytorch-reader.
+    fn check_runs(&self, file: &File, runs: HashMap<String, Run>) -> Option<HashMap<String, Run>> {
+        let mut tensors_of_storage: HashMap<&str, usize> = HashMap::new();
+        for run in runs.values() {
+            *tensors_of_storage.entry(&run.place.storage).or_default() += 1;
+        }
+        let mut proven = HashSet::new();
+        for (name, run) in &runs {
+            let Some(tensor) = self.tensors.get(name) else { continue };
+            if tensor.dtype() != Some(run.place.dtype) || tensor.shape() != run.place.shape {
+                return None;
+            }
+            if tensor.byte_len() > COMPARED_BYTES {
+                if run.fills_storage && tensors_of_storage[run.place.storage.as_str()] == 1 {
+                    proven.insert(name.clone());
+                }
+                continue;
+            }
+            // A tensor that cannot be read is reported when it is asked for.
+            let Ok(expected) = tensor.read() else { continue };
+            let mut bytes = vec![0; expected.len()];
+            if file.read_exact_at(&mut bytes, run.start).is_err() || bytes != expected {
+                return None;
+            }
+            proven.insert(name.clone());
+        }
+        let mut runs = runs;
+        runs.retain(|name, _| proven.contains(name.as_str()));
+        Some(runs)
     }
 
     fn unreadable(&self, name: &str, source: std::io::Error) -> CheckpointError {
         let (path, name) = (self.path.clone(), name.to_owned());
-        // The words of the zip archive's reader, which has no kind of its own for it.
+        // The zip archive's reader has no error kind of its own for it.
         if source.to_string().ends_with("Invalid checksum") {
             CheckpointError::Checksum { path, name }
         } else {
@@ -251,29 +323,44 @@ impl Shard {
         }
     }
 
-    fn host_dtype(&self, name: &str, tensor: &Tensor) -> Result<DType, CheckpointError> {
-        // A stride of 0 makes any number of elements out of one.
+    fn host_dtype(&self, name: &str, tensor: &Stored) -> Result<DType, CheckpointError> {
+        // A stride of 0 makes any number of elements from one.
         let (bytes, file_bytes) = (tensor.byte_len() as u64, self.identity.bytes());
         if bytes > file_bytes {
             let (path, name) = (self.path.clone(), name.to_owned());
             return Err(CheckpointError::LargerThanFile { path, name, bytes, file_bytes });
         }
-        Ok(match tensor.dtype() {
-            FileDType::F64 => DType::F64,
-            FileDType::F32 => DType::F32,
-            FileDType::F16 => DType::F16,
-            FileDType::BF16 => DType::BF16,
-            FileDType::I64 => DType::I64,
-            FileDType::I32 => DType::I32,
-            FileDType::I16 => DType::I16,
-            FileDType::I8 => DType::I8,
-            FileDType::U8 | FileDType::Bool => DType::U8,
-            FileDType::U64 | FileDType::U32 | FileDType::U16 => {
-                let (path, name) = (self.path.clone(), name.to_owned());
-                return Err(CheckpointError::ElementType { path, name });
-            }
-        })
+        tensor.dtype().ok_or_else(|| CheckpointError::ElementType { path: self.path.clone(), name: name.to_owned() })
     }
+}
+
+/// Whether a tensor of this name belongs to the state dictionary of a whole model of gpt-neox.
+pub(super) fn is_model_name(name: &str) -> bool {
+    name.strip_prefix("module.").unwrap_or(name).starts_with("sequential.")
+}
+
+/// An open archive, its pickle, and the folder of its storages.
+fn read_pickle(path: &Path, entries: &Entries) -> Option<(File, Vec<u8>, String)> {
+    let file = files::open(path).ok()?;
+    let (Entry { start, bytes, .. }, folder) = entries.pickle()?;
+    let mut pickle = vec![0; usize::try_from(bytes).ok()?];
+    file.read_exact_at(&mut pickle, start).ok()?;
+    Some((file, pickle, folder))
+}
+
+/// The tensors of an archive whose pickle holds objects that pytorch-reader does not accept.
+fn placed(path: &Path, entries: &Entries, key: Option<&str>) -> Option<HashMap<String, Stored>> {
+    let (_, pickle, folder) = read_pickle(path, entries)?;
+    let stored = |place: Option<Place>| match place {
+        None => Some(Stored::Unknown),
+        Some(place) => {
+            let entry = entries.get(&format!("{folder}{}", place.storage))?;
+            Some(Stored::Placed { path: path.to_owned(), entry, place })
+        }
+    };
+    let tensors = places::tensors(&pickle, key)?.into_iter();
+    // A storage that is missing is a damaged file.
+    tensors.map(|(name, place)| Some((name, stored(place)?))).collect()
 }
 
 /// Reads a plain value (no tensors) that a file holds under `key`; `None` if the file has no such key.
@@ -281,10 +368,17 @@ impl Shard {
 /// # Errors
 /// The file cannot be read or is not what `torch.save` writes.
 pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, CheckpointError> {
-    archive::check(path)?;
+    let (_, entries) = archive::check(path)?;
     match PytorchReader::read_pickle_data(path, Some(key)) {
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),
+        // Other objects in the pickle do not matter.
+        Err(PytorchError::Pickle(source)) if unknown_object::is_cause_of(&source) => {
+            match read_pickle(path, &entries) {
+                Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
+                _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
+            }
+        }
         Err(source) => Err(CheckpointError::Damaged { path: path.to_owned(), source }),
     }
 }

@@ -1,330 +1,67 @@
-//! Where the tensors of a `torch.save` archive lie. What a file means is for pytorch-reader to say; it hands out tensors
-//! as bytes that it has read, and keeps to itself where from. This follows the pickle just far enough to know that of the
-//! dictionaries of tensors that torch writes, and gives up at anything else: then the tensor is read by the reader.
-//! Nothing is nested in memory, however deeply a hostile pickle nests.
+//! Where the tensors of a `torch.save` archive are. pytorch-reader returns a tensor's bytes but not their place in the
+//! file, which reading piece by piece needs. This parser follows the pickle far enough for the dictionaries of tensors that
+//! torch writes and gives up at anything else; such tensors are read by pytorch-reader. Its results are checked against
+//! pytorch-reader's before they are used.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
-use crate::tensor::DType;
+use pytorch_reader::PickleValue;
 
-/// A tensor that fills a run of a storage, row-major.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Name of the storage.
-    pub storage: String,
-    /// Index of the first element in it.
-    pub first: u64,
-    pub dtype: DType,
-    pub shape: Vec<usize>,
-}
+use super::pickle::{Machine, Value};
+use super::place::Place;
+
+/// An entry of a dictionary: a tensor, with its place unless its type is unknown.
+pub(super) type Found = HashMap<String, Option<Place>>;
 
 /// The tensors that are one run each, of the dictionary of tensors that a pickle holds, or that it holds under `key`. `None`
 /// for any other pickle.
 pub(super) fn places(pickle: &[u8], key: Option<&str>) -> Option<HashMap<String, Place>> {
-    let mut machine =
-        Machine { rest: pickle, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), dicts: Vec::new() };
-    let mut root = machine.run()?;
-    if let Some(key) = key {
-        let Value::Dict(dict) = root else { return None };
-        root = machine.dicts.get(dict)?.get(key)?.clone();
-    }
+    let (machine, root) = Machine::run_to(pickle, key)?;
     let Value::Dict(dict) = root else { return None };
     let mut places = HashMap::new();
     for (name, value) in machine.dicts.get(dict)? {
         match value {
-            Value::Tensor(Some(place)) => drop(places.insert(name.to_string(), (**place).clone())),
-            Value::Tensor(None) => {}
+            Value::Tensor(Some(place)) if place.dtype.is_float() && place.is_run() => {
+                places.insert(name.to_string(), (**place).clone());
+            }
+            Value::Tensor(_) => {}
             _ => return None,
         }
     }
     Some(places)
 }
 
-/// What the stack holds, as far as it matters here.
-#[derive(Clone)]
-enum Value {
-    Other,
-    Int(u64),
-    Text(Rc<str>),
-    Sizes(Rc<[u64]>),
-    Class(Class),
-    /// What a persistent id says of a storage of floating point: its type and name.
-    Id(DType, Rc<str>),
-    Storage(DType, Rc<str>),
-    /// A tensor's, with where it lies if that is one run.
-    Arguments(Option<Rc<Place>>),
-    Tensor(Option<Rc<Place>>),
-    /// The number of the dictionary.
-    Dict(usize),
+/// The tensors of the dictionary that a pickle holds, or that it holds under `key`, whatever else is in it. For pickles with
+/// objects that pytorch-reader does not accept: they are never built and stay opaque.
+pub(super) fn tensors(pickle: &[u8], key: Option<&str>) -> Option<Found> {
+    let (machine, root) = Machine::run_to(pickle, key)?;
+    let Value::Dict(dict) = root else { return None };
+    let found = machine.dicts.get(dict)?.iter().filter_map(|(name, value)| match value {
+        Value::Tensor(place) => Some((name.to_string(), place.as_deref().cloned())),
+        _ => None,
+    });
+    Some(found.collect())
 }
 
-#[derive(Clone, Copy)]
-enum Class {
-    OrderedDict,
-    RebuildTensor,
-    Storage(DType),
-    Unknown,
+/// Whether a pickle can be followed to its end.
+pub(super) fn is_read(pickle: &[u8]) -> bool {
+    Machine::run_to(pickle, None).is_some()
 }
 
-/// A pickle machine that makes nothing but the above.
-struct Machine<'a> {
-    rest: &'a [u8],
-    stack: Vec<Value>,
-    /// How high the stack was at each mark.
-    marks: Vec<usize>,
-    memo: HashMap<u32, Value>,
-    dicts: Vec<HashMap<Rc<str>, Value>>,
-}
-
-impl<'a> Machine<'a> {
-    /// Runs to the end and returns what the pickle holds.
-    fn run(&mut self) -> Option<Value> {
-        loop {
-            let [opcode] = self.array()?;
-            match opcode {
-                b'.' => return self.stack.pop(),
-                b'(' => self.marks.push(self.stack.len()),
-                // PROTO and FRAME
-                0x80 => drop(self.take(1)?),
-                0x95 => drop(self.take(8)?),
-                // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST
-                b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Other),
-                // BINFLOAT
-                b'G' => self.skip(8)?,
-                // BININT, BININT1, BININT2, LONG1
-                b'J' => {
-                    let number = i32::from_le_bytes(self.array()?);
-                    self.stack.push(u64::try_from(number).map_or(Value::Other, Value::Int));
-                }
-                b'K' => {
-                    let [number] = self.array()?;
-                    self.stack.push(Value::Int(number.into()));
-                }
-                b'M' => {
-                    let number = u16::from_le_bytes(self.array()?);
-                    self.stack.push(Value::Int(number.into()));
-                }
-                0x8a => self.long()?,
-                // BINUNICODE, SHORT_BINUNICODE
-                b'X' => {
-                    let length = u32::from_le_bytes(self.array()?);
-                    self.text(length as usize)?;
-                }
-                0x8c => {
-                    let [length] = self.array()?;
-                    self.text(length.into())?;
-                }
-                // BINSTRING, BINBYTES; SHORT_BINSTRING, SHORT_BINBYTES
-                b'T' | b'B' => {
-                    let length = u32::from_le_bytes(self.array()?);
-                    self.skip(length as usize)?;
-                }
-                b'U' | b'C' => {
-                    let [length] = self.array()?;
-                    self.skip(length.into())?;
-                }
-                // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
-                b')' => self.tuple(0)?,
-                0x85..=0x87 => self.tuple(usize::from(opcode - 0x84))?,
-                b't' => {
-                    let count = self.above_mark()?;
-                    self.tuple(count)?;
-                }
-                // EMPTY_DICT, SETITEM, SETITEMS
-                b'}' => self.new_dict(),
-                b's' => self.set_items(2)?,
-                b'u' => {
-                    let count = self.above_mark()?;
-                    self.set_items(count)?;
-                }
-                // APPEND, APPENDS; BUILD, whose state concerns no entry
-                b'a' | b'b' => drop(self.pop()?),
-                b'e' => {
-                    let count = self.above_mark()?;
-                    self.stack.truncate(self.stack.len() - count);
-                }
-                // GLOBAL, STACK_GLOBAL
-                b'c' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    self.stack.push(Value::Class(class(module, name)));
-                }
-                0x93 => {
-                    let (Value::Text(name), Value::Text(module)) = (self.pop()?, self.pop()?) else { return None };
-                    self.stack.push(Value::Class(class(module.as_bytes(), name.as_bytes())));
-                }
-                b'R' => self.reduce()?,
-                // NEWOBJ
-                0x81 => {
-                    self.pop()?;
-                    *self.stack.last_mut()? = Value::Other;
-                }
-                // BINPERSID
-                b'Q' => {
-                    let storage = match self.pop()? {
-                        Value::Id(dtype, name) => Value::Storage(dtype, name),
-                        _ => Value::Other,
-                    };
-                    self.stack.push(storage);
-                }
-                // BINPUT, LONG_BINPUT, MEMOIZE; BINGET, LONG_BINGET
-                b'q' => {
-                    let [number] = self.array()?;
-                    self.remember(number.into())?;
-                }
-                b'r' => {
-                    let number = u32::from_le_bytes(self.array()?);
-                    self.remember(number)?;
-                }
-                0x94 => {
-                    let number = u32::try_from(self.memo.len()).ok()?;
-                    self.remember(number)?;
-                }
-                b'h' => {
-                    let [number] = self.array()?;
-                    self.recall(number.into())?;
-                }
-                b'j' => {
-                    let number = u32::from_le_bytes(self.array()?);
-                    self.recall(number)?;
-                }
-                _ => return None,
-            }
+/// The value that a pickle holds under `key`: a whole number, text, or a dictionary of those.
+pub(super) fn plain_value(pickle: &[u8], key: &str) -> Option<PickleValue> {
+    let (machine, root) = Machine::run_to(pickle, Some(key))?;
+    let plain = |value: &Value| match value {
+        Value::Int(number) => i64::try_from(*number).ok().map(PickleValue::Int),
+        Value::Text(text) => Some(PickleValue::String(text.to_string())),
+        _ => None,
+    };
+    match root {
+        Value::Dict(dict) => {
+            let entries = machine.dicts.get(dict)?.iter();
+            let entries = entries.filter_map(|(name, value)| Some((name.to_string(), plain(value)?)));
+            Some(PickleValue::Dict(entries.collect()))
         }
+        value => plain(&value),
     }
-
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count)?;
-        self.rest = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn line(&mut self) -> Option<&'a [u8]> {
-        let end = self.rest.iter().position(|&byte| byte == b'\n')?;
-        let line = self.take(end)?;
-        self.take(1)?;
-        Some(line)
-    }
-
-    fn pop(&mut self) -> Option<Value> {
-        self.stack.pop()
-    }
-
-    /// A value of so many bytes that does not matter.
-    fn skip(&mut self, count: usize) -> Option<()> {
-        self.take(count)?;
-        self.stack.push(Value::Other);
-        Some(())
-    }
-
-    fn long(&mut self) -> Option<()> {
-        let [length] = self.array()?;
-        let bytes = self.take(length.into())?;
-        let mut number = [0; 8];
-        let fits = bytes.len() <= 8 && bytes.last().is_none_or(|&last| last < 0x80);
-        if fits {
-            number[..bytes.len()].copy_from_slice(bytes);
-        }
-        self.stack.push(if fits { Value::Int(u64::from_le_bytes(number)) } else { Value::Other });
-        Some(())
-    }
-
-    fn text(&mut self, length: usize) -> Option<()> {
-        let text = std::str::from_utf8(self.take(length)?).ok()?;
-        self.stack.push(Value::Text(text.into()));
-        Some(())
-    }
-
-    /// How many values lie above the last mark, which goes.
-    fn above_mark(&mut self) -> Option<usize> {
-        self.stack.len().checked_sub(self.marks.pop()?)
-    }
-
-    fn tuple(&mut self, count: usize) -> Option<()> {
-        let items = self.stack.split_off(self.stack.len().checked_sub(count)?);
-        let value = match &items[..] {
-            [Value::Text(tag), Value::Class(Class::Storage(dtype)), Value::Text(name), _, _] if **tag == *"storage" => {
-                Value::Id(*dtype, name.clone())
-            }
-            [Value::Storage(dtype, name), Value::Int(first), Value::Sizes(sizes), Value::Sizes(strides), ..] => {
-                Value::Arguments(place(*dtype, name, *first, sizes, strides).map(Rc::new))
-            }
-            _ => {
-                let sizes = items.iter().map(|item| if let Value::Int(size) = item { Some(*size) } else { None });
-                sizes.collect::<Option<_>>().map_or(Value::Other, Value::Sizes)
-            }
-        };
-        self.stack.push(value);
-        Some(())
-    }
-
-    fn new_dict(&mut self) {
-        self.stack.push(Value::Dict(self.dicts.len()));
-        self.dicts.push(HashMap::new());
-    }
-
-    /// Puts pairs of keys and values into what lies below them.
-    fn set_items(&mut self, count: usize) -> Option<()> {
-        let items = self.stack.split_off(self.stack.len().checked_sub(count)?);
-        let Value::Dict(dict) = *self.stack.last()? else { return Some(()) };
-        let dict = self.dicts.get_mut(dict)?;
-        for pair in items.chunks(2) {
-            // Tensors have names; what has another key is none that is asked for.
-            if let [Value::Text(key), value] = pair {
-                dict.insert(key.clone(), value.clone());
-            }
-        }
-        Some(())
-    }
-
-    fn reduce(&mut self) -> Option<()> {
-        let (arguments, callable) = (self.pop()?, self.pop()?);
-        match (callable, arguments) {
-            (Value::Class(Class::OrderedDict), Value::Sizes(none)) if none.is_empty() => self.new_dict(),
-            (Value::Class(Class::OrderedDict), _) => return None,
-            (Value::Class(Class::RebuildTensor), Value::Arguments(place)) => self.stack.push(Value::Tensor(place)),
-            (Value::Class(Class::RebuildTensor), _) => self.stack.push(Value::Tensor(None)),
-            _ => self.stack.push(Value::Other),
-        }
-        Some(())
-    }
-
-    fn remember(&mut self, number: u32) -> Option<()> {
-        self.memo.insert(number, self.stack.last()?.clone());
-        Some(())
-    }
-
-    fn recall(&mut self, number: u32) -> Option<()> {
-        self.stack.push(self.memo.get(&number)?.clone());
-        Some(())
-    }
-}
-
-fn class(module: &[u8], name: &[u8]) -> Class {
-    match (module, name) {
-        (b"collections", b"OrderedDict") => Class::OrderedDict,
-        (b"torch._utils", b"_rebuild_tensor_v2") => Class::RebuildTensor,
-        (b"torch", b"DoubleStorage") => Class::Storage(DType::F64),
-        (b"torch", b"FloatStorage") => Class::Storage(DType::F32),
-        (b"torch", b"HalfStorage") => Class::Storage(DType::F16),
-        (b"torch", b"BFloat16Storage") => Class::Storage(DType::BF16),
-        _ => Class::Unknown,
-    }
-}
-
-/// Where a tensor lies, if its elements follow one another.
-fn place(dtype: DType, storage: &str, first: u64, sizes: &[u64], strides: &[u64]) -> Option<Place> {
-    let shape = sizes.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<_>>()?;
-    let mut step = 1_u64;
-    for (&size, &stride) in sizes.iter().zip(strides).rev() {
-        if size != 1 && stride != step {
-            return None;
-        }
-        step = step.checked_mul(size)?;
-    }
-    (sizes.len() == strides.len()).then(|| Place { storage: storage.to_owned(), first, dtype, shape })
 }

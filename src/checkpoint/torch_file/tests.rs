@@ -10,14 +10,14 @@ use zip::{CompressionMethod, ZipWriter};
 use super::*;
 
 /// Reads every tensor both ways; returns how many were runs, and how many there are of floating point.
-fn both_ways(shard: &Shard) -> (usize, usize) {
-    let runs = shard.find_runs().map_or(0, |runs| runs.places.len());
-    for (name, tensor) in &shard.tensors {
-        let (read, non_finite) = shard.read_and_search(name).unwrap();
+fn both_ways(file: &TorchFile) -> (usize, usize) {
+    let runs = file.find_runs().map_or(0, |runs| runs.places.len());
+    for (name, tensor) in &file.tensors {
+        let (read, non_finite) = file.read_and_search(name).unwrap();
         assert!(read.bytes() == tensor.read().unwrap(), "{name}");
         assert_eq!(non_finite, read.first_non_finite(), "{name}");
     }
-    let forms = shard.forms().unwrap();
+    let forms = file.forms().unwrap();
     (runs, forms.values().filter(|form| form.dtype.is_float()).count())
 }
 
@@ -38,16 +38,16 @@ fn checkpoints_of_torch_are_read_as_runs() {
     for entry in folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let shard = match () {
-            () if name.starts_with("layer_") => Shard::open(&path).unwrap(),
-            () if name.starts_with("mp_rank_") => match Shard::open_key(&path, "module") {
-                Ok(shard) => shard,
+        let file = match () {
+            () if name.starts_with("layer_") => TorchFile::open(&path).unwrap(),
+            () if name.starts_with("mp_rank_") => match TorchFile::open_key(&path, "module") {
+                Ok(file) => file,
                 // The weights are in layer files.
                 Err(_) => continue,
             },
             () => continue,
         };
-        let (runs, tensors) = both_ways(&shard);
+        let (runs, tensors) = both_ways(&file);
         // One checkpoint has a transposed matrix.
         let transposed = path.to_string_lossy().contains("old-names");
         assert!(runs == tensors || transposed && runs + 1 == tensors, "{}: {runs} of {tensors}", path.display());
@@ -91,7 +91,6 @@ fn pickle(tensors: &[(&str, u8, &[u8], &[u8])], numel: u8) -> Vec<u8> {
     bytes
 }
 
-/// An archive of this pickle and one storage.
 fn archive(path: &Path, pickle: &[u8], storage: &[f32]) {
     let mut zip = ZipWriter::new(fs::File::create(path).unwrap());
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(64);
@@ -120,9 +119,9 @@ fn views_are_runs_where_their_elements_follow_one_another() {
     let path = folder.path().join("views.pt");
     let storage: Vec<f32> = (0..24_u8).map(f32::from).collect();
     archive(&path, &pickle(VIEWS, 24), &storage);
-    let shard = Shard::open(&path).unwrap();
-    assert_eq!(both_ways(&shard), (4, 8));
-    let mut runs: Vec<_> = shard.find_runs().unwrap().places.into_iter().collect();
+    let file = TorchFile::open(&path).unwrap();
+    assert_eq!(both_ways(&file), (4, 8));
+    let mut runs: Vec<_> = file.find_runs().unwrap().places.into_iter().collect();
     runs.sort_by(|left, right| left.0.cmp(&right.0));
     let checked: Vec<_> = runs.iter().map(|(name, run)| (&name[..], run.crc32.is_some())).collect();
     assert_eq!(checked, [("from the middle", false), ("one row", false), ("scalar", false), ("whole", true)]);
@@ -140,9 +139,9 @@ fn damage_is_found_in_any_piece_and_not_finite_values_are_counted_through() {
     for (at, value) in [(0, f32::NAN), (100_000, f32::NEG_INFINITY), (count - 1, f32::INFINITY)] {
         storage[at] = value;
         archive(&path, &pickled, &storage);
-        let shard = Shard::open(&path).unwrap();
-        assert_eq!(both_ways(&shard), (1, 1));
-        assert_eq!(shard.read_and_search("weight").unwrap().1, Some(at));
+        let file = TorchFile::open(&path).unwrap();
+        assert_eq!(both_ways(&file), (1, 1));
+        assert_eq!(file.read_and_search("weight").unwrap().1, Some(at));
         storage[at] = 0.5;
     }
     archive(&path, &pickled, &storage);
@@ -152,12 +151,12 @@ fn damage_is_found_in_any_piece_and_not_finite_values_are_counted_through() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
         fs::write(&path, damaged).unwrap();
-        let error = Shard::open(&path).unwrap().read("weight").unwrap_err();
+        let error = TorchFile::open(&path).unwrap().read("weight").unwrap_err();
         assert!(matches!(error, CheckpointError::Checksum { .. }), "{error}");
     }
-    let shard = Shard::open(&path).unwrap();
+    let file = TorchFile::open(&path).unwrap();
     fs::write(&path, &bytes[..start + count]).unwrap();
-    let error = shard.read("weight").unwrap_err();
+    let error = file.read("weight").unwrap_err();
     assert!(matches!(error, CheckpointError::Unreadable { .. }), "{error}");
 }
 
@@ -194,4 +193,82 @@ proptest! {
         pickled.splice(at..end, with);
         let _ = places(&pickled, None);
     }
+}
+
+/// Two tensors, each far too large to be compared, in one storage of the file.
+fn large_views() -> (Vec<u8>, Vec<f32>) {
+    let tensors: &[(&str, u8, &[u8], &[u8])] =
+        &[("first", 0, &[255, 254], &[254, 1]), ("second", 6, &[255, 254], &[254, 1])];
+    let pickled = long(&pickle(tensors, 255), [255, b't', b'q'], 255 * 254 + 6);
+    (pickled, (0..255_u16 * 254 + 6).map(f32::from).collect())
+}
+
+#[test]
+fn a_wrong_offset_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("views.pt");
+    let pickled = pickle(VIEWS, 24);
+    archive(&path, &pickled, &(0..24_u8).map(f32::from).collect::<Vec<_>>());
+    let file = TorchFile::open(&path).unwrap();
+    let handle = files::open(&path).unwrap();
+    let right = places(&pickled, None).unwrap();
+    assert_eq!(file.check_runs(&handle, file.runs("a/data/", right.clone())).unwrap().len(), 4);
+    for name in ["whole", "from the middle", "one row", "scalar"] {
+        for wrong in [1, 2, 5, 12] {
+            let mut places = right.clone();
+            let place = places.get_mut(name).unwrap();
+            place.first = if place.first >= wrong { place.first - wrong } else { place.first + wrong };
+            // A place that leaves the storage is no run at all.
+            if let Some(runs) = file.check_runs(&handle, file.runs("a/data/", places)) {
+                assert!(!runs.contains_key(name), "{name}: {wrong}");
+            }
+        }
+    }
+    // Large tensors that share a storage are left to the reader, whatever the places are.
+    let (pickled, storage) = large_views();
+    archive(&path, &pickled, &storage);
+    let file = TorchFile::open(&path).unwrap();
+    assert!(file.find_runs().unwrap().places.is_empty());
+    assert_eq!(both_ways(&file), (0, 2));
+}
+
+/// A file of `{"module": tensors, "odd": value}`.
+fn with_odd_value(tensors: &[u8], value: &[u8]) -> Vec<u8> {
+    let text = |text: &str| [b"X", &u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+    let module = &tensors[2..tensors.len() - 1];
+    [b"\x80\x02}(", &text("module")[..], module, &text("odd"), value, b"u."].concat()
+}
+
+#[test]
+fn tensors_beside_objects_that_are_not_understood_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, odd) = (folder.path().join("plain.pt"), folder.path().join("odd.pt"));
+    let storage: Vec<f32> = (0..24_u8).map(f32::from).collect();
+    let tensors = pickle(VIEWS, 24);
+    archive(&plain, &tensors, &storage);
+    let expected = TorchFile::open(&plain).unwrap();
+    for value in [
+        &b"ccollections\ndefaultdict\nc__builtin__\nint\n\x85RK\x01K\x02s"[..],
+        b"ccollections\ndeque\n)R(K\x01K\x02e",
+        b"cfork\nState\n)\x81}(X\x01\0\0\0ah\x01Qub",
+    ] {
+        archive(&odd, &with_odd_value(&tensors, value), &storage);
+        assert!(PytorchReader::with_top_level_key(&odd, "module").is_err());
+        let file = TorchFile::open_key(&odd, "module").unwrap();
+        assert_eq!(file.forms().unwrap(), expected.forms().unwrap());
+        for (name, ..) in VIEWS {
+            assert!(file.read(name).unwrap().same_bits(&expected.read(name).unwrap()), "{name}");
+        }
+        assert_eq!(read_value(&odd, "iteration").unwrap(), None);
+    }
+    // Tensors of unknown types are not passed over.
+    let at = tensors.windows(12).position(|window| window == b"FloatStorage").unwrap();
+    let unknown = [&tensors[..at], b"Float8_e5m2Storage", &tensors[at + 12..]].concat();
+    archive(&odd, &unknown, &storage);
+    let error = TorchFile::open(&odd).unwrap().forms().unwrap_err();
+    assert!(matches!(error, CheckpointError::ElementType { .. }), "{error}");
+    // A tensor that reaches beyond its storage, and a storage that is missing.
+    archive(&odd, &with_odd_value(&tensors, b"ccollections\ndeque\n)R(K\x01e"), &storage[..12]);
+    let file = TorchFile::open_key(&odd, "module").unwrap();
+    assert!(matches!(file.read("whole").unwrap_err(), CheckpointError::Unreadable { .. }));
 }

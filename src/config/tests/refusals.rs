@@ -31,7 +31,7 @@ fn models_that_are_no_plain_language_model() {
     not_evaluated(
         json!({ "train_impl": "rm" }),
         NEW,
-        "train_impl: rm: a reward-model head puts out one score, not the probabilities of tokens",
+        "train_impl: rm: a reward-model head returns one score, not the probabilities of tokens",
     );
     assert_eq!(resolve_on(2, json!({}), NEW, &none()).unwrap().0.not_evaluated, None);
     refused(json!({ "moe_num_experts": 8 }), NEW, "moe_num_experts: 8: routing tokens to experts is not implemented");
@@ -58,7 +58,7 @@ fn kinds_of_attention() {
         ("sparse_variable", SPARSE),
         ("bigbird", SPARSE),
         ("bslongformer", SPARSE),
-        ("hyena", "gpt-neox knows no such kind"),
+        ("hyena", "gpt-neox has no such kind of attention"),
     ] {
         let expected = format!("attention_config: {kind}: {reason}");
         refused(json!({ "attention_config": [[[kind], "all"]] }), NEW, &expected);
@@ -106,7 +106,7 @@ fn settings_that_gpt_neox_cannot_run_itself() {
 
 #[test]
 fn transformer_engine_where_it_is_not_settled() {
-    const UNSETTLED: &str = "what Transformer Engine makes of it is not established";
+    const UNSETTLED: &str = "what Transformer Engine computes then is not established";
     not_evaluated(
         json!({ "te_fp8_mha": true, "pos_emb": "rotary" }),
         ENGINE_ATTENTION,
@@ -139,7 +139,7 @@ fn transformer_engine_where_it_is_not_settled() {
 #[test]
 fn what_transformer_engine_reduces_twice() {
     const TWICE: &str = "Transformer Engine reduces inside the module and gpt-neox once more after it, so that branch \
-                         counts once per rank; whether a checkpoint was trained so cannot be told";
+                         counts once per rank; whether a checkpoint was trained so is not recorded";
     let parallel = || json!({ "gpt_j_residual": true });
     let expected = |module: &str, ranks: usize| format!("{module} with gpt_j_residual on {ranks} ranks: {TWICE}");
     refused_on(2, parallel(), ENGINE_ATTENTION, &expected("te_mha", 2));
@@ -163,7 +163,7 @@ fn maximal_update_parametrisation_of_unknown_width() {
             json!({ "use_mup": true, temperature: 2 }),
             NEW,
             "use_mup: true with mup_attn_temp or mup_output_temp: whether the temperatures act depends on gpt-neox's \
-             version, and no file tells it",
+             version, which is not recorded",
         );
     }
 }

@@ -142,7 +142,7 @@ fn words_are_checked_against_the_list() {
         "`output_layer_parallelism` should be one of column, row, found \"both\"",
     );
     refused(json!({ "precision": "int8" }), "`precision` should be one of fp16, bfloat16, fp32, found \"int8\"");
-    refused(json!({ "mlp_type": "moe" }), "`mlp_type` should be one of regular, llama, found \"moe\"");
+    refused(json!({ "mlp_type": "moe" }), "`mlp_type` should be one of regular, llama, gated, found \"moe\"");
     refused(json!({ "tokenizer_type": 5 }), "`tokenizer_type` should be text, found 5");
     refused(json!({ "fp16": true }), "`fp16` should be a mapping, found true");
     for word in ["non_parametric_layernorm", "scalenorm", "te_rmsnorm"] {

@@ -1,10 +1,9 @@
-//! The chunks of a device's share, and running one in parts where a GPU's memory does not suffice for the whole.
+//! The chunks of a device, and running one in parts where a GPU's memory does not suffice for the whole.
 
 use tch::{Device, Tensor};
 
 use super::super::packing;
-use super::to_i64;
-use crate::model::{Chunk, Group, ModelError, Streams};
+use crate::model::{Chunk, Group, ModelError, Streams, to_i64};
 
 /// A chunk with the rows of its targets.
 pub(super) struct Piece {
@@ -20,7 +19,7 @@ pub(super) fn in_parts<T>(
     chunk: &Chunk,
     work: &dyn Fn(&mut Streams, &Chunk) -> Result<T, ModelError>,
 ) -> Result<Vec<T>, ModelError> {
-    // A CPU's allocator does not refuse what the system will kill for later: nothing to go back to is kept there.
+    // A CPU's allocator does not fail (the system kills the process later): no copy to go back to is kept there.
     let before = if rows.of_rank(0).device() == Device::Cpu { None } else { Some(rows.deep_copy()?) };
     let error = match work(rows, chunk) {
         Ok(done) => return Ok(vec![done]),

@@ -1,4 +1,4 @@
-//! What is read from residual streams: scores at the targets, and distances between streams. Chunk by chunk, so that the
+//! Reading residual streams: scores at the targets, and distances between streams. Chunk by chunk, so that the
 //! numbers of a chunk do not depend on which others are here.
 
 use tch::{Device, Kind, Tensor};
@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::super::outcome::Divergence;
 use super::pieces::Piece;
 use super::{DeviceRun, Held};
-use crate::model::{DeviceScores, ModelError, OutputStage, Reference, Streams, TargetScores, each};
+use crate::model::{DeviceScores, ModelError, OutputStage, Reference, Streams, TargetScores, each, wide};
 
 /// Positions whose logits exist at once, for each thread; a row of a 50,432-word vocabulary takes 200 kB in float32.
 const CPU_OUTPUT_ROWS: i64 = 64;
@@ -30,7 +30,7 @@ impl DeviceRun {
             tasks.push((rows_of(baseline)?, rows_of(other)?));
         }
         // Squares of float16 overflow.
-        let wide = if self.backend.kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let wide = wide(self.backend.kind);
         let parts = each(self.backend, tasks, |(baseline, other)| {
             let reference = baseline.mean()?.f_to_kind(wide)?;
             let difference = other.mean()?.f_to_kind(wide)?.f_sub(&reference)?;
@@ -77,7 +77,7 @@ impl DeviceRun {
         let blocks = each(self.backend, tasks, |(ids, picked)| {
             let mut reference: Option<Reference> = None;
             let of_one = |((output, _), rows): (&(OutputStage, usize), &Streams)| {
-                let log_probabilities = output.log_probabilities_of(rows)?;
+                let log_probabilities = output.log_probabilities(rows)?;
                 let scores = DeviceScores::new(&log_probabilities, &ids, reference.as_ref())?;
                 if reference.is_none() && outputs.len() > 1 {
                     reference = Some(Reference::new(log_probabilities)?);

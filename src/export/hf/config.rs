@@ -16,8 +16,7 @@ const BEGINNINGS: &[&str] = &["<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|
 /// Tokens that end a text.
 const ENDINGS: &[&str] = &["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>"];
 
-/// What the files say.
-pub(super) struct Facts<'a> {
+pub(super) struct Settings<'a> {
     pub architecture: &'a Architecture,
     pub model: &'a HfModel,
     pub vocab_size: usize,
@@ -27,12 +26,12 @@ pub(super) struct Facts<'a> {
 }
 
 /// `config.json`, `generation_config.json` and what the tokenizer lacks.
-pub(super) fn texts(facts: &Facts<'_>) -> Vec<(PathBuf, String)> {
-    let token = |names| facts.tokenizer.and_then(|tokenizer: &TokenizerFiles| tokenizer.first_of(names));
+pub(super) fn texts(settings: &Settings<'_>) -> Vec<(PathBuf, String)> {
+    let token = |names| settings.tokenizer.and_then(|tokenizer: &TokenizerFiles| tokenizer.first_of(names));
     let (beginning, ending) = (token(BEGINNINGS), token(ENDINGS));
     let number = |token: Option<(&str, usize)>| token.map_or(Value::Null, |(_, id)| json!(id));
     let tokens = [("bos_token_id", number(beginning)), ("eos_token_id", number(ending))];
-    let mut config = config(facts);
+    let mut config = config(settings);
     config.extend(tokens.clone().map(|(key, value)| (key.to_owned(), value)));
     let mut generation = Map::new();
     generation.insert("_from_model_config".to_owned(), json!(true));
@@ -41,14 +40,14 @@ pub(super) fn texts(facts: &Facts<'_>) -> Vec<(PathBuf, String)> {
         ("config.json".into(), pretty(&Value::Object(config))),
         ("generation_config.json".into(), pretty(&Value::Object(generation))),
     ];
-    let Some(tokenizer) = facts.tokenizer else { return texts };
+    let Some(tokenizer) = settings.tokenizer else { return texts };
     let special = [("bos_token", beginning), ("eos_token", ending), ("unk_token", ending)];
     let special: Map<String, Value> =
         special.into_iter().filter_map(|(key, token)| Some((key.to_owned(), json!(token?.0)))).collect();
     if !tokenizer.copies_file("tokenizer_config.json") {
         let mut keys = special.clone();
         keys.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
-        keys.insert("model_max_length".to_owned(), json!(facts.architecture.max_position_embeddings));
+        keys.insert("model_max_length".to_owned(), json!(settings.architecture.max_position_embeddings));
         keys.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         texts.push(("tokenizer_config.json".into(), pretty(&Value::Object(keys))));
     }
@@ -58,8 +57,8 @@ pub(super) fn texts(facts: &Facts<'_>) -> Vec<(PathBuf, String)> {
     texts
 }
 
-fn config(facts: &Facts<'_>) -> Map<String, Value> {
-    let Facts { architecture, model, .. } = facts;
+fn config(settings: &Settings<'_>) -> Map<String, Value> {
+    let Settings { architecture, model, .. } = settings;
     let (rotary_dims, rotary_base) = model.rotary;
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
@@ -91,11 +90,11 @@ fn config(facts: &Facts<'_>) -> Map<String, Value> {
     set("num_attention_heads", json!(architecture.head_count));
     set("attention_bias", json!(architecture.attention_bias));
     set("max_position_embeddings", json!(architecture.max_position_embeddings));
-    set("vocab_size", json!(facts.vocab_size));
-    set("tie_word_embeddings", json!(architecture.head == Head::Tied && !facts.unties_head));
+    set("vocab_size", json!(settings.vocab_size));
+    set("tie_word_embeddings", json!(architecture.head == Head::Tied && !settings.unties_head));
     set("initializer_range", json!(0.02));
     set("use_cache", json!(true));
-    let dtype = match facts.dtype {
+    let dtype = match settings.dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         DType::F64 => "float64",

@@ -77,7 +77,7 @@ impl<'a> HfTarget<'a> {
             file_of.extend(tensors.iter().map(|tensor| (tensor.name.clone(), at)));
             files.push(FilePlan { path, tensor_count: tensors.len(), content: Content::Safetensors(tensors) });
         }
-        let mut texts = config::texts(&config::Facts {
+        let mut texts = config::texts(&config::Settings {
             architecture,
             model: &model,
             vocab_size: plan.vocab_size,

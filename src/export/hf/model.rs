@@ -6,7 +6,7 @@ use crate::config::{
 };
 use crate::export::ExportError;
 
-/// The largest epsilon that may stand outside the root of an RMS norm where the model has it inside: relative to a mean
+/// The largest epsilon that may be outside the root of an RMS norm where the model has it inside: relative to a mean
 /// square of order one, it is below the rounding of float32.
 const NEGLIGIBLE_EPSILON: f64 = 1e-7;
 
@@ -18,11 +18,10 @@ pub(super) struct HfModel {
     pub hidden_act: &'static str,
     /// Rotated elements of each head, and the base of their frequencies.
     pub rotary: (usize, f64),
-    /// Epsilon of the norms.
     pub epsilon: f64,
 }
 
-/// What a model has no words for: the reason, and what to do instead.
+/// Why a class cannot express the model, and the alternative.
 type Refusal = (String, &'static str);
 
 const NEOX_INSTEAD: &str = "--format neox writes it as gpt-neox runs it";
@@ -71,7 +70,7 @@ fn rotary(architecture: &Architecture) -> Result<(usize, f64), Refusal> {
     Err((format!("its positions are rotary embeddings, and this model has {positions}"), NEOX_INSTEAD))
 }
 
-/// What neither class has.
+/// Refuses settings that neither class has.
 fn common(architecture: &Architecture) -> Result<(), Refusal> {
     if architecture.query_key_norm {
         return refused(
@@ -124,7 +123,7 @@ fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal>
     Ok(())
 }
 
-/// What differs in the last digits only.
+/// Refuses settings that change the last digits only.
 fn nearly(architecture: &Architecture) -> Result<(), Refusal> {
     let refused = |reason: &str| Err((reason.to_owned(), LOSSY_INSTEAD));
     if architecture.onnx_gelu {

@@ -1,4 +1,4 @@
-//! What each parameter becomes in transformers' models: names, and the rows of the joined tensor that go there.
+//! The tensors of transformers' models that each parameter becomes: names, and rows of the joined tensor.
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use crate::config::{Architecture, MlpInput, QkvLayout};
 use crate::export::plan::PlannedParam;
 use crate::partition::{Role, StageId};
 
-/// What a tensor of the output is.
+/// The source of a tensor of the output.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Take {
     /// The whole parameter.
     All,
     /// These of its rows, one behind another.
     Rows(Vec<Range<usize>>),
-    /// Nothing of it: a tensor of this number, for what the class has and the model does without.
+    /// A constant tensor, which the class has and the model lacks.
     Fill(f64, Vec<usize>),
 }
 
@@ -33,7 +33,6 @@ impl Take {
     }
 }
 
-/// Maps parameters to tensors.
 pub(super) struct TensorMap<'a> {
     pub architecture: &'a Architecture,
     pub model: &'a HfModel,
@@ -53,7 +52,7 @@ impl TensorMap<'_> {
         own.chain(beside).collect()
     }
 
-    /// What a parameter's own tensors are, in the order of their names.
+    /// A parameter's own tensors, in the order of their names.
     fn own(&self, role: Role) -> Vec<Take> {
         let Architecture { hidden_size: hidden, mlp_inner_size: inner, .. } = *self.architecture;
         let rows = |range: Range<usize>| Take::Rows(std::iter::once(range).collect());
@@ -77,7 +76,7 @@ impl TensorMap<'_> {
         }
     }
 
-    /// What the class has and the model does without, each written with a parameter that every such model has. A stage is
+    /// Tensors that the class has and the model lacks, each written with a parameter that every such model has. A stage is
     /// given where it is not the parameter's.
     fn beside(&self, role: Role) -> Vec<(Option<StageId>, Role, Take)> {
         let Architecture { hidden_size: hidden, mlp_inner_size: inner, ref norm, .. } = *self.architecture;

@@ -89,7 +89,7 @@ pub struct SynthOptions {
     pub tp_size: usize,
     /// Element type: float16, bfloat16 or float32.
     pub dtype: DType,
-    /// How far replicas stray: standard deviation, relative to each value, of the noise that each rank adds to its
+    /// Drift of the replicas: standard deviation, relative to each value, of the noise that each rank adds to its
     /// replicas. With 0 they are bit-identical.
     pub drift: f64,
     /// Another seed, another model.

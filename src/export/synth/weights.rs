@@ -7,7 +7,6 @@ use crate::export::ExportError;
 use crate::partition::{Kind, Partition, Role, Row, split};
 use crate::tensor::HostTensor;
 
-/// A parameter that is to be written.
 #[derive(Clone, Copy)]
 pub(super) struct Planned {
     /// Number of its stage in file names.
@@ -18,14 +17,13 @@ pub(super) struct Planned {
     pub name: &'static str,
 }
 
-/// Makes the tensors of one model.
 pub(super) struct Weights<'a> {
     pub options: &'a SynthOptions,
     pub architecture: &'a Architecture,
 }
 
 impl Weights<'_> {
-    /// What each rank holds of a parameter. The joined tensor is dropped before this returns.
+    /// Each rank's share of a parameter. The joined tensor is dropped before this returns.
     pub(super) fn shards(&self, planned: Planned) -> Result<Vec<HostTensor>, ExportError> {
         match planned.row.partition(self.architecture) {
             Some(partition) => self.split(planned, &partition),
@@ -69,7 +67,7 @@ impl Weights<'_> {
         }
         #[expect(clippy::cast_possible_truncation, reason = "a standard deviation needs no 53 bits")]
         let drift = self.options.drift as f32;
-        let stray = |tp_rank: usize| {
+        let replica = |tp_rank: usize| {
             let noise = self.normals(planned, &format!(" rank {tp_rank}"));
             self.tensor(planned, |block, values| {
                 common(block, values);
@@ -80,7 +78,7 @@ impl Weights<'_> {
                 }
             })
         };
-        (0..tp_size).map(stray).collect()
+        (0..tp_size).map(replica).collect()
     }
 
     fn tensor(&self, planned: Planned, fill: impl Fn(usize, &mut [f32]) + Sync) -> Result<HostTensor, ExportError> {

@@ -4,7 +4,7 @@
 use super::operands::{Reader, Replicas};
 use super::vectors::{dot, dot_ratio, largest, mean_magnitude, mean_of, not_far_below, ratio};
 use crate::partition::PartitionError;
-use crate::tensor::{HostTensor, round};
+use crate::tensor::{round, to_f64};
 
 /// Rows of each reader that the choice of the gain is judged by.
 const SAMPLED_ROWS: usize = 128;
@@ -43,26 +43,19 @@ pub(super) fn best_gain(replicas: &Replicas, readers: &[Reader<'_>]) -> Vec<f64>
 fn rounding_cost(reader: &Reader<'_>, replicas: &Replicas, gain: &[f64]) -> f64 {
     let dtype = reader.weight.dtype();
     let stored: Vec<f64> = gain.iter().map(|&value| round(value, dtype)).collect();
-    let width = gain.len();
+    let row_bytes = gain.len() * dtype.size();
     let rows = reader.ranks.len();
     let step = rows.div_ceil(SAMPLED_ROWS).max(1);
     let ratios: Vec<_> = replicas.gains.iter().map(|own| ratio(own, &stored)).collect();
     let mut cost = 0.0;
     for index in (0..rows).step_by(step) {
-        let Ok(row) = row_of(reader.weight, index, width) else { return 0.0 };
+        let Ok(row) = to_f64(dtype, &reader.weight.bytes()[index * row_bytes..][..row_bytes]) else { return 0.0 };
         for (value, ratio) in row.iter().zip(&ratios[reader.ranks[index]]) {
             let exact = value * ratio;
             cost += (round(exact, dtype) - exact).powi(2);
         }
     }
     cost
-}
-
-/// One row of a matrix in float64.
-fn row_of(matrix: &HostTensor, index: usize, width: usize) -> Result<Vec<f64>, PartitionError> {
-    let bytes = width * matrix.dtype().size();
-    let row = matrix.bytes()[index * bytes..(index + 1) * bytes].to_vec();
-    Ok(HostTensor::new(matrix.dtype(), vec![width], row)?.to_f64()?)
 }
 
 /// How many times the common gain to add to the common bias β, so that Σ(β/γ) is well conditioned and the rank-one terms

@@ -1,4 +1,4 @@
-//! What folding a norm reads: the norm's replicas and the layers that read it.
+//! The inputs of folding: the norm's replicas and the layers that read it.
 
 use crate::config::Architecture;
 use crate::merge::norms::{NormUnit, ReaderRoles};

@@ -1,6 +1,7 @@
 //! Strategies as files.
 
 use super::*;
+use crate::tensor::Arithmetic;
 
 fn parse(text: &str) -> Result<Strategy, String> {
     Strategy::parse(text, "mine.yml").map_err(|error| error.to_string())
@@ -36,7 +37,7 @@ fn built_in_strategies_are_whole_and_in_order() {
             assert!(strategy.rules.contains_key(&kind), "{}: {kind}", strategy.name);
         }
         assert!(!strategy.description.is_empty() && !strategy.source.is_empty(), "{}", strategy.name);
-        assert_eq!(strategy.arithmetic == StrategyArithmetic::Checkpoint, strategy.name == "merge20b");
+        assert_eq!(strategy.arithmetic == Arithmetic::Storage, strategy.name == "merge20b");
         assert_eq!(strategy.calibrate, strategy.name == "fold-calibrated");
         assert_eq!(*strategy, Strategy::resolve(&strategy.name).unwrap());
         assert!(strategy.check(PARAMETERS.into_iter(), 2).is_ok(), "{}", strategy.name);
@@ -53,7 +54,7 @@ fn a_file_says_all_there_is_to_say() {
     .unwrap();
     assert_eq!((strategy.name.as_str(), strategy.description.as_str()), ("half-sum.2", "half"));
     assert_eq!((strategy.source.as_str(), strategy.origin.as_str()), ("nowhere", "mine.yml"));
-    assert!(strategy.calibrate && strategy.arithmetic == StrategyArithmetic::Checkpoint);
+    assert!(strategy.calibrate && strategy.arithmetic == Arithmetic::Storage);
     let rules = [
         (Kind::RowParallelBias, Rule::Scale(0.5)),
         (Kind::NormGain, Rule::GeometricMean),
@@ -63,7 +64,7 @@ fn a_file_says_all_there_is_to_say() {
     assert_eq!(strategy.rules, rules.into());
     assert_eq!(strategy.overrides, [Override { pattern: "output.*".to_owned(), rule: Rule::Fold, line: 12 }]);
     let plain = parse("name: plain\nrules: {norm-gain: mean}").unwrap();
-    assert!(!plain.calibrate && plain.arithmetic == StrategyArithmetic::Float64 && plain.overrides.is_empty());
+    assert!(!plain.calibrate && plain.arithmetic == Arithmetic::Float64 && plain.overrides.is_empty());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! numbers are taken apart into sums of bfloat16, whose products are exact, and multiplied by tiles. That is twice as
 //! fast as float32 vectors at their best, and as accurate.
 
-#[cfg_attr(not(target_arch = "x86_64"), path = "elsewhere.rs")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "unsupported.rs")]
 mod tiled;
 
 use tch::{Device, Kind, Tensor};

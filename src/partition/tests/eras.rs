@@ -127,7 +127,7 @@ fn a_norm_without_parameters_has_no_rows() {
     }
     assert_eq!(table.required(FinalNorm).count(), 0);
     let error = table.lookup(Layer, "input_layernorm.weight").unwrap_err().to_string();
-    assert!(error.ends_with("the configuration says the model has none (norm is not layernorm)"), "{error}");
+    assert!(error.ends_with("the configuration excludes it (norm is not layernorm)"), "{error}");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn names_that_another_module_would_have_are_not_in_the_model() {
         (lookup(json!({}), &[], "input_layernorm.norm.weight"), "norm is neither te_layernorm nor te_rmsnorm"),
         (lookup(json!({ "norm": "te_rmsnorm" }), &[], "input_layernorm.norm.bias"), "norm is not te_layernorm"),
     ] {
-        assert!(found.ends_with(&format!("the configuration says the model has none ({reason})")), "{found}");
+        assert!(found.ends_with(&format!("the configuration excludes it ({reason})")), "{found}");
     }
 }
 

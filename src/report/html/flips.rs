@@ -1,17 +1,17 @@
-//! The passages on which a variant answers otherwise than the baseline, and what both thought of the target.
+//! The passages on which a variant answers differently from the baseline, with both models' probabilities.
 
 use std::collections::HashMap;
 
 use crate::report::format;
-use crate::report::material::Material;
-use crate::samples::{DocumentText, Sample, TokenScore};
+use crate::report::report_files::ReportFiles;
+use crate::samples::{PassageText, Sample, TokenScore};
 
 /// Most rows on one page; beyond that, those that change most are shown.
 const MOST_SHOWN: usize = 1500;
-/// Characters of the context that stand before the target until the whole of it is unfolded.
+/// Characters of the context shown before the target until all of it is unfolded.
 const TAIL: usize = 140;
 
-/// All of them.
+/// The flipped passages.
 pub(super) struct Flips<'a> {
     pub rows: Vec<Flip<'a>>,
     /// How many there are, shown or not.
@@ -20,7 +20,7 @@ pub(super) struct Flips<'a> {
     pub variants: Vec<&'a str>,
     /// Whether likely tokens were kept.
     pub has_top: bool,
-    /// Whether the texts of the passages are at hand.
+    /// Whether the texts of the passages are available.
     pub has_text: bool,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Flip<'a> {
     pub is_lost: bool,
     /// The context, all but the end of it.
     pub start: &'a str,
-    /// The end of the context, which says most about the target.
+    /// The end of the context, which matters most for the target.
     pub end: &'a str,
     pub target: &'a str,
     /// Which of several target tokens the likely tokens are of.
@@ -44,7 +44,7 @@ pub(super) struct Flip<'a> {
     shared: &'a Sample,
 }
 
-/// What one model thought.
+/// The answer of one model.
 pub(super) struct Answer {
     /// Probability of the whole target.
     pub probability: f64,
@@ -78,10 +78,10 @@ impl Answer {
     fn of(sample: &Sample, token: Option<&TokenScore>) -> Self {
         let likely = |token: &TokenScore| {
             let target = token.id;
-            let shown = token.top.iter().map(|candidate| Likely {
-                text: visible(&candidate.text, candidate.id),
-                probability: format::percent(candidate.logprob.exp()),
-                is_target: candidate.id == target,
+            let shown = token.top.iter().map(|token| Likely {
+                text: visible(&token.text, token.id),
+                probability: format::percent(token.logprob.exp()),
+                is_target: token.id == target,
             });
             shown.collect()
         };
@@ -93,12 +93,12 @@ impl Answer {
     }
 }
 
-/// Every flipped passage, by document; `None` where samples are missing or nothing is compared.
-pub(super) fn find<'a>(material: &Material<'a>) -> Option<Flips<'a>> {
-    let report = material.report?;
-    let samples = |name: &'a str| Some((name, *material.samples.get(name)?));
+/// Every flipped passage, in order; `None` where samples are missing or nothing is compared.
+pub(super) fn find<'a>(files: &ReportFiles<'a>) -> Option<Flips<'a>> {
+    let report = files.report?;
+    let samples = |name: &'a str| Some((name, *files.samples.get(name)?));
     let (_, baseline) = samples(&report.baseline.name)?;
-    let texts: HashMap<usize, &DocumentText> = material.documents.iter().map(|text| (text.doc_id, text)).collect();
+    let texts: HashMap<usize, &PassageText> = files.passages.iter().map(|text| (text.doc_id, text)).collect();
     let compared: Vec<_> = report.variants.iter().filter_map(|row| samples(&row.model.name)).collect();
     if compared.is_empty() {
         return None;
@@ -126,12 +126,12 @@ pub(super) fn find<'a>(material: &Material<'a>) -> Option<Flips<'a>> {
         total,
         variants: names.filter(|name| rows.iter().any(|flip| flip.variants.contains(name))).collect(),
         has_top: rows.iter().any(|flip| !flip.baseline.top.is_empty()),
-        has_text: !material.documents.is_empty(),
+        has_text: !files.passages.is_empty(),
         rows,
     })
 }
 
-fn flip<'a>(base: &'a Sample, sample: &'a Sample, name: &'a str, text: Option<&'a DocumentText>) -> Flip<'a> {
+fn flip<'a>(base: &'a Sample, sample: &'a Sample, name: &'a str, text: Option<&'a PassageText>) -> Flip<'a> {
     // Where the answers part; a greedy answer that is right in one model only differs at some token.
     let mut pairs = base.tokens.iter().zip(&sample.tokens);
     let parted = pairs.position(|(one, other)| one.greedy_id != other.greedy_id);
@@ -158,7 +158,7 @@ fn flip<'a>(base: &'a Sample, sample: &'a Sample, name: &'a str, text: Option<&'
 /// Whether two answers would read the same.
 fn is_alike(one: &Sample, other: &Sample) -> bool {
     let ids = |sample: &Sample| -> Vec<u32> {
-        sample.tokens.iter().flat_map(|token| &token.top).map(|candidate| candidate.id).collect()
+        sample.tokens.iter().flat_map(|token| &token.top).map(|token| token.id).collect()
     };
     (one.loglikelihood - other.loglikelihood).abs() < 5e-4 && ids(one) == ids(other)
 }
@@ -169,7 +169,7 @@ fn tail_start(context: &str) -> usize {
     context[at..].find(' ').map_or(at, |space| at + space)
 }
 
-/// A token as it can be told from others: spaces and line ends are shown.
+/// A token with its spaces and line ends made visible.
 fn visible(text: &str, id: u32) -> String {
     if text.is_empty() {
         return format!("#{id}");

@@ -5,14 +5,16 @@ mod flips;
 
 use askama::Template;
 
+use super::contents::Report;
+use super::error::ReportError;
 use super::explanation::{FACTOR_HEADINGS, FactorRow, factor_rows};
-use super::material::Material;
 use super::plots::Plots;
-use super::table::{Column, lines};
-use super::{Explanation, Report, ReportError, format, markdown, why};
+use super::report_files::ReportFiles;
+use super::table::{ALONE, Column, lines};
+use super::{format, markdown, why};
 use flips::Flips;
 
-/// The columns of the comparison. The rise of perplexity says no more than its ratio, and a screen is only so wide.
+/// The columns of the comparison, without the rise of perplexity, which its ratio shows as well.
 const COLUMNS: [Column; 11] = [
     Column::Name,
     Column::Accuracy,
@@ -27,7 +29,6 @@ const COLUMNS: [Column; 11] = [
     Column::Exact,
 ];
 
-/// The page.
 #[derive(Template)]
 #[template(path = "report.html")]
 struct Page<'a> {
@@ -40,12 +41,14 @@ struct Page<'a> {
     differences: Vec<String>,
     comparison: Option<Comparison>,
     cautions: Vec<String>,
-    inexact: Vec<Inexact>,
+    /// Names of variants, and why none of them is exact.
+    inexact: Vec<(String, Vec<&'a str>)>,
     findings: Vec<String>,
     plots: Plots,
     flips: Option<Flips<'a>>,
     headings: [&'static str; 4],
-    factors: Vec<FactorTable<'a>>,
+    /// The loss of each strategy by group of parameters.
+    factors: Vec<(&'a str, Vec<FactorRow<'a>>)>,
     causes: &'a [String],
     provenance: Vec<(&'static str, String)>,
     digests: Vec<(&'a str, &'a str, String)>,
@@ -73,23 +76,11 @@ impl Row {
 struct Row {
     name: String,
     description: String,
-    /// What became of it, in a word or two; empty for the baseline.
+    /// How it compares, in a word or two; empty for the baseline.
     standing: &'static str,
     /// The same as the style sheet has it.
     class: String,
     cells: Vec<String>,
-}
-
-/// Why some variants are not exact.
-struct Inexact {
-    names: String,
-    because: Vec<String>,
-}
-
-/// What a strategy costs, by group of parameters.
-struct FactorTable<'a> {
-    strategy: &'a str,
-    rows: Vec<FactorRow<'a>>,
 }
 
 /// The report as HTML.
@@ -97,13 +88,13 @@ struct FactorTable<'a> {
 /// # Errors
 /// [`ReportError::NothingToShow`] for neither a report nor an explanation, [`ReportError::Page`] where the template cannot
 /// be filled.
-pub fn render_html(material: &Material<'_>) -> Result<String, ReportError> {
-    page(material, Plots::new(material.report, material.explanation, &material.samples))
+pub fn render_html(files: &ReportFiles<'_>) -> Result<String, ReportError> {
+    page(files, Plots::new(files.report, files.explanation, &files.samples))
 }
 
 /// The page with plots that have been drawn already.
-pub(super) fn page(material: &Material<'_>, plots: Plots) -> Result<String, ReportError> {
-    let (report, explanation) = (material.report, material.explanation);
+pub(super) fn page(files: &ReportFiles<'_>, plots: Plots) -> Result<String, ReportError> {
+    let (report, explanation) = (files.report, files.explanation);
     let (checkpoint, task, run) = match (report, explanation) {
         (Some(report), _) => (&report.checkpoint, &report.task, &report.run),
         (None, Some(explanation)) => (&explanation.checkpoint, &explanation.task, &explanation.run),
@@ -118,13 +109,13 @@ pub(super) fn page(material: &Material<'_>, plots: Plots) -> Result<String, Repo
     let mut commands: Vec<String> = report.iter().map(|report| markdown::command_line(&report.run.argv)).collect();
     commands.extend(explanation.iter().map(|found| markdown::command_line(&found.run.argv)));
     let digests = checkpoint.digests.as_deref().unwrap_or_default();
-    let inexact = report.map(why::inexact).unwrap_or_default();
+    let explained = explanation.iter().flat_map(|found| &found.strategies);
     let page = Page {
         title: format!("{verb} {}", checkpoint.name),
         subject: format!(
             "{} ({}); {}",
             task.name,
-            format::count(task.documents.effective, "document"),
+            format::count(task.passages.effective, "passage"),
             why::setting(checkpoint, run)
         ),
         style: include_str!("../templates/report.css"),
@@ -134,18 +125,12 @@ pub(super) fn page(material: &Material<'_>, plots: Plots) -> Result<String, Repo
         differences,
         comparison: report.map(comparison),
         cautions: report.map(why::cautions).unwrap_or_default(),
-        inexact: inexact
-            .into_iter()
-            .map(|(names, because)| Inexact {
-                names: format::list(&names),
-                because: because.into_iter().map(str::to_owned).collect(),
-            })
-            .collect(),
+        inexact: report.map(why::inexact).unwrap_or_default(),
         findings: report.map(|report| report.findings.clone()).unwrap_or_default(),
-        flips: flips::find(material),
+        flips: flips::find(files),
         plots,
         headings: FACTOR_HEADINGS,
-        factors: explanation.map(factor_tables).unwrap_or_default(),
+        factors: explained.map(|effect| (effect.strategy.as_str(), factor_rows(effect))).collect(),
         causes: explanation.map_or(&[], |found| &found.findings),
         provenance: markdown::provenance(checkpoint, task, run, report.map(markdown::statistics_line)),
         digests: digests
@@ -158,7 +143,7 @@ pub(super) fn page(material: &Material<'_>, plots: Plots) -> Result<String, Repo
     page.render().map_err(|error| ReportError::Page { reason: error.to_string() })
 }
 
-/// Text as HTML, what stands between backticks as code.
+/// Text as HTML, with `<code>` for what is between backticks.
 fn rich(text: &str) -> String {
     let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let parts: Vec<&str> = text.split('`').collect();
@@ -174,12 +159,12 @@ fn rich(text: &str) -> String {
 
 fn comparison(report: &Report) -> Comparison {
     let is_compared = report.compared().next().is_some();
-    let columns = if is_compared { &COLUMNS[..] } else { &markdown::ALONE[..] };
+    let columns = if is_compared { &COLUMNS[..] } else { &ALONE[..] };
     let header = columns.iter().map(|column| column.header(report).replace('\n', " ")).collect();
     let level = format::level(report.statistics.confidence);
     let rows = lines(report).into_iter().map(|line| {
-        let model = line.model();
-        let standing = match line.variant() {
+        let model = line.model;
+        let standing = match line.variant {
             None => "",
             Some(_) if report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == model.name) => "noise",
             Some(row) => report.standing(row),
@@ -194,16 +179,11 @@ fn comparison(report: &Report) -> Comparison {
     });
     Comparison {
         caption: if is_compared {
-            format!("Every model on the same documents: value ± standard error; differences with {level} intervals")
+            format!("Every model on the same passages: value ± standard error; differences with {level} intervals")
         } else {
             "Value ± standard error".to_owned()
         },
         header,
         rows: rows.collect(),
     }
-}
-
-fn factor_tables(explanation: &Explanation) -> Vec<FactorTable<'_>> {
-    let tables = explanation.strategies.iter();
-    tables.map(|effect| FactorTable { strategy: &effect.strategy, rows: factor_rows(effect) }).collect()
 }

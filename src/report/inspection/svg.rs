@@ -7,7 +7,7 @@ use super::Inspection;
 use super::heat_map::{HeatMap, Shade, shade};
 use crate::merge::ParamDrift;
 use crate::partition::StageId;
-use crate::report::plots::{Ink, Picture, text};
+use crate::report::picture::{Ink, Picture, text};
 use crate::report::{CheckpointInfo, format};
 
 const CELL: usize = 16;
@@ -25,7 +25,6 @@ pub fn render_drift_svg(inspection: &Inspection) -> String {
     draw_drift(inspection.drift.as_deref().unwrap_or_default(), &inspection.checkpoint).svg()
 }
 
-/// The picture of the drift in a checkpoint.
 pub(in crate::report) fn draw_drift(drift: &[ParamDrift], checkpoint: &CheckpointInfo) -> Picture {
     let map = HeatMap::new(drift);
     let ranks = format::count(checkpoint.tp_size, "rank");

@@ -28,13 +28,7 @@ pub fn render_inspection(inspection: &Inspection, style: TerminalStyle) -> Strin
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         page.entry(&format!("  {key:width$}  "), &value);
     }
-    if !inspection.notes.is_empty() {
-        page.blank();
-        page.heading("notes");
-        for note in &inspection.notes {
-            page.paragraph(note, 2);
-        }
-    }
+    page.section("notes", &inspection.notes);
     page.blank();
     page.heading("parameters (in: number of stages that have it)");
     page.table(parameters(&inspection.parameters, inspection.dtypes.len() > 1));
@@ -103,7 +97,7 @@ fn drift_section(page: &mut Page, inspection: &Inspection, drift: &[ParamDrift])
     }
     if !map.has_drift() {
         let replicas = format::count(drift.len(), "replicated tensor");
-        return page.heading(&format!("no drift: all ranks hold the same bits of {replicas}"));
+        return page.heading(&format!("no drift: {replicas} bit-identical on all ranks"));
     }
     page.heading("drift of the replicas (the largest of all stages)");
     let wide = drift_table(&map, true);
@@ -163,17 +157,8 @@ fn strategy_section(page: &mut Page, inspection: &Inspection, strategies: &[Judg
         vec![judgement.name.clone(), if judgement.exact.exact { "yes" } else { "no" }.to_owned(), rounding]
     });
     page.table(plain_table(vec!["name".to_owned(), "exact".to_owned(), String::new()], rows));
-    let inexact = why::grouped(strategies.iter().map(|row| (row.name.as_str(), row.exact.because.as_slice())));
-    if !inexact.is_empty() {
-        page.blank();
-        page.heading("why not exact");
-        for (names, because) in inexact {
-            page.paragraph(&format::list(&names), 2);
-            for line in because {
-                page.paragraph(line, 4);
-            }
-        }
-    }
+    let because = strategies.iter().map(|row| (row.name.as_str(), row.exact.because.as_slice()));
+    page.groups("why not exact", why::grouped(because));
     let warnings: Vec<_> = strategies.iter().flat_map(warnings).collect();
     if !warnings.is_empty() {
         page.blank();

@@ -1,6 +1,9 @@
 //! Results and samples in lm-evaluation-harness's own schema (0.4), a folder for each model as the harness lays them out, so
 //! that its tools read them: `make_table`, `zeno_visualize.py`, comparisons of `results_*.json`. `sample.rs` has the lines
 //! of `samples_*.jsonl`.
+//!
+//! The standard error of the perplexity is `report.json`'s, by the delta method; the harness's own is bootstrapped. So
+//! `config.bootstrap_iters` is 0, the harness's value for "no bootstrap", and `metadata.perplexity_stderr` names the method.
 
 mod sample;
 
@@ -10,31 +13,32 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use super::material::Material;
-use super::output::stem_of;
-use super::{ModelRow, Report, ReportError, TaskInfo, write_atomically};
-use crate::samples::{DocumentText, Sample, write_jsonl};
-use crate::stats::{self, LM_EVAL_BOOTSTRAP_ITERATIONS};
+use super::contents::Report;
+use super::error::ReportError;
+use super::info::TaskInfo;
+use super::json::pretty;
+use super::output_dir::{stem_of, write_atomically};
+use super::report_files::ReportFiles;
+use super::rows::ModelRow;
+use crate::samples::{PassageText, Sample, write_jsonl};
 use sample::LmEvalSample;
 
 /// The version of lm-evaluation-harness whose schema this is.
 const LM_EVAL_VERSION: &str = "0.4.13";
 
-/// Writes `NAME/results_DATE.json` and `NAME/samples_TASK_DATE.jsonl` for every model whose samples are at hand; the date is
+/// Writes `NAME/results_DATE.json` and `NAME/samples_TASK_DATE.jsonl` for every model ; the date is
 /// the run's, so that writing them again replaces them. Samples need the texts of the passages and are left out without.
 ///
 /// # Errors
-/// Nothing to write, statistics that cannot be computed, or whatever keeps a file from being written.
-pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
-    let report = material.report.ok_or(ReportError::NothingToShow)?;
-    let texts: HashMap<usize, &DocumentText> = material.documents.iter().map(|text| (text.doc_id, text)).collect();
+/// Nothing to write, a model without samples, or whatever keeps a file from being written.
+pub fn write_lm_eval(files: &ReportFiles<'_>, folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let report = files.report.ok_or(ReportError::NothingToShow)?;
+    let texts: HashMap<usize, &PassageText> = files.passages.iter().map(|text| (text.doc_id, text)).collect();
     let date = report.run.started.strftime("%Y-%m-%dT%H-%M-%S.%6f").to_string();
     let task = file_part(&report.task.name);
     let mut written = Vec::new();
-    for row in std::iter::once(&report.baseline).chain(report.compared().map(|row| &row.model)) {
-        let Some(samples) = material.samples.get(row.name.as_str()) else {
-            return Err(ReportError::NoSamples { name: row.name.clone(), file: row.samples.clone() });
-        };
+    for row in report.models() {
+        let samples = files.samples_of(row)?;
         let folder = folder.join(stem_of(row));
         fs::create_dir_all(&folder).map_err(|source| ReportError::NotWritable { path: folder.clone(), source })?;
         // The harness has a line for every text, we have windows of them.
@@ -44,16 +48,14 @@ pub fn write_lm_eval(material: &Material<'_>, folder: &Path) -> Result<Vec<PathB
             .map(|sample| texts.get(&sample.doc_id).map(|text| LmEvalSample::new(sample, text)))
             .collect::<Option<Vec<_>>>()
             .filter(|lines| !lines.is_empty());
-        let results = results(report, row, samples, lines.as_deref())?;
-        let mut text = serde_json::to_string_pretty(&results).map_err(ReportError::Json)?;
-        text.push('\n');
+        let results = results(report, row, samples, lines.as_deref());
         let file = folder.join(format!("results_{date}.json"));
         if let Some(lines) = lines {
             let samples_file = folder.join(format!("samples_{task}_{date}.jsonl"));
             write_jsonl(&samples_file, &lines)?;
             written.push(samples_file);
         }
-        write_atomically(&file, text.as_bytes())?;
+        write_atomically(&file, pretty(&results)?.as_bytes())?;
         written.push(file);
     }
     Ok(written)
@@ -64,17 +66,12 @@ fn file_part(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }
 
-fn results(
-    report: &Report,
-    row: &ModelRow,
-    samples: &[Sample],
-    lines: Option<&[LmEvalSample<'_>]>,
-) -> Result<Value, ReportError> {
+fn results(report: &Report, row: &ModelRow, samples: &[Sample], lines: Option<&[LmEvalSample<'_>]>) -> Value {
     let (task, run, checkpoint) = (&report.task, &report.run, &report.checkpoint);
     let name = task.name.as_str();
-    let (scores, better) = scores(report, row, samples)?;
+    let (scores, better) = scores(report, row, samples);
     let task_hashes = lines.map_or_else(|| json!({}), |lines| json!({ name: sample::task_hash(lines) }));
-    Ok(json!({
+    json!({
         "results": { name: scores },
         "group_subtasks": {},
         "configs": { name: task_config(task) },
@@ -82,8 +79,8 @@ fn results(
         "n-shot": { name: 0 },
         "higher_is_better": { name: better },
         "n-samples": { name: match task.rolling {
-            Some(text) => json!({ "original": text.documents, "effective": text.documents }),
-            None => json!({ "original": task.documents.original, "effective": task.documents.effective }),
+            Some(text) => json!({ "original": text.texts, "effective": text.texts }),
+            None => json!({ "original": task.passages.original, "effective": task.passages.effective }),
         }},
         "config": {
             "model": "kintsugi",
@@ -102,7 +99,7 @@ fn results(
             "device": run.device,
             "use_cache": Value::Null,
             "limit": run.limit,
-            "bootstrap_iters": LM_EVAL_BOOTSTRAP_ITERATIONS,
+            "bootstrap_iters": 0,
             "gen_kwargs": {},
             "random_seed": 0,
             "numpy_seed": 1234,
@@ -125,18 +122,18 @@ fn results(
         "chat_template": Value::Null,
         "chat_template_sha": Value::Null,
         "total_evaluation_time_seconds": run.seconds.to_string(),
-    }))
+    })
 }
 
 /// The task's numbers, and of which of them more is better.
-fn scores(report: &Report, row: &ModelRow, samples: &[Sample]) -> Result<(Value, Value), ReportError> {
+fn scores(report: &Report, row: &ModelRow, samples: &[Sample]) -> (Value, Value) {
     let name = report.task.name.as_str();
     if let Some(text) = report.task.rolling {
         let loglikelihood: f64 = samples.iter().map(|sample| sample.loglikelihood).sum();
         let scores = json!({
             "name": name,
             "alias": name,
-            "sample_len": text.documents,
+            "sample_len": text.texts,
             "word_perplexity,none": text.word_perplexity(loglikelihood),
             "word_perplexity_stderr,none": "N/A",
             "byte_perplexity,none": text.byte_perplexity(loglikelihood),
@@ -144,22 +141,19 @@ fn scores(report: &Report, row: &ModelRow, samples: &[Sample]) -> Result<(Value,
             "bits_per_byte,none": text.bits_per_byte(loglikelihood),
             "bits_per_byte_stderr,none": "N/A",
         });
-        return Ok((scores, json!({ "word_perplexity": false, "byte_perplexity": false, "bits_per_byte": false })));
+        return (scores, json!({ "word_perplexity": false, "byte_perplexity": false, "bits_per_byte": false }));
     }
-    let loglikelihoods: Vec<f64> = samples.iter().map(|sample| sample.loglikelihood).collect();
-    let stderr = stats::perplexity_stderr_bootstrap(&loglikelihoods, LM_EVAL_BOOTSTRAP_ITERATIONS)
-        .map_err(|source| ReportError::Stats { name: row.name.clone(), source })?;
     let or_none = |value: Option<f64>| value.map_or_else(|| json!("N/A"), |value| json!(value));
     let scores = json!({
         "name": name,
         "alias": name,
         "sample_len": row.n,
         "perplexity,none": row.perplexity,
-        "perplexity_stderr,none": or_none(stderr),
+        "perplexity_stderr,none": or_none(row.perplexity_stderr),
         "acc,none": row.acc,
         "acc_stderr,none": or_none(row.acc_stderr),
     });
-    Ok((scores, json!({ "perplexity": false, "acc": true })))
+    (scores, json!({ "perplexity": false, "acc": true }))
 }
 
 /// The task's definition as the harness dumps it.
@@ -197,9 +191,10 @@ fn task_config(task: &TaskInfo) -> Value {
         "repeats": 1,
         "should_decontaminate": !whole_texts,
     });
+    config["metadata"] = json!({ "version": task.version, "data_sha256": task.data.sha256 });
     if !whole_texts {
         config["doc_to_decontamination_query"] = json!("{{text}}");
+        config["metadata"]["perplexity_stderr"] = json!("delta method");
     }
-    config["metadata"] = json!({ "version": task.version, "data_sha256": task.data.sha256 });
     config
 }

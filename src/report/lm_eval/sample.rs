@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::samples::{DocumentText, Sample};
+use crate::samples::{PassageText, Sample};
 
 /// One document under one model, field by field as `EvaluationTracker.save_results_samples` writes it.
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ pub(super) struct LmEvalSample<'a> {
 }
 
 impl<'a> LmEvalSample<'a> {
-    pub(super) fn new(sample: &'a Sample, text: &'a DocumentText) -> Self {
+    pub(super) fn new(sample: &'a Sample, text: &'a PassageText) -> Self {
         // Strings in Python's spelling: the harness writes them so.
         let answer =
             || [python_float(sample.loglikelihood), if sample.is_greedy { "True" } else { "False" }.to_owned()];

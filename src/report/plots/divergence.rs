@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kuva::plot::{LinePlot, LineStyle};
 use kuva::prelude::{Layout, Plot, TickFormat};
 
-use super::picture::{Ink, Picture, label};
+use crate::report::picture::{Ink, Picture, label};
 use crate::report::{DivergenceCurve, format};
 
 /// A curve for every variant that strays at all; variants that stray alike share one.

@@ -3,8 +3,8 @@
 use kuva::plot::BarPlot;
 use kuva::prelude::{Layout, Plot};
 
-use super::picture::{Ink, Picture, label};
 use crate::report::explanation::NEGLIGIBLE_KL;
+use crate::report::picture::{Ink, Picture, label};
 use crate::report::{Explanation, format};
 
 /// Shares of the loss; none where no strategy loses anything.

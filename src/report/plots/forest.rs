@@ -4,7 +4,7 @@ use kuva::plot::ForestPlot;
 use kuva::plot::annotations::ShadedRegion;
 use kuva::prelude::{Layout, Plot};
 
-use super::picture::{Ink, Picture, label};
+use crate::report::picture::{Ink, Picture, label};
 use crate::report::{Report, VariantRow, format};
 use crate::stats::Interval;
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use kuva::plot::Histogram;
 use kuva::prelude::{Layout, Plot, TickFormat};
 
-use super::picture::{Ink, Picture, label};
-use crate::report::output::stem_of;
+use crate::report::output_dir::stem_of;
+use crate::report::picture::{Ink, Picture, label};
 use crate::report::{ModelRow, Report, format};
 use crate::samples::Sample;
 use crate::stats::quantile;
@@ -15,7 +15,7 @@ const BIN_COUNT: usize = 61;
 /// Changes beyond this quantile of their size are counted in the outermost bins.
 const SHOWN: f64 = 0.99;
 
-/// A histogram for every variant whose samples are at hand.
+/// A histogram for every variant that has samples.
 pub(super) fn draw(report: &Report, samples: &HashMap<&str, &[Sample]>) -> Vec<Picture> {
     let Some(baseline) = samples.get(report.baseline.name.as_str()) else { return Vec::new() };
     let changes = report.variants.iter().filter_map(|row| {
@@ -68,7 +68,7 @@ fn panel(model: &ModelRow, changes: &[f64], extent: f64) -> Picture {
         .with_y_tick_step(round_up(tallest / 4.0).max(1.0))
         .with_y_tick_format(TickFormat::Integer)
         .with_x_label("Δ log-probability of the target, nats")
-        .with_y_label("documents")
+        .with_y_label("passages")
         .with_width(400.0)
         .with_height(250.0);
     let worse = changes.iter().filter(|&&change| change < 0.0).count();

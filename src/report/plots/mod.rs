@@ -1,16 +1,16 @@
-//! Plots: a file for each, as SVG and PNG, and the same SVG inside the page. `picture.rs` is what they share.
+//! Plots: a file for each, as SVG and PNG, and the same SVG inside the page.
 
 mod divergence;
 mod factors;
 mod forest;
 mod histogram;
-mod picture;
 
 use std::collections::HashMap;
 
-pub(super) use picture::{Ink, Picture, text};
-
-use super::{Explanation, Report, inspection};
+use super::contents::Report;
+use super::explanation::Explanation;
+use super::inspection::draw_drift;
+use super::picture::Picture;
 use crate::samples::Sample;
 
 /// Every plot that a report has the numbers for, in the order of the page.
@@ -23,7 +23,6 @@ pub(super) struct Plots {
 }
 
 impl Plots {
-    /// Draws them.
     pub(super) fn new(
         report: Option<&Report>,
         explanation: Option<&Explanation>,
@@ -35,13 +34,12 @@ impl Plots {
         Self {
             forests: report.map(forest::draw).unwrap_or_default(),
             divergence: divergence::draw(curves),
-            drift: drifted.map(|report| inspection::draw_drift(&report.drift, &report.checkpoint)),
+            drift: drifted.map(|report| draw_drift(&report.drift, &report.checkpoint)),
             factors: explanation.and_then(factors::draw),
             histograms: report.map(|report| histogram::draw(report, samples)).unwrap_or_default(),
         }
     }
 
-    /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Picture> {
         let single = self.divergence.iter().chain(&self.drift).chain(&self.factors);
         self.forests.iter().chain(single).chain(&self.histograms)

@@ -1,4 +1,4 @@
-// Sorts and filters the passages that flipped. Without it the table is all there, by document.
+// Sorts and filters the passages that flipped. Without it the table is complete, in the order of the passages.
 (() => {
   "use strict";
   const table = document.getElementById("flip-table");
@@ -53,7 +53,7 @@
     printed.textContent = heading.textContent;
     heading.replaceChildren(button, printed);
   }
-  table.querySelector('th[data-sort="doc"]').setAttribute("aria-sort", "ascending");
+  table.querySelector('th[data-sort="passage"]').setAttribute("aria-sort", "ascending");
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;

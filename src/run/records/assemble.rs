@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{ModelRecord, ModelRole, ModelScores, Records};
+use super::{ModelScores, Records};
 use crate::merge::FoldSummary;
-use crate::report::{DivergenceCurve, Outcome, ReportError, ReportInput, RunInfo, StageSeconds, TaskInfo};
-use crate::samples::{DocumentText, RollingText, Sample};
+use crate::report::{DivergenceCurve, ModelRecord, ModelRole, ReportInput, RunInfo, StageSeconds, TaskInfo};
+use crate::run::error::RunError;
+use crate::samples::{PassageText, RollingText, Sample};
 use crate::stats::PairedBootstrap;
 
 impl Records {
@@ -14,53 +15,41 @@ impl Records {
     ///
     /// # Errors
     /// Nothing has been computed, or the numbers of baseline or noise floor overflow.
-    pub fn report_input(&self, bootstrap: PairedBootstrap) -> Result<ReportInput, ReportError> {
-        let models = self.models.as_ref().ok_or(ReportError::NothingComputed)?;
-        let mut findings = models_findings(&models.models);
-        let (mut baseline, mut variants, mut noise_floor) = (None, Vec::new(), None);
+    pub fn report_input(&self) -> Result<ReportInput, RunError> {
+        let recorded = self.models.as_ref().ok_or(RunError::NothingComputed)?;
+        let mut findings = models_findings(&recorded.models);
+        let (mut models, mut samples, mut curves) = (Vec::new(), Vec::new(), Vec::new());
         let divergence = self.divergence();
-        let mut curves = Vec::new();
-        for (at, model) in models.models.iter().enumerate() {
-            let samples = match (self.samples(at), model.role) {
+        for (at, model) in recorded.models.iter().enumerate() {
+            match (self.samples(at), model.role) {
                 (Err(message), ModelRole::Variant) => {
                     tracing::warn!("left out of the report: {message}");
                     findings.insert(0, format!("WARNING: {} is left out: {message}", model.name));
                     continue;
                 }
-                (samples, _) => samples.map_err(|message| ReportError::Overflow { message })?,
-            };
-            let outcome = outcome(model, samples);
-            match model.role {
-                ModelRole::Baseline => baseline = Some(outcome),
-                ModelRole::NoiseFloor => noise_floor = Some(outcome),
-                ModelRole::Variant => {
-                    let curve = |relative: &Vec<f64>| DivergenceCurve {
-                        strategy: model.name.clone(),
-                        relative: relative.clone(),
-                    };
-                    curves.extend(divergence.get(at).map(curve));
-                    variants.push(outcome);
-                }
+                (of_model, _) => samples.push(of_model.map_err(|message| RunError::Overflow { message })?),
             }
+            if let (ModelRole::Variant, Some(relative)) = (model.role, divergence.get(at)) {
+                curves.push(DivergenceCurve { strategy: model.name.clone(), relative: relative.clone() });
+            }
+            models.push(model.clone());
         }
-        let baseline = baseline.ok_or(ReportError::NothingComputed)?;
-        let per_word = |text| per_word(text, baseline.samples.len(), std::iter::once(&baseline).chain(&variants));
-        findings.extend(self.run.task.rolling.map(per_word));
+        let (replicate_count, seed) = self.run.bootstrap;
+        findings.extend(self.run.task.rolling.map(|text| per_word(text, &models, &samples)));
         Ok(ReportInput {
             run: self.run_info(),
-            checkpoint: models.checkpoint.clone(),
+            checkpoint: recorded.checkpoint.clone(),
             task: self.task_info(),
-            baseline,
-            variants,
-            noise_floor,
+            models,
+            samples,
             divergence: curves,
-            drift: models.drift.clone(),
+            drift: recorded.drift.clone(),
             findings,
-            bootstrap,
+            bootstrap: PairedBootstrap { replicate_count, seed, ..PairedBootstrap::default() },
         })
     }
 
-    /// The samples of a model by its place, in the order of the documents, or why there are none.
+    /// The samples of a model by its place, in the order of the passages, or why there are none.
     ///
     /// # Errors
     /// The sentence says where its numbers overflow.
@@ -81,10 +70,10 @@ impl Records {
         Ok(samples)
     }
 
-    /// The texts of the passages, in the order of the documents.
+    /// The texts of the passages, in the order of the passages.
     #[must_use]
-    pub fn texts(&self) -> Vec<DocumentText> {
-        let mut texts: Vec<_> = self.slices.iter().flat_map(|slice| slice.documents.clone()).collect();
+    pub fn texts(&self) -> Vec<PassageText> {
+        let mut texts: Vec<_> = self.slices.iter().flat_map(|slice| slice.passages.clone()).collect();
         texts.sort_by_key(|text| text.doc_id);
         texts
     }
@@ -109,10 +98,10 @@ impl Records {
         total.iter().map(|steps| steps.iter().map(relative).collect()).collect()
     }
 
-    /// The task, with the number of documents that were evaluated.
+    /// The task, with the number of passages that were evaluated.
     #[must_use]
     pub fn task_info(&self) -> TaskInfo {
-        TaskInfo { documents: self.documents(), ..self.run.task.clone() }
+        TaskInfo { passages: self.passage_counts(), ..self.run.task.clone() }
     }
 
     /// How it was run.
@@ -141,8 +130,8 @@ impl Records {
             threads: self.slices.iter().map(|slice| slice.threads).max().unwrap_or(0),
             versions: run.versions.clone(),
             limit: run.limit,
-            shard: run.shard,
-            shards: self.joined,
+            run_shard: run.shard,
+            run_shards: self.joined,
             chunk_tokens: run.chunk_tokens,
             slices: self.slices.len(),
             peak_rss_bytes: self.slices.iter().filter_map(|slice| slice.peak_rss_bytes).max(),
@@ -150,17 +139,6 @@ impl Records {
             tokens,
             tokens_per_second,
         }
-    }
-}
-
-fn outcome(model: &ModelRecord, samples: Vec<Sample>) -> Outcome {
-    Outcome {
-        name: model.name.clone(),
-        description: model.description.clone(),
-        source: model.source.clone(),
-        samples,
-        exact: model.exact.clone(),
-        candidate: model.candidate.clone(),
     }
 }
 
@@ -183,18 +161,20 @@ fn models_findings(models: &[ModelRecord]) -> Vec<String> {
     findings
 }
 
-/// What perplexities of whole texts are divided by, and the models' bits per byte.
-fn per_word<'a>(text: RollingText, windows: usize, outcomes: impl Iterator<Item = &'a Outcome>) -> String {
-    let RollingText { documents, words, bytes, tokens } = text;
-    let texts = if documents == 1 { "one text".to_owned() } else { format!("{documents} texts") };
+/// The divisors of the perplexities of whole texts, and the models' bits per byte.
+fn per_word(text: RollingText, models: &[ModelRecord], samples: &[Vec<Sample>]) -> String {
+    let RollingText { texts, words, bytes, tokens } = text;
+    let count = if texts == 1 { "one text".to_owned() } else { format!("{texts} texts") };
+    let windows = samples.first().map_or(0, Vec::len);
     let mut line = format!(
-        "{texts} of {words} words, {bytes} bytes and {tokens} tokens in {windows} windows, which count as documents: perplexity is \
+        "{count} of {words} words, {bytes} bytes and {tokens} tokens in {windows} windows, which count as passages: perplexity is \
          per word, accuracy per token; bits per byte:"
     );
-    for (at, outcome) in outcomes.enumerate() {
-        let loglikelihood: f64 = outcome.samples.iter().map(|sample| sample.loglikelihood).sum();
+    let compared = models.iter().zip(samples).filter(|(model, _)| model.role != ModelRole::NoiseFloor);
+    for (at, (model, samples)) in compared.enumerate() {
+        let loglikelihood: f64 = samples.iter().map(|sample| sample.loglikelihood).sum();
         let comma = if at == 0 { "" } else { "," };
-        let _ = write!(line, "{comma} {} {:.6}", outcome.name, text.bits_per_byte(loglikelihood));
+        let _ = write!(line, "{comma} {} {:.6}", model.name, text.bits_per_byte(loglikelihood));
     }
     line
 }

@@ -17,10 +17,9 @@ use crate::run::key::{Differences, RunKey};
 pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, RunError> {
     // The first shard's command line and path of the checkpoint stand for all.
     parts.sort_by_key(|(path, records)| (records.run.shard.map(|shard| shard.index), path.clone()));
-    let (Some((first_path, first)), Some(models)) = (
-        parts.first().cloned(),
-        parts.iter().find_map(|(_, records)| records.models.clone()),
-    ) else {
+    let (Some((first_path, first)), Some(models)) =
+        (parts.first().cloned(), parts.iter().find_map(|(_, records)| records.models.clone()))
+    else {
         return Err(RunError::NothingComputed);
     };
     for (path, part) in &parts {

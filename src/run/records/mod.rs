@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::error::RunError;
 use super::key::RunKey;
 use crate::merge::ParamDrift;
-use crate::report::{CheckpointInfo, FileDigest, ModelRecord, PassageCounts, RunShard, StageSeconds, TaskInfo, Versions};
+use crate::report::{
+    CheckpointInfo, FileDigest, ModelRecord, PassageCounts, RunShard, StageSeconds, TaskInfo, Versions,
+};
 use crate::samples::{PassageText, Sample};
 
 pub use combine::combine;

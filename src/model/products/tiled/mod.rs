@@ -11,8 +11,8 @@ mod tests;
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::model::extent::to_i64;
 use crate::model::kernels::{elements, read};
-use crate::model::weights::to_i64;
 use crate::model::{Backend, ModelError};
 use multiply::{Start, multiply};
 pub(in crate::model) use packed::Packed;

@@ -41,7 +41,7 @@ pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: processors that have tiles have AVX-512, and `tiles` are there.
             unsafe {
-                pack_rows(&x[range.start..], (inputs, range.len()), &mut packed);
+                pack_rows(&x[range.start..], inputs, range.len(), &mut packed);
             }
             let start = if turn == 0 { start } else { Start::Output };
             let block_tiles = (last - first) * X_TILES;
@@ -49,7 +49,8 @@ pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<
                 let weights = weights.tiles(panel, first..last);
                 for (at, rows) in output.chunks_mut(BLOCK * outputs).enumerate() {
                     let x = &packed[at * block_tiles..(at + 1) * block_tiles];
-                    block(tiles, pieces, (x, weights), start, (rows, outputs), panel * BLOCK);
+                    let output = Columns { rows, outputs, first: panel * BLOCK };
+                    block(tiles, pieces, (x, weights), start, output);
                 }
             }
         }
@@ -62,15 +63,16 @@ fn first_steps(steps: usize, at_once: usize, backwards: bool) -> impl Iterator<I
     (0..count).map(move |turn| at_once * if backwards { count - 1 - turn } else { turn })
 }
 
-/// One block of sums: of at most [`BLOCK`] rows, the columns from `first` on.
-fn block(
-    tiles: &Tiles,
-    pieces: WeightPieces,
-    (x, weights): (&[Tile], &[Tile]),
-    start: Start<'_>,
-    (rows, outputs): (&mut [f32], usize),
+/// At most [`BLOCK`] rows of `outputs` elements each, of which the columns from `first` on are meant.
+struct Columns<'a> {
+    rows: &'a mut [f32],
+    outputs: usize,
     first: usize,
-) {
+}
+
+/// One block of sums, of `x` and `weights` in tiles.
+fn block(tiles: &Tiles, pieces: WeightPieces, (x, weights): (&[Tile], &[Tile]), start: Start<'_>, output: Columns<'_>) {
+    let Columns { rows, outputs, first } = output;
     let width = BLOCK.min(outputs - first);
     if width == BLOCK && rows.len() == BLOCK * outputs {
         let out = Rows { first: rows[first..].as_mut_ptr(), stride: outputs };

@@ -1,4 +1,4 @@
-//! A weight matrix in the order in which tiles take it, and ranges of it, such as a rank's share, without another copy.
+//! A weight matrix in the order in which tiles take it, and ranges of it, such as a rank's, without another copy.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -104,7 +104,6 @@ impl Packed {
         self.inputs
     }
 
-    /// Pieces of an element.
     pub(super) fn pieces(&self) -> usize {
         self.tiled.pieces
     }

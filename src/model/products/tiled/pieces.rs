@@ -32,7 +32,7 @@ fn pieces_of(row: &[f32; INPUTS]) -> [[u16; INPUTS]; PIECES] {
 ///
 /// Tile by tile: going along rows writes a line here and a line there, which all fall into few sets of the cache.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn pack_rows(rows: &[f32], (stride, inputs): (usize, usize), tiles: &mut [Tile]) {
+pub(super) fn pack_rows(rows: &[f32], stride: usize, inputs: usize, tiles: &mut [Tile]) {
     let count = rows.len().saturating_sub(inputs) / stride + 1;
     let steps = inputs.div_ceil(INPUTS);
     for half in 0..2 * count.div_ceil(BLOCK) {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::registers::Tile;
 
-/// What nobody uses at the moment. Of whatever size, it was in use at one time.
+/// Memory that is not in use. It was, whatever its size.
 static FREE: Mutex<Vec<Vec<Tile>>> = Mutex::new(Vec::new());
 
 /// Buffers that are kept: a stage's matrices and every thread's activations, about.

@@ -85,7 +85,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: there is a configuration to release. The registers are nobody else's: compilers do not use them, and
+        // SAFETY: there is a configuration to release. Nothing else uses the registers: compilers do not, and
         // libraries that do configure them anew.
         unsafe { asm!("tilerelease", options(nomem, nostack)) };
     }
@@ -172,7 +172,7 @@ macro_rules! first_piece {
     };
 }
 
-/// With the second, behind the first: the activations' largest is loaded still.
+/// With the second, after the first: the activations' largest is loaded still.
 macro_rules! second_piece {
     () => {
         concat!(load_w!(2048, 3072), "\n", multiply!(), "\n", load_x!(2048, 3072), "\n", multiply!())

@@ -1,0 +1,135 @@
+//! Splitting and tokenizing against lm-evaluation-harness: a recorded set of tricky passages, the whole LAMBADA test
+//! set, and the ids that gpt-neox itself evaluated. Tests over `../shared` are ignored where it is missing.
+
+use std::path::Path;
+
+use kintsugi::eval::chunk_plan::ChunkPlan;
+use kintsugi::eval::data_error::DataError;
+use kintsugi::eval::data_set::{DataSet, read_passages};
+use kintsugi::eval::packing::TokenizedPassage;
+use kintsugi::eval::task::{DataIdentity, Task};
+use kintsugi::eval::tokenizer::{TokenPair, Tokenizer};
+use serde_json::Value;
+
+use crate::common::evaluation::{ids, in_repository, json};
+
+fn demo_tokenizer() -> Tokenizer {
+    Tokenizer::from_file(&in_repository("evals/demo/tokenizer.json")).unwrap()
+}
+
+fn lambada() -> Task {
+    Task::resolve("lambada_openai").unwrap()
+}
+
+#[test]
+fn tricky_passages_tokenize_as_in_the_harness() {
+    let tokenizer = demo_tokenizer();
+    let cases = json(&in_repository("tests/fixtures/tokenizing/pairs.json"));
+    for case in cases.as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let (context, target) = lambada().splitting.split(text);
+        assert_eq!(
+            (context.as_str(), target.as_str()),
+            (case["context"].as_str().unwrap(), case["target"].as_str().unwrap())
+        );
+        let pair = tokenizer.encode_pair(&context, &target);
+        if case.get("error").is_some() {
+            assert!(matches!(pair, Err(DataError::NoTokens { .. })), "{text:?}: {pair:?}");
+            continue;
+        }
+        let (context_ids, target_ids) = pair.unwrap();
+        assert_eq!((&context_ids, &target_ids), (&ids(&case["context_ids"]), &ids(&case["target_ids"])), "{text:?}");
+        for max_length in [4, 16, 2048] {
+            let passage = TokenizedPassage::new(0, &context_ids, &target_ids, max_length);
+            match case["input_ids"].get(max_length.to_string()) {
+                Some(input_ids) => assert_eq!(Value::from(passage.unwrap().input_ids), *input_ids, "{text:?}"),
+                None => assert!(matches!(passage, Err(DataError::TargetTooLong { .. })), "{text:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn documents_tokenize_as_pairs_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.jsonl");
+    let cases = json(&in_repository("tests/fixtures/tokenizing/pairs.json"));
+    let usable: Vec<&Value> = cases.as_array().unwrap().iter().filter(|case| case.get("error").is_none()).collect();
+    let lines = usable.iter().map(|case| serde_json::json!({"text": case["text"]}).to_string() + "\n");
+    fs_err::write(&path, lines.collect::<String>()).unwrap();
+    let passages = read_passages(&path, &lambada(), None).unwrap().passages;
+    let pairs = demo_tokenizer().encode_passages(&passages).unwrap();
+    let expected: Vec<TokenPair> =
+        usable.iter().map(|case| (ids(&case["context_ids"]), ids(&case["target_ids"]))).collect();
+    assert_eq!(pairs, expected);
+}
+
+#[test]
+fn a_tokenizer_of_another_vocabulary_is_refused() {
+    let tokenizer = demo_tokenizer();
+    tokenizer.check_vocabulary(768).unwrap();
+    tokenizer.check_vocabulary(700).unwrap();
+    let error = tokenizer.check_vocabulary(699).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("largest id is 699, expected less than 699"), "{message}");
+    assert!(error.hint().is_some());
+}
+
+#[test]
+fn a_file_that_is_no_tokenizer_is_refused() {
+    let path = in_repository("tests/fixtures/tokenizing/pairs.json");
+    let error = Tokenizer::from_file(&path).unwrap_err();
+    assert!(error.to_string().contains("pairs.json: not a tokenizer: "), "{error}");
+    assert!(error.hint().unwrap().contains("tokenizer.json"));
+    let missing = Tokenizer::from_file(Path::new("no/such/tokenizer.json")).unwrap_err();
+    assert!(missing.to_string().contains("no/such/tokenizer.json"), "{missing}");
+}
+
+/// The whole test set: its checksum, its 418,644 tokens, and every id where `KINTSUGI_LM_EVAL_PAIRS` names a file that
+/// `tests/fixtures/tokenizing/make_fixtures.py` wrote for it.
+#[test]
+#[cfg_attr(not(kintsugi_shared), ignore = "needs ../shared")]
+fn the_lambada_test_set_is_as_in_the_harness() {
+    let data = in_repository("../shared/data/lambada/lambada_test.jsonl");
+    let tokenizer = in_repository("../shared/data/tokenizers/20B_tokenizer.json");
+    let DataSet { passages, identity, total_count, .. } = read_passages(&data, &lambada(), None).unwrap();
+    assert_eq!((passages.len(), total_count, identity), (5153, 5153, DataIdentity::Same));
+    let tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
+    tokenizer.check_vocabulary(50432).unwrap();
+    let pairs = tokenizer.encode_passages(&passages).unwrap();
+    assert_eq!(pairs.iter().map(|(context, target)| context.len() + target.len()).sum::<usize>(), 418_644);
+
+    let passages =
+        pairs.iter().enumerate().map(|(index, (c, t))| TokenizedPassage::new(index, c, t, 2048).unwrap()).collect();
+    let plan = ChunkPlan::new(passages, 1024);
+    let everything = plan.whole().chunks;
+    assert_eq!(plan.tokens(&everything), 418_644 - 5153);
+    let slices = plan.slices(&everything, 100_000);
+    assert_eq!(slices.len(), 5);
+    assert_eq!(slices.concat(), everything);
+
+    if let Some(path) = std::env::var_os("KINTSUGI_LM_EVAL_PAIRS") {
+        let expected: Vec<TokenPair> = serde_json::from_value(json(Path::new(&path))).unwrap();
+        assert!(pairs == expected, "ids differ from those of the harness");
+        eprintln!("compared {} pairs with the harness", expected.len());
+    }
+}
+
+#[test]
+#[cfg_attr(not(kintsugi_shared), ignore = "needs ../shared")]
+fn ids_are_those_that_gpt_neox_evaluated() {
+    for entry in fs_err::read_dir(in_repository("../shared/checkpoints")).unwrap() {
+        let folder = entry.unwrap().path();
+        let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json")).unwrap();
+        let data = read_passages(&folder.join("lambada_style.jsonl"), &lambada(), None).unwrap();
+        let pairs = tokenizer.encode_passages(&data.passages).unwrap();
+        let reference = json(&folder.join("reference.json"));
+        let references = reference["passages"].as_array().unwrap();
+        assert_eq!(references.len(), pairs.len());
+        for ((reference, passage), (context_ids, target_ids)) in references.iter().zip(&data.passages).zip(&pairs) {
+            assert_eq!(reference["target"].as_str().unwrap(), passage.target);
+            assert_eq!(ids(&reference["ctx_ids"]), *context_ids, "{}: {}", folder.display(), passage.id);
+            assert_eq!(ids(&reference["target_ids"]), *target_ids, "{}: {}", folder.display(), passage.id);
+        }
+    }
+}
