@@ -8,15 +8,12 @@ use super::error::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::torch_file::{TorchFile, read_value};
 use crate::config::ClientArgs;
-use crate::tensor::HostTensor;
 
-/// Stored with `checkpoint_validation_with_forward_pass`.
-const VALIDATION_LOGITS: &str = "checkpoint_validation_logits";
+pub(super) const VALIDATION_LOGITS: &str = "checkpoint_validation_logits";
 
 /// The client state, as far as it is used (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientState {
-    /// The arguments gpt-neox checks on loading.
     pub args: ClientArgs,
     pub iteration: Option<u64>,
     /// The files that hold `checkpoint_validation_logits`, rank by rank; empty unless every rank's does.
@@ -83,9 +80,4 @@ fn validation_files(files: &StepFiles) -> Result<Vec<PathBuf>, CheckpointError> 
         }
     }
     Ok(paths[last_stage..].iter().map(|&path| path.clone()).collect())
-}
-
-/// Reads `checkpoint_validation_logits` of every rank.
-pub(super) fn read_validation_logits(state: &ClientState) -> Result<Vec<HostTensor>, CheckpointError> {
-    state.validation_files.iter().map(|path| TorchFile::open(path)?.read(VALIDATION_LOGITS)).collect()
 }

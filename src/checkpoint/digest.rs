@@ -23,10 +23,6 @@ pub struct FileDigest {
 /// Bytes that are read and hashed at once: few enough to stay in a core's cache between the two.
 const HASHED_AT_ONCE: usize = 1 << 18;
 
-/// Hashes a file.
-///
-/// # Errors
-/// The file cannot be read.
 pub fn digest_file(path: &Path) -> Result<FileDigest, std::io::Error> {
     let mut file = files::open(path)?;
     let mut hasher = blake3::Hasher::new();

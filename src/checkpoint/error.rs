@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 
-use pytorch_reader::PytorchError;
+use pytorch_reader::{PickleError, PytorchError};
 
 use super::huggingface::HuggingFaceError;
 use super::other_format::OtherFormat;
-use super::unknown_object;
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::partition::{PartitionError, StageKind};
 use crate::tensor::{DType, TensorError};
 
-/// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
@@ -111,83 +109,88 @@ fn missing_note(missing: Option<usize>) -> String {
     missing.map(|layer| format!("; no file holds layer index {layer}")).unwrap_or_default()
 }
 
+/// Whether an error is about a Python object that pytorch-reader does not accept, not about damage or a hostile file.
+pub(super) fn is_unknown_object(error: &PickleError) -> bool {
+    match error {
+        PickleError::UnexpectedOpCode(_) | PickleError::UnsupportedOpCode(_) | PickleError::UnsupportedType(_) => true,
+        // As in a dictionary by tuples.
+        PickleError::InvalidData(message) => message.starts_with("dict key"),
+        _ => false,
+    }
+}
+
 impl CheckpointError {
     /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::NotACheckpoint { other: Some(other), .. } => other.hint().to_owned(),
+        let text = match self {
+            Self::NotACheckpoint { other: Some(other), .. } => other.hint(),
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
-                "give the save directory (which holds `latest`) or a global_stepN directory".to_owned()
+                "give the save directory (which holds `latest`) or a global_stepN directory"
             }
-            Self::Latest { .. } => "give the global_stepN directory itself".to_owned(),
+            Self::Latest { .. } => "give the global_stepN directory itself",
             Self::ZeroThree { .. } => {
                 "run DeepSpeed's `python zero_to_fp32.py SAVE OUT` and give OUT, with the configuration under OUT/configs or as \
                  --neox-config; it joins no tensor-parallel ranks, so this is for models on one rank"
-                    .to_owned()
             }
-            Self::PositionTable { base, .. } => format!(
-                "gpt-neox before 2024-03 computes with the table in the files, later versions with that of the configuration \
-                 (base {base}): pass the configuration it was trained with as --neox-config FILE"
-            ),
+            Self::PositionTable { base, .. } => {
+                return Some(format!(
+                    "gpt-neox before 2024-03 computes with the table in the files, later versions with that of the \
+                     configuration (base {base}): pass the configuration it was trained with as --neox-config FILE"
+                ));
+            }
             Self::LayerNumbers { .. } => {
-                "were files renamed? gpt-neox numbers layers from 02 without gaps, then the final norm, then the head".to_owned()
+                "were files renamed? gpt-neox numbers layers from 02 without gaps, then the final norm, then the head"
             }
-            Self::Damaged { source: PytorchError::Pickle(source), .. } if unknown_object::is_cause_of(source) => {
+            Self::Damaged { source: PytorchError::Pickle(source), .. } if is_unknown_object(source) => {
                 "the file holds a Python object that is not understood; load it with torch and torch.save the tensors alone"
-                    .to_owned()
             }
             Self::MissingRank { .. } => {
-                "copy the file from where the checkpoint was written; every rank's shard is needed".to_owned()
+                "copy the file from where the checkpoint was written; every rank's shard is needed"
             }
             Self::LayerCount { .. } => {
                 "compare num_layers in the configuration with the layer_* files; files 01 and num_layers+2 never exist"
-                    .to_owned()
             }
-            Self::NoConfig { .. } => "give the training configuration with --neox-config FILE (repeatable)".to_owned(),
+            Self::NoConfig { .. } => "give the training configuration with --neox-config FILE (repeatable)",
             Self::TpSize { expected, found, .. } if found < expected => {
                 "copy the other ranks' files from where the checkpoint was written; if there were never more, \
                  pass the configuration it was trained with as --neox-config FILE"
-                    .to_owned()
             }
-            Self::Checksum { .. } => "the file was damaged after it was written; copy it again".to_owned(),
+            Self::Checksum { .. } => "the file was damaged after it was written; copy it again",
             Self::TpSize { .. }
             | Self::Shape { .. }
             | Self::MissingParameter { .. }
             | Self::Name { source: PartitionError::NotInModel { .. }, .. } => {
                 "is this the configuration that the checkpoint was trained with? --neox-config FILE overrides it"
-                    .to_owned()
             }
             Self::Damaged { .. } | Self::Unreadable { .. } | Self::LargerThanFile { .. } => {
-                "the file may be truncated: compare its size or checksum with the original".to_owned()
+                "the file may be truncated: compare its size or checksum with the original"
             }
-            Self::Archive { .. } => "copy the file again, or load it with torch and torch.save it again".to_owned(),
-            Self::Changed { .. } => "run it again when nothing writes to the checkpoint any more".to_owned(),
+            Self::Archive { .. } => "copy the file again, or load it with torch and torch.save it again",
+            Self::Changed { .. } => "run it again when nothing writes to the checkpoint any more",
             Self::Io(error) => return files::hint(error),
-            Self::NonFinite { .. } => "training diverged or the file is damaged; earlier steps may be sound".to_owned(),
-            Self::NoModel { .. } => "with pipelines the weights are in layer files: copy those too".to_owned(),
-            Self::StageCount { found: 0, .. } => {
-                "copy the missing layer files from where the checkpoint was written".to_owned()
-            }
+            Self::NonFinite { .. } => "training diverged or the file is damaged; earlier steps may be sound",
+            Self::NoModel { .. } => "with pipelines the weights are in layer files: copy those too",
+            Self::StageCount { found: 0, .. } => "copy the missing layer files from where the checkpoint was written",
             Self::StageCount { .. }
             | Self::DuplicateFile { .. }
             | Self::SameParameter { .. }
             | Self::DTypeAcrossRanks { .. }
             | Self::NotFloat { .. }
             | Self::ElementType { .. } => {
-                "files of several checkpoints seem to be mixed: copy the whole step directory again".to_owned()
+                "files of several checkpoints seem to be mixed: copy the whole step directory again"
             }
             Self::Name { source: PartitionError::UnknownName { .. }, .. } | Self::UnknownStage { .. } => {
                 "nothing is skipped, since any tensor may matter; was the file edited or written by another program?"
-                    .to_owned()
             }
-            Self::Unsupported(refusal) => refusal.needed.clone(),
-            Self::Name { source: PartitionError::Refused { needed, .. }, .. } => (*needed).to_owned(),
+            Self::Unsupported(refusal) => &refusal.needed,
+            Self::Name { source: PartitionError::Refused { needed, .. }, .. } => needed,
             Self::HuggingFace(error) => return error.hint(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("pass another configuration with --neox-config FILE".to_owned()));
             }
             _ => return None,
-        })
+        };
+        Some(text.to_owned())
     }
 }

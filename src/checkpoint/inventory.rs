@@ -24,15 +24,12 @@ pub(super) struct FileStage {
     pub ranks: Vec<RankStage>,
 }
 
-/// One rank's share of a stage.
 #[derive(Debug)]
 pub(super) struct RankStage {
     pub path: PathBuf,
-    /// Size and times of the file when its tensors were listed.
     pub identity: FileStat,
     /// Precedes the parameter names in the file: `sequential.N.` or nothing.
     pub prefix: String,
-    /// The tensors by name inside the stage.
     pub forms: BTreeMap<String, TensorForm>,
 }
 
@@ -42,15 +39,12 @@ pub struct ParamEntry {
     /// Name inside the stage.
     pub name: String,
     pub row: &'static Row,
-    /// Element type, the same on every rank.
     pub dtype: DType,
     pub rank_shape: Vec<usize>,
-    /// Whether the model uses it.
     pub used: bool,
 }
 
 impl RankStage {
-    /// Opens the file again, to read tensors from it.
     pub(super) fn open(&self, layout: Layout, reading: &Reading) -> Result<TorchFile, CheckpointError> {
         self.check_unchanged()?;
         let shard = match layout {
@@ -60,7 +54,6 @@ impl RankStage {
         Ok(shard?.reading(reading.clone()))
     }
 
-    /// Refuses a file that is no longer the one that was listed.
     pub(super) fn check_unchanged(&self) -> Result<(), CheckpointError> {
         unchanged::check(&self.path, &self.identity)
     }
@@ -144,7 +137,6 @@ fn classify(files: &StepFiles, index: usize, ranks: Vec<RankStage>) -> Result<Fi
     Ok(FileStage { index, kind, ranks })
 }
 
-/// Accounts for every tensor of a stage.
 pub(super) fn account(
     stage: &FileStage,
     architecture: &Architecture,
@@ -154,6 +146,7 @@ pub(super) fn account(
     let mut entries: BTreeMap<Role, ParamEntry> = BTreeMap::new();
     for (tp_rank, rank) in stage.ranks.iter().enumerate() {
         let path = || rank.path.clone();
+        let missing = |name: &str| CheckpointError::MissingParameter { path: path(), tp_rank, name: name.to_owned() };
         let mut seen: BTreeMap<Role, &str> = BTreeMap::new();
         for (name, form) in &rank.forms {
             if ignored_name(name) || table.is_left_over(stage.kind, name, &form.shape) {
@@ -192,19 +185,16 @@ pub(super) fn account(
                 return Err(CheckpointError::DTypeAcrossRanks { path: path(), tp_rank, name, expected, found });
             }
             if entry.name != *name {
-                let name = entry.name.clone();
-                return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
+                return Err(missing(&entry.name));
             }
         }
         for row in table.required(stage.kind) {
             if !seen.contains_key(&row.role) {
-                let name = entries.get(&row.role).map_or(row.names[0], |entry| &entry.name).to_owned();
-                return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
+                return Err(missing(entries.get(&row.role).map_or(row.names[0], |entry| &entry.name)));
             }
         }
         if let Some(entry) = entries.values().find(|entry| !seen.contains_key(&entry.row.role)) {
-            let name = entry.name.clone();
-            return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
+            return Err(missing(&entry.name));
         }
     }
     Ok(entries)

@@ -6,18 +6,32 @@ use std::path::Path;
 
 use super::error::CheckpointError;
 use super::inventory::FileStage;
+use crate::config::Architecture;
 use crate::partition::StageKind;
 
 /// Compares the numbers with gpt-neox's. A note where they differ but leave no doubt about the order.
-///
-/// # Errors
-/// Numbers that do not tell the order of the layers.
 pub(super) fn check(folder: &Path, stages: &[FileStage]) -> Result<Option<String>, CheckpointError> {
     let numbered: Vec<_> = stages.iter().map(|stage| (stage.kind, stage.index)).collect();
     match compare(&numbered) {
         Numbers::Standard => Ok(None),
         Numbers::Shifted(note) => Ok(Some(note)),
         Numbers::Unclear(found) => Err(CheckpointError::LayerNumbers { folder: folder.to_owned(), found }),
+    }
+}
+
+/// The number that gpt-neox gives a stage; `nth` says which of the layers.
+#[must_use]
+pub fn stage_number(architecture: &Architecture, kind: StageKind, nth: usize) -> usize {
+    number(kind, nth, architecture.layer_count, usize::from(architecture.soft_prompt_length > 0))
+}
+
+fn number(kind: StageKind, nth: usize, layer_count: usize, prompt: usize) -> usize {
+    match kind {
+        StageKind::Embedding => 0,
+        StageKind::SoftPrompt => 1,
+        StageKind::Layer => 2 + prompt + nth,
+        StageKind::FinalNorm => layer_count + 3 + prompt,
+        StageKind::Head => layer_count + 4 + prompt,
     }
 }
 
@@ -34,13 +48,7 @@ fn compare(stages: &[(StageKind, usize)]) -> Numbers {
     let layers: Vec<usize> = of(StageKind::Layer).collect();
     let (Some(&first), Some(&last)) = (layers.first(), layers.last()) else { return Numbers::Standard };
     let prompt = usize::from(first_of(StageKind::SoftPrompt).is_some());
-    let expected = |kind| match kind {
-        StageKind::Embedding => 0,
-        StageKind::SoftPrompt => 1,
-        StageKind::Layer => 2 + prompt,
-        StageKind::FinalNorm => layers.len() + 3 + prompt,
-        StageKind::Head => layers.len() + 4 + prompt,
-    };
+    let expected = |kind| number(kind, 0, layers.len(), prompt);
     if layers.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
         let numbers: Vec<_> = layers.iter().map(usize::to_string).collect();
         return Numbers::Unclear(format!("layers are numbered {}, with a gap between them", numbers.join(", ")));

@@ -14,7 +14,6 @@ use crate::config::Unsupported;
 use crate::config::refusals::EXPERTS;
 use crate::files;
 
-/// The largest `latest` that is read: it holds the name of a folder.
 const MAX_LATEST_BYTES: u64 = 4096;
 
 /// How the shards are spread over files. Detected from the files, never from `pipe_parallel_size`, whose meaning changed
@@ -29,14 +28,12 @@ pub enum Layout {
     RankFiles,
 }
 
-/// The files of one checkpoint step.
 #[derive(Debug)]
 pub(super) struct StepFiles {
     pub folder: PathBuf,
     pub layout: Layout,
     /// Layer files by layer index, then rank; empty for [`Layout::RankFiles`].
     pub layers: BTreeMap<usize, BTreeMap<usize, PathBuf>>,
-    /// `mp_rank_*` files by number.
     pub rank_files: BTreeMap<usize, PathBuf>,
     /// Names of files that hold no weights we read: optimizer, ZeRO, experts.
     pub ignored: Vec<String>,
@@ -53,7 +50,6 @@ pub(super) fn parse_rank_file(name: &str) -> Option<usize> {
     parse_number(name.strip_prefix("mp_rank_")?.strip_suffix("_model_states.pt")?)
 }
 
-/// The name gpt-neox gives a layer file.
 pub(super) fn layer_file_name(layer: usize, tp_rank: usize) -> String {
     format!("layer_{layer:02}-model_{tp_rank:02}-model_states.pt")
 }
@@ -137,25 +133,21 @@ pub(super) fn list(folder: &Path) -> Result<StepFiles, CheckpointError> {
 
 /// Every layer must have every rank.
 fn check_ranks(files: &StepFiles) -> Result<(), CheckpointError> {
-    if files.layout == Layout::RankFiles {
-        let count = files.rank_files.keys().next_back().map_or(0, |last| last + 1);
-        return match (0..count).find(|number| !files.rank_files.contains_key(number)) {
-            Some(tp_rank) => Err(CheckpointError::MissingRank {
-                path: files.folder.join(format!("mp_rank_{tp_rank:02}_model_states.pt")),
-                tp_rank,
-                tp_size: count,
-            }),
-            None => Ok(()),
-        };
-    }
     let tp_size = files.tp_size();
-    for (&layer, ranks) in &files.layers {
-        if let Some(tp_rank) = (0..tp_size).find(|tp_rank| !ranks.contains_key(tp_rank)) {
-            let path = files.folder.join(layer_file_name(layer, tp_rank));
-            return Err(CheckpointError::MissingRank { path, tp_rank, tp_size });
+    let missing = |ranks: &BTreeMap<usize, PathBuf>| (0..tp_size).find(|tp_rank| !ranks.contains_key(tp_rank));
+    let found = match files.layout {
+        Layout::LayerFiles => files.layers.iter().find_map(|(&layer, ranks)| {
+            let tp_rank = missing(ranks)?;
+            Some((layer_file_name(layer, tp_rank), tp_rank))
+        }),
+        Layout::RankFiles => {
+            missing(&files.rank_files).map(|tp_rank| (format!("mp_rank_{tp_rank:02}_model_states.pt"), tp_rank))
         }
+    };
+    match found {
+        Some((name, tp_rank)) => Err(CheckpointError::MissingRank { path: files.folder.join(name), tp_rank, tp_size }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl StepFiles {

@@ -5,6 +5,7 @@
 mod client;
 mod digest;
 mod error;
+mod examine;
 mod huggingface;
 mod inventory;
 mod layer_numbers;
@@ -23,14 +24,15 @@ mod stage_reader;
 mod tests;
 mod torch_file;
 mod unchanged;
-mod unknown_object;
 mod warnings;
 
 pub use client::ClientState;
 pub use digest::{FileDigest, digest_file};
 pub use error::CheckpointError;
+pub use examine::Description;
 pub use huggingface::{HuggingFaceClass, HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
+pub use layer_numbers::stage_number;
 pub use layout::Layout;
 pub use neox::{Checkpoint, OpenOptions};
 pub use open::open_model;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::client::{self, ClientState};
+use super::client::{ClientState, VALIDATION_LOGITS};
 use super::error::CheckpointError;
+use super::examine::{self, Examined};
 use super::inventory::{self, FileStage, ParamEntry, RankStage};
 use super::layout::{self, Layout};
-use super::observe::{check_stages, observe};
-use super::{layer_numbers, saved_tables, warnings};
+use super::torch_file::TorchFile;
+use super::{saved_tables, warnings};
 use crate::config::{Architecture, Head, NeoxConfig, QuirkOptions, Quirks};
 use crate::partition::{Role, StageId, StageKind};
 use crate::tensor::{DType, HostTensor};
@@ -30,12 +31,10 @@ pub struct Checkpoint {
     pub(super) entries: Vec<BTreeMap<Role, ParamEntry>>,
 }
 
-/// How to read a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Used instead of the configuration that lies beside the shards, unless empty.
     pub config_files: Vec<PathBuf>,
-    /// The era and quirks asked for.
     pub quirks: QuirkOptions,
 }
 
@@ -43,52 +42,25 @@ pub struct OpenOptions {
 pub(super) type Source = (Role, usize, Role);
 
 impl Checkpoint {
-    /// Opens a save directory (follows `latest`) or a `global_stepN` directory. `config_files` replaces the
-    /// configuration that lies beside the shards, unless it is empty.
-    ///
-    /// # Errors
-    /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
+    /// As [`Checkpoint::open_with`], with today's meaning of whatever the files leave open.
     pub fn open(path: &Path, config_files: &[PathBuf]) -> Result<Self, CheckpointError> {
         Self::open_with(path, &OpenOptions { config_files: config_files.to_vec(), ..OpenOptions::default() })
     }
 
     /// Opens a save directory (follows `latest`) or a `global_stepN` directory.
-    ///
-    /// # Errors
-    /// Anything that keeps the checkpoint from being understood in full; see [`CheckpointError`].
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
         let files = layout::list(&layout::step_folder(path)?)?;
-        let config = if options.config_files.is_empty() {
-            NeoxConfig::from_files(&files.config_files()?)?
-        } else {
-            NeoxConfig::from_files(&options.config_files)?
-        };
+        let given = &options.config_files;
+        let config = NeoxConfig::from_files(&if given.is_empty() { files.config_files()? } else { given.clone() })?;
         let tp_size = files.tp_size();
         let client = ClientState::read(&files)?;
         let folder = files.folder.clone();
-        Architecture::check_settings(&config, tp_size, &options.quirks)?;
-        let claims = [
-            (config.model_parallel_size, "the configuration"),
-            (client.args.model_parallel_size, "the checkpoint's args"),
-        ];
-        for (expected, source_name) in claims {
-            if let Some(expected) = expected.filter(|&expected| expected != tp_size) {
-                let source_name = source_name.to_owned();
-                return Err(CheckpointError::TpSize { folder, source_name, expected, found: tp_size });
-            }
-        }
-        config.check_against(&client.args)?;
+        examine::check_claims(&folder, &config, &client.args, tp_size, &options.quirks)?;
         let stages = inventory::list_stages(&files)?;
-        check_stages(&folder, &config, &stages)?;
-        let mut notes: Vec<_> = layer_numbers::check(&folder, &stages)?.into_iter().collect();
-        notes.extend(client.unread.clone());
-        let observed = observe(&stages, tp_size, &config, &client);
-        let (architecture, quirks) = Architecture::resolve_with(&config, &observed, &options.quirks)?;
-        let entries = stages
-            .iter()
-            .map(|stage| inventory::account(stage, &architecture))
-            .collect::<Result<Vec<_>, CheckpointError>>()?;
+        let Examined { architecture, quirks, observed, entries, numbers } =
+            examine::examine(&folder, &config, &client.args, &stages, &options.quirks)?;
         saved_tables::check(files.layout, &stages, &architecture)?;
+        let mut notes: Vec<_> = numbers.into_iter().chain(client.unread.clone()).collect();
         notes.extend(observed.contradictions(&config));
         notes.extend(config.unknown_keys());
         if !files.ignored.is_empty() {
@@ -105,25 +77,21 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The `global_stepN` folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// How the shards are spread over files.
     #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Number of tensor-parallel ranks.
     #[must_use]
     pub fn tp_size(&self) -> usize {
         self.tp_size
     }
 
-    /// The configuration as written.
     #[must_use]
     pub fn config(&self) -> &NeoxConfig {
         &self.config
@@ -134,7 +102,6 @@ impl Checkpoint {
         &self.architecture
     }
 
-    /// The quirks of gpt-neox's versions that apply, and why.
     #[must_use]
     pub fn quirks(&self) -> &Quirks {
         &self.quirks
@@ -148,7 +115,6 @@ impl Checkpoint {
         warnings
     }
 
-    /// The client state beside the weights.
     #[must_use]
     pub fn client(&self) -> &ClientState {
         &self.client
@@ -156,20 +122,14 @@ impl Checkpoint {
 
     /// The model's output for tokens 0, 1, 2, … when it was saved (`checkpoint_validation_logits`), rank by rank,
     /// `[positions, vocabulary / ranks]` or `[positions, vocabulary]`; empty where gpt-neox was not asked to store it.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
     pub fn validation_logits(&self) -> Result<Vec<HostTensor>, CheckpointError> {
-        client::read_validation_logits(&self.client)
+        self.client.validation_files.iter().map(|path| TorchFile::open(path)?.read(VALIDATION_LOGITS)).collect()
     }
 
-    /// Whether [`Checkpoint::validation_logits`] returns any.
-    #[must_use]
-    pub fn has_validation_logits(&self) -> bool {
+    pub(crate) fn has_validation_logits(&self) -> bool {
         !self.client.validation_files.is_empty()
     }
 
-    /// Names of `.pt` files that are not read.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
@@ -206,9 +166,7 @@ impl Checkpoint {
         (parameters, bytes)
     }
 
-    /// The used parameters of a stage.
-    #[must_use]
-    pub fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+    pub(crate) fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
         let entry = |(role, stage, file_role): Source| Some((role, self.entries[stage].get(&file_role)?));
         self.sources(id, |entry| entry.used).into_iter().filter_map(entry).collect()
     }
@@ -216,15 +174,10 @@ impl Checkpoint {
     /// Bytes of the used parameters of a stage, all ranks together.
     #[must_use]
     pub fn stage_bytes(&self, id: StageId) -> u64 {
-        let bytes = |(_, stage, role): Source| {
-            self.entries[stage].get(&role).map_or(0, |entry| {
-                (entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size) as u64
-            })
-        };
-        self.sources(id, |entry| entry.used).into_iter().map(bytes).sum()
+        let bytes = |entry: &ParamEntry| entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size;
+        self.stage_params(id).into_iter().map(|(_, entry)| bytes(entry) as u64).sum()
     }
 
-    /// The files that hold a stage, rank by rank.
     #[must_use]
     pub fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
         let mut stages: Vec<_> = self.sources(id, |entry| entry.used).into_iter().map(|(_, stage, _)| stage).collect();
@@ -233,16 +186,11 @@ impl Checkpoint {
         stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
     }
 
-    /// As [`ModelSource::check_unchanged`].
-    ///
-    /// # Errors
-    /// [`CheckpointError::Changed`], or a file that is gone.
     pub fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
         let stages: BTreeSet<_> = self.sources(id, |_| true).into_iter().map(|(_, stage, _)| stage).collect();
         stages.into_iter().flat_map(|stage| &self.stages[stage].ranks).try_for_each(RankStage::check_unchanged)
     }
 
-    /// Where the wanted parameters of a logical stage are.
     pub(super) fn sources(&self, id: StageId, wanted: impl Fn(&ParamEntry) -> bool) -> Vec<Source> {
         let of_kind = |kind: StageKind, nth: usize| {
             let found = self.stages.iter().enumerate().filter(move |(_, stage)| stage.kind == kind).nth(nth);

@@ -14,9 +14,6 @@ use crate::partition::{StageId, StageTensors};
 use crate::tensor::DType;
 
 /// Opens a Hugging Face directory, or a checkpoint of gpt-neox, to which alone the options apply.
-///
-/// # Errors
-/// As [`Checkpoint::open_with`] and [`HuggingFaceModel::open`].
 pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSource>, CheckpointError> {
     if !Checkpoint::is_at(path) {
         if *options != OpenOptions::default() {
@@ -29,12 +26,10 @@ pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSou
 
 impl Checkpoint {
     /// Whether a folder is taken for a checkpoint of gpt-neox: any but a Hugging Face directory.
-    #[must_use]
-    pub fn is_at(path: &Path) -> bool {
+    pub(crate) fn is_at(path: &Path) -> bool {
         !is_hugging_face(path) || is_output_of_zero(path)
     }
 
-    /// The stages in the order in which they run.
     #[must_use]
     pub fn stage_ids(&self) -> Vec<StageId> {
         ModelSource::stage_ids(self)

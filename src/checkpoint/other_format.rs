@@ -2,18 +2,14 @@
 
 use std::fmt;
 
-/// A format other than gpt-neox's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherFormat {
-    /// A directory of transformers.
     HuggingFace,
     /// `mp_rank_XX/model_optim_rng.pt` of Megatron-LM.
     Megatron,
     /// A distributed checkpoint of PyTorch, as Megatron-LM writes it since 2024.
     Distributed,
-    /// A universal checkpoint of DeepSpeed.
     Universal,
-    /// An archive or folder of NeMo.
     Nemo,
     /// What `zero_to_fp32.py` writes, as several files or as safetensors.
     ZeroShards,

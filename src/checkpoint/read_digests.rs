@@ -30,15 +30,11 @@ impl ReadDigests {
         Self(files.iter().map(|path| (path.clone(), ReadDigest::default())).collect())
     }
 
-    /// The file's, if it is one of them.
     pub(super) fn of(&self, path: &Path) -> Option<&ReadDigest> {
         self.0.get(path)
     }
 
     /// The digest of a file; reads what has not been read of it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub fn finish(&self, path: &Path) -> Result<FileDigest, std::io::Error> {
         match self.of(path) {
             Some(digest) => digest.finish(path),
@@ -94,7 +90,6 @@ fn chaining_value(number: u64, piece: &[u8]) -> ChainingValue {
     Hasher::new().set_input_offset(number * PIECE_BYTES as u64).update(piece).finalize_non_root()
 }
 
-/// The value of two or more pieces, or of one.
 fn subtree(values: &[ChainingValue]) -> ChainingValue {
     if let [value] = values {
         return *value;

@@ -6,7 +6,6 @@ use super::huggingface::{HuggingFaceModel, is_hugging_face};
 use super::other_format::OtherFormat;
 
 impl OtherFormat {
-    /// Recognises a save directory or a step in it.
     pub(super) fn at(folder: &Path) -> Option<Self> {
         let names = names(folder);
         let has = |name: &str| names.iter().any(|known| known == name);
@@ -30,7 +29,6 @@ impl OtherFormat {
         }
     }
 
-    /// Recognises a step of Megatron-LM.
     fn megatron(step: &Path) -> Option<Self> {
         let names = names(step);
         let of_rank =
@@ -54,7 +52,6 @@ pub(super) fn is_output_of_zero(folder: &Path) -> bool {
     !folder.join("config.json").is_file() && HuggingFaceModel::holds_model_of_neox(folder)
 }
 
-/// The one file that `zero_to_fp32.py` writes, if that is what a folder holds.
 pub(super) fn zero_dictionary(folder: &Path) -> Option<PathBuf> {
     let file = folder.join("pytorch_model.bin");
     (file.is_file() && is_output_of_zero(folder)).then_some(file)

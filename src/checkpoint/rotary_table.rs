@@ -30,12 +30,9 @@ fn describe(table: &[f64], dims: usize, base: f64, dtype: DType) -> String {
     let scale = table.first().copied().unwrap_or(1.0);
     let scaled: Vec<f64> = table.iter().map(|frequency| frequency / scale).collect();
     #[expect(clippy::cast_precision_loss, reason = "dimensions of a head")]
-    let base_of = |table: &[f64]| {
-        let second = table.get(1).copied().unwrap_or(1.0);
-        second.powf(-(dims as f64) / 2.0)
-    };
-    let round = |base: f64| if (base - base.round()).abs() < 0.01 * base { base.round() } else { base };
-    let candidates = [nice(base_of(table)), round(base_of(table))];
+    let exact = table.get(1).copied().unwrap_or(1.0).powf(-(dims as f64) / 2.0);
+    let near = if (exact - exact.round()).abs() < 0.01 * exact { exact.round() } else { exact };
+    let candidates = [nice(exact), near];
     if let Some(found) = candidates.into_iter().find(|&found| agrees(table, dims, found, dtype)) {
         return format!("has base {found}");
     }

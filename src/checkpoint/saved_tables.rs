@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::error::CheckpointError;
-use super::inventory::{FileStage, RankStage};
+use super::inventory::FileStage;
 use super::layout::Layout;
 use super::rotary_table::difference;
 use super::torch_file::Reading;
@@ -19,18 +19,12 @@ pub(super) fn check(layout: Layout, stages: &[FileStage], architecture: &Archite
     let ranks = stages.iter().flat_map(|stage| stage.ranks.iter().enumerate());
     let holders: Vec<_> = ranks.filter(|(_, rank)| rank.forms.contains_key(name)).collect();
     holders.into_par_iter().try_for_each(|(tp_rank, rank)| {
-        let place = |rank: &RankStage| (rank.path.clone(), name.to_owned());
         let tensor = rank.open(layout, &Reading::default())?.read(&format!("{}{name}", rank.prefix))?;
-        let found = difference(&tensor, dims, base).map_err(|source| {
-            let (path, name) = place(rank);
-            CheckpointError::Tensor { path, name, source }
-        })?;
-        match found {
-            None => Ok(()),
-            Some(found) => {
-                let (path, name) = place(rank);
-                Err(CheckpointError::PositionTable { path, tp_rank, name, found, base })
-            }
+        let (path, name) = (rank.path.clone(), name.to_owned());
+        match difference(&tensor, dims, base) {
+            Ok(None) => Ok(()),
+            Ok(Some(found)) => Err(CheckpointError::PositionTable { path, tp_rank, name, found, base }),
+            Err(source) => Err(CheckpointError::Tensor { path, name, source }),
         }
     })
 }

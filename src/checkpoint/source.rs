@@ -11,7 +11,6 @@ use crate::tensor::DType;
 
 /// A model on disk. No weights are held.
 pub trait ModelSource: std::fmt::Debug + Send + Sync {
-    /// The folder that holds its files.
     fn folder(&self) -> &Path;
 
     fn architecture(&self) -> &Architecture;
@@ -31,7 +30,6 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// Format and size for people: `gpt-neox, 2 ranks` or `Hugging Face LlamaForCausalLM`.
     fn describe(&self) -> String;
 
-    /// The training iteration, where the files contain it.
     fn iteration(&self) -> Option<u64>;
 
     /// The vocabulary was padded to a multiple of this; `None` where that is unknown.
@@ -45,37 +43,22 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     fn stage_files(&self, id: StageId) -> Vec<PathBuf>;
 
     /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side.
-    ///
-    /// # Errors
-    /// A file that cannot be read (any more), or a weight that is NaN or infinite.
     fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
 
     /// As [`ModelSource::read_stage`], with the memory and hashing of `reading`, where the format supports it.
-    ///
-    /// # Errors
-    /// As [`ModelSource::read_stage`].
     fn read_stage_as(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
         let _ = reading;
         self.read_stage(id)
     }
 
     /// Reads only what every rank holds whole, a small part of a stage.
-    ///
-    /// # Errors
-    /// As [`ModelSource::read_stage`].
     fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
 
     /// Refuses a stage whose files changed after they were opened. Reading a stage ends with this; to be called again after
     /// hashing its files.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Changed`], or a file that is gone.
     fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError>;
 
     /// Refuses a model whose parameters are understood, so that it can be compared and merged, but not evaluated.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Unsupported`], with the reason and what would be needed.
     fn check_evaluation(&self) -> Result<(), CheckpointError> {
         match &self.architecture().not_evaluated {
             Some(refusal) => Err(refusal.clone().into()),

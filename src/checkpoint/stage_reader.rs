@@ -18,11 +18,9 @@ use crate::tensor::HostTensor;
 pub struct ReplicatedParams {
     /// Those that the model uses, as a stage without its partitioned parameters.
     pub used: StageTensors,
-    /// Those in the files that the model does not use.
     pub unused: Vec<Param>,
 }
 
-/// The open files of one stage.
 pub struct StageReader<'a> {
     checkpoint: &'a Checkpoint,
     sources: Vec<Source>,
@@ -31,27 +29,17 @@ pub struct StageReader<'a> {
 
 impl Checkpoint {
     /// Opens the files of a stage; nothing is read yet. Also offers what the model does not use.
-    ///
-    /// # Errors
-    /// A file that cannot be opened (any more).
     pub fn open_stage(&self, id: StageId, reading: &Reading) -> Result<StageReader<'_>, CheckpointError> {
         StageReader::open(self, self.sources(id, |_| true), reading)
     }
 
     /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
     /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
-    ///
-    /// # Errors
-    /// A file that cannot be read (any more) or has changed, or a weight that is NaN or infinite.
     pub fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
         self.read_stage_with(id, &Reading::default())
     }
 
-    /// Reads only what every rank holds whole: norms, row-parallel biases, learned positions, buffers. A small part of
-    /// a stage.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::read_stage`].
+    /// Reads only what every rank holds whole, a small part: norms, row-parallel biases, learned positions, buffers.
     pub fn read_replicated(&self, id: StageId) -> Result<ReplicatedParams, CheckpointError> {
         let replicated = |entry: &ParamEntry| entry.row.kind.partition_dim().is_none();
         let reading = Reading::default();
@@ -76,12 +64,11 @@ impl Checkpoint {
         Ok(params)
     }
 
-    /// The parameters of a stage in the files, also those that the model does not use, each with the number of its file
-    /// stage. A tied head has its own role and the word embedding's entry.
+    /// The parameters of a stage in the files, also those that the model does not use. A tied head has its own role and the
+    /// word embedding's entry.
     #[must_use]
-    pub fn stage_entries(&self, id: StageId) -> Vec<(Role, usize, &ParamEntry)> {
-        let entry =
-            |(role, at, file_role): Source| Some((role, self.stages[at].index, self.entries[at].get(&file_role)?));
+    pub fn stage_entries(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+        let entry = |(role, at, file_role): Source| Some((role, self.entries[at].get(&file_role)?));
         self.sources(id, |_| true).into_iter().filter_map(entry).collect()
     }
 
@@ -116,9 +103,6 @@ impl<'a> StageReader<'a> {
     }
 
     /// Each rank's tensor of a parameter, in rank order: shards of one tensor, or replicas. The files are read in parallel.
-    ///
-    /// # Errors
-    /// The stage has no such parameter, a file cannot be read, or a weight is NaN or infinite.
     pub fn read_shards(&self, role: Role) -> Result<Vec<HostTensor>, CheckpointError> {
         let (at, entry) = self.entry(role)?;
         self.shards[&at]
@@ -139,9 +123,6 @@ impl<'a> StageReader<'a> {
     }
 
     /// A parameter of all ranks: joined where it is partitioned, replicas side by side where it is not.
-    ///
-    /// # Errors
-    /// As [`StageReader::read_shards`].
     pub fn read(&self, role: Role) -> Result<Param, CheckpointError> {
         let (_, entry) = self.entry(role)?;
         let tensors = self.read_shards(role)?;
@@ -160,9 +141,6 @@ impl<'a> StageReader<'a> {
     }
 
     /// Refuses files that changed after they were opened. To be called once everything was read.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Changed`], or a file that is gone.
     pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
         let stages = self.shards.keys().map(|&at| &self.checkpoint.stages[at]);
         stages.flat_map(|stage| &stage.ranks).try_for_each(RankStage::check_unchanged)

@@ -8,7 +8,6 @@ use crate::hub;
 use crate::report::RunShard;
 use crate::run::{Caller, OutputOptions, RunError};
 
-/// A process of the command line.
 pub(super) struct Process<'a> {
     screen: &'a Screen,
     local_rank: Option<usize>,
@@ -38,7 +37,7 @@ impl<'a> Process<'a> {
 
 impl Caller for Process<'_> {
     fn evaluation(&self) -> Box<dyn Observer + '_> {
-        Box::new(self.screen.evaluation_bar())
+        Box::new(self.screen.bar())
     }
 
     fn download(&self) -> Box<dyn hub::Progress + '_> {

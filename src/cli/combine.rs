@@ -9,7 +9,6 @@ use super::show::show_finished;
 use crate::error::Result;
 use crate::run;
 
-/// Arguments of `combine`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CombineArgs {
     /// Folders of the shards' journals (OUT/shards/I-of-N), or the folder that holds these

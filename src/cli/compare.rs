@@ -9,7 +9,6 @@ use super::show::show_finished;
 use crate::error::Result;
 use crate::run::{self, Request};
 
-/// Arguments of `compare`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CompareArgs {
     #[command(flatten)]

@@ -10,7 +10,6 @@ use super::show::show_finished;
 use crate::error::{Error, Result};
 use crate::run::{self, OutputOptions, Request, ResourceOptions, TaskOptions};
 
-/// Arguments of `demo`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DemoArgs {
     /// Write the report into this folder

@@ -11,7 +11,6 @@ use crate::merge::diff_models;
 use crate::report::{self, TerminalStyle};
 use crate::run::ReadingOptions;
 
-/// Arguments of `diff`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DiffArgs {
     /// A model: a checkpoint of gpt-neox with any number of ranks, or a Hugging Face directory

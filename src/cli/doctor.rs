@@ -5,7 +5,6 @@ use clap::Args;
 use super::screen::Screen;
 use crate::error::Result;
 
-/// Arguments of `doctor`.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct DoctorArgs {
     /// Print JSON.

@@ -10,7 +10,6 @@ use super::show::show_finished;
 use crate::error::Result;
 use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, TaskOptions};
 
-/// Arguments of `eval`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct EvalArgs {
     /// A checkpoint (save directory or `global_stepN` directory) or a Hugging Face directory

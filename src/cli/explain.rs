@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::report::{self, TerminalStyle};
 use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, StrategyOptions, TaskOptions};
 
-/// Arguments of `explain`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ExplainArgs {
     /// Save directory (its `latest` is followed) or `global_stepN` directory

@@ -9,7 +9,6 @@ use crate::error::Result;
 use crate::gate::{Evidence, Gates, Limits, Percent, Points, judge, render, to_junit};
 use crate::report::{TerminalStyle, write_atomically};
 
-/// Arguments of `gate`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct GateArgs {
     /// The report.json, or the output directory with it; the samples must be beside it
@@ -53,7 +52,7 @@ impl GateArgs {
         let mut gates = match &self.gates {
             Some(path) => Gates::read(path)?,
             None if given == Limits::default() => Gates::built_in()?,
-            None => Gates::none(),
+            None => Gates::default(),
         };
         gates.override_with(given);
         if let Some(significance) = self.significance {

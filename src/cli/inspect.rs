@@ -16,7 +16,6 @@ use crate::report::{
 };
 use crate::run::{ReadingOptions, checkpoint_info, drift, read_replicated};
 
-/// Arguments of `inspect`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct InspectArgs {
     /// Save directory (its `latest` is followed) or `global_stepN` directory
@@ -108,7 +107,6 @@ fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<S
     }))
 }
 
-/// Everything that needs no weights.
 fn describe(checkpoint: &Checkpoint, given: &Path) -> Inspection {
     let config = checkpoint.config();
     Inspection {

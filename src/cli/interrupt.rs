@@ -11,7 +11,6 @@ use signal_hook::low_level;
 /// The signal that came first; 0 until one comes.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
-/// Whether somebody listens.
 static LISTENING: OnceLock<()> = OnceLock::new();
 
 /// Listens from now on until the process ends.

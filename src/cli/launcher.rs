@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 use crate::report::RunShard;
 
-/// The place of a process among those of a launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub shard: RunShard,

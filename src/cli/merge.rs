@@ -115,6 +115,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
         record: &record,
     };
     let preview = job.preview()?;
+    preview.notes.iter().for_each(|note| tracing::warn!("{note}"));
     log_exactness(&strategy, &preview.exactness);
     if args.dry_run {
         let mut text = String::new();

@@ -8,7 +8,6 @@ use super::screen::Screen;
 use crate::error::{Error, Result};
 use crate::report::{self, Report, ReportFiles, Results, TerminalStyle};
 
-/// Arguments of `report`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReportArgs {
     /// The --output-dir of a run, or its report.json
@@ -40,7 +39,6 @@ enum Format {
 }
 
 impl Format {
-    /// By the ending of a file name.
     fn of_file(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "html" | "htm" => Some(Self::Html),

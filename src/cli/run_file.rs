@@ -16,10 +16,8 @@ use crate::error::{Error, Result};
 /// The commands whose options can be given this way.
 const COMMANDS: [&str; 3] = ["compare", "eval", "explain"];
 
-/// The beginning of all variables' names.
 const PREFIX: &str = "KINTSUGI_";
 
-/// Options that can only be typed.
 const TYPED_ONLY: [&str; 3] = ["config", "help", "version"];
 
 /// Where further options come from.
@@ -42,7 +40,6 @@ impl RunFileArgs {
     }
 }
 
-/// The environment variable of an option.
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('-', "_").to_uppercase())
 }
@@ -57,7 +54,6 @@ pub(super) struct ExpandedArgs {
     pub warnings: Vec<String>,
 }
 
-/// Adds the arguments of environment and run file to those typed.
 pub(super) fn expand(cli: &Command, typed: Vec<OsString>) -> Result<ExpandedArgs> {
     let unchanged = |arguments: Vec<OsString>| {
         let command_line = without_config(&arguments);
@@ -88,7 +84,6 @@ pub(super) fn expand(cli: &Command, typed: Vec<OsString>) -> Result<ExpandedArgs
     Ok(ExpandedArgs { arguments, command_line, warnings })
 }
 
-/// The arguments that were typed.
 fn given(command: &Command, matches: &ArgMatches) -> HashSet<String> {
     let typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     command.get_arguments().map(|argument| argument.get_id().to_string()).filter(|id| typed(id)).collect()
@@ -108,7 +103,6 @@ fn without_config(arguments: &[OsString]) -> Vec<String> {
     kept
 }
 
-/// Arguments on their way to clap.
 struct Settings<'a> {
     command: &'a Command,
     /// Ids, by clap, of the arguments that have a value already.

@@ -61,7 +61,6 @@ impl Screen {
         &self.command_line
     }
 
-    /// Writes data to stdout.
     pub(super) fn data(&self, text: &str) -> Result<()> {
         self.bars.suspend(|| {
             let mut out = io::stdout().lock();
@@ -71,7 +70,6 @@ impl Screen {
         Ok(())
     }
 
-    /// Writes a value to stdout as JSON.
     pub(super) fn json(&self, value: &impl serde::Serialize) -> Result<()> {
         self.data(&format!("{}\n", serde_json::to_string_pretty(value)?))
     }
@@ -99,32 +97,25 @@ impl Screen {
         columns.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)))
     }
 
-    /// Whether stdout shows bold text.
     pub(super) fn styled() -> bool {
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }
 
-    #[cfg(feature = "libtorch")]
-    pub(super) fn evaluation_bar(&self) -> EvaluationBar {
-        EvaluationBar(self.bar())
-    }
-
-    /// A bar for a merge that is being written.
-    pub(super) fn merge_bar(&self) -> MergeBar {
-        MergeBar(self.bar())
+    pub(super) fn merge_bar(&self) -> Bar {
+        self.bar()
     }
 
     pub(super) fn download_bar(&self) -> DownloadBar<'_> {
         DownloadBar { screen: self, bar: None }
     }
 
-    fn bar(&self) -> ProgressBar {
+    pub(super) fn bar(&self) -> Bar {
         if self.quiet || !io::stderr().is_terminal() {
-            return ProgressBar::hidden();
+            return Bar(ProgressBar::hidden());
         }
         let bar = self.bars.add(ProgressBar::new(0));
         bar.enable_steady_tick(Duration::from_millis(200));
-        bar
+        Bar(bar)
     }
 }
 
@@ -157,15 +148,14 @@ impl Write for AboveBars {
 }
 
 /// Shows the progress of a download, once there is one.
-#[derive(Debug)]
 pub(super) struct DownloadBar<'a> {
     screen: &'a Screen,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
 
 impl crate::hub::Progress for DownloadBar<'_> {
     fn start(&mut self, bytes: u64) {
-        let bar = self.bar.get_or_insert_with(|| self.screen.bar());
+        let Bar(bar) = self.bar.get_or_insert_with(|| self.screen.bar());
         bar.set_length(bytes);
         bar.set_position(0);
         let template = "downloading {bar:24} {bytes} of {total_bytes} · {bytes_per_sec} · {eta} left";
@@ -175,31 +165,22 @@ impl crate::hub::Progress for DownloadBar<'_> {
     }
 
     fn advance(&mut self, bytes: u64) {
-        if let Some(bar) = &self.bar {
+        if let Some(Bar(bar)) = &self.bar {
             bar.inc(bytes);
         }
     }
 }
 
-impl Drop for DownloadBar<'_> {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
+/// Shows the progress of a merge or an evaluation; gone when dropped.
+pub(super) struct Bar(ProgressBar);
 
-/// Shows the progress of a merge; gone when dropped.
-#[derive(Debug)]
-pub(super) struct MergeBar(ProgressBar);
-
-impl Drop for MergeBar {
+impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }
 
-impl crate::export::Progress for MergeBar {
+impl crate::export::Progress for Bar {
     fn start(&self, total: u64) {
         self.0.set_length(total);
         if let Ok(style) = ProgressStyle::with_template("merging {bar:24} {percent:>3}% · {eta} left") {
@@ -212,20 +193,8 @@ impl crate::export::Progress for MergeBar {
     }
 }
 
-/// Shows stage, share done and speed of an evaluation; gone when dropped.
 #[cfg(feature = "libtorch")]
-#[derive(Debug)]
-pub(super) struct EvaluationBar(ProgressBar);
-
-#[cfg(feature = "libtorch")]
-impl Drop for EvaluationBar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
-}
-
-#[cfg(feature = "libtorch")]
-impl crate::eval::Observer for EvaluationBar {
+impl crate::eval::Observer for Bar {
     fn start(&self, work: crate::eval::Work) {
         self.0.set_length(work.total);
         let template = "{msg:24} {bar:24} {percent:>3}% of {passages} · {speed} · {eta} left";

@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::export::synth::{Shape, SynthOptions, write_checkpoint};
 use crate::tensor::DType;
 
-/// Arguments of `synth`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct SynthArgs {
     /// Write the checkpoint into this folder

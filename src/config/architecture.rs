@@ -16,21 +16,17 @@ use super::unsupported::Unsupported;
 /// gpt-neox's default of `soft_prompt_tuning.num_tokens`.
 const SOFT_PROMPT_DEFAULT: usize = 10;
 
-/// The model's architecture. Counts are over all ranks.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent settings of gpt-neox's configuration")]
 pub struct Architecture {
     pub layer_count: usize,
-    /// Width of the residual stream.
     pub hidden_size: usize,
     pub head_count: usize,
-    /// Key and value heads.
     pub kv_head_count: usize,
     /// Rows of the word embedding with padding.
     pub padded_vocab_size: usize,
     /// Width of the MLP between its two layers, after gating.
     pub mlp_inner_size: usize,
-    /// Longest input.
     pub max_position_embeddings: usize,
     pub norm: Norm,
     pub norm_epsilon: f64,
@@ -39,7 +35,6 @@ pub struct Architecture {
     /// Whether queries and keys are normalised over all heads of a rank (`use_qk_layernorm`).
     pub query_key_norm: bool,
     pub positions: Positions,
-    /// The type in which rotary tables are computed.
     pub rotary_tables: RotaryTables,
     /// Number format of the files, in which tables that gpt-neox keeps as buffers are rounded.
     pub storage: Precision,
@@ -49,9 +44,7 @@ pub struct Architecture {
     pub sliding_window: Option<usize>,
     /// Whether scores are scaled by the layer's number around the relative biases (`apply_query_key_layer_scaling`).
     pub query_key_layer_scaling: bool,
-    /// Factors of maximal update parametrisation.
     pub multipliers: Multipliers,
-    /// The MLP's non-linearity.
     pub activation: Activation,
     /// Whether GELU is the tanh approximation (`bias_gelu_fusion`).
     pub tanh_gelu: bool,
@@ -59,21 +52,15 @@ pub struct Architecture {
     pub onnx_gelu: bool,
     /// Whether the MLP's first layer makes `[up | gate]`.
     pub gated: bool,
-    /// The matrices of the MLP's first layer.
     pub mlp_matrices: MlpMatrices,
-    /// How branches are added.
     pub residual: Residual,
     /// Whether the attention branch is computed and lost, as in gpt-neox since e37ad2f0 (2024-09-10) with a parallel
     /// residual and an MLP without biases.
     pub attention_dropped: bool,
     pub mlp_input: MlpInput,
-    /// The output projection.
     pub head: Head,
-    /// How queries, keys and values lie in one matrix.
     pub qkv: QkvLayout,
-    /// Whether the attention's linear layers have biases.
     pub attention_bias: bool,
-    /// Whether the MLP's linear layers have biases.
     pub mlp_bias: bool,
     /// Rows of the trained prompt before every input (`soft_prompt_tuning`); 0 without one.
     pub soft_prompt_length: usize,
@@ -86,26 +73,17 @@ pub struct Architecture {
 
 impl Architecture {
     /// Combines configuration and tensors, with today's meaning of whatever they leave open.
-    ///
-    /// # Errors
-    /// The first setting that this version does not understand, with the reason.
     pub fn resolve(config: &NeoxConfig, observed: &Observed) -> Result<Self, Unsupported> {
         Ok(Self::resolve_with(config, observed, &QuirkOptions::default())?.0)
     }
 
     /// Refuses what the configuration alone shows to be impossible, before any tensor has been looked at.
-    ///
-    /// # Errors
-    /// The first setting that this version does not understand, with the reason.
     pub fn check_settings(config: &NeoxConfig, tp_size: usize, options: &QuirkOptions) -> Result<(), Unsupported> {
         let observed = Observed { tp_size, ..Observed::default() };
         refusals::check(config, &observed, &Quirks::decide(config, &observed, options))
     }
 
     /// Combines configuration and tensors; also returns the quirks that were decided on.
-    ///
-    /// # Errors
-    /// The first setting that this version does not understand, with the reason.
     pub fn resolve_with(
         config: &NeoxConfig,
         observed: &Observed,
@@ -197,14 +175,12 @@ impl Architecture {
     }
 
     /// Rows of the joined query-key-value matrix.
-    #[must_use]
-    pub fn qkv_size(&self) -> usize {
+    pub(crate) fn qkv_size(&self) -> usize {
         self.hidden_size + 2 * self.kv_head_count * self.head_size()
     }
 
     /// Rows of the MLP's joined first matrix.
-    #[must_use]
-    pub fn mlp_input_size(&self) -> usize {
+    pub(crate) fn mlp_input_size(&self) -> usize {
         if self.gated { 2 * self.mlp_inner_size } else { self.mlp_inner_size }
     }
 
@@ -225,16 +201,13 @@ impl Architecture {
         self.attention.get(layer) == Some(&AttentionKind::Flash)
     }
 
-    /// How the norms compute, except the MLP's.
-    #[must_use]
-    pub fn norm_form(&self) -> NormForm {
+    pub(crate) fn norm_form(&self) -> NormForm {
         NormForm { kind: self.norm, epsilon: self.norm_epsilon, placement: self.rms_epsilon }
     }
 
     /// How the MLP's norm computes. Transformer Engine's own has a fixed epsilon (gpt-neox
     /// `megatron/model/transformer_engine.py`, `TELayerNormMLP`).
-    #[must_use]
-    pub fn mlp_norm_form(&self) -> NormForm {
+    pub(crate) fn mlp_norm_form(&self) -> NormForm {
         if self.mlp_matrices != MlpMatrices::TransformerEngine {
             return self.norm_form();
         }
@@ -243,14 +216,12 @@ impl Architecture {
     }
 
     /// Whether each rank adds its whole row-parallel biases after the all-reduce, to a residual stream of its own.
-    #[must_use]
-    pub fn biases_after_reduction(&self) -> bool {
+    pub(crate) fn biases_after_reduction(&self) -> bool {
         self.residual != Residual::Parallel
     }
 
     /// Whether ranks can come to hold different residual streams: after the all-reduce each adds something of its own.
-    #[must_use]
-    pub fn streams_can_differ(&self) -> bool {
+    pub(crate) fn streams_can_differ(&self) -> bool {
         let row_bias = self.biases_after_reduction() && (self.attention_bias || self.mlp_bias);
         row_bias || self.soft_prompt_length > 0 || matches!(self.positions, Positions::Learned { .. })
     }
@@ -258,8 +229,7 @@ impl Architecture {
     /// The slope of each head's `alibi`, as gpt-neox computes them (`megatron/model/positional_embeddings.py`, `AliBi`):
     /// 2^(−8(i+1)/heads), and where the number of heads is no power of two, those of the power below and every other one
     /// of the power above.
-    #[must_use]
-    pub fn alibi_slopes(&self) -> Vec<f64> {
+    pub(crate) fn alibi_slopes(&self) -> Vec<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a number of heads")]
         let of_power = |heads: usize| -> Vec<f64> {
             (1..=heads).map(|head| 2_f64.powf(-8.0 * head as f64 / heads as f64)).collect()
@@ -271,8 +241,7 @@ impl Architecture {
     }
 
     /// Why no one-rank model equals the trained one whatever the replicas hold; `None` where one does.
-    #[must_use]
-    pub fn never_exact(&self) -> Option<&'static str> {
+    pub(crate) fn never_exact(&self) -> Option<&'static str> {
         // An rmsnorm takes them over the elements of each head, which its rank holds whole.
         (self.query_key_norm && !self.norm.is_rms()).then_some(
             "qk_layernorm takes its statistics over the heads of one rank, so no one-rank model equals this one",

@@ -2,15 +2,12 @@
 
 use std::fmt;
 
-/// A setting with a fixed set of values.
 pub(super) trait Choice: Sized + Copy + 'static {
-    /// Every value, in gpt-neox's order.
     const VALUES: &'static [Self];
 
     /// Other spellings of values, in older versions.
     const ALIASES: &'static [(&'static str, Self)];
 
-    /// The spelling in a configuration file.
     fn word(self) -> &'static str;
 }
 
@@ -23,7 +20,6 @@ macro_rules! choices {
         }
 
         impl $name {
-            /// The spelling in gpt-neox's configuration files.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -52,8 +48,7 @@ macro_rules! choices {
 pub(super) use choices;
 
 choices! {
-    /// Key `norm`: the normalisation before attention, before the MLP and before the head
-    /// (`megatron/model/norms.py`).
+    /// Key `norm`: before attention, before the MLP and before the head (`megatron/model/norms.py`).
     Norm {
         /// Mean and variance, gain and bias. From 2021-06-22 to 2021-10-20 also in a kernel of apex.
         LayerNorm = "layernorm" | "apexlayernorm",
@@ -90,15 +85,12 @@ choices! {
         Gelu = "gelu",
         /// GELU of the gate times the other half.
         GeGlu = "geglu",
-        /// `max(x, 0)`.
         Relu = "relu",
         /// `x / (1 + |x|)`.
         Softsign = "softsign",
-        /// `x · sigmoid(x)`.
         Swish = "swish",
         /// `x · tanh(softplus(x))`.
         Mish = "mish",
-        /// `x · sigmoid(x)`.
         Silu = "silu",
         /// `max(gate, 0)` times the other half.
         ReGlu = "reglu",
@@ -120,33 +112,26 @@ choices! {
 
     /// Number format of the weights that were trained, from `precision`, `fp16` and `bf16`.
     Precision {
-        /// IEEE half precision.
         Fp16 = "fp16",
-        /// bfloat16.
         Bf16 = "bfloat16",
-        /// IEEE single precision.
         Fp32 = "fp32",
     }
 
     /// Key `mlp_type`, used from 2023-05 to 2024-09, and by StableLM's fork.
     MlpType {
-        /// Two matrices.
         Regular = "regular",
         /// Three matrices `w1`, `w2`, `w3` without biases.
         Llama = "llama",
-        /// StableLM's.
         Gated = "gated",
     }
 }
 
 impl Norm {
     /// Whether it subtracts the mean, so that its output sums to zero before gain and bias.
-    #[must_use]
-    pub const fn centres(self) -> bool {
+    pub(crate) const fn centres(self) -> bool {
         matches!(self, Self::LayerNorm | Self::NonParametricLayerNorm | Self::TransformerEngineLayerNorm)
     }
 
-    /// Whether it divides by the root of the mean square.
     #[must_use]
     pub const fn is_rms(self) -> bool {
         matches!(self, Self::RmsNorm | Self::TransformerEngineRmsNorm)
@@ -164,9 +149,7 @@ impl Norm {
 }
 
 impl Activation {
-    /// Whether it is GELU, gated or not.
-    #[must_use]
-    pub const fn is_gelu(self) -> bool {
+    pub(crate) const fn is_gelu(self) -> bool {
         matches!(self, Self::Gelu | Self::GeGlu)
     }
 
@@ -180,28 +163,18 @@ impl Activation {
 /// How one layer mixes tokens, from `attention_config`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AttentionKind {
-    /// Dense causal attention.
     Global,
     /// Dense causal attention through the `FlashAttention` kernels: the same function, other rounding; it ignores
     /// `apply_query_key_layer_scaling` and `rpe`.
     Flash,
-    /// Block-sparse attention to a local window.
     Local,
-    /// Block-sparse attention with a fixed pattern.
     SparseFixed,
-    /// Block-sparse attention with a variable pattern.
     SparseVariable,
-    /// The block-sparse pattern of `BigBird`.
     BigBird,
-    /// The block-sparse pattern of Longformer.
     BsLongformer,
-    /// A gated MLP over positions instead of attention.
     Gmlp,
-    /// A gated MLP over positions with a small attention.
     Amlp,
-    /// A Mamba block.
     Mamba,
-    /// An RWKV block.
     Rwkv,
     /// A value that gpt-neox did not know when this was written.
     Other(String),
@@ -223,13 +196,11 @@ static ATTENTION_WORDS: [(&str, AttentionKind); 11] = [
 
 impl AttentionKind {
     /// The kind of a configuration's value; an unknown one is kept as [`AttentionKind::Other`].
-    #[must_use]
-    pub fn from_word(word: &str) -> Self {
+    pub(crate) fn from_word(word: &str) -> Self {
         let known = ATTENTION_WORDS.iter().find(|(name, _)| *name == word);
         known.map_or_else(|| Self::Other(word.to_owned()), |(_, kind)| kind.clone())
     }
 
-    /// The spelling in gpt-neox's configuration files.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {

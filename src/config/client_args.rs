@@ -10,29 +10,20 @@ use super::neox::NeoxConfig;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ClientArgs {
-    /// Number of transformer layers.
     pub num_layers: Option<usize>,
-    /// Width of the residual stream.
     pub hidden_size: Option<usize>,
-    /// Number of query heads over all ranks.
     pub num_attention_heads: Option<usize>,
-    /// Largest number of positions.
     pub max_position_embeddings: Option<usize>,
     /// The vocabulary was padded to a multiple of this times the number of tensor-parallel ranks.
     pub make_vocab_size_divisible_by: Option<usize>,
     /// Rows of the embedding over all ranks, padding included.
     pub padded_vocab_size: Option<usize>,
-    /// gpt-neox's name of the tokenizer's kind.
     pub tokenizer_type: Option<String>,
-    /// Number of tensor-parallel ranks.
     pub model_parallel_size: Option<usize>,
 }
 
 impl NeoxConfig {
     /// Compares this configuration with the arguments stored in a checkpoint, where both have a value.
-    ///
-    /// # Errors
-    /// The first key on which they disagree.
     pub fn check_against(&self, args: &ClientArgs) -> Result<(), ConfigError> {
         let sizes = [
             ("num_layers", Some(self.num_layers), args.num_layers),

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Date {
     year: u16,
@@ -12,7 +11,6 @@ pub struct Date {
 }
 
 impl Date {
-    /// Year, month and day, both counted from 1.
     pub(super) const fn new(year: u16, month: u8, day: u8) -> Self {
         Self { year, month, day }
     }
@@ -74,7 +72,6 @@ pub(super) const NAMED: [(&str, Date, &str); 7] = [
     ("head", Date::new(2026, 5, 20), "ea7aefd8"),
 ];
 
-/// A stretch of gpt-neox's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Era {
     pub name: String,
@@ -99,13 +96,5 @@ impl FromStr for Era {
             format!("{problem} or one of {}", names.join(", "))
         })?;
         Ok(Self { name: text.to_owned(), date })
-    }
-}
-
-impl Era {
-    /// The names that [`Era::from_str`] knows, each with a day and what marks the era.
-    #[must_use]
-    pub fn named() -> &'static [(&'static str, Date, &'static str)] {
-        &NAMED
     }
 }

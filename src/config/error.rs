@@ -5,10 +5,8 @@ use std::path::PathBuf;
 
 use crate::files;
 
-/// A key's file and line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPlace {
-    /// The configuration file.
     pub path: PathBuf,
     /// The line, counted from 1.
     pub line: usize,
@@ -26,32 +24,24 @@ impl fmt::Display for KeyPlace {
 pub enum ConfigError {
     #[error("no configuration file was given")]
     NoFiles,
-
     #[error("cannot read the configuration file {}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-
     #[error("{}: expected a configuration of at most {limit_bytes} bytes, found more", path.display())]
     TooLarge { path: PathBuf, limit_bytes: u64 },
-
     #[error("{}:{line}:{column}: {message}", path.display())]
     Syntax { path: PathBuf, line: usize, column: usize, message: String, suggestion: Option<String> },
-
     #[error("key `{key}` is given twice: {first} and {second}")]
     DuplicateKey { key: String, first: KeyPlace, second: KeyPlace },
-
     #[error("{files}: key `{key}` is missing")]
     MissingKey { key: String, files: String },
-
     #[error("{file}: `{key}` should be {expected}, found {found}")]
     InvalidValue { key: String, expected: String, found: String, file: String },
-
     #[error("{file}: `{key}` is {value}, but `{other_key}` is {other_value}")]
     Conflict { key: String, value: String, other_key: String, other_value: String, file: String },
-
     #[error("{file}: `{key}` is {config}, but the checkpoint was written with {checkpoint}")]
     CheckpointMismatch { key: String, config: String, checkpoint: String, file: String },
 }

@@ -3,12 +3,10 @@
 use super::choices::Norm;
 use super::quirk_values::EpsilonPlacement;
 
-/// How positions enter the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Positions {
     /// Rotation of the first `dims` elements of queries and keys (Su et al. 2021, in gpt-neox's half-rotation form).
     Rotary {
-        /// Rotated elements of each head.
         dims: usize,
         base: f64,
     },
@@ -27,7 +25,6 @@ pub enum Positions {
         /// The distance from which the last bucket holds.
         max_distance: usize,
     },
-    /// None.
     Absent,
 }
 
@@ -44,7 +41,6 @@ pub enum Residual {
     Sequential,
 }
 
-/// The input of the MLP's first layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MlpInput {
     /// Its own norm of the residual stream.
@@ -55,7 +51,6 @@ pub enum MlpInput {
     NormOfAttentionNorm,
 }
 
-/// The matrices of the MLP's first layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MlpMatrices {
     /// One; `[up | gate]` where it is gated.
@@ -67,12 +62,10 @@ pub enum MlpMatrices {
     Separate,
 }
 
-/// The output projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
     /// Its vocabulary is divided among the ranks.
     Column,
-    /// Its inputs are divided among the ranks.
     Row,
     /// The word embedding, used again.
     Tied,
@@ -115,15 +108,12 @@ pub struct Multipliers {
 }
 
 impl Multipliers {
-    /// Of a model that does not use it.
     pub const NONE: Self = Self { embedding: 1.0, positions: 1.0, logit_divisor: 1.0, scores_by_head_size: false };
 }
 
-/// How a norm computes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormForm {
     pub kind: Norm,
     pub epsilon: f64,
-    /// Where rmsnorm adds it.
     pub placement: EpsilonPlacement,
 }

@@ -21,12 +21,14 @@ pub(super) struct Key {
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Effect {
-    /// Read by `parse`.
     Read,
     /// The model does not depend on it.
     Irrelevant,
     /// It makes another model unless its value is one of these.
-    OtherModel { harmless: Vec<Value>, meaning: &'static str },
+    OtherModel {
+        harmless: Vec<Value>,
+        meaning: &'static str,
+    },
 }
 
 impl Key {
@@ -49,7 +51,6 @@ pub(super) fn known() -> impl Iterator<Item = (&'static str, &'static Key)> {
     KEYS.iter().map(|(name, key)| (*name, key))
 }
 
-/// Whether gpt-neox or a known fork has had a key.
 pub(super) fn is_known(key: &str) -> bool {
     KEYS.contains_key(key)
 }

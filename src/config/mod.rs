@@ -1,9 +1,6 @@
-//! The model's settings: gpt-neox configuration files as one typed, validated value.
-//!
-//! `yaml` reads and combines files, `parse` turns the raw map into [`NeoxConfig`] (`neox`), `choices` lists the values of
-//! a setting, `client_args` compares with the arguments stored in a checkpoint. [`Architecture`] combines the settings with
-//! what the tensors show ([`Observed`]) and with what depends on gpt-neox's version (`quirks`); `refusals` are the models
-//! that are not supported. Nothing here reads weights: that is `checkpoint`, one level up.
+//! The model's settings: gpt-neox configuration files as one typed, validated value ([`NeoxConfig`]). [`Architecture`]
+//! combines it with what the tensors show ([`Observed`]) and what depends on gpt-neox's version ([`Quirks`]). Nothing here
+//! reads weights: that is `checkpoint`, one level up.
 
 mod architecture;
 mod choices;
@@ -42,4 +39,4 @@ pub use quirk_values::{
 };
 pub use quirks::{Decision, QuirkLine, QuirkOptions, QuirkSetting, Quirks, Why};
 pub use unsupported::Unsupported;
-pub use yaml::{Sources, combine, read_files};
+pub use yaml::{Sources, read_files};

@@ -9,17 +9,13 @@ struct Module {
     setting: &'static str,
     is_set: bool,
     name: &'static str,
-    /// Names of the modules in its place.
     others: &'static [&'static str],
 }
 
-/// Prefixes of the MLP's first layer.
 const MLP: &[&str] = &["mlp.linear1", "mlp.dense_h_to_4h", "mlp.fc1", "mlp.w1"];
 
-/// Names, shapes and types seen in the files.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// Number of ranks that hold shards.
     pub tp_size: usize,
     /// Width of the MLP between its two layers, all ranks together (after gating).
     pub mlp_inner_size: Option<usize>,
@@ -31,31 +27,30 @@ pub struct Observed {
     pub head_shape: Option<Vec<usize>>,
     /// Names of the tensors of one transformer layer; empty where nothing was observed.
     pub layer_tensors: Vec<String>,
-    /// Rows of the trained prompt.
     pub soft_prompt_length: Option<usize>,
-    /// Number format of the word embedding.
     pub precision: Option<Precision>,
 }
 
 impl Observed {
     /// Whether a layer was observed to hold a tensor of this name.
-    #[must_use]
-    pub fn has_layer_tensor(&self, name: &str) -> bool {
+    pub(crate) fn has_layer_tensor(&self, name: &str) -> bool {
         self.layer_tensors.iter().any(|known| known == name)
     }
 
-    /// Whether the attention is Transformer Engine's: by the names, where there are any.
-    pub(super) fn engine_attention(&self, config: &NeoxConfig) -> bool {
-        let switched_on = config.transformer_engine.attention || config.transformer_engine.fp8_attention;
-        if self.layer_tensors.is_empty() { switched_on } else { self.has_layer_tensor("attention.qkv.weight") }
+    /// Whether a layer holds a tensor of this name; as the settings have it where nothing was observed.
+    fn shows(&self, name: &str, settings: bool) -> bool {
+        if self.layer_tensors.is_empty() { settings } else { self.has_layer_tensor(name) }
     }
 
-    /// Whether the MLP has three matrices `w1`, `w2`, `w3`: by the names, where there are any.
+    /// Whether the attention is Transformer Engine's.
+    pub(super) fn engine_attention(&self, config: &NeoxConfig) -> bool {
+        let switched_on = config.transformer_engine.attention || config.transformer_engine.fp8_attention;
+        self.shows("attention.qkv.weight", switched_on)
+    }
+
+    /// Whether the MLP has three matrices `w1`, `w2`, `w3`.
     pub(super) fn separate_mlp(&self, config: &NeoxConfig) -> bool {
-        if self.layer_tensors.is_empty() {
-            return config.mlp_type == MlpType::Llama;
-        }
-        self.has_layer_tensor("mlp.w1.weight")
+        self.shows("mlp.w1.weight", config.mlp_type == MlpType::Llama)
     }
 
     /// Settings that the names and shapes in the files contradict, a sentence each: the files decide.
@@ -106,10 +101,8 @@ impl Observed {
         }
     }
 
-    /// Whether the MLP is Transformer Engine's: by the names, where there are any.
     pub(super) fn engine_mlp(&self, config: &NeoxConfig) -> bool {
-        let switched_on = config.transformer_engine.layernorm_mlp;
-        if self.layer_tensors.is_empty() { switched_on } else { self.has_layer_tensor("mlp.fc1_weight") }
+        self.shows("mlp.fc1_weight", config.transformer_engine.layernorm_mlp)
     }
 }
 
@@ -122,19 +115,10 @@ pub(super) fn resolve_head(config: &NeoxConfig, observed: &Observed, padded_voca
     if config.is_reward_model() {
         return Head::Reward;
     }
-    let by_config = match config.output_layer_parallelism {
-        OutputLayerParallelism::Column => Head::Column,
-        OutputLayerParallelism::Row => Head::Row,
-    };
     let stated = config.raw.contains_key("output_layer_parallelism");
-    match observed.head_shape.as_deref() {
-        Some([rows, _]) if !stated && observed.tp_size > 1 => {
-            if *rows == padded_vocab_size {
-                Head::Row
-            } else {
-                Head::Column
-            }
-        }
-        _ => by_config,
-    }
+    let is_row = match observed.head_shape.as_deref() {
+        Some([rows, _]) if !stated && observed.tp_size > 1 => *rows == padded_vocab_size,
+        _ => config.output_layer_parallelism == OutputLayerParallelism::Row,
+    };
+    if is_row { Head::Row } else { Head::Column }
 }

@@ -13,11 +13,7 @@ use super::yaml::Sources;
 const MAX_LAYERS: u64 = 100_000;
 
 impl NeoxConfig {
-    /// Builds a configuration from keys that are already normalised (`_` for `-`). Error messages name
-    /// the files in `sources`; `Vec::new()` where there is none.
-    ///
-    /// # Errors
-    /// A required key is missing, or a value has the wrong type, is out of range or does not fit another one.
+    /// Builds a configuration from keys that are already normalised (`_` for `-`). Messages name the files in `sources`.
     pub fn from_raw(raw: Map<String, Value>, sources: impl Into<Sources>) -> Result<Self, ConfigError> {
         let sources = sources.into();
         let read = Values::new(&raw, &sources);
@@ -84,10 +80,9 @@ impl NeoxConfig {
                 attention: read.flag("te_mha", false)?,
                 fp8_attention: read.flag("te_fp8_mha", false)?,
             },
-            soft_prompt_tuning: match read.section("soft_prompt_tuning")? {
-                Some(section) => section.flag("enabled", true)?,
-                None => false,
-            },
+            soft_prompt_tuning: read
+                .section("soft_prompt_tuning")?
+                .map_or(Ok(false), |section| section.flag("enabled", true))?,
             train_impl: read.text("train_impl")?.unwrap_or_else(|| "normal".to_owned()),
             checkpoint_validation_with_forward_pass: read.flag("checkpoint_validation_with_forward_pass", false)?,
             tokenizer_type: read.text("tokenizer_type")?,
@@ -158,12 +153,11 @@ fn zero_stage(read: Values<'_>) -> Result<usize, ConfigError> {
         Some(Value::String(all)) if all == "all" => Ok(None),
         _ => values.size_within(key, 0..=3),
     };
-    let in_section = match read.section("zero_optimization")? {
-        Some(section) => stage(section, "stage")?,
-        None => None,
-    };
-    let stage = if in_section.is_some() { in_section } else { stage(read, "zero_stage")? };
-    Ok(stage.unwrap_or(0))
+    let section = read.section("zero_optimization")?;
+    match section.map_or(Ok(None), |section| stage(section, "stage"))? {
+        Some(stage) => Ok(stage),
+        None => Ok(stage(read, "zero_stage")?.unwrap_or(0)),
+    }
 }
 
 fn mup(read: Values<'_>) -> Result<Option<Mup>, ConfigError> {
@@ -190,20 +184,18 @@ fn precision(read: Values<'_>) -> Result<Precision, ConfigError> {
         }
         Some(section) => section.flag("fp16", false)?.then_some(("fp16.fp16", "true", Precision::Fp16)),
     };
-    let bf16 = match read.section("bf16")? {
-        None => None,
-        Some(section) => section.flag("enabled", false)?.then_some(("bf16.enabled", "true", Precision::Bf16)),
-    };
+    let section = read.section("bf16")?;
+    let bf16 = section.map_or(Ok(false), |section| section.flag("enabled", false))?;
+    let bf16 = bf16.then_some(("bf16.enabled", "true", Precision::Bf16));
     if let (Some((key, word, Precision::Fp16)), Some((other_key, other_word, _))) = (fp16, bf16) {
         return Err(read.conflict((key, &word), (other_key, &other_word)));
     }
-    match (read.choice("precision")?, fp16.or(bf16)) {
+    let implied = fp16.or(bf16);
+    match (read.choice("precision")?, implied) {
         (Some(stated), Some((key, word, implied))) if stated != implied && stated != Precision::Bf16 => {
             Err(read.conflict(("precision", &stated), (key, &word)))
         }
-        (Some(stated), _) => Ok(stated),
-        (None, Some((_, _, implied))) => Ok(implied),
-        (None, None) => Ok(Precision::Fp32),
+        (stated, _) => Ok(stated.or(implied.map(|(.., implied)| implied)).unwrap_or(Precision::Fp32)),
     }
 }
 

@@ -13,13 +13,11 @@ choices! {
 
     /// Input of the MLP's own norm in a parallel residual.
     MlpNormInput {
-        /// The residual stream.
         Residual = "residual",
         /// The output of the attention's norm. From 2021-09-29 to 2021-10-20.
         AttentionNorm = "attention-norm",
     }
 
-    /// The meaning of `gpt_j_tied`.
     NormTying {
         /// Attention and MLP share a norm where it is true.
         AsConfigured = "as-configured",
@@ -29,7 +27,6 @@ choices! {
 
     /// Whether the attention counts in a parallel residual without MLP biases.
     AttentionBranch {
-        /// It is added.
         Kept = "kept",
         /// It is computed and lost. Since 2024-09-10.
         Dropped = "dropped",
@@ -47,7 +44,6 @@ choices! {
 
     /// The score of later tokens. Either way their probability is 0, so evaluations do not differ.
     MaskValue {
-        /// The smallest number of the type.
         Smallest = "smallest",
         /// −10000, until 2023-06-05.
         MinusTenThousand = "minus-10000",

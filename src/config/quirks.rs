@@ -2,6 +2,7 @@
 //! reason for it: `--quirk`, else the files, else `--era`, else today's meaning.
 
 use std::fmt;
+use std::ops::RangeBounds;
 use std::str::FromStr;
 
 use super::choices::{Choice, Norm, PositionEmbedding, Precision};
@@ -39,7 +40,6 @@ impl fmt::Display for Why {
     }
 }
 
-/// A value and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision<T> {
     pub value: T,
@@ -63,7 +63,6 @@ pub struct QuirkOptions {
 
 const MUP_WIDTH: &str = "mup-width";
 
-/// Every quirk's name and values.
 fn known() -> [(&'static str, Vec<&'static str>); 8] {
     fn words<T: Choice>() -> Vec<&'static str> {
         T::VALUES.iter().map(|value| value.word()).collect()
@@ -108,24 +107,15 @@ impl FromStr for QuirkSetting {
     }
 }
 
-/// The value of every quirk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quirks {
-    /// How the branches of a parallel residual are reduced.
     pub reduction: Decision<Reduction>,
-    /// Input of the MLP's own norm in a parallel residual.
     pub mlp_norm_input: Decision<MlpNormInput>,
-    /// The meaning of `gpt_j_tied`.
     pub norm_tying: Decision<NormTying>,
-    /// Whether the attention counts in a parallel residual without MLP biases.
     pub attention_branch: Decision<AttentionBranch>,
-    /// The type in which rotary tables are computed.
     pub rotary_tables: Decision<RotaryTables>,
-    /// The score of later tokens.
     pub mask_value: Decision<MaskValue>,
-    /// Where rmsnorm adds its epsilon.
     pub rms_epsilon: Decision<EpsilonPlacement>,
-    /// How grouped queries, keys and values lie.
     pub gqa_layout: Decision<GqaLayout>,
     /// Width of the model in units of its base shape, which `use_mup` divides the logits by; set by `--quirk` only.
     pub mup_width: Option<f64>,
@@ -144,12 +134,9 @@ struct Applies {
     mup: bool,
 }
 
-/// One quirk, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuirkLine {
-    /// Its name, as `--quirk` takes it.
     pub name: &'static str,
-    /// Its value, as `--quirk` takes it.
     pub value: String,
     pub why: String,
     /// Whether it makes a difference to this model.
@@ -161,19 +148,20 @@ impl QuirkOptions {
         self.settings.iter().rev().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
     }
 
+    /// A quirk's value: `old` on the days of `days`, else `new`, unless the user or the files say otherwise.
     fn decide<T: Choice>(
         &self,
         name: &str,
         files: Option<(T, &'static str)>,
-        by_date: impl Fn(Date) -> T,
-        default: T,
+        (old, days): (T, impl RangeBounds<Date>),
+        new: T,
     ) -> Decision<T> {
         let asked = self.setting(name).and_then(|word| T::VALUES.iter().find(|value| value.word() == word));
         let (value, why) = match (asked, files, &self.era) {
             (Some(asked), ..) => (*asked, Why::Asked),
             (None, Some((shown, what)), _) => (shown, Why::Files(what)),
-            (None, None, Some(era)) => (by_date(era.date), Why::Era(era.name.clone())),
-            (None, None, None) => (default, Why::Default),
+            (None, None, Some(era)) => (if days.contains(&era.date) { old } else { new }, Why::Era(era.name.clone())),
+            (None, None, None) => (new, Why::Default),
         };
         Decision { value, why }
     }
@@ -186,7 +174,6 @@ impl Quirks {
         let old_names =
             observed.has_layer_tensor("mlp.dense_h_to_4h.weight") || observed.has_layer_tensor("mlp.w1.weight");
         let new_names = observed.has_layer_tensor("mlp.linear1.weight");
-        let before = |date: Date, change: Date| date < change;
         let attention_branch = if old_names {
             Some((AttentionBranch::Kept, OLD_NAMES))
         } else {
@@ -199,80 +186,58 @@ impl Quirks {
             reduction: options.decide(
                 "reduction",
                 None,
-                |date| if before(date, change::SHARED_REDUCTION) { Reduction::PerBranch } else { Reduction::Shared },
+                (Reduction::PerBranch, ..change::SHARED_REDUCTION),
                 Reduction::Shared,
             ),
             mlp_norm_input: options.decide(
                 "mlp-norm-input",
                 None,
-                |date| {
-                    let between = !before(date, change::SHARED_REDUCTION) && before(date, change::NORMS_SIDE_BY_SIDE);
-                    if between { MlpNormInput::AttentionNorm } else { MlpNormInput::Residual }
-                },
+                (MlpNormInput::AttentionNorm, change::SHARED_REDUCTION..change::NORMS_SIDE_BY_SIDE),
                 MlpNormInput::Residual,
             ),
             norm_tying: options.decide(
                 "norm-tying",
                 None,
-                |date| {
-                    let between = !before(date, change::TYING_INVERTED) && before(date, change::TYING_RESTORED);
-                    if between { NormTying::Inverted } else { NormTying::AsConfigured }
-                },
+                (NormTying::Inverted, change::TYING_INVERTED..change::TYING_RESTORED),
                 NormTying::AsConfigured,
             ),
             attention_branch: options.decide(
                 "attention-branch",
                 attention_branch,
-                |date| {
-                    if before(date, change::ATTENTION_DROPPED) {
-                        AttentionBranch::Kept
-                    } else {
-                        AttentionBranch::Dropped
-                    }
-                },
+                (AttentionBranch::Kept, ..change::ATTENTION_DROPPED),
                 AttentionBranch::Dropped,
             ),
             rotary_tables: options.decide(
                 "rotary-tables",
                 from_engine,
-                |date| if before(date, change::FLOAT32_ROTARY) { RotaryTables::Storage } else { RotaryTables::Float32 },
+                (RotaryTables::Storage, ..change::FLOAT32_ROTARY),
                 RotaryTables::Float32,
             ),
             mask_value: options.decide(
                 "mask-value",
                 None,
-                |date| {
-                    if before(date, change::SMALLEST_MASK) { MaskValue::MinusTenThousand } else { MaskValue::Smallest }
-                },
+                (MaskValue::MinusTenThousand, ..change::SMALLEST_MASK),
                 MaskValue::Smallest,
             ),
             rms_epsilon: options.decide(
                 "rms-epsilon",
                 old_names.then_some((EpsilonPlacement::Outside, OLD_NAMES)),
-                |date| {
-                    if before(date, change::RMS_EPSILON_INSIDE) {
-                        EpsilonPlacement::Outside
-                    } else {
-                        EpsilonPlacement::Inside
-                    }
-                },
+                (EpsilonPlacement::Outside, ..change::RMS_EPSILON_INSIDE),
                 EpsilonPlacement::Inside,
             ),
             gqa_layout: options.decide(
                 "gqa-layout",
                 old_names.then_some((GqaLayout::Interleaved, OLD_NAMES)),
-                |date| if before(date, change::GQA_BLOCKS) { GqaLayout::Interleaved } else { GqaLayout::Blocks },
+                (GqaLayout::Interleaved, ..change::GQA_BLOCKS),
                 GqaLayout::Blocks,
             ),
             mup_width: options.setting(MUP_WIDTH).and_then(|width| width.parse().ok()),
             applies: Applies::to(config, observed),
         };
-        if config.norm == Norm::TransformerEngineRmsNorm {
-            let why = Why::Configuration("te_rmsnorm");
-            quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
-        } else if config.rmsnorm_fusion && quirks.rms_epsilon.why != Why::Asked {
-            // The kernel of megatron/model/fused_layer_norm.py.
-            let why = Why::Configuration("rmsnorm_fusion");
+        let engine_norm = config.norm == Norm::TransformerEngineRmsNorm;
+        // The kernel of megatron/model/fused_layer_norm.py.
+        if engine_norm || (config.rmsnorm_fusion && quirks.rms_epsilon.why != Why::Asked) {
+            let why = Why::Configuration(if engine_norm { "te_rmsnorm" } else { "rmsnorm_fusion" });
             quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
         }
         quirks

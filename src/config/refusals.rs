@@ -22,6 +22,10 @@ fn refuse(setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
     Err(Unsupported::new(setting, reason, needed))
 }
 
+fn refuse_if(found: bool, setting: impl Into<String>, reason: &str, needed: &str) -> Verdict {
+    if found { refuse(setting, reason, needed) } else { Ok(()) }
+}
+
 /// The first thing that keeps the parameters from being understood, so that not even a merge would be right.
 pub(super) fn check(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -> Verdict {
     check_kind(config, &config.raw)?;
@@ -33,16 +37,21 @@ pub(super) fn check(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -
 
 /// The first setting that makes a model of another kind, whatever its sizes are. To be checked before sizes.
 pub(super) fn check_kind(config: &NeoxConfig, raw: &Map<String, Value>) -> Verdict {
-    experts(config)?;
+    let experts = config.moe_num_experts;
+    refuse_if(experts > 1, format!("moe_num_experts: {experts}"), EXPERTS.0, EXPERTS.1)?;
     attention_kinds(config)?;
-    residual(config)?;
-    if config.mlp_type == MlpType::Gated {
-        return refuse(
-            "mlp_type: gated",
-            "the gated MLP of StableLM is not implemented",
-            "evaluate it with the gpt-neox of Stability AI that trained it, or from its Hugging Face directory",
-        );
-    }
+    refuse_if(
+        config.apply_residual_connection_post_layernorm,
+        "apply_residual_connection_post_layernorm: true",
+        "a residual taken after the norm (until 2021-08) is not implemented",
+        "evaluate it with gpt-neox from before 2021-08-25 (157051ed), one process per rank",
+    )?;
+    refuse_if(
+        config.mlp_type == MlpType::Gated,
+        "mlp_type: gated",
+        "the gated MLP of StableLM is not implemented",
+        "evaluate it with the gpt-neox of Stability AI that trained it, or from its Hugging Face directory",
+    )?;
     other_model(raw)
 }
 
@@ -60,27 +69,14 @@ fn other_model(raw: &Map<String, Value>) -> Verdict {
 
 /// The first thing that keeps a model from being evaluated whose parameters are understood.
 pub(super) fn check_evaluation(config: &NeoxConfig, observed: &Observed, quirks: &Quirks) -> Verdict {
-    objective(config)?;
+    refuse_if(
+        config.is_reward_model(),
+        "train_impl: rm",
+        "a reward-model head returns one score, not the probabilities of tokens",
+        "`kintsugi inspect` and merging read it; score passages with gpt-neox, one process per rank",
+    )?;
     engine_attention(config, observed)?;
     mup(config, quirks)
-}
-
-fn objective(config: &NeoxConfig) -> Verdict {
-    if config.is_reward_model() {
-        return refuse(
-            "train_impl: rm",
-            "a reward-model head returns one score, not the probabilities of tokens",
-            "`kintsugi inspect` and merging read it; score passages with gpt-neox, one process per rank",
-        );
-    }
-    Ok(())
-}
-
-fn experts(config: &NeoxConfig) -> Verdict {
-    if config.moe_num_experts > 1 {
-        return refuse(format!("moe_num_experts: {}", config.moe_num_experts), EXPERTS.0, EXPERTS.1);
-    }
-    Ok(())
 }
 
 /// Why experts are refused, and what would be needed.
@@ -89,13 +85,11 @@ pub(crate) const EXPERTS: (&str, &str) = (
     "evaluate it with gpt-neox itself, one process per rank; dense models (moe_num_experts: 1) are read here",
 );
 
-/// Why block-sparse attention is refused, and what would be needed.
 pub(crate) const SPARSE: (&str, &str) = (
     "block-sparse attention is not implemented",
     "evaluate it with gpt-neox itself and DeepSpeed's sparse attention, one process per rank",
 );
 
-/// Why Mamba is refused, and what would be needed.
 pub(crate) const STATE_SPACE: (&str, &str) = (
     "state-space blocks are not implemented",
     "gpt-neox's tools/ckpts/convert_neox_to_mamba_ssm.py joins the ranks of Mamba models into mamba_ssm's format",
@@ -130,31 +124,17 @@ fn attention_kinds(config: &NeoxConfig) -> Verdict {
     }
 }
 
-fn residual(config: &NeoxConfig) -> Verdict {
-    if config.apply_residual_connection_post_layernorm {
-        return refuse(
-            "apply_residual_connection_post_layernorm: true",
-            "a residual taken after the norm (until 2021-08) is not implemented",
-            "evaluate it with gpt-neox from before 2021-08-25 (157051ed), one process per rank",
-        );
-    }
-    Ok(())
-}
-
 fn mlp(config: &NeoxConfig, observed: &Observed) -> Verdict {
     if !observed.separate_mlp(config) {
         return mlp_shapes(config, observed);
     }
-    if config.activation.is_gated() || config.uses_tanh_gelu() {
-        let activation =
-            if config.uses_tanh_gelu() { "gelu with bias_gelu_fusion" } else { config.activation.as_str() };
-        return refuse(
-            format!("mlp_type: llama with activation: {activation}"),
-            "w1, w2 and w3 take an activation of one input without bias",
-            "pass the configuration it was trained with as --neox-config FILE: llama models have activation silu",
-        );
-    }
-    Ok(())
+    let activation = if config.uses_tanh_gelu() { "gelu with bias_gelu_fusion" } else { config.activation.as_str() };
+    refuse_if(
+        config.activation.is_gated() || config.uses_tanh_gelu(),
+        format!("mlp_type: llama with activation: {activation}"),
+        "w1, w2 and w3 take an activation of one input without bias",
+        "pass the configuration it was trained with as --neox-config FILE: llama models have activation silu",
+    )
 }
 
 /// Whether the MLP is gated shows in its shapes, and must agree with the activation.
@@ -162,58 +142,50 @@ fn mlp_shapes(config: &NeoxConfig, observed: &Observed) -> Verdict {
     let (Some(first), Some(inner)) = (observed.mlp_first_size, observed.mlp_inner_size) else { return Ok(()) };
     let shapes =
         format!("activation: {} with a first layer of {first} rows and a second of {inner} columns", config.activation);
-    if !config.activation.is_gated() && first == 2 * inner {
-        return refuse(
-            shapes,
-            "the shapes are those of a gated MLP, the activation is not gated",
-            "pass the configuration it was trained with as --neox-config FILE: gated activations are geglu, reglu, swiglu, \
-             bilinear and glu",
-        );
-    }
-    if config.activation.is_gated() && first == inner {
-        return refuse(
-            shapes,
-            "the activation is gated, the shapes are not those of a gated MLP",
-            "pass the configuration it was trained with as --neox-config FILE: activations without a gate are gelu, relu, \
-             softsign, swish, mish and silu",
-        );
-    }
-    Ok(())
+    refuse_if(
+        !config.activation.is_gated() && first == 2 * inner,
+        shapes.as_str(),
+        "the shapes are those of a gated MLP, the activation is not gated",
+        "pass the configuration it was trained with as --neox-config FILE: gated activations are geglu, reglu, swiglu, \
+         bilinear and glu",
+    )?;
+    refuse_if(
+        config.activation.is_gated() && first == inner,
+        shapes,
+        "the activation is gated, the shapes are not those of a gated MLP",
+        "pass the configuration it was trained with as --neox-config FILE: activations without a gate are gelu, relu, \
+         softsign, swish, mish and silu",
+    )
 }
 
 fn query_key_norm(config: &NeoxConfig) -> Verdict {
     if !config.use_qk_layernorm {
         return Ok(());
     }
-    if !matches!(config.norm, Norm::LayerNorm | Norm::RmsNorm | Norm::NonParametricLayerNorm) {
-        return refuse(
-            format!("use_qk_layernorm: true with norm: {}", config.norm),
-            "what this norm does over heads and their elements is not established",
-            RUN_GPT_NEOX,
-        );
-    }
+    refuse_if(
+        !matches!(config.norm, Norm::LayerNorm | Norm::RmsNorm | Norm::NonParametricLayerNorm),
+        format!("use_qk_layernorm: true with norm: {}", config.norm),
+        "what this norm does over heads and their elements is not established",
+        RUN_GPT_NEOX,
+    )?;
     let grouped = config.kv_heads() != config.num_attention_heads;
-    if grouped && config.attention.contains(&AttentionKind::Flash) {
-        return refuse(
-            "use_qk_layernorm: true with num_kv_heads and flash attention",
-            "gpt-neox itself fails: the norm is made for as many heads as queries have",
-            "pass the configuration it was trained with as --neox-config FILE, perhaps with attention_config global",
-        );
-    }
-    Ok(())
+    refuse_if(
+        grouped && config.attention.contains(&AttentionKind::Flash),
+        "use_qk_layernorm: true with num_kv_heads and flash attention",
+        "gpt-neox itself fails: the norm is made for as many heads as queries have",
+        "pass the configuration it was trained with as --neox-config FILE, perhaps with attention_config global",
+    )
 }
 
 fn grouped_queries(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
     let (heads, kv_heads) = (config.num_attention_heads, config.kv_heads());
     let interleaved = heads != kv_heads && quirks.gqa_layout.value == GqaLayout::Interleaved;
-    if interleaved && !(config.head_dim() * kv_heads).is_multiple_of(heads) {
-        return refuse(
-            format!("num_kv_heads: {kv_heads} with gqa-layout interleaved"),
-            "the heads of keys do not divide among the heads of queries, so gpt-neox could not have run it",
-            "--quirk gqa-layout=blocks if it was written since 2024-11-14",
-        );
-    }
-    Ok(())
+    refuse_if(
+        interleaved && !(config.head_dim() * kv_heads).is_multiple_of(heads),
+        format!("num_kv_heads: {kv_heads} with gqa-layout interleaved"),
+        "the heads of keys do not divide among the heads of queries, so gpt-neox could not have run it",
+        "--quirk gqa-layout=blocks if it was written since 2024-11-14",
+    )
 }
 
 fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
@@ -231,33 +203,27 @@ fn transformer_engine(config: &NeoxConfig, observed: &Observed) -> Verdict {
         }
     }
     if attention {
-        let unsettled = [
-            (config.kv_heads() != config.num_attention_heads, "with num_kv_heads"),
-            (config.use_qk_layernorm, "with use_qk_layernorm"),
-        ];
-        if let Some((_, what)) = unsettled.into_iter().find(|(found, _)| *found) {
-            return refuse(format!("te_mha {what}"), UNSETTLED, RUN_GPT_NEOX);
-        }
+        let grouped = config.kv_heads() != config.num_attention_heads;
+        refuse_if(grouped, "te_mha with num_kv_heads", UNSETTLED, RUN_GPT_NEOX)?;
+        refuse_if(config.use_qk_layernorm, "te_mha with use_qk_layernorm", UNSETTLED, RUN_GPT_NEOX)?;
     }
     if mlp {
         let known = matches!(
             config.activation,
             Activation::Gelu | Activation::GeGlu | Activation::Relu | Activation::ReGlu | Activation::SwiGlu
         );
-        if !known {
-            return refuse(
-                format!("te_layernorm_mlp with activation: {}", config.activation),
-                "Transformer Engine has no such activation",
-                "pass the configuration it was trained with as --neox-config FILE",
-            );
-        }
-        if !(config.norm.is_rms() || config.norm.has_bias()) {
-            return refuse(
-                format!("te_layernorm_mlp with norm: {}", config.norm),
-                "Transformer Engine has layernorm and rmsnorm only",
-                "pass the configuration it was trained with as --neox-config FILE",
-            );
-        }
+        refuse_if(
+            !known,
+            format!("te_layernorm_mlp with activation: {}", config.activation),
+            "Transformer Engine has no such activation",
+            "pass the configuration it was trained with as --neox-config FILE",
+        )?;
+        refuse_if(
+            !(config.norm.is_rms() || config.norm.has_bias()),
+            format!("te_layernorm_mlp with norm: {}", config.norm),
+            "Transformer Engine has layernorm and rmsnorm only",
+            "pass the configuration it was trained with as --neox-config FILE",
+        )?;
     }
     Ok(())
 }
@@ -266,39 +232,31 @@ const UNSETTLED: &str = "what Transformer Engine computes then is not establishe
 
 /// Attention of Transformer Engine whose parameters are the usual ones and whose forward pass is not known here.
 fn engine_attention(config: &NeoxConfig, observed: &Observed) -> Verdict {
-    if config.transformer_engine.fp8_attention {
-        return refuse("te_fp8_mha: true", "attention in 8-bit floats is not implemented", RUN_GPT_NEOX);
-    }
+    let in_8_bits = config.transformer_engine.fp8_attention;
+    refuse_if(in_8_bits, "te_fp8_mha: true", "attention in 8-bit floats is not implemented", RUN_GPT_NEOX)?;
     if !observed.engine_attention(config) {
         return Ok(());
     }
-    let unsettled = [
-        (config.position_embedding != PositionEmbedding::Rotary, "without rotary positions"),
-        (config.sliding_window_width.is_some(), "with sliding_window_width"),
-    ];
-    match unsettled.into_iter().find(|(found, _)| *found) {
-        Some((_, what)) => refuse(format!("te_mha {what}"), UNSETTLED, RUN_GPT_NEOX),
-        None => Ok(()),
-    }
+    let rotary = config.position_embedding == PositionEmbedding::Rotary;
+    refuse_if(!rotary, "te_mha without rotary positions", UNSETTLED, RUN_GPT_NEOX)?;
+    let window = config.sliding_window_width.is_some();
+    refuse_if(window, "te_mha with sliding_window_width", UNSETTLED, RUN_GPT_NEOX)
 }
 
 fn mup(config: &NeoxConfig, quirks: &Quirks) -> Verdict {
     let Some(mup) = config.mup else { return Ok(()) };
     let one = |factor: f64| (factor - 1.0).abs() < f64::EPSILON;
-    if !one(mup.attention_temperature) || !one(mup.output_temperature) {
-        return refuse(
-            "use_mup: true with mup_attn_temp or mup_output_temp",
-            "whether the temperatures act depends on gpt-neox's version, which is not recorded",
-            "evaluate it with the gpt-neox that trained it, one process per rank",
-        );
-    }
-    if quirks.mup_width.is_none() {
-        return refuse(
-            "use_mup: true",
-            "the logits are divided by the model's width in units of the base shape, which is in the base-shapes file of \
-             the training run only",
-            "give it with --quirk mup-width=NUMBER: hidden_size over the base model's hidden_size",
-        );
-    }
-    Ok(())
+    refuse_if(
+        !one(mup.attention_temperature) || !one(mup.output_temperature),
+        "use_mup: true with mup_attn_temp or mup_output_temp",
+        "whether the temperatures act depends on gpt-neox's version, which is not recorded",
+        "evaluate it with the gpt-neox that trained it, one process per rank",
+    )?;
+    refuse_if(
+        quirks.mup_width.is_none(),
+        "use_mup: true",
+        "the logits are divided by the model's width in units of the base shape, which is in the base-shapes file of \
+         the training run only",
+        "give it with --quirk mup-width=NUMBER: hidden_size over the base model's hidden_size",
+    )
 }

@@ -103,7 +103,6 @@ impl Architecture {
         }
     }
 
-    /// Settings that most models do not have.
     fn unusual(&self) -> Vec<(&'static str, Value)> {
         let mut found: Vec<(&'static str, Value)> = Vec::new();
         if self.query_key_norm {

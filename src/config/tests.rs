@@ -13,6 +13,12 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
+impl TransformerEngine {
+    fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
 /// The smallest configuration that is complete.
 fn small() -> Map<String, Value> {
     object(json!({ "num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 128 }))

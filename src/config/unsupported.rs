@@ -1,14 +1,10 @@
 //! The reason why a model is refused.
 
-/// A setting that this version refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {reason}")]
 pub struct Unsupported {
-    /// The configuration key and its value.
     pub setting: String,
-    /// Why it is refused.
     pub reason: String,
-    /// What to do instead.
     pub needed: String,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
@@ -32,7 +33,6 @@ impl<'a> Values<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// A nested mapping.
     pub(super) fn section(self, key: &'static str) -> Result<Option<Self>, ConfigError> {
         match self.get(key) {
             None => Ok(None),
@@ -50,7 +50,6 @@ impl<'a> Values<'a> {
         self.size_within(key, 1..=MAX_SIZE)
     }
 
-    /// A count that may be zero.
     pub(super) fn count(self, key: &str) -> Result<Option<usize>, ConfigError> {
         self.size_within(key, 0..=MAX_SIZE)
     }
@@ -65,7 +64,7 @@ impl<'a> Values<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let whole = match value {
             Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole_from_float)),
-            Value::String(text) => parse_whole(text).or_else(|| parse_float(text).and_then(whole_from_float)),
+            Value::String(text) => parse(text).or_else(|| parse(text).and_then(whole_from_float)),
             _ => None,
         };
         match whole {
@@ -82,7 +81,6 @@ impl<'a> Values<'a> {
         Ok(self.number_that(key, "a number of at least 0", |number| number >= 0.0)?.unwrap_or(default))
     }
 
-    /// A finite number above zero.
     pub(super) fn positive(self, key: &str) -> Result<Option<f64>, ConfigError> {
         self.number_that(key, "a number above 0", |number| number > 0.0)
     }
@@ -97,7 +95,7 @@ impl<'a> Values<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = match value {
             Value::Number(number) => number.as_f64(),
-            Value::String(text) => parse_float(text),
+            Value::String(text) => parse(text),
             _ => None,
         };
         match number {
@@ -182,11 +180,7 @@ pub(super) fn describe(value: &Value) -> String {
 }
 
 /// `_` is allowed between digits, as in Python.
-fn parse_whole(text: &str) -> Option<u64> {
-    text.trim().replace('_', "").parse().ok()
-}
-
-fn parse_float(text: &str) -> Option<f64> {
+fn parse<T: FromStr>(text: &str) -> Option<T> {
     text.trim().replace('_', "").parse().ok()
 }
 

@@ -38,15 +38,13 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Every file, in the order they were read. Empty for a configuration that was built in memory.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
     /// The file that gave a top-level key (spelled with `_`).
-    #[must_use]
-    pub fn file_of(&self, key: &str) -> Option<&Path> {
+    pub(crate) fn file_of(&self, key: &str) -> Option<&Path> {
         self.place_of_key.get(key).map(|place| place.path.as_path())
     }
 
@@ -79,55 +77,32 @@ impl From<Vec<PathBuf>> for Sources {
 }
 
 /// Reads configuration files and combines them. Keys keep their order and carry `_` instead of `-`.
-///
-/// # Errors
-/// A file that cannot be read or parsed, or a key that appears twice anywhere.
 pub fn read_files(paths: &[PathBuf]) -> Result<(Map<String, Value>, Sources), ConfigError> {
-    let texts = paths.iter().map(|path| Ok((path.clone(), read_bytes(path)?)));
-    combine(&texts.collect::<Result<Vec<_>, ConfigError>>()?)
+    let contents = paths.iter().map(|path| Ok((path.clone(), read_bytes(path)?)));
+    combine(&contents.collect::<Result<Vec<_>, ConfigError>>()?)
 }
 
 /// Combines configuration files whose bytes are at hand, as [`read_files`] does.
-///
-/// # Errors
-/// As [`read_files`].
-pub fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Value>, Sources), ConfigError> {
+pub(super) fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Value>, Sources), ConfigError> {
     if contents.is_empty() {
         return Err(ConfigError::NoFiles);
     }
-    let mut combined = Combined::default();
+    let mut values = Map::new();
+    let mut sources = Sources::from(contents.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>());
     for (path, bytes) in contents {
         let text = decode(path, bytes)?;
         let entries = match parse(text, DuplicateKeyPolicy::Error) {
-            Ok(entries) => entries,
             Err(error @ YamlError::DuplicateMappingKey { .. }) => {
                 // A second, permissive reading finds both lines if the key is a top-level one.
                 let entries = parse(text, DuplicateKeyPolicy::PassThrough).ok();
-                let Some(entries) = entries.filter(|entries| entries.can_be_read(&error)) else {
-                    return Err(syntax_error(path, text, &error));
-                };
-                entries
+                entries.filter(|entries| entries.can_be_read(&error)).ok_or(error)
             }
-            Err(error) => return Err(syntax_error(path, text, &error)),
+            read => read,
         };
-        combined.add(path, entries)?;
-    }
-    let files = contents.iter().map(|(path, _)| path.clone()).collect();
-    Ok((combined.values, Sources { files, place_of_key: combined.places }))
-}
-
-#[derive(Default)]
-struct Combined {
-    values: Map<String, Value>,
-    places: HashMap<String, KeyPlace>,
-}
-
-impl Combined {
-    fn add(&mut self, path: &Path, entries: Entries) -> Result<(), ConfigError> {
-        for Entry { key: written, line, value } in entries.0 {
+        for Entry { key: written, line, value } in entries.map_err(|error| syntax_error(path, text, &error))?.0 {
             let key = written.replace('-', "_");
-            let place = KeyPlace { path: path.to_owned(), line };
-            match self.places.entry(key.clone()) {
+            let place = KeyPlace { path: path.clone(), line };
+            match sources.place_of_key.entry(key.clone()) {
                 // As in PyYAML, the last value counts.
                 MapEntry::Occupied(mut first) if keys::is_irrelevant(&key) => drop(first.insert(place)),
                 MapEntry::Occupied(first) => {
@@ -135,10 +110,10 @@ impl Combined {
                 }
                 MapEntry::Vacant(slot) => drop(slot.insert(place)),
             }
-            self.values.insert(key, value);
+            values.insert(key, value);
         }
-        Ok(())
     }
+    Ok((values, sources))
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
@@ -161,11 +136,10 @@ fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
     })
 }
 
-/// The top level of a file, before keys are normalised.
 struct Entries(Vec<Entry>);
 
 impl Entries {
-    /// Whether a key that is given twice is one of the top level, which [`Combined::add`] checks, or inside a section that
+    /// Whether a key that is given twice is one of the top level, which [`combine`] checks, or inside a section that
     /// the model does not depend on. There, as in `PyYAML`, the last value counts.
     fn can_be_read(&self, error: &YamlError) -> bool {
         let line = error.location().and_then(|location| usize::try_from(location.line()).ok()).unwrap_or(0);

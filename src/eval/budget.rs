@@ -1,6 +1,6 @@
 //! How many tokens go through a stage at once: chunks that keep the processor busy, slices that fit the memory.
 
-use tch::{Device, Kind};
+use tch::Device;
 
 use super::EvalError;
 use super::variant::Models;
@@ -34,7 +34,6 @@ pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usi
 /// there. The other half is for weights and activations.
 #[must_use]
 pub fn default_memory_budget(backend: Backend) -> u64 {
-    /// Where the system does not report it.
     const UNKNOWN: u64 = 8 << 30;
     let available = match backend.device {
         Device::Cuda(index) => free_device_memory(index),
@@ -43,10 +42,7 @@ pub fn default_memory_budget(backend: Backend) -> u64 {
     available.unwrap_or(UNKNOWN) / 2
 }
 
-/// Tokens of a slice whose residual streams fit the budget.
-///
-/// # Errors
-/// Not even the longest passage fits.
+/// Tokens of a slice whose residual streams fit the budget; an error where not even the longest passage does.
 pub(super) fn slice_tokens(
     models: Models<'_>,
     backend: Backend,
@@ -57,7 +53,7 @@ pub(super) fn slice_tokens(
     let baseline = if architecture.streams_can_differ() { models.checkpoint.tp_size() } else { 1 };
     // Those of the variants; one per rank for the baseline and for its second run; as many being copied where variants part.
     let streams = models.stream_count() + 3 * baseline;
-    let bytes_per_token = (streams * architecture.hidden_size * kind_bytes(backend.kind)) as u64;
+    let bytes_per_token = (streams * architecture.hidden_size * backend.kind.elt_size_in_bytes()) as u64;
     let tokens = usize::try_from(budget / bytes_per_token.max(1)).unwrap_or(usize::MAX);
     if tokens < longest {
         return Err(EvalError::Budget { budget, needed: bytes_per_token * longest as u64 });
@@ -81,10 +77,10 @@ pub fn kept_slice_tokens(models: Models<'_>, backends: &[Backend], threads: usiz
     let on_cpu = backends.first().is_none_or(|backend| backend.device == Device::Cpu);
     let workers = if on_cpu { threads } else { (backends.len() as u64).max(1) };
     let speed = if on_cpu { THREAD_SPEED } else { GPU_SPEED }.saturating_mul(workers);
-    let (parameters, bytes) = model.size();
+    let (_, bytes) = model.size();
     let preparation = bytes.saturating_add(bytes.saturating_mul(variants) / threads) / BYTES_PER_SECOND;
     let seconds = SECONDS.max(preparation.saturating_mul(PREPARATIONS));
-    let per_token = 2_u64.saturating_mul(in_layers(model, parameters)).saturating_mul(variants).max(1);
+    let per_token = 2_u64.saturating_mul(in_layers(model)).saturating_mul(variants).max(1);
     let tokens = usize::try_from(speed.saturating_mul(seconds) / per_token).unwrap_or(usize::MAX);
     // Whole chunks for every worker.
     let round = usize::try_from(workers).unwrap_or(1).saturating_mul(chunk_tokens).max(1);
@@ -92,19 +88,11 @@ pub fn kept_slice_tokens(models: Models<'_>, backends: &[Backend], threads: usiz
 }
 
 /// The parameters that are multiplied with every token: those of the vocabulary are looked up, or multiplied at the targets alone.
-fn in_layers(model: &dyn ModelSource, parameters: u64) -> u64 {
+pub(super) fn in_layers(model: &dyn ModelSource) -> u64 {
     let architecture = model.architecture();
     let matrices = if architecture.head == Head::Tied { 1 } else { 2 };
     let vocabulary = architecture.padded_vocab_size.saturating_mul(architecture.hidden_size) as u64;
-    parameters.saturating_sub(vocabulary.saturating_mul(matrices)).max(1)
-}
-
-fn kind_bytes(kind: Kind) -> usize {
-    match kind {
-        Kind::Half | Kind::BFloat16 => 2,
-        Kind::Double => 8,
-        _ => 4,
-    }
+    model.size().0.saturating_sub(vocabulary.saturating_mul(matrices))
 }
 
 /// `MemAvailable` of `/proc/meminfo`, lowered to the container's limit where there is one.

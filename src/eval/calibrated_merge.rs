@@ -9,7 +9,6 @@ use crate::merge::{Exactness, StageMerger, Strategy};
 use crate::model::Backend;
 use crate::partition::StageTensors;
 
-/// A merge whose corrections are measured as its stages go by.
 pub struct CalibratedMerge<'a> {
     architecture: &'a Architecture,
     strategy: &'a Strategy,
@@ -19,9 +18,6 @@ pub struct CalibratedMerge<'a> {
 impl<'a> CalibratedMerge<'a> {
     /// Nothing runs yet. With the passages, device and type of an evaluation the stages are bit for bit the ones that it
     /// evaluates.
-    ///
-    /// # Errors
-    /// The device cannot hold the passages.
     pub fn new(
         architecture: &'a Architecture,
         strategy: &'a Strategy,
@@ -35,9 +31,6 @@ impl<'a> CalibratedMerge<'a> {
     }
 
     /// Merges the next stage; they come in the order in which they run.
-    ///
-    /// # Errors
-    /// A strategy that cannot be applied, or the forward pass.
     pub fn stage(&mut self, stage: &StageTensors, exactness: &mut Exactness) -> Result<StageTensors, EvalError> {
         let _no_grad = tch::no_grad_guard();
         let mut merger = StageMerger::new(stage, self.architecture);

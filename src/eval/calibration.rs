@@ -9,7 +9,7 @@ use super::device_run::{DeviceRun, StageInput};
 use super::packing::{TokenizedPassage, after_prompt};
 use crate::config::Architecture;
 use crate::merge::{CalibratedNorm, Exactness, NormOutputMeans, StageMerger, Strategy, correct};
-use crate::model::{Backend, LayerMeans, ModelError, NormMeans};
+use crate::model::{Backend, LayerMeans, ModelError, Uploader};
 use crate::partition::{StageId, StageTensors};
 
 /// The calibration passages of one run.
@@ -18,11 +18,9 @@ pub(super) struct Calibrator<'a> {
     run: DeviceRun,
     baseline: Option<usize>,
     merges: Vec<CalibratedVariant<'a>>,
-    /// Whether the ranks' streams differ by now.
     streams_differ: bool,
 }
 
-/// A variant that calibrates.
 #[derive(Clone, Copy)]
 struct CalibratedVariant<'a> {
     variant: usize,
@@ -73,12 +71,11 @@ impl<'a> Calibrator<'a> {
         }
         let mut means = LayerMeans::default();
         self.baseline = Some(self.pass(stage, self.baseline, true, Some(&mut means))?);
-        let rank_means = RankMeans::read(&means, stage)?;
         for place in 0..self.merges.len() {
             let CalibratedVariant { variant, strategy, stream } = self.merges[place];
             let mut weights = merger.merge(strategy, &mut exactness[variant])?;
             if self.streams_differ && matches!(stage.id, StageId::Layer(_)) {
-                self.correct_layer(stage, &mut weights, stream, &rank_means, &mut exactness[variant])?;
+                self.correct_layer(stage, &mut weights, stream, &means, &mut exactness[variant])?;
                 corrected.insert(variant, weights.clone());
             }
             self.merges[place].stream = Some(self.pass(&weights, stream, true, None)?);
@@ -93,16 +90,19 @@ impl<'a> Calibrator<'a> {
         unmerged: &StageTensors,
         weights: &mut StageTensors,
         stream: Option<usize>,
-        rank_means: &RankMeans,
+        unmerged_means: &LayerMeans,
         exactness: &mut Exactness,
     ) -> Result<(), EvalError> {
-        for (norm, own) in [(CalibratedNorm::Input, &rank_means.input), (CalibratedNorm::Mlp, &rank_means.mlp)] {
-            let mut means = LayerMeans::default();
-            self.pass(weights, stream, false, Some(&mut means))?;
-            let merged = RankMeans::read(&means, weights)?;
-            let merged = if norm == CalibratedNorm::Input { merged.input } else { merged.mlp };
+        for norm in [CalibratedNorm::Input, CalibratedNorm::Mlp] {
+            let mut merged_means = LayerMeans::default();
+            self.pass(weights, stream, false, Some(&mut merged_means))?;
+            let of_norm = |means: &LayerMeans, stage: &StageTensors| {
+                let means = if norm == CalibratedNorm::Input { &means.input } else { &means.mlp };
+                means.per_rank(stage.tp_size).map_err(failed_at(stage.id))
+            };
+            let (own, merged) = (of_norm(unmerged_means, unmerged)?, of_norm(&merged_means, weights)?);
             if let (Some(merged), false) = (merged.first(), own.is_empty()) {
-                let means = NormOutputMeans { ranks: own, merged };
+                let means = NormOutputMeans { ranks: &own, merged };
                 exactness.add_fold(correct(unmerged, weights, self.architecture, norm, means)?);
             }
         }
@@ -136,7 +136,7 @@ impl<'a> Calibrator<'a> {
         keep: bool,
         means: Option<&mut LayerMeans>,
     ) -> Result<usize, EvalError> {
-        let mut uploader = self.run.uploader();
+        let mut uploader = Uploader::new(self.run.backend);
         let input = StageInput { stream, last_use: keep, rechunked: false, targets_only: false };
         let output = self.run.run(self.architecture, weights, &mut uploader, input, means, &|_| {});
         let output = output.map_err(failed_at(weights.id))?;
@@ -149,17 +149,4 @@ impl<'a> Calibrator<'a> {
 
 fn failed_at(stage: StageId) -> impl Fn(ModelError) -> EvalError {
     move |source| EvalError::Model { stage, source }
-}
-
-/// Mean outputs of a layer's norms, one vector per rank.
-struct RankMeans {
-    input: Vec<Vec<f64>>,
-    mlp: Vec<Vec<f64>>,
-}
-
-impl RankMeans {
-    fn read(means: &LayerMeans, stage: &StageTensors) -> Result<Self, EvalError> {
-        let of_norm = |means: &NormMeans| means.per_rank(stage.tp_size).map_err(failed_at(stage.id));
-        Ok(Self { input: of_norm(&means.input)?, mlp: of_norm(&means.mlp)? })
-    }
 }

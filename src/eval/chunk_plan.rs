@@ -9,7 +9,7 @@ use super::packing::{Chunk, Packed, TokenizedPassage};
 /// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, from the longest passages to the shortest.
 #[derive(Debug, Clone)]
 pub struct ChunkPlan {
-    packed: Packed,
+    pub(super) packed: Packed,
     chunk_tokens: usize,
     /// Of every chunk: its passages, as a range of [`Packed::passages`], and its tokens.
     chunks: Vec<(Range<usize>, usize)>,
@@ -18,9 +18,8 @@ pub struct ChunkPlan {
 /// The chunks of a plan that a process computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assignment {
-    /// Its chunks, ascending.
+    /// Ascending.
     pub chunks: Vec<usize>,
-    /// Those of them that are computed already.
     pub done: BTreeSet<usize>,
 }
 
@@ -46,42 +45,31 @@ impl ChunkPlan {
         Self { packed, chunk_tokens, chunks }
     }
 
-    /// Tokens of a chunk at most.
     #[must_use]
     pub fn chunk_tokens(&self) -> usize {
         self.chunk_tokens
     }
 
-    /// Tokens of the longest passage.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.packed.passages().first().map_or(0, TokenizedPassage::length)
+        self.packed.passages.first().map_or(0, TokenizedPassage::length)
     }
 
-    /// How many chunks there are.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
         self.chunks.len()
     }
 
-    /// The input tokens of some chunks.
     #[must_use]
     pub fn tokens(&self, chunks: &[usize]) -> usize {
         chunks.iter().map(|&chunk| self.chunks[chunk].1).sum()
     }
 
-    /// The passages of a chunk.
     #[must_use]
     pub fn passages(&self, chunk: usize) -> &[TokenizedPassage] {
-        &self.packed.passages()[self.chunks[chunk].0.clone()]
+        &self.packed.passages[self.chunks[chunk].0.clone()]
     }
 
-    /// All passages, in the order of the chunks.
-    pub(super) fn packed(&self) -> &Packed {
-        &self.packed
-    }
-
-    /// Everything.
     #[must_use]
     pub fn whole(&self) -> Assignment {
         Assignment { chunks: (0..self.chunk_count()).collect(), done: BTreeSet::new() }
@@ -124,17 +112,15 @@ impl ChunkPlan {
             first += self.chunks[number].0.len();
             packed.chunk(start..first)
         });
-        let chunks = chunks.collect();
         DeviceChunks {
+            chunks: chunks.collect(),
             packed,
-            chunks,
             numbers: numbers.to_vec(),
             longest: self.longest(),
             chunk_tokens: self.chunk_tokens,
         }
     }
 
-    /// Lays out all chunks.
     pub(super) fn everything(&self) -> DeviceChunks {
         self.lay_out(&self.whole().chunks)
     }
@@ -173,7 +159,7 @@ mod tests {
         laid_out: &DeviceChunks,
     ) -> Vec<(Vec<TokenizedPassage>, Vec<super::super::packing::Group>, Vec<usize>)> {
         let of_chunk = |chunk: &Chunk| {
-            let passages = laid_out.packed.passages()[chunk.passages.clone()].to_vec();
+            let passages = laid_out.packed.passages[chunk.passages.clone()].to_vec();
             (passages, chunk.groups.clone(), chunk.targets.iter().map(|target| target.row).collect())
         };
         laid_out.chunks.iter().map(of_chunk).collect()
@@ -207,7 +193,7 @@ mod tests {
             let finer = laid_out.rechunked();
             let ends: BTreeSet<_> = finer.iter().map(|chunk| chunk.passages.end).collect();
             prop_assert!(laid_out.chunks.iter().all(|chunk| ends.contains(&chunk.passages.end)));
-            prop_assert_eq!(finer.iter().map(|chunk| chunk.rows.len()).sum::<usize>(), laid_out.packed.token_count());
+            prop_assert_eq!(finer.iter().map(|chunk| chunk.rows.len()).sum::<usize>(), laid_out.packed.input_ids.len());
             let several = |chunk: &Chunk| chunk.passages.len() > 1;
             prop_assert!(!laid_out.chunks.iter().any(several) || finer.len() > laid_out.chunks.len());
         }

@@ -2,30 +2,24 @@
 
 use std::path::PathBuf;
 
-/// An error of task, data file, tokenizer or packing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// A file could not be read; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The task is neither built in nor a file.
     #[error("unknown task `{name}`: neither built in nor a file")]
     UnknownTask { name: String, known: Vec<String> },
-    /// The task file is not a task.
     #[error("{place}: not a task: {message}")]
     InvalidTask {
         /// The task file, or the name of a built-in task.
         place: String,
         message: String,
     },
-    /// The data file holds no passage.
     #[error("{path}: no passages in this file", path = path.display())]
     NoPassages { path: PathBuf },
-    /// A line is longer than any passage can be.
     #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
     LineTooLong { path: PathBuf, line: usize, limit_bytes: usize },
-    /// A line is not UTF-8.
     #[error("{path}: line {line} is not UTF-8 (first bad byte at {byte})", path = path.display())]
     NotUtf8 {
         path: PathBuf,
@@ -35,7 +29,6 @@ pub enum DataError {
         /// The binary format that the file's first bytes announce, if it is one we know.
         binary_format: Option<&'static str>,
     },
-    /// A line of a JSONL file is not JSON.
     #[error("{path}: line {line}, column {column}: not JSON: {message}", path = path.display())]
     NotJson {
         path: PathBuf,
@@ -44,68 +37,28 @@ pub enum DataError {
         column: usize,
         message: String,
     },
-    /// A line of a JSONL file carries no string named `text`.
     #[error("{path}: line {line}: expected an object with a string `text`, found {found}", path = path.display())]
-    NoText {
-        path: PathBuf,
-        line: usize,
-        /// Its contents instead.
-        found: String,
-    },
-    /// A passage that is one word.
+    NoText { path: PathBuf, line: usize, found: String },
     #[error("{path}: line {line}: passage has no context before its last word: {text:?}", path = path.display())]
-    NoContext {
-        path: PathBuf,
-        line: usize,
-        /// The passage, shortened.
-        text: String,
-    },
-    /// The file is not a tokenizer.
+    NoContext { path: PathBuf, line: usize, text: String },
     #[error("{path}: not a tokenizer: {message}", path = path.display())]
     InvalidTokenizer { path: PathBuf, message: String },
-    /// The task's data file is not here, and the task names no place to get it from.
     #[error("no data for {task}: there is no {looked}", looked = looked.display())]
-    NoData {
-        task: String,
-        /// Where its file would be.
-        looked: PathBuf,
-        url: String,
-    },
-    /// The task's data file is not here, and did not come from the Hub.
+    NoData { task: String, looked: PathBuf, url: String },
     #[error("no data for {task}: there is no {looked}, and {source}", looked = looked.display())]
-    Hub {
-        task: String,
-        /// Where its file would be on this machine.
-        looked: PathBuf,
-        source: crate::hub::HubError,
-    },
-    /// The tokenizer library refused a text.
+    Hub { task: String, looked: PathBuf, source: crate::hub::HubError },
     #[error("{path}: tokenizing failed: {message}", path = path.display())]
     Tokenizing { path: PathBuf, message: String },
-    /// The tokenizer has no token that could precede a text.
     #[error("{path}: the tokenizer defines no BOS or EOS token (looked for {})", names.join(", "), path = path.display())]
     NoPrefixToken { path: PathBuf, names: Vec<String> },
-    /// A context or a target has no token of its own.
     #[error("the {part} {text:?} has no tokens of its own")]
-    NoTokens {
-        /// `context` or `target`.
-        part: &'static str,
-        text: String,
-    },
-    /// The tokenizer knows ids that the checkpoint's embedding has no row for.
+    NoTokens { part: &'static str, text: String },
     #[error(
         "{path}: tokenizer of another vocabulary: its largest id is {largest_id}, \
          expected less than {padded_vocab_size}, the checkpoint's padded vocabulary",
         path = path.display()
     )]
-    WrongVocabulary {
-        path: PathBuf,
-        /// The tokenizer's largest id.
-        largest_id: u32,
-        /// Rows of the checkpoint's whole embedding.
-        padded_vocab_size: usize,
-    },
-    /// The checkpoint's embedding has more rows than padding this tokenizer's vocabulary would give.
+    WrongVocabulary { path: PathBuf, largest_id: u32, padded_vocab_size: usize },
     #[error(
         "{path}: tokenizer of another vocabulary: it needs {rows} rows, the checkpoint has {padded_vocab_size}, \
          more than padding to a multiple of {multiple} adds",
@@ -113,47 +66,26 @@ pub enum DataError {
     )]
     SmallVocabulary {
         path: PathBuf,
-        /// The tokenizer's largest id and one.
         rows: usize,
-        /// Rows of the checkpoint's whole embedding.
         padded_vocab_size: usize,
         /// The multiple that gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
         multiple: usize,
     },
-    /// A target does not fit the model's longest input.
     #[error("the target has {target_count} tokens, expected at most {max_length}, the model's longest input")]
-    TargetTooLong {
-        target_count: usize,
-        /// The model's longest input, in tokens.
-        max_length: usize,
-    },
-    /// Longer inputs were asked for than the model takes.
+    TargetTooLong { target_count: usize, max_length: usize },
     #[error("--max-length {asked} is more than the model's {longest} positions")]
-    MaxLength {
-        asked: usize,
-        /// The model's longest input, in tokens.
-        longest: usize,
-    },
-    /// A passage of the calibration file that is to be scored too.
+    MaxLength { asked: usize, longest: usize },
+    /// `id` is 0-based, in the calibration file.
     #[error("--calibration: passage {id} is among those to be scored")]
-    CalibrationScored {
-        /// Its 0-based position in the calibration file.
-        id: usize,
-    },
-    /// There are not enough passages to set some aside for calibration.
+    CalibrationScored { id: usize },
     #[error("one passage cannot both calibrate and be scored: give more, or --calibration FILE")]
     NothingToSetAside,
-    /// One of the errors above, for one passage.
+    /// `id` is 0-based, in the data set.
     #[error("passage {id}: {source}")]
-    Passage {
-        /// 0-based position of the passage in the data set.
-        id: usize,
-        source: Box<Self>,
-    },
+    Passage { id: usize, source: Box<Self> },
 }
 
 impl DataError {
-    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

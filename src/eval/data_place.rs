@@ -7,7 +7,6 @@ use super::data_error::DataError;
 use super::task::Task;
 use crate::hub::{Hub, Progress, RepoKind};
 
-/// A data file and what led there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataPlace {
     pub path: PathBuf,
@@ -36,9 +35,6 @@ impl fmt::Display for DataPlace {
 impl DataPlace {
     /// The file given; else the one that the task names, beside the task file (of a built-in task: in the working
     /// directory), else the one that it names on the Hub.
-    ///
-    /// # Errors
-    /// [`DataError::NoData`] where a task is on no Hub and its file not here, and the errors of [`Hub::fetch`].
     pub fn find(given: Option<&Path>, task: &Task, hub: &Hub, progress: &mut dyn Progress) -> Result<Self, DataError> {
         if let Some(given) = given {
             return Ok(Self { path: given.to_owned(), origin: Origin::Given });

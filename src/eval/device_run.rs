@@ -3,9 +3,10 @@
 mod pieces;
 mod scoring;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::chunk_plan::DeviceChunks;
+use super::packing::Target;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
     Backend, Chunk, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable, Streams,
@@ -14,21 +15,9 @@ use crate::model::{
 use crate::partition::{StageId, StageTensors};
 use pieces::{Piece, in_parts, pieces};
 
-/// Where a target token's score belongs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TargetPlace {
-    /// The passage's index.
-    pub passage: usize,
-    /// Which of its target tokens.
-    pub ordinal: usize,
-    /// The target token.
-    pub id: u32,
-}
-
-/// The input of a stage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StageInput {
-    /// The stream; none for the embedding.
+    /// None for the embedding.
     pub stream: Option<usize>,
     /// Whether the stream is not needed after this.
     pub last_use: bool,
@@ -51,26 +40,21 @@ struct Layer {
     rotary: usize,
 }
 
-/// The settings that a rotary table depends on.
 type RotaryKey = (Positions, RotaryTables, Precision);
 
-/// Passages on one device.
 pub(super) struct DeviceRun {
-    backend: Backend,
+    pub(super) backend: Backend,
     input_ids: Tensor,
     tokens: i64,
     pieces: Vec<Piece>,
     /// The same rows in chunks of another size.
     other_pieces: Vec<Piece>,
-    /// Longest passage, in tokens.
     longest: usize,
-    /// Rotary tables, by what they depend on.
     rotary: Vec<(RotaryKey, Option<RotaryTable>)>,
-    /// Packed rows of the target positions, the target ids, and where the scores belong.
+    /// Packed rows of the targets, their ids, and where their scores belong.
     target_rows: Tensor,
     target_ids: Tensor,
-    pub(super) places: Vec<TargetPlace>,
-    /// The chunks' numbers in the plan.
+    pub(super) targets: Vec<Target>,
     pub(super) numbers: Vec<usize>,
     streams: Vec<Option<Held>>,
 }
@@ -84,41 +68,29 @@ impl DeviceRun {
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };
-        let positions = on_device(chunks.packed.positions())?;
-        let (mut rows, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let positions = on_device(&chunks.packed.positions)?;
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for chunk in &chunks.chunks {
-            for target in &chunk.targets {
-                rows.push(to_i64(chunk.rows.start + target.row));
-                ids.push(target.id);
-                let id = u32::try_from(target.id).unwrap_or(u32::MAX);
-                places.push(TargetPlace { passage: target.passage, ordinal: target.ordinal, id });
-            }
+            rows.extend(chunk.targets.iter().map(|target| to_i64(chunk.rows.start + target.row)));
+            targets.extend_from_slice(&chunk.targets);
         }
+        let ids: Vec<_> = targets.iter().map(|target| target.id).collect();
         let mut run = Self {
             backend,
-            input_ids: on_device(chunks.packed.input_ids())?,
-            tokens: to_i64(chunks.packed.token_count()),
+            input_ids: on_device(&chunks.packed.input_ids)?,
+            tokens: to_i64(chunks.packed.input_ids.len()),
             pieces: pieces(&chunks.chunks, &positions)?,
             other_pieces: pieces(&chunks.rechunked(), &positions)?,
             longest: chunks.longest,
             rotary: Vec::new(),
             target_rows: on_device(&rows)?,
             target_ids: on_device(&ids)?,
-            places,
+            targets,
             numbers: chunks.numbers.clone(),
             streams: Vec::new(),
         };
         run.rotary_of(architecture)?;
         Ok(run)
-    }
-
-    pub(super) fn uploader(&self) -> Uploader {
-        Uploader::new(self.backend)
-    }
-
-    /// Waits for the device, so that times measure work done.
-    pub(super) fn synchronize(&self) {
-        self.backend.synchronize();
     }
 
     /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which
@@ -134,7 +106,7 @@ impl DeviceRun {
     ) -> Result<usize, ModelError> {
         let held = match input.stream {
             Some(stream) if stage.id != StageId::Embedding => {
-                uploader.set_other_order(input.rechunked);
+                uploader.other_order = input.rechunked;
                 let layer = LayerStage::new(stage, architecture, uploader)?;
                 let layer = Layer { stage: layer, rotary: self.rotary_of(architecture)? };
                 self.run_layer(&layer, stream, input, means, tick)?
@@ -279,7 +251,6 @@ impl DeviceRun {
         Ok(self.rotary.len() - 1)
     }
 
-    /// Frees a stream.
     pub(super) fn discard(&mut self, stream: usize) {
         if let Some(slot) = self.streams.get_mut(stream) {
             *slot = None;
@@ -302,7 +273,7 @@ impl DeviceRun {
         stage: &StageTensors,
         stream: usize,
     ) -> Result<Vec<Vec<f64>>, ModelError> {
-        let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
+        let output = OutputStage::new(stage, architecture, &mut Uploader::new(self.backend))?;
         let streams = self.stream(stream)?;
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| streams.narrow(chunk.start, chunk.tokens));
         let parts = each(self.backend, tasks.collect::<Result<_, _>>()?, |rows: Streams| output.norm_means(&rows))?;
@@ -318,12 +289,7 @@ impl DeviceRun {
         stage: &StageTensors,
         stream: usize,
     ) -> Result<Tensor, ModelError> {
-        let output = OutputStage::new(stage, architecture, &mut self.uploader())?;
+        let output = OutputStage::new(stage, architecture, &mut Uploader::new(self.backend))?;
         output.logits(self.stream(stream)?)
     }
-}
-
-/// Half precision on a CPU is emulated and slow beyond use.
-pub(super) fn is_emulated(backend: Backend) -> bool {
-    backend.device == Device::Cpu && backend.kind == Kind::Half
 }

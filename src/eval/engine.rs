@@ -2,8 +2,11 @@
 //! the checkpoint is read once a slice, merged once per distinct rule and applied to all passages of all variants; that
 //! loop is in `slice_run`.
 
+use tch::{Device, Kind};
+
+use super::calibration::Calibrator;
 use super::chunk_plan::{Assignment, ChunkPlan};
-use super::device_run::{DeviceRun, is_emulated};
+use super::device_run::DeviceRun;
 use super::outcome::SliceOutcome;
 use super::packing::{TokenizedPassage, after_prompt};
 use super::progress::{Observer, Work};
@@ -12,10 +15,9 @@ use super::variant::Models;
 use super::{EvalError, budget};
 use crate::model::{Backend, ModelError};
 
-/// How to run.
 #[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
-    /// The devices; chunks are divided among them.
+    /// Chunks are divided among them.
     pub backends: Vec<Backend>,
     /// Tokens that go through a stage together; `None` lets the device decide.
     pub chunk_tokens: Option<usize>,
@@ -23,7 +25,6 @@ pub struct EngineOptions {
     pub slice_tokens: Option<usize>,
     /// Bytes for residual streams on each device; `None` lets the machine decide.
     pub memory_budget: Option<u64>,
-    /// Whether to hash the files that are read.
     pub digests: bool,
     /// Passages that strategies which calibrate may use; never scored.
     pub calibration: Vec<TokenizedPassage>,
@@ -32,7 +33,6 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// Everything at its default on these devices.
     #[must_use]
     pub fn on(backends: Vec<Backend>) -> Self {
         Self { backends, ..Self::default() }
@@ -46,10 +46,6 @@ impl EngineOptions {
 /// Checks that every variant takes the passages, and cuts these into chunks, which depend on the passages, the kind of
 /// device and the options alone, unless a chunk's residual streams are too large for a device. The passages are indexed
 /// 0, 1, 2, ….
-///
-/// # Errors
-/// A model that cannot be evaluated, candidates that cannot be the checkpoint's, no device, or too little memory for the
-/// longest passage.
 pub fn plan_chunks(
     models: Models<'_>,
     passages: &[TokenizedPassage],
@@ -96,9 +92,6 @@ fn first_backend(options: &EngineOptions) -> Result<Backend, EvalError> {
 
 /// Evaluates every variant on the chunks of an assignment that are not done. `keep` receives every slice as soon as it is
 /// computed; the next begins once it has returned.
-///
-/// # Errors
-/// Whatever keeps the run from finishing, and those of `keep`.
 pub fn evaluate_chunks<E: From<EvalError>>(
     models: Models<'_>,
     plan: &ChunkPlan,
@@ -109,7 +102,7 @@ pub fn evaluate_chunks<E: From<EvalError>>(
 ) -> Result<(), E> {
     let architecture = models.checkpoint.architecture();
     let backend = first_backend(options)?;
-    if is_emulated(backend) {
+    if backend.device == Device::Cpu && backend.kind == Kind::Half {
         tracing::warn!("float16 arithmetic on a CPU is emulated and very slow: f32 or bf16 is what you want");
     }
     let capacity = capacity(models, plan.longest(), backend, options)?;
@@ -127,9 +120,16 @@ pub fn evaluate_chunks<E: From<EvalError>>(
             .map(|(backend, chunks)| DeviceRun::new(architecture, backend, &plan.lay_out(&chunks)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
-        let outcome = SliceRun::new(models, observer, devices, options.divergence)
-            .with_calibration(backend, &options.calibration)?
-            .run(&ids, number, slices.len(), options.digests)?;
+        // In chunks as `merge` has them, so that it writes what was evaluated.
+        let chunk_tokens = budget::default_chunk_tokens(backend);
+        let calibrator =
+            Calibrator::new(architecture, backend, models.strategies(), &options.calibration, chunk_tokens)?;
+        let outcome = SliceRun::new(models, observer, devices, calibrator, options.divergence).run(
+            &ids,
+            number,
+            slices.len(),
+            options.digests,
+        )?;
         keep(SliceOutcome { chunks: slice.clone(), token_count: plan.tokens(slice), ..outcome })?;
     }
     Ok(())

@@ -6,49 +6,28 @@ use crate::merge::MergeError;
 use crate::model::ModelError;
 use crate::partition::StageId;
 
-/// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// The checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A merge.
     #[error(transparent)]
     Merge(#[from] MergeError),
-    /// Task, data or tokenizer.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The forward pass of a stage.
     #[error("{stage}: {source}")]
     Model { stage: StageId, source: ModelError },
-    /// A device.
     #[error(transparent)]
     Device(ModelError),
     /// The thread that reads the checkpoint ended without handing over a stage.
     #[error("the reader thread ended before {stage} was read")]
     ReaderGone { stage: StageId },
-    /// A candidate that cannot be a merge of the checkpoint.
     #[error("candidate `{name}`: expected {what} {expected} as in the checkpoint, found {found}")]
     Candidate { name: String, what: &'static str, expected: usize, found: usize },
-    /// A candidate that does not take passages as long as these.
     #[error("candidate `{name}` takes at most {found} tokens, the longest passage has {expected}")]
-    CandidateLength {
-        name: String,
-        /// Tokens of the longest passage.
-        expected: usize,
-        /// The candidate's longest input.
-        found: usize,
-    },
-    /// A token that a candidate does not know.
+    CandidateLength { name: String, expected: usize, found: usize },
     #[error("candidate `{name}` has a vocabulary of {vocabulary} tokens, the passages hold token {id}")]
-    CandidateVocabulary {
-        name: String,
-        /// Rows of its word embedding.
-        vocabulary: usize,
-        id: i64,
-    },
-    /// Log-probabilities that are not numbers.
+    CandidateVocabulary { name: String, vocabulary: usize, id: i64 },
     #[error("passage {passage}: `{variant}` produced {value}")]
     NotFinite {
         /// 0-based position of the passage in the data set.
@@ -56,17 +35,11 @@ pub enum EvalError {
         variant: String,
         value: f64,
     },
-    /// The memory budget does not hold the residual streams of the longest passage.
     #[error("a memory budget of {budget} bytes does not hold {needed} bytes of residual streams for one passage")]
-    Budget {
-        budget: u64,
-        /// Bytes that the longest passage needs.
-        needed: u64,
-    },
+    Budget { budget: u64, needed: u64 },
 }
 
 impl EvalError {
-    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

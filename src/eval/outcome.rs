@@ -25,10 +25,9 @@ pub struct Divergence {
     pub squared_norm: f64,
 }
 
-/// The results of a slice.
 #[derive(Debug, Clone, Default)]
 pub struct SliceOutcome {
-    /// The plan's chunks that were computed.
+    /// The plan's numbers of those computed.
     pub chunks: Vec<usize>,
     /// Their input tokens.
     pub token_count: usize,

@@ -25,13 +25,13 @@ pub struct TokenizedPassage {
 /// A packed row is a token's place in the concatenation; residual streams are `[packed rows, hidden]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    passages: Vec<TokenizedPassage>,
+    pub passages: Vec<TokenizedPassage>,
     /// `[passages + 1]`: the packed row at which each passage starts, then the number of rows.
     starts: Vec<usize>,
     /// `[packed rows]`
-    input_ids: Vec<i64>,
-    /// `[packed rows]`
-    positions: Vec<i64>,
+    pub input_ids: Vec<i64>,
+    /// Each token's 0-based position in its passage, `[packed rows]`.
+    pub positions: Vec<i64>,
 }
 
 /// Consecutive passages that go through the dense products together.
@@ -39,7 +39,7 @@ pub struct Packed {
 pub struct Chunk {
     /// The packed rows of its tokens.
     pub rows: Range<usize>,
-    /// Its passages, as a range of [`Packed::passages`].
+    /// As a range of [`Packed::passages`].
     pub passages: Range<usize>,
     /// Its passages by length; together they cover the chunk's tokens in order.
     pub groups: Vec<Group>,
@@ -52,7 +52,6 @@ pub struct Chunk {
 pub struct Group {
     /// Its first token, counted from the start of its chunk.
     pub start: usize,
-    /// How many passages.
     pub passage_count: usize,
     /// Input tokens of each.
     pub length: usize,
@@ -63,7 +62,6 @@ pub struct Group {
 pub struct Target {
     /// The input token that predicts it, counted from the start of its chunk; packed row `chunk.rows.start + row`.
     pub row: usize,
-    /// The token to be predicted.
     pub id: i64,
     /// [`TokenizedPassage::index`] of its passage.
     pub passage: usize,
@@ -79,11 +77,8 @@ pub fn truncated_count(context_count: usize, target_count: usize, max_length: us
 }
 
 impl TokenizedPassage {
-    /// The passage of a context and a target, cut from the left to at most `max_length` input tokens.
-    ///
-    /// # Errors
-    /// [`DataError::TargetTooLong`] where the target alone has more than `max_length` tokens, and
-    /// [`DataError::NoTokens`] where context or target have none: lm-evaluation-harness stops at assertions there.
+    /// The passage of a context and a target, cut from the left to at most `max_length` input tokens. Where the target alone
+    /// has more, or context or target have none, lm-evaluation-harness stops at assertions.
     pub fn new(index: usize, context: &[u32], target: &[u32], max_length: usize) -> Result<Self, DataError> {
         for (part, ids) in [("context", context), ("target", target)] {
             if ids.is_empty() {
@@ -110,7 +105,6 @@ impl TokenizedPassage {
         self
     }
 
-    /// How many tokens go into the model.
     #[must_use]
     pub fn length(&self) -> usize {
         self.input_ids.len()
@@ -133,7 +127,6 @@ pub(super) fn after_prompt(architecture: &Architecture, passages: &[TokenizedPas
 }
 
 impl Packed {
-    /// Sorts passages longest first (ties by tokens, then by index) and concatenates them.
     #[must_use]
     pub fn new(mut passages: Vec<TokenizedPassage>) -> Self {
         passages.sort_by(TokenizedPassage::packing_order);
@@ -147,37 +140,12 @@ impl Packed {
         Self { passages, starts, input_ids, positions }
     }
 
-    /// The passages in packed order.
-    #[must_use]
-    pub fn passages(&self) -> &[TokenizedPassage] {
-        &self.passages
-    }
-
-    /// How many packed rows there are: the input tokens of all passages.
-    #[must_use]
-    pub fn token_count(&self) -> usize {
-        self.input_ids.len()
-    }
-
-    /// Token ids, `[packed rows]`.
-    #[must_use]
-    pub fn input_ids(&self) -> &[i64] {
-        &self.input_ids
-    }
-
-    /// Each token's 0-based position in its passage, `[packed rows]`.
-    #[must_use]
-    pub fn positions(&self) -> &[i64] {
-        &self.positions
-    }
-
     /// Consecutive passages of at most `chunk_tokens` tokens together; a passage longer than that is a chunk by itself.
     #[must_use]
     pub fn chunks(&self, chunk_tokens: usize) -> Vec<Chunk> {
         self.cut(0..self.passages.len(), chunk_tokens)
     }
 
-    /// The same of some of the passages.
     pub(super) fn cut(&self, places: Range<usize>, chunk_tokens: usize) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         let mut first = places.start;
@@ -192,7 +160,6 @@ impl Packed {
         chunks
     }
 
-    /// These passages as one chunk.
     pub(super) fn chunk(&self, places: Range<usize>) -> Chunk {
         let rows = self.starts[places.start]..self.starts[places.end];
         let mut groups: Vec<Group> = Vec::new();
@@ -248,9 +215,9 @@ mod tests {
             passage(2, &[2, 5], &[6, 4]),
             passage(3, &[7], &[8]),
         ]);
-        assert_eq!(packed.passages().iter().map(|passage| passage.index).collect::<Vec<_>>(), [2, 1, 0, 3]);
-        assert_eq!(packed.input_ids(), [2, 5, 6, 3, 1, 9, 7, 7]);
-        assert_eq!(packed.positions(), [0, 1, 2, 0, 1, 2, 0, 0]);
+        assert_eq!(packed.passages.iter().map(|passage| passage.index).collect::<Vec<_>>(), [2, 1, 0, 3]);
+        assert_eq!(packed.input_ids, [2, 5, 6, 3, 1, 9, 7, 7]);
+        assert_eq!(packed.positions, [0, 1, 2, 0, 1, 2, 0, 0]);
 
         let chunks = packed.chunks(5);
         assert_eq!(chunks.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..3, 3..8]);
@@ -267,7 +234,7 @@ mod tests {
     #[test]
     fn nothing_packs_into_nothing() {
         let packed = Packed::new(Vec::new());
-        assert_eq!((packed.chunks(8).len(), packed.token_count()), (0, 0));
+        assert_eq!((packed.chunks(8).len(), packed.input_ids.len()), (0, 0));
     }
 
     fn any_passages() -> impl Strategy<Value = Vec<TokenizedPassage>> {
@@ -280,9 +247,9 @@ mod tests {
 
     /// Every invariant of a packing and its chunks.
     fn check(packed: &Packed, chunk_tokens: usize) -> Result<(), TestCaseError> {
-        let passages = packed.passages();
+        let passages = &packed.passages;
         prop_assert!(passages.is_sorted_by(|a, b| a.packing_order(b).is_lt()));
-        prop_assert_eq!(packed.token_count(), packed.positions().len());
+        prop_assert_eq!(packed.input_ids.len(), packed.positions.len());
         let (mut next_row, mut next_passage) = (0, 0);
         for chunk in packed.chunks(chunk_tokens) {
             // Chunks follow each other without gaps, hold what fits and at least one passage.
@@ -301,8 +268,8 @@ mod tests {
                 shorter_than = group.length;
                 for passage in &passages[place..place + group.passage_count] {
                     let rows = chunk.rows.start + start..chunk.rows.start + start + group.length;
-                    prop_assert_eq!(&packed.input_ids()[rows.clone()], &passage.input_ids[..]);
-                    prop_assert!(packed.positions()[rows].iter().copied().eq((0_i64..).take(group.length)));
+                    prop_assert_eq!(&packed.input_ids[rows.clone()], &passage.input_ids[..]);
+                    prop_assert!(packed.positions[rows].iter().copied().eq((0_i64..).take(group.length)));
                     start += group.length;
                 }
                 place += group.passage_count;
@@ -318,15 +285,15 @@ mod tests {
                     prop_assert_eq!((target.passage, target.ordinal, target.id), (passage.index, ordinal, id));
                     let row = chunk.rows.start + target.row;
                     if ordinal + 1 < passage.target_ids.len() {
-                        prop_assert_eq!(packed.input_ids()[row + 1], id);
+                        prop_assert_eq!(packed.input_ids[row + 1], id);
                     } else {
-                        prop_assert_eq!(packed.positions().get(row + 1).copied().unwrap_or(0), 0);
+                        prop_assert_eq!(packed.positions.get(row + 1).copied().unwrap_or(0), 0);
                     }
                 }
             }
             prop_assert!(targets.next().is_none());
         }
-        prop_assert_eq!((next_row, next_passage), (packed.token_count(), passages.len()));
+        prop_assert_eq!((next_row, next_passage), (packed.input_ids.len(), passages.len()));
         Ok(())
     }
 

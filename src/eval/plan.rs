@@ -1,15 +1,14 @@
 //! The cost of an evaluation, before it is run.
 
 use super::EvalError;
+use super::budget::in_layers;
 use super::engine::{EngineOptions, plan_chunks, slice_count};
 use super::packing::{Packed, TokenizedPassage};
 use super::variant::Models;
 use crate::checkpoint::ModelSource;
-use crate::config::Head;
 use crate::model::matrix_product_flops;
 use crate::partition::StageId;
 
-/// The cost of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub passages: usize,
@@ -19,9 +18,7 @@ pub struct Plan {
     pub targets: usize,
     /// Slices: so often is every stage read.
     pub slices: usize,
-    /// Tokens that go through a layer together.
     pub chunk_tokens: usize,
-    /// Bytes read from the model's files.
     pub read_bytes: u64,
     /// Memory for residual streams, and how much of it a slice may take.
     pub memory_budget: u64,
@@ -31,19 +28,16 @@ pub struct Plan {
 
 impl Plan {
     /// Checks what can be checked without reading weights: candidates fit, the streams of one passage fit the memory.
-    ///
-    /// # Errors
-    /// As [`plan_chunks`].
     pub fn new(models: Models<'_>, passages: &[TokenizedPassage], options: &EngineOptions) -> Result<Self, EvalError> {
         let chunks = plan_chunks(models, passages, options)?;
         let (memory_budget, slices) = slice_count(models, &chunks, options)?;
-        let packed = chunks.packed();
-        let targets = packed.passages().iter().map(|passage| passage.target_ids.len()).sum();
+        let packed = &chunks.packed;
+        let targets = packed.passages.iter().map(|passage| passage.target_ids.len()).sum();
         let (_, bytes) = models.checkpoint.size();
         let of_candidates: u64 = models.candidates().map(|(_, model)| model.size().1).sum();
         Ok(Self {
-            passages: packed.passages().len(),
-            tokens: packed.token_count(),
+            passages: packed.passages.len(),
+            tokens: packed.input_ids.len(),
             targets,
             slices,
             chunk_tokens: chunks.chunk_tokens(),
@@ -54,9 +48,6 @@ impl Plan {
     }
 
     /// Seconds that the matrix products take on these devices, by one that is measured now.
-    ///
-    /// # Errors
-    /// The device cannot do it.
     pub fn seconds(&self, model: &dyn ModelSource, options: &EngineOptions) -> Result<f64, EvalError> {
         let mut speed = 0.0;
         for &backend in &options.backends {
@@ -71,13 +62,12 @@ impl Plan {
 fn operations(model: &dyn ModelSource, packed: &Packed, targets: usize) -> f64 {
     let architecture = model.architecture();
     let vocabulary = float(architecture.padded_vocab_size) * float(architecture.hidden_size);
-    let matrices = if architecture.head == Head::Tied { 1.0 } else { 2.0 };
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let in_layers = (model.size().0 as f64 - matrices * vocabulary).max(0.0);
+    let in_layers = in_layers(model) as f64;
     let layers = model.stage_ids().iter().filter(|id| matches!(id, StageId::Layer(_))).count();
     let width = float(architecture.head_count * (architecture.hidden_size / architecture.head_count.max(1)));
-    let pairs: f64 = packed.passages().iter().map(TokenizedPassage::length).map(|n| float(n * (n + 1)) / 2.0).sum();
-    2.0 * in_layers * float(packed.token_count())
+    let pairs: f64 = packed.passages.iter().map(TokenizedPassage::length).map(|n| float(n * (n + 1)) / 2.0).sum();
+    2.0 * in_layers * float(packed.input_ids.len())
         + 2.0 * vocabulary * float(targets)
         + 4.0 * width * float(layers) * pairs
 }

@@ -2,7 +2,6 @@
 
 use crate::partition::StageId;
 
-/// The size of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     pub passages: usize,
@@ -12,7 +11,6 @@ pub struct Work {
     pub total: u64,
 }
 
-/// Receives the progress of an evaluation.
 pub trait Observer: Sync {
     /// Called once, before the first stage.
     fn start(&self, _work: Work) {}
@@ -22,7 +20,6 @@ pub trait Observer: Sync {
     fn advance(&self, _work: u64) {}
 }
 
-/// An observer that ignores everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quiet;
 

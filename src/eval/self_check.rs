@@ -15,7 +15,7 @@ use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
 use super::packing::TokenizedPassage;
 use crate::checkpoint::{Checkpoint, ModelSource};
-use crate::model::{Backend, ModelError, to_i64};
+use crate::model::{Backend, ModelError, Uploader, to_i64};
 use crate::partition::StageId;
 use crate::tensor::{DType, HostTensor};
 
@@ -65,19 +65,7 @@ impl SelfCheck {
     }
 }
 
-/// A step of the type at 1, at least 1e-5.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F16 => 1.0 / 1024.0,
-        DType::BF16 => 1.0 / 128.0,
-        _ => 1e-5,
-    }
-}
-
 /// Runs the unmerged model on tokens 0, 1, 2, … and compares; `None` if the checkpoint stores nothing to compare with.
-///
-/// # Errors
-/// The checkpoint cannot be read, or libtorch fails.
 pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<SelfCheck>, EvalError> {
     let stored = checkpoint.validation_logits()?;
     let Some(first) = stored.first() else { return Ok(None) };
@@ -103,14 +91,19 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
         if let (StageId::Output, Some(stream)) = (id, stream) {
             logits = Some(run.all_logits(architecture, &stage, stream).map_err(failed)?);
         } else {
-            let mut uploader = run.uploader();
+            let mut uploader = Uploader::new(backend);
             let input = StageInput { stream, last_use: true, rechunked: false, targets_only: false };
             stream = Some(run.run(architecture, &stage, &mut uploader, input, None, &|_| {}).map_err(failed)?);
         }
     }
     let Some(logits) = logits else { return Ok(None) };
     let max_abs_difference = difference(&logits, &stored, form).map_err(failed)?;
-    let tolerance = tolerance(checkpoint.dtype());
+    // A step of the type at 1, at least 1e-5.
+    let tolerance = match checkpoint.dtype() {
+        DType::F16 => 1.0 / 1024.0,
+        DType::BF16 => 1.0 / 128.0,
+        _ => 1e-5,
+    };
     Ok(Some(SelfCheck { form, positions, max_abs_difference, tolerance }))
 }
 

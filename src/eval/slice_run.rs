@@ -7,17 +7,15 @@ use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use super::EvalError;
-use super::budget::default_chunk_tokens;
 use super::calibration::Calibrator;
 use super::device_run::{DeviceRun, StageInput};
 use super::outcome::{Divergence, SliceOutcome};
-use super::packing::TokenizedPassage;
 use super::prefetch::Prefetcher;
 use super::progress::Observer;
 use super::variant::{Models, Weights};
 use crate::config::Architecture;
 use crate::merge::{Exactness, ModelStage, Signature, StageMerger};
-use crate::model::{Backend, ModelError, OutputStage, TargetScores};
+use crate::model::{ModelError, OutputStage, TargetScores, Uploader};
 use crate::partition::{Role, StageId, StageTensors};
 use crate::samples::{TokenScore, TopToken};
 
@@ -33,7 +31,6 @@ struct Key {
 
 type Groups = Vec<(Key, Vec<usize>)>;
 
-/// Variants that go through a stage as one, with their weights.
 struct Group {
     key: Key,
     members: Vec<usize>,
@@ -47,7 +44,6 @@ pub(super) struct SliceRun<'a> {
     devices: Vec<DeviceRun>,
     divergence: bool,
     calibrator: Option<Calibrator<'a>>,
-    /// The stream of each variant so far.
     streams: Vec<Option<usize>>,
 }
 
@@ -56,6 +52,7 @@ impl<'a> SliceRun<'a> {
         models: Models<'a>,
         observer: &'a dyn Observer,
         devices: Vec<DeviceRun>,
+        calibrator: Option<Calibrator<'a>>,
         divergence: bool,
     ) -> Self {
         let outcome = SliceOutcome {
@@ -64,20 +61,7 @@ impl<'a> SliceRun<'a> {
             ..SliceOutcome::default()
         };
         let (streams, divergence) = (vec![None; models.variants.len()], divergence && models.variants.len() > 1);
-        Self { models, observer, outcome, devices, divergence, calibrator: None, streams }
-    }
-
-    /// Lets strategies that calibrate use these passages.
-    pub(super) fn with_calibration(
-        mut self,
-        backend: Backend,
-        passages: &[TokenizedPassage],
-    ) -> Result<Self, EvalError> {
-        // As `merge` does, so that it writes what was evaluated.
-        let chunk_tokens = default_chunk_tokens(backend);
-        let architecture = self.models.checkpoint.architecture();
-        self.calibrator = Calibrator::new(architecture, backend, self.models.strategies(), passages, chunk_tokens)?;
-        Ok(self)
+        Self { models, observer, outcome, devices, divergence, calibrator, streams }
     }
 
     /// Runs all stages. The first slice also analyses the candidates, and keeps the digests of the files if `hash` asks for
@@ -123,6 +107,7 @@ impl<'a> SliceRun<'a> {
     fn stage(&mut self, stage: &StageTensors, candidates: BTreeMap<usize, StageTensors>) -> Result<(), EvalError> {
         let architecture = self.models.checkpoint.architecture();
         let failed = |source| EvalError::Model { stage: stage.id, source };
+        let is_last_layer = architecture.layer_count.checked_sub(1).map(StageId::Layer) == Some(stage.id);
         let mut merger = StageMerger::new(stage, architecture);
         let mut own = match &mut self.calibrator {
             Some(calibrator) => calibrator.stage(stage, &mut merger, &mut self.outcome.exactness)?,
@@ -133,7 +118,7 @@ impl<'a> SliceRun<'a> {
         let groups = self.group(&merger, stage, &own)?;
         let groups = self.with_weights(groups, &mut merger, stage, &own)?;
         self.outcome.timings.merge += merging.elapsed();
-        let mut uploaders: Vec<_> = self.devices.iter().map(DeviceRun::uploader).collect();
+        let mut uploaders: Vec<_> = self.devices.iter().map(|device| Uploader::new(device.backend)).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
         for (at, Group { key, members, weights }) in groups.iter().enumerate() {
             let computing = Instant::now();
@@ -144,12 +129,8 @@ impl<'a> SliceRun<'a> {
                 }
             } else {
                 let last_use = groups[at + 1..].iter().all(|later| later.key.input != key.input);
-                let input = StageInput {
-                    stream: key.input,
-                    last_use,
-                    rechunked: key.rechunked,
-                    targets_only: self.targets_only(stage.id),
-                };
+                let input =
+                    StageInput { stream: key.input, last_use, rechunked: key.rechunked, targets_only: is_last_layer };
                 let variant_count = members.len() as u64;
                 let observer = self.observer;
                 let tick = |tokens: u64| observer.advance(tokens * variant_count);
@@ -168,15 +149,10 @@ impl<'a> SliceRun<'a> {
             let scores = on_each(&mut self.devices, &mut outputs, |device, outputs| device.score(outputs));
             self.keep(&groups, &scores.map_err(failed)?);
         }
-        self.devices.iter().for_each(DeviceRun::synchronize);
+        // So that times measure work done.
+        self.devices.iter().for_each(|device| device.backend.synchronize());
         self.outcome.timings.compute += computing.elapsed();
         Ok(())
-    }
-
-    /// Whether the stage's results are looked at in the rows of the targets only.
-    fn targets_only(&self, id: StageId) -> bool {
-        let last = self.models.checkpoint.architecture().layer_count.checked_sub(1).map(StageId::Layer);
-        last == Some(id)
     }
 
     /// Variants that go through the stage together. The baseline's group comes first.
@@ -234,7 +210,6 @@ impl<'a> SliceRun<'a> {
         Ok(distinct)
     }
 
-    /// The architecture of a group's models.
     fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
         match members.first().map(|&at| &self.models.variants[at].weights) {
             Some(Weights::Candidate(model)) => model.architecture(),
@@ -266,21 +241,20 @@ impl<'a> SliceRun<'a> {
         Ok(weights.unwrap_or_else(|| stage.clone()))
     }
 
-    /// Puts scores where they belong.
     fn keep(&mut self, groups: &[Group], scores: &[Vec<TargetScores>]) {
         for (device, scores) in self.devices.iter().zip(scores) {
             for (Group { members, .. }, scores) in groups.iter().zip(scores) {
-                for (at, place) in device.places.iter().enumerate() {
+                for (at, target) in device.targets.iter().enumerate() {
                     let score = TokenScore {
-                        id: place.id,
+                        id: u32::try_from(target.id).unwrap_or(u32::MAX),
                         greedy_id: u32::try_from(scores.greedy_id[at]).unwrap_or(u32::MAX),
                         logprob: scores.logprob[at],
                         kl: scores.kl.get(at).copied(),
                         top: top_tokens(&scores.top[at]),
                     };
                     for &variant in members {
-                        let tokens = self.outcome.scores[variant].entry(place.passage).or_default();
-                        debug_assert_eq!(tokens.len(), place.ordinal, "targets come in order");
+                        let tokens = self.outcome.scores[variant].entry(target.passage).or_default();
+                        debug_assert_eq!(tokens.len(), target.ordinal, "targets come in order");
                         tokens.push(score.clone());
                     }
                 }

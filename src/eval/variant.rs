@@ -7,30 +7,24 @@ use super::packing::TokenizedPassage;
 use crate::checkpoint::ModelSource;
 use crate::merge::Strategy;
 
-/// One model to evaluate.
 #[derive(Debug, Clone)]
 pub struct Variant {
-    /// Its name in the report.
     pub name: String,
-    /// Where its weights come from.
     pub weights: Weights,
     /// Whether passages go through it in chunks of another size than through the rest: evaluating the baseline so shows
     /// how far rounding alone moves the numbers.
     pub rechunked: bool,
 }
 
-/// Where a variant's weights come from.
 #[derive(Debug, Clone)]
 pub enum Weights {
     /// The checkpoint as it is, every rank with its own replicas.
     Unmerged,
-    /// A merge of it.
     Merged(Strategy),
     /// A model of its own, such as a merge that another tool made; it has the checkpoint's depth and width.
     Candidate(Arc<dyn ModelSource>),
 }
 
-/// The models that are evaluated together.
 #[derive(Debug, Clone, Copy)]
 pub struct Models<'a> {
     /// The unmerged model, or any model that is evaluated alone.
@@ -40,7 +34,6 @@ pub struct Models<'a> {
 }
 
 impl Variant {
-    /// The checkpoint as it is, named `baseline`.
     #[must_use]
     pub fn baseline() -> Self {
         Self { name: "baseline".to_owned(), weights: Weights::Unmerged, rechunked: false }
@@ -52,19 +45,16 @@ impl Variant {
         Self { name: "noise floor".to_owned(), weights: Weights::Unmerged, rechunked: true }
     }
 
-    /// A merge, under its strategy's name.
     #[must_use]
     pub fn merged(strategy: Strategy) -> Self {
         Self { name: strategy.name.clone(), weights: Weights::Merged(strategy), rechunked: false }
     }
 
-    /// A merge that another tool made.
     #[must_use]
     pub fn candidate(name: String, model: Arc<dyn ModelSource>) -> Self {
         Self { name, weights: Weights::Candidate(model), rechunked: false }
     }
 
-    /// The candidate's model, where the variant is one.
     #[must_use]
     pub fn candidate_model(&self) -> Option<&dyn ModelSource> {
         match &self.weights {

@@ -9,7 +9,6 @@ use crate::merge::MergeError;
 use crate::partition::{PartitionError, StageId};
 use crate::tensor::{DType, TensorError};
 
-/// An error of writing a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages name the fields")]
@@ -33,6 +32,18 @@ pub enum ExportError {
     Inexpressible { format: &'static str, reason: String, instead: String },
     #[error("the vocabulary cannot be cut to {asked} tokens: the model has {rows}")]
     Vocabulary { asked: usize, rows: usize },
+    /// `enough`: whether the model has rows for all of them.
+    #[error("{path}: its tokens need {tokens} rows of the vocabulary, and {rows} would be written", path = path.display())]
+    Tokens { path: PathBuf, tokens: usize, rows: usize, enough: bool },
+    /// `possible`: numbers of ranks that there could be; `rows`: of the vocabulary, if only those are in the way.
+    #[error("cannot be written for {tp_size} ranks: {source}")]
+    Ranks { tp_size: usize, possible: Vec<usize>, rows: Option<usize>, source: Box<Self> },
+    /// A fault of this program.
+    #[error("what would be written is another model: expected {expected}, found {found}")]
+    OtherModel { expected: String, found: String },
+    /// A fault of this program, or of the disk.
+    #[error("{path}: what was written is not what was meant: {reason}", path = path.display())]
+    Reopened { path: PathBuf, reason: String },
     #[error("{path}: {reason}", path = path.display())]
     Tokenizer { path: PathBuf, reason: String },
     #[error("{stage}: calibration failed: {source}")]
@@ -102,6 +113,10 @@ impl ExportError {
             Self::Overflow { .. } => "--dtype f32 holds every value",
             Self::Inexpressible { instead, .. } => instead,
             Self::Vocabulary { .. } => "--trim-vocab=N gives the number of tokens to keep",
+            Self::Tokens { enough: true, .. } => "--trim-vocab without a number keeps a row for every token",
+            Self::Tokens { .. } => "is it the tokenizer that the model was trained with? --tokenizer names another",
+            Self::Ranks { tp_size, possible, rows, .. } => return Some(ranks_hint(*tp_size, possible, *rows)),
+            Self::OtherModel { .. } | Self::Reopened { .. } => "nothing was written; please report it",
             Self::Partition { source: PartitionError::Indivisible { .. }, .. } => {
                 "choose a number of ranks that divides heads, hidden size and MLP width"
             }
@@ -117,5 +132,15 @@ impl ExportError {
     /// For `map_err`: an error of the operating system or of the zip writer, at `path`.
     pub(super) fn at<E: Into<std::io::Error>>(path: &Path) -> impl FnOnce(E) -> Self + use<'_, E> {
         move |source| Self::Io { path: path.to_owned(), source: source.into() }
+    }
+}
+
+/// What `--tensor-parallel` could be instead.
+fn ranks_hint(tp_size: usize, possible: &[usize], rows: Option<usize>) -> String {
+    let numbers: Vec<_> = possible.iter().map(usize::to_string).collect();
+    let ranks = format!("--tensor-parallel takes {} with this model", numbers.join(", "));
+    match rows {
+        Some(rows) => format!("--trim-vocab={rows} keeps rows that {tp_size} ranks divide; {ranks}"),
+        None => ranks,
     }
 }

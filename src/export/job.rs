@@ -10,6 +10,7 @@ use super::neox_config::Changes;
 use super::pipeline::{Pipeline, StageSupply, Target, Written};
 use super::plan::{MergeChoice, Plan};
 use super::recipe::{OutputRecord, Recipe, RecipeInput, Record};
+use super::reopen::check_sizes;
 use super::staging::{RECIPE_FILE, Staging};
 use super::tokenizer_files::{MAX_FILE_BYTES, TokenizerFiles};
 use super::{ExportError, Progress, card};
@@ -17,14 +18,10 @@ use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
 
-/// The format of a written merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A checkpoint that gpt-neox loads, for so many ranks.
-    Neox {
-        /// Number of tensor-parallel ranks.
-        tp_size: usize,
-    },
+    Neox { tp_size: usize },
     /// A directory that transformers loads.
     HuggingFace {
         /// Bytes of a file, unless one tensor is larger.
@@ -32,18 +29,13 @@ pub enum Format {
     },
 }
 
-/// A merge that is to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct MergeJob<'a> {
-    /// The checkpoint to merge.
     pub checkpoint: &'a Checkpoint,
-    /// Which merge.
     pub choice: MergeChoice<'a>,
-    /// The format to write.
     pub format: Format,
     /// The tokenizer to put beside it.
     pub tokenizer: Option<&'a TokenizerFiles>,
-    /// The directory.
     pub directory: &'a Path,
     /// Whether an earlier merge there may be replaced.
     pub overwrite: bool,
@@ -53,25 +45,20 @@ pub struct MergeJob<'a> {
     pub record: &'a Record,
 }
 
-/// A merge that has been written.
 #[derive(Debug)]
 pub struct MergeSummary {
-    /// The directory.
     pub directory: PathBuf,
-    /// Bytes of weights.
     pub bytes: u64,
-    /// The differences from the unmerged model.
     pub exactness: Exactness,
 }
 
-/// A merge that would be written.
 #[derive(Debug)]
 pub struct Preview {
     /// Paths of the weight files below the directory.
     pub files: Vec<PathBuf>,
-    /// Bytes of weights.
     pub bytes: u64,
-    /// The differences from the unmerged model.
+    /// What a reader of the files must know, a sentence each.
+    pub notes: Vec<String>,
     pub exactness: Exactness,
 }
 
@@ -81,10 +68,10 @@ impl MergeJob<'_> {
     /// # Errors
     /// As [`MergeJob::run`], as far as they do not depend on the weights or the disk.
     pub fn preview(&self) -> Result<Preview, ExportError> {
-        let plan = Plan::new(self.checkpoint, &self.choice)?;
-        let target = self.target(&plan, self.directory)?;
+        let plan = self.plan()?;
+        let target = self.target(&plan)?;
         let files = target.files().iter().map(|file| file.path.clone()).collect();
-        Ok(Preview { files, bytes: target.bytes(), exactness: plan.exactness })
+        Ok(Preview { files, bytes: target.bytes(), notes: target.notes(), exactness: plan.exactness })
     }
 
     /// Writes the merge. `supply` merges stages where [`MergeChoice::calibrated`] is set.
@@ -96,9 +83,9 @@ impl MergeJob<'_> {
         supply: Option<&mut StageSupply<'_>>,
         progress: &dyn Progress,
     ) -> Result<MergeSummary, ExportError> {
+        let plan = self.plan()?;
+        let target = self.target(&plan)?;
         let staging = Staging::begin(self.directory, self.overwrite)?;
-        let plan = Plan::new(self.checkpoint, &self.choice)?;
-        let target = self.target(&plan, staging.target())?;
         let folder = staging.folder();
         for file in target.files() {
             if let Some(parent) = folder.join(&file.path).parent() {
@@ -132,16 +119,28 @@ impl MergeJob<'_> {
             .text()
             .map_err(|source| ExportError::at::<std::io::Error>(&folder.join(RECIPE_FILE))(source.into()))?;
         write(folder, Path::new(RECIPE_FILE), recipe.as_bytes())?;
+        target.check_written(folder)?;
+        check_sizes(folder, &outputs)?;
         let directory = staging.target().to_owned();
         staging.publish()?;
         Ok(MergeSummary { directory, bytes: output.bytes, exactness })
     }
 
-    /// `directory` is the path that the written configuration names.
-    fn target(&self, plan: &Plan, directory: &Path) -> Result<Box<dyn Target + '_>, ExportError> {
+    fn plan(&self) -> Result<Plan, ExportError> {
+        let plan = Plan::new(self.checkpoint, &self.choice)?;
+        let rows = self.checkpoint.architecture().padded_vocab_size;
+        if let Some(tokenizer) = self.tokenizer {
+            tokenizer.check_rows(plan.vocab_size, rows)?;
+        }
+        Ok(plan)
+    }
+
+    fn target(&self, plan: &Plan) -> Result<Box<dyn Target + '_>, ExportError> {
         let Self { checkpoint, choice, tokenizer, .. } = self;
+        let directory = &std::path::absolute(self.directory).map_err(ExportError::at(self.directory))?;
         Ok(match self.format {
             Format::Neox { tp_size } => {
+                self.check_head_norms(tp_size)?;
                 let tokenizer = tokenizer.map(|_| directory.join("tokenizer.json"));
                 let changes = Changes {
                     checkpoint,
@@ -157,6 +156,20 @@ impl MergeJob<'_> {
             Format::HuggingFace { max_shard_bytes } => {
                 Box::new(HfTarget::new(checkpoint, plan, choice, *tokenizer, max_shard_bytes)?)
             }
+        })
+    }
+
+    /// A norm over the heads of a rank is another one where ranks have other heads.
+    fn check_head_norms(&self, tp_size: usize) -> Result<(), ExportError> {
+        let trained = self.checkpoint.tp_size();
+        let depends = self.checkpoint.architecture().never_exact().is_some();
+        if !depends || tp_size == trained || self.choice.strategy.allow_inexact {
+            return Ok(());
+        }
+        Err(ExportError::Inexpressible {
+            format: "another number of ranks",
+            reason: "qk_layernorm takes its statistics over the heads of each rank".to_owned(),
+            instead: format!("--tensor-parallel {trained} keeps them; --allow-inexact writes it all the same"),
         })
     }
 

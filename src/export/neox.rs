@@ -4,20 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::client_state::client_state;
+use super::neox_check::{self, Inventory};
 use super::neox_config::Changes;
 use super::pipeline::Target;
 use super::plan::{Plan, PlannedParam};
+use super::reopen::{compare, reopen};
 use super::sharded_tensor::{ByteSpan, ShardedTensor};
 use super::writer::{Content, FilePlan, Output};
 use super::{ExportError, StoredTensor, Value};
-use crate::checkpoint::{Checkpoint, Layout, ModelSource as _};
-use crate::config::Architecture;
+use crate::checkpoint::{Checkpoint, Layout, ModelSource as _, OpenOptions, ParamEntry, TensorForm};
 use crate::partition::{Kind, PartitionError, rank_ranges};
 use crate::tensor::{HostTensor, TensorError, round};
 
 /// A gpt-neox checkpoint that is to be written.
 pub(super) struct NeoxTarget<'a> {
-    architecture: &'a Architecture,
+    checkpoint: &'a Checkpoint,
+    inventory: Inventory,
+    unseen: Vec<String>,
     tp_size: usize,
     files: Vec<FilePlan>,
     /// Number of the first rank's file by stage; with [`Layout::RankFiles`] all stages are in file 0 and on.
@@ -30,19 +33,18 @@ impl<'a> NeoxTarget<'a> {
     /// Plans the files of a `global_stepN` directory.
     ///
     /// # Errors
-    /// A parameter that does not divide among the ranks.
+    /// Files that nothing could read: what does not divide among the ranks.
     pub(super) fn new(checkpoint: &'a Checkpoint, plan: &Plan, changes: &Changes<'_>) -> Result<Self, ExportError> {
         let tp_size = changes.tp_size;
+        let inventory = neox_check::check(plan, changes)?;
         let mut stages: BTreeMap<usize, Vec<(String, StoredTensor)>> = BTreeMap::new();
         let mut bytes = 0;
         for param in &plan.params {
-            let mut shape = param.shape.clone();
-            if let Some(partition) = &param.partition {
-                rank_ranges(partition, tp_size, 0).map_err(|source| indivisible(param, source))?;
-                shape[partition.dim] /= tp_size;
-            }
-            bytes += (shape.iter().product::<usize>() * param.dtype.size() * tp_size) as u64;
-            let tensor = StoredTensor { storage: 0, dtype: param.dtype, shape };
+            let Some(form) = inventory.get(&param.file_stage).and_then(|stage| stage.get(&param.name)) else {
+                continue;
+            };
+            bytes += (form.shape.iter().product::<usize>() * form.dtype.size() * tp_size) as u64;
+            let tensor = StoredTensor { storage: 0, dtype: form.dtype, shape: form.shape.clone() };
             stages.entry(param.file_stage).or_default().push((param.name.clone(), tensor));
         }
         let iteration = checkpoint.iteration().unwrap_or(0);
@@ -74,7 +76,8 @@ impl<'a> NeoxTarget<'a> {
             }
         }
         let texts = vec![(folder.join("configs/config.yml"), changes.text()), ("latest".into(), step.clone())];
-        Ok(Self { architecture: checkpoint.architecture(), tp_size, files, first_file, bytes, texts })
+        let unseen = neox_check::unseen_quirks(plan, changes)?;
+        Ok(Self { checkpoint, inventory, unseen, tp_size, files, first_file, bytes, texts })
     }
 }
 
@@ -89,6 +92,25 @@ impl Target for NeoxTarget<'_> {
 
     fn texts(&self) -> &[(PathBuf, String)] {
         &self.texts
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = |quirk| {
+            format!("the written files do not show what the source was read with: open them with --quirk {quirk}")
+        };
+        self.unseen.iter().map(note).collect()
+    }
+
+    fn check_written(&self, folder: &Path) -> Result<(), ExportError> {
+        let quirks = neox_check::decided(self.checkpoint.quirks());
+        let options = OpenOptions { quirks, ..OpenOptions::default() };
+        let written = reopen(folder, || Checkpoint::open_with(folder, &options))?;
+        let form = |entry: &ParamEntry| TensorForm { dtype: entry.dtype, shape: entry.rank_shape.clone() };
+        let found = written.parameters().map(|(stage, _, entry)| ((stage, entry.name.clone()), form(entry)));
+        let expected = self.inventory.iter().flat_map(|(&stage, tensors)| {
+            tensors.iter().map(move |(name, form)| ((stage, name.clone()), form.clone()))
+        });
+        compare(folder, &expected.collect(), &found.collect())
     }
 
     fn tensors(&self, param: &PlannedParam, value: &ShardedTensor) -> Result<Vec<Output>, ExportError> {
@@ -112,7 +134,9 @@ impl Target for NeoxTarget<'_> {
 impl NeoxTarget<'_> {
     /// Whether the model adds up the ranks' replicas, so that each must be a share.
     fn is_summed(&self, param: &PlannedParam) -> bool {
-        self.tp_size > 1 && param.kind == Kind::RowParallelBias && !self.architecture.biases_after_reduction()
+        self.tp_size > 1
+            && param.kind == Kind::RowParallelBias
+            && !self.checkpoint.architecture().biases_after_reduction()
     }
 }
 

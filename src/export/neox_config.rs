@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Number, Value, json};
 
 use crate::checkpoint::{Checkpoint, Layout};
-use crate::config::ClientArgs;
+use crate::config::{ClientArgs, Head};
 use crate::tensor::DType;
 
 #[derive(Debug, Clone)]
@@ -29,11 +29,12 @@ impl Changes<'_> {
     /// up to a multiple of this times the ranks.
     fn make_vocab_size_divisible_by(&self) -> usize {
         let padded_to = self.checkpoint.config().make_vocab_size_divisible_by * self.checkpoint.tp_size();
-        if padded_to.is_multiple_of(self.tp_size) && self.vocab_size.is_multiple_of(padded_to) {
+        let whole = self.vocab_size == self.checkpoint.architecture().padded_vocab_size;
+        if whole && padded_to.is_multiple_of(self.tp_size) && self.vocab_size.is_multiple_of(padded_to) {
             return padded_to / self.tp_size;
         }
         // Any number of tokens up to the rows that there are is rounded up to just these.
-        self.vocab_size / self.tp_size
+        (self.vocab_size / self.tp_size).max(1)
     }
 
     /// The arguments that gpt-neox compares with the configuration when it loads the checkpoint.
@@ -59,7 +60,7 @@ impl Changes<'_> {
         text
     }
 
-    fn settings(&self) -> Map<String, Value> {
+    pub(super) fn settings(&self) -> Map<String, Value> {
         let mut keys = self.checkpoint.config().raw.clone();
         let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
         set("model_parallel_size", json!(self.tp_size));
@@ -73,7 +74,12 @@ impl Changes<'_> {
         set("no_load_rng", json!(true));
         if self.unties_head {
             set("no_weight_tying", json!(true));
-            set("output_layer_parallelism", json!("column"));
+        }
+        // Its default is another one since 2023-05.
+        match self.checkpoint.architecture().head {
+            Head::Tied if self.unties_head => drop(set("output_layer_parallelism", json!("column"))),
+            Head::Row => drop(set("output_layer_parallelism", json!("row"))),
+            _ => {}
         }
         if let Some(tokenizer) = self.tokenizer {
             set("vocab_file", json!(tokenizer.to_string_lossy()));

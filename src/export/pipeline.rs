@@ -36,6 +36,14 @@ pub(super) trait Target: Sync {
     /// Bytes of all tensors.
     fn bytes(&self) -> u64;
 
+    /// What a reader of the files must know, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Opens the written directory again, and compares it with what was planned. Reads no weights.
+    fn check_written(&self, folder: &Path) -> Result<(), ExportError>;
+
     /// The small files beside the weights: path below the directory, and text.
     fn texts(&self) -> &[(PathBuf, String)];
 }

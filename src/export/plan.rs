@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 
 use super::ExportError;
-use crate::checkpoint::{Checkpoint, ParamEntry};
+use crate::checkpoint::{Checkpoint, ParamEntry, stage_number};
 use crate::config::Head;
 use crate::merge::{Exactness, StageMerger, Strategy};
-use crate::partition::{Kind, Partition, Role, StageId, StageTensors};
+use crate::partition::{Kind, Partition, Role, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
 
 /// Which merge of a checkpoint.
@@ -110,21 +110,20 @@ impl Plan {
         let mut entries = checkpoint.stage_entries(id);
         if id == StageId::Output {
             self.unties_head |= unties;
-            entries.retain(|&(role, ..)| role != Role::HeadWeight || !tied || unties);
+            entries.retain(|&(role, _)| role != Role::HeadWeight || !tied || unties);
         }
         let context = Context { checkpoint, choice, replicated: &replicated, folded: &groups };
 
-        let (used, unused): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(_, _, entry)| entry.used);
+        let (used, unused): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(_, entry)| entry.used);
         if choice.calibrated {
             self.add_unit(&context, &used, Work::Supplied)?;
         } else {
             for group in &groups {
-                let together: Vec<_> = used.iter().filter(|(role, ..)| group.contains(role)).copied().collect();
+                let together: Vec<_> = used.iter().filter(|(role, _)| group.contains(role)).copied().collect();
                 self.add_unit(&context, &together, Work::Merge)?;
             }
-            let rest = used.into_iter().filter(|&(role, ..)| !folded(role));
-            let (replicas, partitioned): (Vec<_>, Vec<_>) =
-                rest.partition(|(_, _, entry)| entry.row.kind.is_replicated());
+            let rest = used.into_iter().filter(|&(role, _)| !folded(role));
+            let (replicas, partitioned): (Vec<_>, Vec<_>) = rest.partition(|(_, entry)| entry.row.kind.is_replicated());
             self.add_unit(&context, &replicas, Work::Merge)?;
             for entry in partitioned {
                 self.add_unit(&context, &[entry], Work::Join)?;
@@ -136,7 +135,7 @@ impl Plan {
     fn add_unit(
         &mut self,
         context: &Context<'_>,
-        entries: &[(Role, usize, &ParamEntry)],
+        entries: &[(Role, &ParamEntry)],
         work: Work,
     ) -> Result<(), ExportError> {
         if entries.is_empty() {
@@ -145,8 +144,8 @@ impl Plan {
         let start = self.params.len();
         let tp_size = context.checkpoint.tp_size();
         let mut bytes = 0;
-        for &(role, file_stage, entry) in entries {
-            let param = context.param(role, file_stage, entry, work)?;
+        for &(role, entry) in entries {
+            let param = context.param(role, entry, work)?;
             let count = entry.rank_shape.iter().product::<usize>() * tp_size;
             bytes += count * (entry.dtype.size() + if param.dtype == entry.dtype { 0 } else { param.dtype.size() });
             self.params.push(param);
@@ -169,13 +168,7 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn param(
-        &self,
-        role: Role,
-        file_stage: usize,
-        entry: &ParamEntry,
-        work: Work,
-    ) -> Result<PlannedParam, ExportError> {
+    fn param(&self, role: Role, entry: &ParamEntry, work: Work) -> Result<PlannedParam, ExportError> {
         let architecture = self.checkpoint.architecture();
         let stage = self.replicated.id;
         let dtype = self.choice.dtype.unwrap_or(entry.dtype);
@@ -187,17 +180,19 @@ impl Context<'_> {
         let mut shape = (entry.row.shape)(architecture);
         let mut partition = entry.row.partition(architecture);
         if let Some(rows) = self.choice.vocab_size
-            && matches!(role, Role::WordEmbedding | Role::HeadWeight)
+            && (role == Role::WordEmbedding || (role == Role::HeadWeight && architecture.head != Head::Reward))
         {
             shape[0] = rows;
             if let Some(partition) = partition.as_mut().filter(|partition| partition.dim == 0) {
                 partition.blocks = vec![rows];
             }
         }
-        let (name, file_stage) = match role {
-            Role::HeadWeight if architecture.head == Head::Tied => self.untied_head(file_stage),
-            _ => (entry.name.clone(), file_stage),
+        let (name, file) = match role {
+            Role::HeadWeight if architecture.head == Head::Tied => ("final_linear.weight".to_owned(), StageKind::Head),
+            _ => (entry.name.clone(), entry.row.stage),
         };
+        let nth = if let StageId::Layer(number) = stage { number } else { 0 };
+        let file_stage = stage_number(architecture, file, nth);
         let rule = self.rule(role, entry, work)?;
         Ok(PlannedParam {
             stage,
@@ -213,14 +208,6 @@ impl Context<'_> {
             untouched: matches!(work, Work::Join | Work::FirstRank),
             rule,
         })
-    }
-
-    /// Name and place of the head that a tied model gets: two behind the last layer's successor, as in gpt-neox's
-    /// untied models.
-    fn untied_head(&self, otherwise: usize) -> (String, usize) {
-        let first = self.checkpoint.stage_entries(StageId::Layer(0)).first().map(|&(_, at, _)| at);
-        let layers = self.checkpoint.architecture().layer_count;
-        ("final_linear.weight".to_owned(), first.map_or(otherwise, |first| first + layers + 2))
     }
 
     fn rule(&self, role: Role, entry: &ParamEntry, work: Work) -> Result<String, ExportError> {

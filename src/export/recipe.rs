@@ -12,11 +12,9 @@ use crate::partition::Kind;
 /// Who ran the merge and how.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
-    /// The exact command.
     pub command: Vec<String>,
     /// The text of the strategy's file.
     pub strategy_text: String,
-    /// Version of kintsugi.
     pub version: String,
     /// Commit it was built from, where known.
     pub commit: Option<String>,
@@ -27,13 +25,9 @@ pub struct Record {
 /// The measurements of the strategy in a `report.json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
-    /// The task.
     pub task: String,
-    /// Number of passages.
     pub passages: usize,
-    /// Perplexity and accuracy of the unmerged model.
     pub baseline: Scores,
-    /// Perplexity and accuracy of the merge.
     pub merged: Scores,
     /// Mean Kullback-Leibler divergence from the unmerged model, in nats.
     pub kl_mean: Option<f64>,

@@ -78,6 +78,15 @@ impl TokenizerFiles {
         Ok(Self { path: path.to_owned(), companions, tokens })
     }
 
+    /// Refuses a vocabulary of so many rows, out of so many that the model has, if there are more tokens.
+    pub(super) fn check_rows(&self, rows: usize, of: usize) -> Result<(), ExportError> {
+        let tokens = self.token_count();
+        if tokens <= rows {
+            return Ok(());
+        }
+        Err(ExportError::Tokens { path: self.path.clone(), tokens, rows, enough: tokens <= of })
+    }
+
     /// Numbers that a model must have rows for: one more than the largest.
     #[must_use]
     pub fn token_count(&self) -> usize {

@@ -3,6 +3,7 @@
 
 use std::fs::{FileType, Metadata};
 use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -56,9 +57,6 @@ pub fn hint(error: &io::Error) -> Option<String> {
 
 /// Refuses whatever is not a regular file (or a link to one): opening a pipe may wait for ever, reading a device may
 /// never end.
-///
-/// # Errors
-/// [`FileError::NotAFile`], or [`FileError::Missing`].
 pub fn check_regular(path: &Path) -> io::Result<Metadata> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => FileError::Missing { path: path.to_owned() }.into(),
@@ -70,19 +68,12 @@ pub fn check_regular(path: &Path) -> io::Result<Metadata> {
     Err(FileError::NotAFile { path: path.to_owned(), found: kind_of(metadata.file_type()) }.into())
 }
 
-/// Opens a regular file.
-///
-/// # Errors
-/// As [`check_regular`], and whatever keeps it from being opened.
 pub fn open(path: &Path) -> io::Result<fs::File> {
     check_regular(path)?;
     fs::File::open(path)
 }
 
 /// Reads a regular file of at most `limit_bytes`.
-///
-/// # Errors
-/// As [`open`], and [`FileError::TooLarge`].
 pub fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -93,17 +84,12 @@ pub fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a regular file of at most `limit_bytes` as text.
-///
-/// # Errors
-/// As [`read`], and [`FileError::NotText`].
 pub fn read_to_string(path: &Path, limit_bytes: u64) -> io::Result<String> {
     String::from_utf8(read(path, limit_bytes)?)
         .map_err(|error| FileError::NotText { path: path.to_owned(), byte: error.utf8_error().valid_up_to() }.into())
 }
 
-#[cfg(unix)]
 fn kind_of(file_type: FileType) -> &'static str {
-    use std::os::unix::fs::FileTypeExt as _;
     match file_type {
         kind if kind.is_dir() => "a directory",
         kind if kind.is_fifo() => "a pipe",
@@ -113,13 +99,8 @@ fn kind_of(file_type: FileType) -> &'static str {
     }
 }
 
-#[cfg(not(unix))]
-fn kind_of(file_type: FileType) -> &'static str {
-    if file_type.is_dir() { "a directory" } else { "something else" }
-}
-
 /// Inode, size and time of the last change of a file. A file that was replaced or written to differs in at least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FileStat {
     place: (u64, u64),
     bytes: u64,
@@ -127,25 +108,14 @@ pub struct FileStat {
 }
 
 impl FileStat {
-    /// The current state of a regular file.
-    ///
-    /// # Errors
-    /// As [`check_regular`].
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = check_regular(path)?;
-        #[cfg(unix)]
-        let place = {
-            use std::os::unix::fs::MetadataExt as _;
-            (metadata.dev(), metadata.ino())
-        };
-        #[cfg(not(unix))]
-        let place = (0, 0);
+        let place = (metadata.dev(), metadata.ino());
         Ok(Self { place, bytes: metadata.len(), modified: metadata.modified().ok() })
     }
 
     /// The change between this state of the file and a later one; `None` where there is none.
-    #[must_use]
-    pub fn change_to(&self, later: &Self) -> Option<String> {
+    pub(crate) fn change_to(&self, later: &Self) -> Option<String> {
         if self.bytes != later.bytes {
             Some(format!("{} bytes became {}", self.bytes, later.bytes))
         } else if self.place != later.place {
@@ -157,21 +127,18 @@ impl FileStat {
         }
     }
 
-    /// Size of the file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Its number on its file system; 0 where there is none.
-    #[must_use]
-    pub fn inode(&self) -> u64 {
+    /// Its number on its file system.
+    pub(crate) fn inode(&self) -> u64 {
         self.place.1
     }
 
     /// Time of the last change, in nanoseconds since 1970; 0 where the system has none.
-    #[must_use]
-    pub fn modified_nanoseconds(&self) -> i64 {
+    pub(crate) fn modified_nanoseconds(&self) -> i64 {
         let nanoseconds = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         self.modified.map_or(0, |modified| match modified.duration_since(UNIX_EPOCH) {
             Ok(after) => nanoseconds(after),

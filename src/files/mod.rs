@@ -12,23 +12,16 @@ use tempfile::NamedTempFile;
 pub use input::{FileError, FileStat, check_regular, hint, open, read, read_to_string};
 
 /// A file in the folder of `path`, for whose renaming no bytes need to move. It is gone unless it is [`publish`]ed.
-///
-/// # Errors
-/// The folder cannot be written to.
 pub fn temporary_sibling(path: &Path) -> io::Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".kintsugi-");
     // Temporary files are private by default; this one becomes an ordinary file, whose mode the umask decides.
-    #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)
 }
 
 /// Waits until the disk has a complete file and gives it its name, replacing a file of that name.
-///
-/// # Errors
-/// The disk is full, or the file cannot be renamed.
 pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
@@ -36,16 +29,12 @@ pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
 }
 
 /// Bytes that may still be written where this path is, or would be once its folders are made; `None` if unknown.
-#[must_use]
-pub fn free_bytes(path: &Path) -> Option<u64> {
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(&nearest(path).ok()?).ok()?;
     space.f_bavail.checked_mul(space.f_frsize)
 }
 
 /// Whether files can be made in this folder, or in the one that it would be made in. Nothing stays behind.
-///
-/// # Errors
-/// The error of the file system.
 pub fn probe(folder: &Path) -> io::Result<()> {
     temporary_sibling(&nearest(folder)?.join("probe")).map(drop)
 }
@@ -57,10 +46,6 @@ fn nearest(path: &Path) -> io::Result<PathBuf> {
     there.map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Writes these bytes as one file.
-///
-/// # Errors
-/// As [`temporary_sibling`] and [`publish`].
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = temporary_sibling(path)?;
     file.write_all(bytes)?;

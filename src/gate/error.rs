@@ -6,7 +6,6 @@ use crate::report::ReportError;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
-/// An error of a gate; a failed limit is none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GateError {
@@ -29,9 +28,7 @@ pub enum GateError {
 }
 
 impl GateError {
-    /// Advice for the user, where there is any.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Report(error) => error.hint(),
             Self::Samples(_) => Some(

@@ -7,37 +7,21 @@ use super::GateError;
 use crate::report::{ModelRow, Report, read_json};
 use crate::samples::{Sample, read_jsonl};
 
-/// A report and its folder.
-#[derive(Debug)]
-pub struct Evidence {
-    path: PathBuf,
-    report: Report,
+pub(crate) struct Evidence {
+    pub path: PathBuf,
+    pub report: Report,
 }
 
 impl Evidence {
     /// Reads `report.json`, or the one in an output directory.
-    ///
-    /// # Errors
-    /// It cannot be read or is no report.
-    pub fn open(path: &Path) -> Result<Self, GateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, GateError> {
         let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
         let report = read_json(&path)?;
         Ok(Self { path, report })
     }
 
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    #[must_use]
-    pub fn report(&self) -> &Report {
-        &self.report
-    }
-
     /// The row of a model, the baseline included.
-    #[must_use]
-    pub fn row(&self, name: &str) -> Option<&ModelRow> {
+    pub(super) fn row(&self, name: &str) -> Option<&ModelRow> {
         std::iter::once(&self.report.baseline)
             .chain(self.report.variants.iter().map(|row| &row.model))
             .find(|row| row.name == name)
@@ -48,9 +32,6 @@ impl Evidence {
     }
 
     /// The samples of a model by `doc_id`.
-    ///
-    /// # Errors
-    /// They cannot be read, lie outside the report's folder, or their number differs from the report's.
     pub(super) fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
         let file = row.samples_file(self.path.parent().unwrap_or(Path::new("")))?;
         let samples: BTreeMap<usize, Sample> =

@@ -8,22 +8,18 @@ use super::limits::{Gates, Limits};
 use crate::samples::Sample;
 use crate::stats::{Confidence, Estimate, PairedBootstrap, PairedCounts, holm};
 
-/// Passages named where outcomes changed.
 const NAMED_PASSAGES: usize = 5;
 
-/// The quantity that a check limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Criterion {
+pub(crate) enum Criterion {
     AccuracyLoss,
-    /// The rise of perplexity.
     PerplexityIncrease,
     /// The passages whose outcome changes.
     Exact,
 }
 
 impl Criterion {
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::AccuracyLoss => "accuracy loss",
             Self::PerplexityIncrease => "perplexity increase",
@@ -32,9 +28,8 @@ impl Criterion {
     }
 }
 
-/// The model that another is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference {
+pub(crate) enum Reference {
     /// The unmerged model of the same report.
     Baseline,
     /// The model of the same name in the earlier report.
@@ -42,16 +37,14 @@ pub enum Reference {
 }
 
 impl Reference {
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Baseline => "the unmerged model",
             Self::Earlier => "the earlier report",
         }
     }
 
-    #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Baseline => "unmerged",
             Self::Earlier => "earlier",
@@ -59,10 +52,8 @@ impl Reference {
     }
 }
 
-/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Within the limit.
+pub(crate) enum Verdict {
     Passed,
     /// Beyond the limit, but not significantly.
     WithinNoise,
@@ -71,8 +62,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    #[must_use]
-    pub fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Passed => "pass",
             Self::WithinNoise => "pass (noise)",
@@ -81,25 +71,18 @@ impl Verdict {
     }
 }
 
-/// One limit checked for one model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Check {
+pub(crate) struct Check {
     pub model: String,
-    /// The model it is compared with.
     pub reference: Reference,
-    /// The quantity checked.
     pub criterion: Criterion,
-    /// The value found, in words.
     pub found: String,
     pub limit: String,
-    /// How certain it is, in words.
     pub certainty: String,
     pub verdict: Verdict,
 }
 
-/// All checks.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Judgement {
+#[derive(Default)]
+pub(crate) struct Judgement {
     /// In the order of the report's rows.
     pub checks: Vec<Check>,
     /// The models that were not judged, and why.
@@ -107,14 +90,11 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Whether no check failed.
-    #[must_use]
-    pub fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.verdict != Verdict::Failed)
     }
 }
 
-/// One model and another that it is compared with.
 struct Pair {
     model: String,
     reference: Reference,
@@ -122,7 +102,6 @@ struct Pair {
     scores: Scores,
 }
 
-/// The statistics of a pair.
 struct Compared {
     pair: Pair,
     counts: PairedCounts,
@@ -136,24 +115,21 @@ struct Compared {
 /// Accuracy: lost where baseline minus model exceeds the limit and McNemar's exact test, by Holm over all models,
 /// rejects equality. Perplexity: risen where the ratio exceeds the limit and its paired bootstrap interval, at the
 /// significance divided by the number of models, is above 1.
-///
-/// # Errors
-/// Models or samples that are not there, or reports of different passages.
-pub fn judge(
+pub(crate) fn judge(
     report: &Evidence,
     earlier: Option<&Evidence>,
     gates: &Gates,
     only: &[String],
 ) -> Result<Judgement, GateError> {
     let names = chosen(report, earlier.is_some(), gates, only)?;
-    let baseline = report.samples(&report.report().baseline)?;
+    let baseline = report.samples(&report.report.baseline)?;
     let mut judgement = Judgement::default();
     let mut pairs = Vec::new();
     for name in &names {
         let Some(row) = report.row(name) else { continue };
         let samples = report.samples(row)?;
         let limits = gates.of(name);
-        if *name != report.report().baseline.name {
+        if *name != report.report.baseline.name {
             let (model, scores) = (name.clone(), paired(report, &baseline, &samples)?);
             pairs.push(Pair { model, reference: Reference::Baseline, limits, scores });
         }
@@ -164,25 +140,29 @@ pub fn judge(
                 let (model, scores) = (name.clone(), paired(earlier, &before, &samples)?);
                 pairs.push(Pair { model, reference: Reference::Earlier, limits, scores });
             }
-            None => judgement.remarks.push(format!("`{name}` is not in {}: new", earlier.path().display())),
+            None => judgement.remarks.push(format!("`{name}` is not in {}: new", earlier.path.display())),
         }
     }
     let bootstrap = bootstrap(report, gates.significance, pairs.len())?;
     let mut compared = pairs.into_iter().map(|pair| compare(pair, &bootstrap)).collect::<Result<Vec<_>, _>>()?;
-    correct_for_multiplicity(&mut compared)?;
+    let p_values: Vec<f64> = compared.iter().map(|pair| pair.p_value).collect();
+    let corrected = holm(&p_values).map_err(|source| GateError::Stats { name: "gate".to_owned(), source })?;
+    for (pair, p_value) in compared.iter_mut().zip(corrected) {
+        pair.p_value = p_value;
+    }
     judgement.checks = compared.iter().flat_map(|compared| checks(compared, gates.significance)).collect();
-    if report.report().partial {
+    if report.report.partial {
         judgement.remarks.push("the report covers only a part of the passages".to_owned());
     }
     if judgement.checks.is_empty() {
         let reason = "there is no limit for any of its models".to_owned();
-        return Err(GateError::NothingToJudge { path: report.path().to_owned(), reason });
+        return Err(GateError::NothingToJudge { path: report.path.clone(), reason });
     }
     Ok(judgement)
 }
 
 fn chosen(report: &Evidence, has_earlier: bool, gates: &Gates, only: &[String]) -> Result<Vec<String>, GateError> {
-    let path = || report.path().to_owned();
+    let path = || report.path.clone();
     if let Some(name) = only.iter().find(|name| report.row(name).is_none()) {
         let known = report.variants().collect::<Vec<_>>().join(", ");
         return Err(GateError::NoSuchModel { path: path(), name: name.clone(), known });
@@ -192,7 +172,7 @@ fn chosen(report: &Evidence, has_earlier: bool, gates: &Gates, only: &[String]) 
     } else {
         only.to_vec()
     };
-    let baseline = &report.report().baseline.name;
+    let baseline = &report.report.baseline.name;
     // A changed baseline means that the evaluation has changed.
     if has_earlier && !names.contains(baseline) {
         names.insert(0, baseline.clone());
@@ -204,7 +184,6 @@ fn chosen(report: &Evidence, has_earlier: bool, gates: &Gates, only: &[String]) 
     Ok(names)
 }
 
-/// The scores of two models on the same passages.
 #[derive(Default)]
 struct Scores {
     reference: ModelScores,
@@ -227,7 +206,7 @@ fn paired(
     model: &BTreeMap<usize, Sample>,
 ) -> Result<Scores, GateError> {
     let other = |what: String, expected: String, found: String| GateError::OtherPassages {
-        path: source.path().to_owned(),
+        path: source.path.clone(),
         what,
         expected,
         found,
@@ -235,7 +214,7 @@ fn paired(
     if reference.len() != model.len() {
         return Err(other("number of passages".to_owned(), model.len().to_string(), reference.len().to_string()));
     }
-    let (rolling, count) = (source.report().task.rolling, model.len());
+    let (rolling, count) = (source.report.task.rolling, model.len());
     let mut scores = Scores::default();
     for (doc_id, sample) in model {
         let Some(before) = reference.get(doc_id) else {
@@ -262,7 +241,7 @@ fn paired(
 
 /// As the report's own, at the significance that remains for each of `count` models.
 fn bootstrap(report: &Evidence, significance: f64, count: usize) -> Result<PairedBootstrap, GateError> {
-    let statistics = report.report().statistics;
+    let statistics = report.report.statistics;
     #[expect(clippy::cast_precision_loss, reason = "a number of models")]
     let level = 1.0 - significance / count.max(1) as f64;
     let confidence = Confidence::new(level).map_err(|source| GateError::Stats { name: "gate".to_owned(), source })?;
@@ -281,15 +260,6 @@ fn compare(pair: Pair, bootstrap: &PairedBootstrap) -> Result<Compared, GateErro
     let losses = pair.limits.max_ppl_increase.map(|_| losses()).transpose().map_err(stats)?;
     let ratio = losses.map(|losses| losses.perplexity_ratio);
     Ok(Compared { counts, ratio, p_value: counts.mcnemar_p(), pair })
-}
-
-fn correct_for_multiplicity(compared: &mut [Compared]) -> Result<(), GateError> {
-    let p_values: Vec<f64> = compared.iter().map(|pair| pair.p_value).collect();
-    let corrected = holm(&p_values).map_err(|source| GateError::Stats { name: "gate".to_owned(), source })?;
-    for (pair, p_value) in compared.iter_mut().zip(corrected) {
-        pair.p_value = p_value;
-    }
-    Ok(())
 }
 
 fn checks(compared: &Compared, significance: f64) -> Vec<Check> {

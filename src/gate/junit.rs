@@ -6,10 +6,7 @@ use super::GateError;
 use super::judge::{Judgement, Verdict};
 
 /// One suite a model, one test case a check.
-///
-/// # Errors
-/// The XML writer's.
-pub fn to_junit(judgement: &Judgement) -> Result<String, GateError> {
+pub(crate) fn to_junit(judgement: &Judgement) -> Result<String, GateError> {
     let mut report = Report::new("kintsugi gate");
     let mut names: Vec<&str> = Vec::new();
     for check in &judgement.checks {

@@ -12,7 +12,6 @@ use crate::files;
 /// The limits where none are given.
 const BUILT_IN: &str = include_str!("../../evals/gates.yml");
 
-/// The largest file of limits that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 macro_rules! share {
@@ -23,8 +22,7 @@ macro_rules! share {
         pub struct $name(f64);
 
         impl $name {
-            #[must_use]
-            pub fn fraction(self) -> f64 {
+            pub(super) fn fraction(self) -> f64 {
                 self.0 / 100.0
             }
         }
@@ -72,24 +70,18 @@ fn amount(text: &str, unit: &str, example: &str) -> Result<f64, String> {
 
 /// The limits for one model; those absent are not checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
-    /// The most accuracy that may be lost.
     pub max_acc_loss: Option<Points>,
-    /// The most that perplexity may rise.
     pub max_ppl_increase: Option<Percent>,
     /// Whether a single passage with a different outcome fails.
-    #[serde(default)]
     pub expect_exact: bool,
-    /// Whether the model is not judged at all.
-    #[serde(default)]
     pub skip: bool,
 }
 
 impl Limits {
     /// These limits, with the other's where one is absent.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
+    fn or(self, other: Self) -> Self {
         Self {
             max_acc_loss: self.max_acc_loss.or(other.max_acc_loss),
             max_ppl_increase: self.max_ppl_increase.or(other.max_ppl_increase),
@@ -101,44 +93,32 @@ impl Limits {
 
 /// Limits for every model of a report.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Gates {
     /// Chance of calling noise a loss, over all models together.
-    #[serde(default = "default_significance")]
     pub significance: f64,
     /// Limits for models that are not named.
-    #[serde(default)]
     pub default: Limits,
     /// Limits for single models; those absent are as in `default`.
-    #[serde(default)]
     pub models: BTreeMap<String, Limits>,
 }
 
-fn default_significance() -> f64 {
-    0.05
+impl Default for Gates {
+    fn default() -> Self {
+        Self { significance: 0.05, default: Limits::default(), models: BTreeMap::new() }
+    }
 }
 
 impl Gates {
-    /// Reads a file of limits.
-    ///
-    /// # Errors
-    /// The file cannot be read, or has an unknown key or a value out of range.
     pub fn read(path: &Path) -> Result<Self, GateError> {
         Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, &path.display().to_string())
     }
 
-    /// The limits of `evals/gates.yml`.
-    ///
-    /// # Errors
-    /// Never in a released program: a test reads the file.
     pub fn built_in() -> Result<Self, GateError> {
         Self::parse(BUILT_IN, "built-in gates")
     }
 
     /// Reads limits from YAML; `origin` is named in errors.
-    ///
-    /// # Errors
-    /// [`GateError::Syntax`].
     pub fn parse(text: &str, origin: &str) -> Result<Self, GateError> {
         let syntax = |message: String| GateError::Syntax { origin: origin.to_owned(), message };
         let gates: Self = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
@@ -146,15 +126,7 @@ impl Gates {
         gates.with_significance(significance, origin)
     }
 
-    #[must_use]
-    pub fn none() -> Self {
-        Self { significance: default_significance(), default: Limits::default(), models: BTreeMap::new() }
-    }
-
     /// The same at another significance.
-    ///
-    /// # Errors
-    /// It is no number between 0 and 1; `origin` is named in the error.
     pub fn with_significance(mut self, significance: f64, origin: &str) -> Result<Self, GateError> {
         if significance > 0.0 && significance < 1.0 {
             self.significance = significance;

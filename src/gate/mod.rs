@@ -12,8 +12,8 @@ mod render;
 mod tests;
 
 pub use error::GateError;
-pub use evidence::Evidence;
-pub use judge::{Check, Criterion, Judgement, Reference, Verdict, judge};
-pub use junit::to_junit;
+pub(crate) use evidence::Evidence;
+pub(crate) use judge::judge;
+pub(crate) use junit::to_junit;
 pub use limits::{Gates, Limits, Percent, Points};
-pub use render::render;
+pub(crate) use render::render;

@@ -4,8 +4,7 @@ use super::judge::{Check, Judgement, Verdict};
 use crate::report::{Entry, TerminalStyle, render_table};
 
 /// A table of all checks (sentences where it does not fit), the remarks, and the outcome in a sentence.
-#[must_use]
-pub fn render(judgement: &Judgement, style: TerminalStyle) -> String {
+pub(crate) fn render(judgement: &Judgement, style: TerminalStyle) -> String {
     let header = ["model", "check", "against", "found", "limit", "certainty", ""].map(str::to_owned).to_vec();
     let rows = judgement.checks.iter().map(|check| {
         vec![
@@ -29,7 +28,6 @@ pub fn render(judgement: &Judgement, style: TerminalStyle) -> String {
     render_table(header, rows.collect(), &entries(judgement), &remarks, &outcome, style)
 }
 
-/// The checks in sentences, under the models' names.
 fn entries(judgement: &Judgement) -> Vec<Entry> {
     let of_one_model = judgement.checks.chunk_by(|one, other| one.model == other.model);
     of_one_model

@@ -13,7 +13,6 @@ use crate::tensor::{Arithmetic, DType, Difference, HostTensor, TensorError, diff
 /// The rule that the replicated parameters of one kind follow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplicatedMatch {
-    /// The kind.
     pub kind: Kind,
     /// Names of the parameters inside their layers.
     pub parameters: Vec<String>,
@@ -32,7 +31,6 @@ pub struct ReplicatedMatch {
 /// The partitioned parameters of one kind beside the joined shards.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JoinedMatch {
-    /// The kind.
     pub kind: Kind,
     /// Difference of the values from the joined shards.
     pub difference: Difference,

@@ -3,11 +3,10 @@
 use tch::Tensor;
 
 use super::extent::to_i64;
-use super::norm::HeadsNorm;
+use super::norm::Norm;
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
-use super::rotary::Rotation;
 use super::scores::Scores;
-use super::{Chunk, ModelError, Uploader};
+use super::{Chunk, ModelError, RotaryTable, Uploader};
 use crate::config::{Architecture, QkvLayout};
 use crate::partition::{Role, StageTensors};
 
@@ -17,7 +16,8 @@ pub(super) struct Attention {
     qkv: ColumnParallelLinear,
     /// The output projection (`attention.dense`).
     pub(super) dense: RowParallelLinear,
-    norm: Option<HeadsNorm>,
+    /// Of queries and keys.
+    norm: Option<Norm>,
     scores: Scores,
     layout: QkvLayout,
     heads: i64,
@@ -31,6 +31,11 @@ impl Attention {
         architecture: &Architecture,
         uploader: &mut Uploader,
     ) -> Result<Self, ModelError> {
+        let norm = if architecture.query_key_norm {
+            Some(Norm::new(stage, architecture, uploader, Role::QueryKeyNormGain, Role::QueryKeyNormBias)?)
+        } else {
+            None
+        };
         Ok(Self {
             qkv: ColumnParallelLinear::new(stage, architecture, uploader, Role::QkvWeight, Role::QkvBias)?,
             dense: RowParallelLinear::new(
@@ -40,7 +45,7 @@ impl Attention {
                 Role::AttentionOutputWeight,
                 Role::AttentionOutputBias,
             )?,
-            norm: HeadsNorm::new(stage, architecture, uploader)?,
+            norm,
             scores: Scores::new(stage, architecture, uploader)?,
             layout: architecture.qkv,
             heads: to_i64(architecture.head_count / stage.tp_size),
@@ -55,14 +60,14 @@ impl Attention {
         tp_rank: usize,
         x: &Tensor,
         chunk: &Chunk,
-        rotation: Option<&Rotation>,
+        rotation: Option<&RotaryTable>,
     ) -> Result<Tensor, ModelError> {
         let parts = self.qkv.forward(tp_rank, x)?;
         let (mut query, mut key, value) = self.heads_of(&parts)?;
         if let Some(norm) = &self.norm {
             // The norm is made for as many heads as queries have.
             key = self.repeat(key)?;
-            (query, key) = (norm.forward(tp_rank, &query)?, norm.forward(tp_rank, &key)?);
+            (query, key) = (norm.forward_heads(tp_rank, &query)?, norm.forward_heads(tp_rank, &key)?);
         }
         if let Some(rotation) = rotation {
             rotation.apply(&query)?;

@@ -36,7 +36,6 @@ impl Backend {
         }
     }
 
-    /// The compute type's usual short name.
     #[must_use]
     pub fn dtype_name(&self) -> &'static str {
         match self.kind {
@@ -48,17 +47,14 @@ impl Backend {
     }
 }
 
-/// The compute type asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {
     /// The checkpoint's type on a GPU, float32 on a CPU.
     #[default]
     Auto,
-    /// This type.
     Exactly(DType),
 }
 
-/// The devices asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// All GPUs if there are any, else the CPU.
@@ -99,45 +95,35 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(indices) if indices.is_empty() => f.write_str("cuda"),
             Self::Cuda(indices) => {
-                f.write_str("cuda")?;
-                for (at, index) in indices.iter().enumerate() {
-                    write!(f, "{}{index}", if at == 0 { ':' } else { ',' })?;
-                }
-                Ok(())
+                write!(f, "cuda:{}", indices.iter().map(usize::to_string).collect::<Vec<_>>().join(","))
             }
         }
     }
 }
 
 impl DeviceChoice {
-    /// The devices there are for this choice.
-    ///
-    /// # Errors
-    /// A GPU was asked for and there is none, or not that one.
     pub fn resolve(&self) -> Result<Vec<Device>, ModelError> {
         let all = |count: usize| (0..count).map(Device::Cuda).collect();
         match self {
             Self::Cpu => Ok(vec![Device::Cpu]),
             Self::Auto if !nvidia_device_present() => Ok(vec![Device::Cpu]),
-            Self::Auto => match cuda_device_count() {
-                Ok(count) if count > 0 => Ok(all(count)),
-                Ok(_) => Ok(vec![Device::Cpu]),
-                Err(reason) => {
+            Self::Auto => {
+                let count = cuda_device_count().unwrap_or_else(|reason| {
                     tracing::warn!("an NVIDIA device is there but cannot be used ({reason}): using the CPU");
-                    Ok(vec![Device::Cpu])
-                }
-            },
+                    0
+                });
+                Ok(if count > 0 { all(count) } else { vec![Device::Cpu] })
+            }
             Self::Cuda(indices) => {
-                let device = "cuda".to_owned();
-                let count = cuda_device_count().map_err(|reason| ModelError::Device { device, reason })?;
+                let failed = |device: &str, reason| ModelError::Device { device: device.to_owned(), reason };
+                let count = cuda_device_count().map_err(|reason| failed("cuda", reason))?;
                 if count == 0 {
-                    let reason = "libtorch finds no CUDA device".to_owned();
-                    return Err(ModelError::Device { device: "cuda".to_owned(), reason });
+                    return Err(failed("cuda", "libtorch finds no CUDA device".to_owned()));
                 }
                 if let Some(index) = indices.iter().find(|&&index| index >= count) {
-                    let reason = format!("there are {count}, counted from 0");
-                    return Err(ModelError::Device { device: format!("cuda:{index}"), reason });
+                    return Err(failed(&format!("cuda:{index}"), format!("there are {count}, counted from 0")));
                 }
                 Ok(if indices.is_empty() { all(count) } else { indices.iter().copied().map(Device::Cuda).collect() })
             }
@@ -187,7 +173,6 @@ pub fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
-/// libtorch's name of an element type.
 pub(super) fn kind_of(dtype: DType) -> Kind {
     match dtype {
         DType::F16 => Kind::Half,
@@ -202,10 +187,6 @@ pub(super) fn kind_of(dtype: DType) -> Kind {
     }
 }
 
-/// Number of CUDA devices that libtorch can use.
-///
-/// # Errors
-/// The CUDA half of libtorch is not installed or cannot be loaded.
 pub fn cuda_device_count() -> Result<usize, String> {
     load_cuda()?;
     Ok(usize::try_from(Cuda::device_count()).unwrap_or(0))
@@ -217,9 +198,6 @@ fn nvidia_device_present() -> bool {
 
 /// Opens `libtorch_cuda.so`, once. The binary links only the CPU half, so that it starts fast and runs where there is
 /// no CUDA; the CUDA half registers itself when it is loaded.
-///
-/// # Errors
-/// The dynamic loader's message.
 fn load_cuda() -> Result<(), String> {
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
     LOADED.get_or_init(open_cuda_library).clone()

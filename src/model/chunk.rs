@@ -7,9 +7,8 @@ use super::ModelError;
 /// Consecutive passages that go through a stage together.
 #[derive(Debug)]
 pub struct Chunk {
-    /// Its first packed row.
+    /// The first packed row.
     pub start: i64,
-    /// Its packed rows.
     pub tokens: i64,
     /// Its passages by length, in order; together they cover the rows.
     pub groups: Vec<Group>,

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::backend::kind_of;
 use super::extent::to_i64;
 use super::rotary::sinusoidal;
 use super::streams::of_rank;
@@ -10,7 +11,6 @@ use crate::config::{Architecture, Multipliers, Positions};
 use crate::partition::{ParamValue, Role, StageTensors};
 use crate::tensor::HostTensor;
 
-/// Word embedding, learned and sinusoidal positions.
 #[derive(Debug)]
 pub struct EmbeddingStage {
     words: Tensor,
@@ -27,10 +27,6 @@ pub struct EmbeddingStage {
 }
 
 impl EmbeddingStage {
-    /// From the tensors of the embedding stage.
-    ///
-    /// # Errors
-    /// The stage lacks a parameter, or libtorch fails.
     pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let role = Role::WordEmbedding;
         let Some(ParamValue::Joined(words)) = stage.get(role).map(|param| &param.value) else {
@@ -38,35 +34,25 @@ impl EmbeddingStage {
         };
         let (positions, position_offset) = match architecture.positions {
             Positions::Learned { offset } => {
-                let mut tables: Vec<_> =
-                    uploader.per_rank(stage, architecture, Role::PositionEmbedding)?.into_iter().flatten().collect();
-                if stage.ranks_agree(Role::PositionEmbedding) {
-                    tables.truncate(1);
-                }
-                (tables, to_i64(offset))
+                (replicas(stage, architecture, uploader, Role::PositionEmbedding)?, to_i64(offset))
             }
             Positions::Sinusoidal => {
                 let longest = to_i64(architecture.max_position_embeddings);
-                (vec![sinusoidal(architecture, uploader.backend(), longest)?], 0)
+                (vec![sinusoidal(architecture, uploader.backend, longest)?], 0)
             }
             _ => (Vec::new(), 0),
         };
         let prompt_length = to_i64(architecture.soft_prompt_length);
-        let mut prompts = Vec::new();
-        if prompt_length > 0 {
-            prompts.extend(uploader.per_rank(stage, architecture, Role::SoftPrompt)?.into_iter().flatten());
-            if stage.ranks_agree(Role::SoftPrompt) {
-                prompts.truncate(1);
-            }
-        }
+        let prompts =
+            if prompt_length > 0 { replicas(stage, architecture, uploader, Role::SoftPrompt)? } else { Vec::new() };
         Ok(Self {
-            words: uploader.upload_stored(words)?,
+            words: uploader.upload_as(words, kind_of(words.dtype()))?,
             positions,
             position_offset,
             prompts,
             prompt_length,
             multipliers: architecture.multipliers,
-            backend: uploader.backend(),
+            backend: uploader.backend,
             _owners: uploader.owners(),
         })
     }
@@ -110,6 +96,20 @@ impl EmbeddingStage {
         });
         Ok(Streams::new(streams.collect::<Result<_, ModelError>>()?))
     }
+}
+
+/// One tensor a rank; one for all where they agree.
+fn replicas(
+    stage: &StageTensors,
+    architecture: &Architecture,
+    uploader: &mut Uploader,
+    role: Role,
+) -> Result<Vec<Tensor>, ModelError> {
+    let mut replicas: Vec<_> = uploader.per_rank(stage, architecture, role)?.into_iter().flatten().collect();
+    if stage.ranks_agree(role) {
+        replicas.truncate(1);
+    }
+    Ok(replicas)
 }
 
 /// The tensor times a factor, which is 1 in most models.

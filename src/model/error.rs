@@ -4,7 +4,6 @@ use tch::TchError;
 
 use crate::partition::{PartitionError, Role, StageId};
 
-/// An error of the forward pass.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
@@ -25,7 +24,6 @@ impl ModelError {
         matches!(self, Self::Torch(error) if error.to_string().contains("out of memory"))
     }
 
-    /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -78,10 +78,8 @@ pub(super) fn rotate(heads: &Tensor, cos: &Tensor, sin: &Tensor) -> bool {
 }
 
 fn rotate_as<T: Element>(heads: &Tensor, cos: &Tensor, sin: &Tensor) -> bool {
-    let ([tokens, count, size], [token_stride, head_stride, 1]) = (&sizes(heads)[..], &strides(heads)[..]) else {
-        return false;
-    };
-    let (tokens, count, size, token_stride, head_stride) = (*tokens, *count, *size, *token_stride, *head_stride);
+    let (sizes, strides) = (to_usize(&heads.size()), to_usize(&heads.stride()));
+    let (&[tokens, count, size], &[token_stride, head_stride, 1]) = (&sizes[..], &strides[..]) else { return false };
     if tokens == 0 || count == 0 {
         return true;
     }
@@ -135,26 +133,17 @@ fn layer_norms_as<T: Element>(
     epsilon: f64,
 ) -> Result<Vec<Tensor>, ModelError> {
     let mut outputs = affine.iter().map(|_| rows.f_empty_like()).collect::<Result<Vec<_>, _>>()?;
-    let length = rows.numel();
     #[expect(clippy::cast_possible_truncation, reason = "statistics are float32")]
     let epsilon = epsilon as f32;
-    let mut targets: Vec<_> = outputs.iter_mut().map(|output| elements::<T>(output, length)).collect();
+    let mut targets: Vec<_> = outputs.iter_mut().map(|output| elements::<T>(output, rows.numel())).collect();
     let affine: Vec<_> = affine.iter().map(|(gain, bias)| (read::<T>(gain), read::<T>(bias))).collect();
     layer_norms_of(read::<T>(rows), &affine, epsilon, &mut targets);
     Ok(outputs)
 }
 
-fn sizes(tensor: &Tensor) -> Vec<usize> {
-    tensor.size().into_iter().map(to_usize).collect()
-}
-
-fn strides(tensor: &Tensor) -> Vec<usize> {
-    tensor.stride().into_iter().map(to_usize).collect()
-}
-
 /// Extents and strides of tensors in memory are neither negative nor larger than it.
-fn to_usize(extent: i64) -> usize {
-    usize::try_from(extent).unwrap_or(0)
+fn to_usize(extents: &[i64]) -> Vec<usize> {
+    extents.iter().map(|&extent| usize::try_from(extent).unwrap_or(0)).collect()
 }
 
 /// The first `length` elements of a CPU tensor's memory, counted from its own first.

@@ -16,21 +16,18 @@ use crate::tensor::HostTensor;
 /// Means over tokens of the outputs of a layer's norms, rank by rank.
 #[derive(Debug, Default)]
 pub struct LayerMeans {
-    /// Of the norm before the attention.
     pub input: NormMeans,
     /// Of the norm before the MLP; empty where it has none of its own.
     pub mlp: NormMeans,
 }
 
 impl LayerMeans {
-    /// Takes in what another has taken in.
     pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         self.input.merge(other.input)?;
         self.mlp.merge(other.mlp)
     }
 }
 
-/// A transformer layer.
 #[derive(Debug)]
 pub struct LayerStage {
     tp_size: usize,
@@ -50,10 +47,6 @@ pub struct LayerStage {
 }
 
 impl LayerStage {
-    /// From the tensors of a layer.
-    ///
-    /// # Errors
-    /// The stage lacks a parameter, or libtorch fails.
     pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let mlp_norm = match architecture.mlp_input {
             MlpInput::AttentionNorm => None,
@@ -83,7 +76,7 @@ impl LayerStage {
     /// Whether the layer makes the ranks' streams differ: what each adds after the all-reduce is its own.
     #[must_use]
     pub fn forks_streams(&self) -> bool {
-        self.residual != Residual::Parallel && !(self.attention.dense.biases_agree() && self.mlp.output.biases_agree())
+        self.residual != Residual::Parallel && !(self.attention.dense.biases_agree && self.mlp.output.biases_agree)
     }
 
     /// How many streams there are after the layer, with this many before it.
@@ -101,7 +94,7 @@ impl LayerStage {
         rotary: Option<&RotaryTable>,
         mut means: Option<&mut LayerMeans>,
     ) -> Result<(), ModelError> {
-        let normed = self.input_norm.forward(rows.tensors())?;
+        let normed = self.input_norm.forward(&rows.0)?;
         if let Some(means) = means.as_deref_mut() {
             means.input.add(&normed)?;
         }
@@ -121,7 +114,7 @@ impl LayerStage {
         let pick = |all: Vec<Tensor>| -> Result<Vec<Tensor>, ModelError> {
             Ok(all.iter().map(|rows| rows.f_index_select(0, picked)).collect::<Result<_, _>>()?)
         };
-        let normed = self.input_norm.forward(rows.tensors())?;
+        let normed = self.input_norm.forward(&rows.0)?;
         let contexts = pick(self.contexts(&normed, chunk, rotary)?)?;
         let mut rows = rows.select(picked)?;
         rows.fork(self.streams_after(rows.count()))?;
@@ -189,8 +182,7 @@ impl LayerStage {
         means: Option<&mut LayerMeans>,
     ) -> Result<Option<Vec<Tensor>>, ModelError> {
         let Some(norm) = &self.mlp_norm else { return Ok(None) };
-        let own =
-            norm.forward(if self.mlp_input == MlpInput::NormOfAttentionNorm { normed } else { rows.tensors() })?;
+        let own = norm.forward(if self.mlp_input == MlpInput::NormOfAttentionNorm { normed } else { &rows.0 })?;
         if let Some(means) = means {
             means.mlp.add(&own)?;
         }
@@ -216,7 +208,7 @@ fn reduced(
 fn sum_of_biases(linears: &[&RowParallelLinear]) -> Result<Option<Tensor>, ModelError> {
     let mut total: Option<Tensor> = None;
     let mut kind = Kind::Float;
-    for bias in linears.iter().flat_map(|linear| linear.biases()) {
+    for bias in linears.iter().flat_map(|linear| linear.biases.iter().flatten()) {
         kind = bias.kind();
         let bias = bias.f_to_dtype(wide(kind), false, true)?;
         total = Some(match total {
@@ -230,7 +222,7 @@ fn sum_of_biases(linears: &[&RowParallelLinear]) -> Result<Option<Tensor>, Model
 /// `x_s += total` for every stream.
 fn add_to_all(rows: &mut Streams, total: Option<Tensor>) -> Result<(), ModelError> {
     if let Some(total) = total {
-        for stream in rows.tensors_mut() {
+        for stream in &mut rows.0 {
             let _ = stream.f_add_(&total)?;
         }
     }
@@ -240,8 +232,8 @@ fn add_to_all(rows: &mut Streams, total: Option<Tensor>) -> Result<(), ModelErro
 /// `x_r += total + b_r`: after the all-reduce each rank adds its own replica of the bias to its own stream.
 fn add_with_own_bias(rows: &mut Streams, total: Option<Tensor>, linear: &RowParallelLinear) -> Result<(), ModelError> {
     let Some(total) = total else { return Ok(()) };
-    for (tp_rank, stream) in rows.tensors_mut().iter_mut().enumerate() {
-        let _ = match linear.bias(tp_rank) {
+    for (tp_rank, stream) in rows.0.iter_mut().enumerate() {
+        let _ = match &linear.biases[tp_rank] {
             Some(bias) => stream.f_add_(&total.f_add(bias)?)?,
             None => stream.f_add_(&total)?,
         };

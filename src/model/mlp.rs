@@ -15,14 +15,12 @@ const ONNX_SAFE_SQRT_2: f64 = 1.41421;
 #[derive(Debug)]
 pub(super) struct Mlp {
     input: Input,
-    /// The second linear layer.
     pub(super) output: RowParallelLinear,
     activation: Activation,
     tanh_gelu: bool,
     onnx_gelu: bool,
 }
 
-/// The first linear layer.
 #[derive(Debug)]
 enum Input {
     /// One matrix: `[up | gate]` where it is gated.

@@ -3,7 +3,6 @@
 use tch::{Kind, Tensor};
 
 use super::backend::wide;
-use super::extent::to_i64;
 use super::streams::of_rank;
 use super::{ModelError, Uploader, kernels};
 use crate::config::{Architecture, EpsilonPlacement, Norm as NormKind, NormForm};
@@ -25,7 +24,6 @@ impl NormMeans {
         self.merge(Self { sums: sums.collect::<Result<_, _>>()?, rows })
     }
 
-    /// Takes in what another has taken in.
     pub fn merge(&mut self, other: Self) -> Result<(), ModelError> {
         if self.sums.is_empty() {
             self.sums = other.sums;
@@ -56,7 +54,6 @@ impl NormMeans {
 #[derive(Debug)]
 pub(super) struct Norm {
     form: NormForm,
-    over: [i64; 1],
     replicas: Vec<(Option<Tensor>, Option<Tensor>)>,
 }
 
@@ -74,12 +71,13 @@ impl Norm {
         }
         let gains = uploader.per_rank_optional(stage, architecture, gain)?;
         let biases = uploader.per_rank_optional(stage, architecture, bias)?;
-        let only = |parts: Option<Vec<Tensor>>| parts.and_then(|parts| parts.into_iter().next());
+        let only = |parts: Vec<Tensor>| parts.into_iter().next();
         let mut replicas: Vec<_> = gains.into_iter().map(only).zip(biases.into_iter().map(only)).collect();
-        if stage.ranks_agree(gain) && stage.ranks_agree(bias) {
+        // Each rank has other heads.
+        if gain != Role::QueryKeyNormGain && stage.ranks_agree(gain) && stage.ranks_agree(bias) {
             replicas.truncate(1);
         }
-        Ok(Self { form, over: [to_i64(architecture.hidden_size)], replicas })
+        Ok(Self { form, replicas })
     }
 
     /// Normalises the streams, each rank's with its own replica: `[rows, hidden]` each, one for all ranks if neither
@@ -92,26 +90,19 @@ impl Norm {
             return Ok(normed);
         }
         let count = self.replicas.len().max(streams.len());
-        (0..count).map(|tp_rank| self.one(of_rank(streams, tp_rank), of_rank(&self.replicas, tp_rank))).collect()
+        (0..count).map(|tp_rank| self.apply(of_rank(streams, tp_rank), of_rank(&self.replicas, tp_rank))).collect()
     }
 
-    fn one(&self, rows: &Tensor, (gain, bias): &(Option<Tensor>, Option<Tensor>)) -> Result<Tensor, ModelError> {
-        self.form.apply(rows, &self.over, gain.as_ref(), bias.as_ref())
+    /// Normalises a rank's queries or keys (`qk_layernorm`), `[tokens, heads, head size]`.
+    pub(super) fn forward_heads(&self, tp_rank: usize, heads: &Tensor) -> Result<Tensor, ModelError> {
+        self.apply(&heads.f_contiguous()?, &self.replicas[tp_rank])
     }
-}
 
-impl NormForm {
-    /// Normalises: layer norms over the last dimensions, of these extents, together; the others over the very last.
-    fn apply(
-        self,
-        rows: &Tensor,
-        over: &[i64],
-        gain: Option<&Tensor>,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor, ModelError> {
-        let Self { kind, epsilon, placement } = self;
+    /// Normalises: layer norms over all dimensions but the first together; the others over the last.
+    fn apply(&self, rows: &Tensor, (gain, bias): &(Option<Tensor>, Option<Tensor>)) -> Result<Tensor, ModelError> {
+        let NormForm { kind, epsilon, placement } = self.form;
         if kind.centres() {
-            return Ok(rows.f_layer_norm(over, gain, bias, epsilon, true)?);
+            return Ok(rows.f_layer_norm(&rows.size()[1..], gain.as_ref(), bias.as_ref(), epsilon, true)?);
         }
         // In float32 at least, rounded at the end (norms.py, since 4c9f1081).
         let wide = wide(rows.kind());
@@ -131,41 +122,5 @@ impl NormForm {
             None => normed,
         };
         Ok(scaled.f_to_kind(rows.kind())?)
-    }
-}
-
-/// The norm of queries and keys (`qk_layernorm`): a layer norm over all heads of a rank and their elements together, an
-/// rmsnorm over the elements of each head.
-#[derive(Debug)]
-pub(super) struct HeadsNorm {
-    form: NormForm,
-    ranks: Vec<(Option<Tensor>, Option<Tensor>)>,
-}
-
-impl HeadsNorm {
-    /// `None` where the model has none.
-    pub(super) fn new(
-        stage: &StageTensors,
-        architecture: &Architecture,
-        uploader: &mut Uploader,
-    ) -> Result<Option<Self>, ModelError> {
-        if !architecture.query_key_norm {
-            return Ok(None);
-        }
-        let form = architecture.norm_form();
-        if form.kind.has_gain() && stage.get(Role::QueryKeyNormGain).is_none() {
-            return Err(ModelError::MissingParameter { stage: stage.id, role: Role::QueryKeyNormGain });
-        }
-        let gains = uploader.per_rank_optional(stage, architecture, Role::QueryKeyNormGain)?;
-        let biases = uploader.per_rank_optional(stage, architecture, Role::QueryKeyNormBias)?;
-        let only = |parts: Option<Vec<Tensor>>| parts.and_then(|parts| parts.into_iter().next());
-        Ok(Some(Self { form, ranks: gains.into_iter().map(only).zip(biases.into_iter().map(only)).collect() }))
-    }
-
-    /// Normalises `[tokens, heads, head size]`.
-    pub(super) fn forward(&self, tp_rank: usize, heads: &Tensor) -> Result<Tensor, ModelError> {
-        let (gain, bias) = &self.ranks[tp_rank];
-        let over: Vec<i64> = heads.size()[1..].to_vec();
-        self.form.apply(&heads.f_contiguous()?, &over, gain.as_ref(), bias.as_ref())
     }
 }

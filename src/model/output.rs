@@ -4,14 +4,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::backend::wide;
 use super::norm::{Norm, NormMeans};
-use super::parallel::reduce_into;
 use super::streams::of_rank;
 use super::{ModelError, Streams, Uploader};
 use crate::config::{Architecture, Head};
 use crate::partition::{Role, StageTensors};
 use crate::tensor::HostTensor;
 
-/// Final norm and output head.
 #[derive(Debug)]
 pub struct OutputStage {
     head: Head,
@@ -39,10 +37,6 @@ pub struct TargetScores {
 const TOP_COUNT: i64 = 5;
 
 impl OutputStage {
-    /// From the tensors of the output stage.
-    ///
-    /// # Errors
-    /// The stage lacks a parameter, or libtorch fails.
     pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
         let weights = uploader.per_rank(stage, architecture, Role::HeadWeight)?;
         Ok(Self {
@@ -64,7 +58,7 @@ impl OutputStage {
     /// Means of the final norm's output over all rows.
     pub fn norm_means(&self, rows: &Streams) -> Result<NormMeans, ModelError> {
         let mut means = NormMeans::default();
-        means.add(&self.norm.forward(rows.tensors())?)?;
+        means.add(&self.norm.forward(&rows.0)?)?;
         Ok(means)
     }
 
@@ -73,7 +67,7 @@ impl OutputStage {
     /// Each rank's part of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
     /// slice r of rank r's normalised stream.
     pub fn logits(&self, rows: &Streams) -> Result<Tensor, ModelError> {
-        let mut normed = self.norm.forward(rows.tensors())?;
+        let mut normed = self.norm.forward(&rows.0)?;
         if self.divisor.total_cmp(&1.0).is_ne() {
             normed = normed.iter().map(|rows| rows.f_div_scalar(self.divisor)).collect::<Result<_, _>>()?;
         }
@@ -88,12 +82,16 @@ impl OutputStage {
                 Ok(Tensor::f_cat(&parts, -1)?)
             }
             Head::Row | Head::Reward => {
-                let (mut total, mut start) = (None, 0);
+                let (mut total, mut start) = (None::<Tensor>, 0);
                 for (tp_rank, weight) in self.weights.iter().enumerate() {
                     let width = weight.size()[1];
                     let slice = of_rank(&normed, tp_rank).f_narrow(-1, start, width)?;
                     start += width;
-                    total = Some(reduce_into(total, slice.f_linear(weight, None::<&Tensor>)?)?);
+                    let partial = slice.f_linear(weight, None::<&Tensor>)?;
+                    total = Some(match total {
+                        None => partial,
+                        Some(mut total) => total.f_add_(&partial)?,
+                    });
                 }
                 total.ok_or_else(|| tch::TchError::Kind("the head has no ranks".to_owned()).into())
             }
@@ -109,7 +107,6 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// From log-probabilities `[rows, vocabulary]`.
     pub fn new(log_probabilities: Tensor) -> Result<Self, ModelError> {
         Ok(Self { probabilities: log_probabilities.f_exp()?, log_probabilities })
     }

@@ -25,7 +25,7 @@ impl ColumnParallelLinear {
         let weights = uploader.linear(stage, architecture, weight)?;
         let biases = uploader.per_rank_optional(stage, architecture, bias)?;
         let ranks = weights.into_iter().zip(biases).map(|(weights, biases)| {
-            let mut biases = biases.unwrap_or_default().into_iter();
+            let mut biases = biases.into_iter();
             weights.into_iter().map(|weight| (weight, biases.next())).collect()
         });
         Ok(Self { ranks: ranks.collect() })
@@ -42,8 +42,9 @@ impl ColumnParallelLinear {
 #[derive(Debug)]
 pub(super) struct RowParallelLinear {
     weights: Vec<LinearWeight>,
-    biases: Vec<Option<Tensor>>,
-    biases_agree: bool,
+    /// `[hidden]`, one per rank.
+    pub(super) biases: Vec<Option<Tensor>>,
+    pub(super) biases_agree: bool,
 }
 
 impl RowParallelLinear {
@@ -58,7 +59,7 @@ impl RowParallelLinear {
         let biases = uploader.per_rank_optional(stage, architecture, bias)?;
         Ok(Self {
             weights: weights.into_iter().flatten().collect(),
-            biases: biases.into_iter().map(|bias| bias.and_then(|parts| parts.into_iter().next())).collect(),
+            biases: biases.into_iter().map(|parts| parts.into_iter().next()).collect(),
             biases_agree: stage.ranks_agree(bias),
         })
     }
@@ -77,27 +78,5 @@ impl RowParallelLinear {
             None => weight.product(x, bias),
             Some(total) => weight.add_product(total, x),
         }
-    }
-
-    pub(super) fn biases(&self) -> impl Iterator<Item = &Tensor> {
-        self.biases.iter().flatten()
-    }
-
-    /// The rank's bias, `[hidden]`.
-    pub(super) fn bias(&self, tp_rank: usize) -> Option<&Tensor> {
-        self.biases[tp_rank].as_ref()
-    }
-
-    /// Whether all ranks hold the same bias.
-    pub(super) fn biases_agree(&self) -> bool {
-        self.biases_agree
-    }
-}
-
-/// Adds a rank's partial sum to the total so far.
-pub(super) fn reduce_into(total: Option<Tensor>, partial: Tensor) -> Result<Tensor, ModelError> {
-    match total {
-        None => Ok(partial),
-        Some(mut total) => Ok(total.f_add_(&partial)?),
     }
 }

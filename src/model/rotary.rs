@@ -16,14 +16,6 @@ pub struct RotaryTable {
     dims: i64,
 }
 
-/// The rows of the table that a chunk needs, `[tokens, 1, dims / 2]`.
-#[derive(Debug)]
-pub(super) struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
-    dims: i64,
-}
-
 /// Which values are rounded to the files' type on the way to cosines and sines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rounding {
@@ -93,15 +85,14 @@ impl RotaryTable {
         Ok(Some(Self { cos: cos.f_to_kind(backend.kind)?, sin: sin.f_to_kind(backend.kind)?, dims }))
     }
 
-    pub(super) fn rows(&self, chunk: &Chunk) -> Result<Rotation, ModelError> {
+    /// The rows for a chunk's positions, `[tokens, 1, dims / 2]`.
+    pub(super) fn rows(&self, chunk: &Chunk) -> Result<Self, ModelError> {
         let pick = |table: &Tensor| table.f_index_select(0, &chunk.positions)?.f_unsqueeze(1);
-        Ok(Rotation { cos: pick(&self.cos)?, sin: pick(&self.sin)?, dims: self.dims })
+        Ok(Self { cos: pick(&self.cos)?, sin: pick(&self.sin)?, dims: self.dims })
     }
-}
 
-impl Rotation {
     /// Rotates the first `dims` elements of every head in place: `(x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin)`.
-    /// `heads` is `[tokens, heads, head size]`.
+    /// `heads` is `[tokens, heads, head size]`; the table is a chunk's.
     pub(super) fn apply(&self, heads: &Tensor) -> Result<(), ModelError> {
         if kernels::rotate(heads, &self.cos, &self.sin) {
             return Ok(());

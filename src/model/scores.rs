@@ -10,7 +10,6 @@ use super::{Backend, ModelError, Uploader};
 use crate::config::{Architecture, Positions};
 use crate::partition::{Role, StageId, StageTensors};
 
-/// The changes to the scores of one layer.
 #[derive(Debug)]
 pub(super) struct Scores {
     /// Factor of query · key where it is not 1 / √(head size).
@@ -54,13 +53,10 @@ impl Scores {
         let coefficient = if architecture.query_key_layer_scaling && !flash { layer.max(1) as f64 } else { 1.0 };
         #[expect(clippy::cast_precision_loss, reason = "elements of a head")]
         let head_size = architecture.head_size() as f64;
-        let scale = if architecture.multipliers.scores_by_head_size && !flash {
-            // Maximal update parametrisation replaces the divisor, layer number and all, but not the multiplication.
-            Some(coefficient / head_size)
-        } else {
-            None
-        };
-        let backend = uploader.backend();
+        // Maximal update parametrisation replaces the divisor, layer number and all, but not the multiplication.
+        let replaced = architecture.multipliers.scores_by_head_size && !flash;
+        let scale = replaced.then_some(coefficient / head_size);
+        let backend = uploader.backend;
         let mut ranks = |role| -> Result<Vec<Tensor>, ModelError> {
             let parts = uploader.per_rank_as(stage, architecture, role, wide(backend.kind))?;
             Ok(parts.into_iter().flatten().collect())
@@ -94,13 +90,12 @@ impl Scores {
         let by_distance = self.by_distance(tp_rank, length)?;
         let heads = by_distance.size()[0];
         let near = distances.f_clamp_min(0)?.f_view([-1])?;
-        let mut bias = by_distance.f_index_select(1, &near)?.f_view([1, heads, length, length])?;
+        let bias = by_distance.f_index_select(1, &near)?.f_view([1, heads, length, length])?;
         let mut unseen = distances.f_lt(0)?;
         if let Some(width) = hidden_by_window {
             unseen = unseen.f_logical_or(&distances.f_gt(width)?)?;
         }
-        bias = bias.f_masked_fill(&unseen, f64::NEG_INFINITY)?;
-        Ok(Some(bias.f_to_kind(self.backend.kind)?))
+        Ok(Some(bias.f_masked_fill(&unseen, f64::NEG_INFINITY)?.f_to_kind(self.backend.kind)?))
     }
 
     /// The relative bias for every head and distance, `[heads or 1, length]`.

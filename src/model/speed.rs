@@ -13,23 +13,20 @@ use crate::tensor::{DType, HostTensor};
 /// Rows of the product: tokens that go through a layer together, about.
 const ROWS: i64 = 512;
 
-/// The widest product tried.
 const WIDEST: i64 = 4096;
 
-/// A measurement takes about this long.
 const LONG_ENOUGH: Duration = Duration::from_millis(300);
 
 /// Floating-point operations per second in products `[rows, hidden] × [hidden, 4 hidden]`.
-///
-/// # Errors
-/// The device has no memory left, or no such product.
 pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64, ModelError> {
     let _no_grad = tch::no_grad_guard();
     let hidden = i64::try_from(hidden_size).unwrap_or(WIDEST).clamp(1, WIDEST);
-    let options = (backend.kind, backend.device);
+    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
+    let operations = 2.0 * (ROWS * hidden * 4 * hidden) as f64;
     if products::usable(backend) {
-        return tiled_product_flops(backend, hidden);
+        return Ok(operations * tiled_products_per_second(backend, hidden)?);
     }
+    let options = (backend.kind, backend.device);
     let left = Tensor::f_ones([ROWS, hidden], options)?;
     let right = Tensor::f_ones([hidden, 4 * hidden], options)?;
     let multiply = || {
@@ -37,11 +34,11 @@ pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64,
         backend.synchronize();
         Ok(())
     };
-    Ok(operations(hidden) * calls_per_second(multiply)?)
+    Ok(operations * calls_per_second(multiply)?)
 }
 
-/// As [`matrix_product_flops`] where tiles multiply: every thread computes alone, as in an evaluation.
-fn tiled_product_flops(backend: Backend, hidden: i64) -> Result<f64, ModelError> {
+/// Every thread computes alone, as in an evaluation.
+fn tiled_products_per_second(backend: Backend, hidden: i64) -> Result<f64, ModelError> {
     let extent = usize::try_from(hidden).unwrap_or(1);
     let weight = HostTensor::new(DType::F16, vec![4 * extent, extent], vec![0; 8 * extent * extent]);
     let weight = weight.map_err(PartitionError::from)?;
@@ -56,15 +53,8 @@ fn tiled_product_flops(backend: Backend, hidden: i64) -> Result<f64, ModelError>
         each(backend, left, |left: Tensor| weight.product(&left, None).map(drop)).map(drop)
     };
     #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
-    let operations = operations(hidden) * threads as f64;
-    Ok(operations * calls_per_second(multiply)?)
-}
-
-/// Floating-point operations of one product.
-fn operations(hidden: i64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
-    let operations = 2.0 * (ROWS * hidden * 4 * hidden) as f64;
-    operations
+    let threads = threads as f64;
+    Ok(threads * calls_per_second(multiply)?)
 }
 
 fn calls_per_second(work: impl Fn() -> Result<(), ModelError>) -> Result<f64, ModelError> {

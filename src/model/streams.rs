@@ -7,10 +7,9 @@ use super::ModelError;
 /// The residual streams of one variant, each `[packed rows, hidden]`: one for all ranks as long as they are bound to be
 /// equal, one per rank after something was added that differs between them.
 #[derive(Debug)]
-pub struct Streams(Vec<Tensor>);
+pub struct Streams(pub(super) Vec<Tensor>);
 
 impl Streams {
-    /// From one stream for all ranks, or one per rank.
     #[must_use]
     pub fn new(streams: Vec<Tensor>) -> Self {
         Self(streams)
@@ -21,9 +20,8 @@ impl Streams {
         self.0.len()
     }
 
-    /// The stream of a rank, `[packed rows, hidden]`.
     pub fn of_rank(&self, tp_rank: usize) -> &Tensor {
-        &self.0[tp_rank.min(self.0.len() - 1)]
+        of_rank(&self.0, tp_rank)
     }
 
     /// One stream per rank from now on.
@@ -76,16 +74,6 @@ impl Streams {
             [only] => Ok(only.shallow_clone()),
             many => Ok(Tensor::f_stack(many, 0)?.f_mean_dim(0, false, None::<tch::Kind>)?),
         }
-    }
-
-    /// The streams themselves.
-    pub(super) fn tensors(&self) -> &[Tensor] {
-        &self.0
-    }
-
-    /// The streams themselves, to be added to.
-    pub(super) fn tensors_mut(&mut self) -> &mut [Tensor] {
-        &mut self.0
     }
 }
 

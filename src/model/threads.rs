@@ -14,10 +14,8 @@ use super::{Backend, ModelError};
 /// Threads asked for; 0 before [`set_threads`].
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-/// The pool and its size.
 static POOL: Mutex<Option<(usize, Arc<ThreadPool>)>> = Mutex::new(None);
 
-/// Threads that compute on the CPU.
 pub fn set_threads(threads: usize) {
     ASKED.store(threads.max(1), Ordering::Relaxed);
     // For work outside the pool, on the calling thread.
@@ -26,9 +24,6 @@ pub fn set_threads(threads: usize) {
 
 /// `work` on every item; the results are in the items' order. On a CPU items are divided among as many threads as were asked
 /// for, else the calling thread takes one after the other.
-///
-/// # Errors
-/// One of those of `work`, or the threads cannot be had.
 pub fn each<T: Send, R: Send>(
     backend: Backend,
     items: Vec<T>,

@@ -18,31 +18,20 @@ const CONVERTED_TOGETHER: usize = 1 << 20;
 /// Puts the tensors of one stage on a device, each once.
 #[derive(Debug)]
 pub struct Uploader {
-    backend: Backend,
+    pub(super) backend: Backend,
     // The host tensor is kept: its address is the key, and on the CPU its memory may be the device tensor's own.
     done: HashMap<(usize, Kind), (HostTensor, Tensor)>,
     // Matrices in tiles; `None` of those that cannot be.
     packed: HashMap<usize, (HostTensor, Option<Packed>)>,
-    other_order: bool,
+    /// Whether products with weights uploaded from now on are summed in another order than usual, where this crate decides
+    /// the order: libtorch's own depends on the chunk's size.
+    pub other_order: bool,
 }
 
 impl Uploader {
-    /// For one device and compute type.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
         Self { backend, done: HashMap::new(), packed: HashMap::new(), other_order: false }
-    }
-
-    /// The device and compute type.
-    #[must_use]
-    pub fn backend(&self) -> Backend {
-        self.backend
-    }
-
-    /// Whether products with weights uploaded from now on are summed in another order than usual, where this crate decides
-    /// the order: libtorch's own depends on the chunk's size.
-    pub fn set_other_order(&mut self, other: bool) {
-        self.other_order = other;
     }
 
     /// The host tensors whose memory device tensors may share; they are kept as long as views of those are.
@@ -50,11 +39,7 @@ impl Uploader {
         self.done.values().map(|(host, _)| host.clone()).collect()
     }
 
-    pub(super) fn upload_stored(&mut self, host: &HostTensor) -> Result<Tensor, ModelError> {
-        self.upload_as(host, kind_of(host.dtype()))
-    }
-
-    fn upload_as(&mut self, host: &HostTensor, kind: Kind) -> Result<Tensor, ModelError> {
+    pub(super) fn upload_as(&mut self, host: &HostTensor, kind: Kind) -> Result<Tensor, ModelError> {
         let key = (host.storage_id(), kind);
         if let Some((_, tensor)) = self.done.get(&key) {
             return Ok(tensor.shallow_clone());
@@ -64,7 +49,7 @@ impl Uploader {
         Ok(tensor)
     }
 
-    /// The tensor on the device in this type. A CPU's threads convert large ones together.
+    /// A CPU's threads convert large tensors together.
     fn converted(&self, stored: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
         let on_cpu = self.backend.device == Device::Cpu;
         if !on_cpu || stored.kind() == kind || stored.numel() < CONVERTED_TOGETHER {
@@ -186,17 +171,17 @@ impl Uploader {
         Ok(packed)
     }
 
-    /// As [`Uploader::per_rank`] for a role that a model may lack: `None` for every rank then.
+    /// As [`Uploader::per_rank`] for a role that a model may lack: no tensors for every rank then.
     pub(super) fn per_rank_optional(
         &mut self,
         stage: &StageTensors,
         architecture: &Architecture,
         role: Role,
-    ) -> Result<Vec<Option<Vec<Tensor>>>, ModelError> {
+    ) -> Result<Vec<Vec<Tensor>>, ModelError> {
         if stage.get(role).is_none() {
-            return Ok((0..stage.tp_size).map(|_| None).collect());
+            return Ok((0..stage.tp_size).map(|_| Vec::new()).collect());
         }
-        Ok(self.per_rank(stage, architecture, role)?.into_iter().map(Some).collect())
+        self.per_rank(stage, architecture, role)
     }
 }
 

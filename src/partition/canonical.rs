@@ -8,10 +8,7 @@ use crate::tensor::{HostTensor, Piece, concatenate};
 
 /// The stage with queries, keys and values in blocks `[Q | K | V]` and the MLP's first layer as one matrix
 /// `[up | gate]`, whatever the architecture has. Copies bytes; no arithmetic.
-///
-/// # Errors
-/// Tensors of another shape than the architecture's.
-pub fn canonical(architecture: &Architecture, stage: &StageTensors) -> Result<StageTensors, PartitionError> {
+pub(crate) fn canonical(architecture: &Architecture, stage: &StageTensors) -> Result<StageTensors, PartitionError> {
     let mut canonical = stage.clone();
     for role in [Role::QkvWeight, Role::QkvBias] {
         reorder(&mut canonical, role, &qkv_ranges(architecture))?;

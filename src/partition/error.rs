@@ -2,7 +2,6 @@
 
 use super::kinds::StageKind;
 
-/// Names and shapes that do not fit the table.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartitionError {

@@ -110,9 +110,7 @@ impl Kind {
         self.partition_dim().is_none() && self != Self::Buffer
     }
 
-    /// The name used in strategy files and reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::VocabParallel => "vocab-parallel",
             Self::ColumnParallel => "column-parallel",
@@ -139,7 +137,6 @@ impl std::fmt::Display for Kind {
 /// rank r's shard is `[block 0 part r | block 1 part r | …]` and the joined tensor is `[block 0 | block 1 | …]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    /// The dimension that is split.
     pub dim: usize,
     /// Extents of the blocks in the joined tensor.
     pub blocks: Vec<usize>,
@@ -157,8 +154,7 @@ pub enum Presence {
 }
 
 /// Which kind of stage a layer file holds, judged by the names in it (never by its number: soft prompts shift those).
-#[must_use]
-pub fn classify_stage<'a>(mut names: impl Iterator<Item = &'a str> + Clone) -> Option<StageKind> {
+pub(crate) fn classify_stage<'a>(mut names: impl Iterator<Item = &'a str> + Clone) -> Option<StageKind> {
     let any = |prefixes: &[&str]| names.clone().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     if any(&["word_embeddings."]) {
         Some(StageKind::Embedding)

@@ -13,10 +13,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use canonical::canonical;
+pub(crate) use canonical::canonical;
 pub use error::PartitionError;
-pub use kinds::{Kind, Partition, Presence, Role, StageKind, classify_stage};
+pub(crate) use kinds::classify_stage;
+pub use kinds::{Kind, Partition, Presence, Role, StageKind};
 pub use row::Row;
+pub(crate) use rules::{ignored_name, refused_name};
 pub use split::{join, rank_ranges, split};
 pub use stage::{Param, ParamValue, StageId, StageTensors};
-pub use table::{PartitionTable, ignored_name, refused_name};
+pub use table::PartitionTable;

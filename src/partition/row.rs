@@ -4,14 +4,12 @@ use super::error::PartitionError;
 use super::kinds::{Kind, Partition, Presence, Role, StageKind};
 use crate::config::Architecture;
 
-/// One row of the table.
 #[derive(Debug)]
 pub struct Row {
     pub role: Role,
     /// Its names inside a layer file, one per era.
     pub names: &'static [&'static str],
     pub stage: StageKind,
-    /// How it relates to the ranks.
     pub kind: Kind,
     pub presence: fn(&Architecture) -> Presence,
     /// Shape of the joined tensor (of one replica, where it is replicated).
@@ -32,10 +30,6 @@ impl Row {
         Some(Partition { dim, blocks })
     }
 
-    /// Shape of one rank's tensor.
-    ///
-    /// # Errors
-    /// A block does not divide by the number of ranks.
     pub fn rank_shape(&self, architecture: &Architecture, tp_size: usize) -> Result<Vec<usize>, PartitionError> {
         let mut shape = (self.shape)(architecture);
         if let Some(partition) = self.partition(architecture) {

@@ -88,31 +88,12 @@ pub(super) static TABLE: &[Row] = &[
             |a| vec![a.qkv_size()],
         )
     },
-    row(
-        Role::QueryKeyNormGain,
-        &["attention.qk_layernorm.weight"],
-        Layer,
-        HeadNorm,
-        |a| with_query_key_norm(a, with_layer_norm(a)),
-        heads_by_head_size,
-    ),
-    row(
-        Role::QueryKeyNormBias,
-        &["attention.qk_layernorm.bias"],
-        Layer,
-        HeadNorm,
-        |a| with_query_key_norm(a, with_layer_norm(a)),
-        heads_by_head_size,
-    ),
+    head_norm(Role::QueryKeyNormGain, &["attention.qk_layernorm.weight"], |a| {
+        with_query_key_norm(a, with_layer_norm(a))
+    }),
+    head_norm(Role::QueryKeyNormBias, &["attention.qk_layernorm.bias"], |a| with_query_key_norm(a, with_layer_norm(a))),
     // Over the elements of each head, so that joining is exact.
-    row(
-        Role::QueryKeyNormGain,
-        &["attention.qk_layernorm.scale"],
-        Layer,
-        HeadNorm,
-        |a| with_query_key_norm(a, with_rms_norm(a)),
-        heads_by_head_size,
-    ),
+    head_norm(Role::QueryKeyNormGain, &["attention.qk_layernorm.scale"], |a| with_query_key_norm(a, with_rms_norm(a))),
     row(
         Role::AttentionOutputWeight,
         &["attention.dense.weight", "attention.proj.weight"],
@@ -233,8 +214,8 @@ pub(super) static TABLE: &[Row] = &[
     ),
 ];
 
-/// Why a tensor of this name is not supported and what to do instead.
-pub(super) fn refusal(name: &str) -> Option<(&'static str, &'static str)> {
+/// Why a tensor of this name makes a checkpoint impossible to understand, in any stage, and what to do instead.
+pub(crate) fn refused_name(name: &str) -> Option<(&'static str, &'static str)> {
     const GATED: (&str, &str) = ("gMLP and aMLP blocks are not implemented", RUN_GPT_NEOX);
     const TOKEN_TYPES: (&str, &str) =
         ("gpt-neox's GPT has no token types: this is another model", "evaluate it with the program that wrote it");
@@ -254,7 +235,7 @@ pub(super) fn refusal(name: &str) -> Option<(&'static str, &'static str)> {
 
 /// Whether a tensor of this name is no parameter: Transformer Engine's bookkeeping, and masks that only transformers'
 /// class of the model has.
-pub(super) fn is_ignored(name: &str) -> bool {
+pub(crate) fn ignored_name(name: &str) -> bool {
     name.ends_with("._extra_state") || ["attention.bias", "attention.masked_bias"].contains(&name)
 }
 
@@ -277,6 +258,10 @@ const fn norm(
     presence: fn(&Architecture) -> Presence,
 ) -> Row {
     row(role, names, stage, kind, presence, hidden)
+}
+
+const fn head_norm(role: Role, names: &'static [&'static str], presence: fn(&Architecture) -> Presence) -> Row {
+    row(role, names, Layer, HeadNorm, presence, |a| vec![a.head_count, a.head_size()])
 }
 
 const fn scalar(
@@ -365,10 +350,6 @@ fn vocabulary_by_hidden(architecture: &Architecture) -> Vec<usize> {
 
 fn inner_by_hidden(architecture: &Architecture) -> Vec<usize> {
     vec![architecture.mlp_inner_size, architecture.hidden_size]
-}
-
-fn heads_by_head_size(architecture: &Architecture) -> Vec<usize> {
-    vec![architecture.head_count, architecture.head_size()]
 }
 
 fn qkv_blocks(architecture: &Architecture) -> Vec<usize> {

@@ -7,9 +7,6 @@ use super::kinds::Partition;
 use crate::tensor::{HostTensor, Piece, concatenate};
 
 /// The ranges of the joined tensor that a rank holds, in the order in which they lie in its shard.
-///
-/// # Errors
-/// A block that does not divide by the number of ranks.
 pub fn rank_ranges(partition: &Partition, tp_size: usize, tp_rank: usize) -> Result<Vec<Range<usize>>, PartitionError> {
     let blocks = &partition.blocks;
     if tp_size == 0 || tp_rank >= tp_size || blocks.iter().any(|block| !block.is_multiple_of(tp_size)) {
@@ -27,9 +24,6 @@ pub fn rank_ranges(partition: &Partition, tp_size: usize, tp_rank: usize) -> Res
 }
 
 /// Joins one shard per rank, in rank order. Copies bytes; no arithmetic.
-///
-/// # Errors
-/// Shards of another shape than the partition's, or that differ in type.
 pub fn join(partition: &Partition, shards: &[HostTensor]) -> Result<HostTensor, PartitionError> {
     let tp_size = shards.len();
     let extent: usize = partition.blocks.iter().sum();
@@ -53,9 +47,6 @@ pub fn join(partition: &Partition, shards: &[HostTensor]) -> Result<HostTensor, 
 }
 
 /// The inverse of [`join`]: one shard per rank.
-///
-/// # Errors
-/// A tensor of another extent than the partition's, or a block that does not divide by the number of ranks.
 pub fn split(partition: &Partition, joined: &HostTensor, tp_size: usize) -> Result<Vec<HostTensor>, PartitionError> {
     let found = joined.shape().get(partition.dim).copied();
     if found != Some(partition.blocks.iter().sum()) {

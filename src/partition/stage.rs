@@ -35,12 +35,10 @@ impl std::fmt::Display for StageId {
 pub struct Param {
     /// Its name in the file it came from.
     pub name: String,
-    /// How it relates to the ranks.
     pub kind: Kind,
     pub value: ParamValue,
 }
 
-/// The values of a parameter for all ranks.
 #[derive(Debug, Clone)]
 pub enum ParamValue {
     /// A partitioned parameter, joined; each rank's shard is a range of it (see [`super::rank_ranges`]).
@@ -59,7 +57,6 @@ impl ParamValue {
         }
     }
 
-    /// The tensors: the joined one, or every replica.
     #[must_use]
     pub fn tensors(&self) -> &[HostTensor] {
         match self {
@@ -73,7 +70,6 @@ impl ParamValue {
 #[derive(Debug, Clone)]
 pub struct StageTensors {
     pub id: StageId,
-    /// Number of tensor-parallel ranks.
     pub tp_size: usize,
     pub params: BTreeMap<Role, Param>,
 }
@@ -91,7 +87,6 @@ impl StageTensors {
             && self.params.values().zip(other.params.values()).all(same)
     }
 
-    /// The parameter of a role, if the stage has one.
     #[must_use]
     pub fn get(&self, role: Role) -> Option<&Param> {
         self.params.get(&role)

@@ -13,18 +13,13 @@ pub struct PartitionTable<'a> {
 }
 
 impl<'a> PartitionTable<'a> {
-    /// The table for models of this architecture.
     #[must_use]
     pub fn new(architecture: &'a Architecture) -> Self {
         Self { architecture }
     }
 
-    /// The row that a tensor of this name belongs to.
-    ///
-    /// # Errors
-    /// No row knows the name, the row refuses it, or the architecture excludes it.
     pub fn lookup(&self, stage: StageKind, name: &str) -> Result<&'static Row, PartitionError> {
-        if let Some((reason, needed)) = rules::refusal(name) {
+        if let Some((reason, needed)) = rules::refused_name(name) {
             return Err(PartitionError::Refused { name: name.to_owned(), stage, reason, needed });
         }
         let mut excluded = None;
@@ -42,8 +37,7 @@ impl<'a> PartitionTable<'a> {
 
     /// Whether a tensor is a parameter that the model does not use and that has no row: Transformer Engine's MLP has a norm of
     /// its own, and until gpt-neox ce65b363 (2025-05-09) files also hold the untrained norm in its place.
-    #[must_use]
-    pub fn is_left_over(&self, stage: StageKind, name: &str, shape: &[usize]) -> bool {
+    pub(crate) fn is_left_over(self, stage: StageKind, name: &str, shape: &[usize]) -> bool {
         let engine_mlp = self.architecture.mlp_matrices == MlpMatrices::TransformerEngine;
         let norm = name.strip_prefix("post_attention_layernorm.").or_else(|| name.strip_prefix("ln2."));
         let parameter = norm.map(|name| name.strip_prefix("norm.").unwrap_or(name));
@@ -59,8 +53,7 @@ impl<'a> PartitionTable<'a> {
     }
 
     /// The row of a role in this architecture; `None` where the model has no such parameter.
-    #[must_use]
-    pub fn row(&self, role: Role) -> Option<&'static Row> {
+    pub(crate) fn row(self, role: Role) -> Option<&'static Row> {
         rules::TABLE
             .iter()
             .find(|row| row.role == role && !matches!((row.presence)(self.architecture), Presence::Absent(_)))
@@ -76,17 +69,4 @@ impl<'a> PartitionTable<'a> {
         };
         self.row(role)?.partition(self.architecture)
     }
-}
-
-/// Why a tensor of this name makes a checkpoint impossible to understand, in any stage, and what to do instead;
-/// `None` if it does not.
-#[must_use]
-pub fn refused_name(name: &str) -> Option<(&'static str, &'static str)> {
-    rules::refusal(name)
-}
-
-/// Whether a tensor of this name is no parameter of the model: bookkeeping that is passed over.
-#[must_use]
-pub fn ignored_name(name: &str) -> bool {
-    rules::is_ignored(name)
 }

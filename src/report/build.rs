@@ -98,7 +98,6 @@ impl Report {
     }
 }
 
-/// Every row needs a name of its own.
 fn check_names(models: &[ModelRecord]) -> Result<(), ReportError> {
     let mut seen = HashSet::new();
     match models.iter().find(|model| !seen.insert(model.name.as_str())) {

@@ -68,9 +68,7 @@ pub struct SettingDifference {
 }
 
 impl CandidateInfo {
-    /// Fills in the analysis of its parameters.
-    #[must_use]
-    pub fn with_parameters(mut self, analysis: &CandidateAnalysis) -> Self {
+    pub(crate) fn with_parameters(mut self, analysis: &CandidateAnalysis) -> Self {
         let replicated = analysis.replicated().into_iter().map(|found| ReplicatedKind {
             kind: found.kind,
             parameters: found.parameters,

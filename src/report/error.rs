@@ -7,7 +7,6 @@ use crate::files;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
-/// An error of building, writing or reading a report.
 #[doc(hidden)]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -62,7 +61,6 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    /// Advice for the user, where there is any.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -221,7 +221,7 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
         curves,
     );
     page.section("findings", &explanation.findings);
-    page.into_text()
+    page.text
 }
 
 /// One line of a strategy's table: the group, its KL and ln perplexity alone, KL without it, share of the KL.

@@ -8,7 +8,7 @@ use super::table::{ALONE, Column, lines};
 use super::{format, why};
 
 /// Every column; Markdown tables scroll.
-const COLUMNS: [Column; 12] = [
+pub(super) const COLUMNS: [Column; 12] = [
     Column::Name,
     Column::Accuracy,
     Column::AccuracyLoss,
@@ -174,7 +174,6 @@ fn digest_list(digests: &[FileDigest]) -> String {
     format!("<details><summary>{summary}</summary>\n\n```text\n{}\n```\n\n</details>", lines.join("\n"))
 }
 
-/// The command that repeats a run.
 pub(super) fn command_line(argv: &[String]) -> String {
     argv.iter().map(|argument| shell_word(argument)).collect::<Vec<_>>().join(" ")
 }

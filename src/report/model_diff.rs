@@ -25,7 +25,7 @@ pub fn render_model_diff(diff: &ModelDiff, all: bool, style: TerminalStyle) -> S
     }
     page.blank();
     page.heading(&verdict(diff));
-    page.into_text()
+    page.text
 }
 
 fn row(parameter: &ParameterDiff) -> Vec<String> {
@@ -105,7 +105,6 @@ fn verdict(diff: &ModelDiff) -> String {
     format!("not identical: of {parameters}, {}; {settings}", parts.join(", "))
 }
 
-/// The rules that occur, in the order of the parameters.
 fn rules(diff: &ModelDiff) -> Vec<String> {
     let mut rules: Vec<String> = Vec::new();
     for rule in diff.parameters.iter().filter_map(|parameter| parameter.rule.as_ref()) {

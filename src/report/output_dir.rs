@@ -11,17 +11,12 @@ use super::error::ReportError;
 use super::rows::ModelRow;
 use crate::files;
 
-/// Folder of the sample files inside the output directory.
 pub(super) const SAMPLES: &str = "samples";
-/// Folder of the plots.
 pub(super) const PLOTS: &str = "plots";
 /// Folder of the files for lm-evaluation-harness's tools.
 pub(super) const LM_EVAL: &str = "lm-eval";
-/// The report that programs read.
 pub(super) const REPORT: &str = "report.json";
-/// The factor analysis of `explain`.
 pub(super) const EXPLANATION: &str = "explanation.json";
-/// The texts of the passages.
 pub(super) const PASSAGES: &str = "passages.jsonl";
 
 /// A directory that [`prepare_output`] has found writable.
@@ -72,10 +67,7 @@ pub fn prepare_output(dir: &Path) -> Result<OutputDir, ReportError> {
 }
 
 /// Writes to a temporary file beside `path`, syncs it and gives it its name.
-///
-/// # Errors
-/// [`ReportError::Write`] names the file and the cause.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
     files::write_atomically(path, bytes).map_err(|source| ReportError::Write { path: path.to_owned(), source })
 }
 

@@ -4,7 +4,6 @@ use comfy_table::{Cell, ColumnConstraint, ContentArrangement, LineStyle, Row, Ta
 
 /// The column of names gets no narrower than this, its gap included: the longest built-in strategy.
 const NAME_WIDTH: usize = 17;
-/// Space between columns.
 const GAP: u16 = 2;
 /// Where a long name was: a space that is not trimmed.
 const STAND_IN: char = '\u{a0}';
@@ -35,18 +34,14 @@ pub(super) fn plain_table(header: Vec<String>, rows: impl IntoIterator<Item = Ve
 }
 
 /// Sentences under a name, shown in place of a table that is too wide.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The name.
+pub(crate) struct Entry {
     pub name: String,
-    /// A sentence each.
     pub sentences: Vec<String>,
 }
 
 /// A table, or `entries` where it does not fit, with notes and a closing sentence under it, as text with a final line
 /// break.
-#[must_use]
-pub fn render_table(
+pub(crate) fn render_table(
     header: Vec<String>,
     rows: Vec<Vec<String>>,
     entries: &[Entry],
@@ -71,7 +66,7 @@ pub fn render_table(
         page.paragraph(note, 0);
     }
     page.heading(closing);
-    page.into_text()
+    page.text
 }
 
 /// Natural widths, gaps included: of the names, and of all other columns together.
@@ -82,7 +77,6 @@ fn widths(table: &Table) -> (usize, usize) {
     (columns.next().unwrap_or(0), columns.sum())
 }
 
-/// Width of a table without line breaks.
 pub(super) fn natural_width(table: &Table) -> usize {
     let (name, others) = widths(table);
     name + others
@@ -111,21 +105,13 @@ fn take_long_names(table: &mut Table, room: usize) -> Vec<String> {
 
 /// Text as it grows, line by line.
 pub(super) struct Page {
-    style: TerminalStyle,
-    text: String,
+    pub style: TerminalStyle,
+    pub text: String,
 }
 
 impl Page {
     pub(super) fn new(style: TerminalStyle) -> Self {
         Self { style, text: String::new() }
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.style.width
-    }
-
-    pub(super) fn into_text(self) -> String {
-        self.text
     }
 
     pub(super) fn line(&mut self, line: &str, bold: bool) {

@@ -24,16 +24,13 @@ impl Ink {
     pub(super) const NOISE: &str = "#7d8590";
     /// For results.
     pub(super) const GOLD: &str = "#b7791f";
-    /// Series beside one another.
     pub(super) const SERIES: [&str; 8] =
         ["#d1495b", "#d97706", "#9a6dd7", "#3b82c4", "#2e9d6a", "#1d98a8", "#cf5d9c", "#8a7a3b"];
 }
 
-/// A drawing.
 pub(super) struct Picture {
     /// File name without its ending.
     pub file: String,
-    /// Its title.
     pub title: String,
     /// Its contents in words.
     pub description: String,
@@ -47,7 +44,6 @@ impl Picture {
         Self { file: file.to_owned(), title, description, scene }
     }
 
-    /// From plots on common axes.
     pub(super) fn of_plots(file: &str, title: String, description: String, plots: Vec<Plot>, layout: Layout) -> Self {
         let theme = Theme {
             background: Ink::PAPER.to_owned(),
@@ -101,7 +97,6 @@ pub(super) fn label(name: &str) -> String {
     start.chain(std::iter::once('…')).chain(end).collect()
 }
 
-/// A line of text in a drawing.
 pub(super) fn text(x: f64, y: f64, content: &str, size: u32, anchor: TextAnchor) -> Primitive {
     let color = Some(Color::from(Ink::TEXT));
     Primitive::Text { x, y, content: content.to_owned(), size, anchor, rotate: None, bold: false, color }

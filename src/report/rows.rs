@@ -39,11 +39,8 @@ pub struct ModelRow {
 }
 
 impl ModelRow {
-    /// Where its samples are, the report being in `folder`.
-    ///
-    /// # Errors
-    /// [`ReportError::Outside`] where the report names a place outside of its folder.
-    pub fn samples_file(&self, folder: &Path) -> Result<PathBuf, ReportError> {
+    /// Where its samples are, the report being in `folder`: nowhere outside of it.
+    pub(crate) fn samples_file(&self, folder: &Path) -> Result<PathBuf, ReportError> {
         let relative = Path::new(&self.samples);
         let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
         if inside && relative.file_name().is_some() {

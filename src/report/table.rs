@@ -8,7 +8,6 @@ use super::rows::{Loss, ModelRow, VariantRow};
 #[derive(Clone, Copy)]
 pub(super) struct Line<'a> {
     pub model: &'a ModelRow,
-    /// `None` for the baseline.
     pub variant: Option<&'a VariantRow>,
 }
 

@@ -46,7 +46,7 @@ pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
     page.section("findings", &report.findings);
     page.blank();
     page.heading(&report.verdict());
-    page.into_text()
+    page.text
 }
 
 /// The tables to draw: as few as the width allows.

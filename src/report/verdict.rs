@@ -61,7 +61,11 @@ impl Report {
 
     /// The verdict's first sentences, and a clause for every group of merges that differs from the baseline.
     pub(super) fn verdict_parts(&self) -> (String, Vec<String>) {
-        let (lead, differences) = if self.variants.is_empty() { (self.alone(), Vec::new()) } else { self.compare() };
+        let (lead, differences) = if self.variants.is_empty() {
+            (format!("{} has {}.", self.baseline.name, self.baseline_scores()), Vec::new())
+        } else {
+            self.compare()
+        };
         let passages = self.task.passages;
         let lead = if self.partial {
             format!("Of {} passages {} were evaluated. {lead}", passages.original, passages.effective)
@@ -79,10 +83,6 @@ impl Report {
             (Ordering::Greater, _) | (_, Ordering::Greater) => "worse",
             _ => "better",
         }
-    }
-
-    fn alone(&self) -> String {
-        format!("{} has {}.", self.baseline.name, self.baseline_scores())
     }
 
     fn baseline_scores(&self) -> String {

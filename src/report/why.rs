@@ -4,17 +4,14 @@ use super::contents::Report;
 use super::format;
 use super::info::{CheckpointInfo, RunInfo, RunShard};
 
-/// Task and number of passages.
 pub(super) fn question(report: &Report) -> String {
     format!("{} ({})", report.task.name, format::count(report.task.passages.effective, "passage"))
 }
 
-/// Checkpoint, ranks, data type, device.
 pub(super) fn subject(checkpoint: &CheckpointInfo, run: &RunInfo) -> String {
     format!("{}, {}", checkpoint.name, setting(checkpoint, run))
 }
 
-/// Ranks, data type, device.
 pub(super) fn setting(checkpoint: &CheckpointInfo, run: &RunInfo) -> String {
     let dtype = if checkpoint.dtype == run.dtype {
         run.dtype.clone()

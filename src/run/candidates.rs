@@ -67,7 +67,6 @@ impl NamedPath {
     }
 }
 
-/// A candidate, opened.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     name: String,

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-/// Began with the run.
 #[derive(Debug, Clone)]
 pub(super) struct Clock {
     pub started: jiff::Timestamp,

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use super::key::Differences;
 use crate::error::{Error, ErrorKind};
 
-/// What keeps a run from going on, or its shards from being joined.
 #[doc(hidden)]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,9 +38,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// What the user can do about it, where we know.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         let text = match self {
             #[cfg(feature = "libtorch")]
             Self::Eval(error) => return error.hint(),

@@ -27,7 +27,6 @@ use crate::merge::ParamDrift;
 use crate::report::{ModelRole, RunShard, StageSeconds};
 use crate::samples::{PassageText, Sample};
 
-/// Evaluates what is left to evaluate, and returns the records of everything.
 pub(super) fn execute(job: &Job<'_>, inputs: &mut Inputs, caller: &dyn Caller) -> Result<Records> {
     let models = &job.models;
     let plan = plan_chunks(models.evaluated(), &inputs.passages.tokenized, &inputs.options)?;
@@ -62,7 +61,6 @@ pub(super) fn execute(job: &Job<'_>, inputs: &mut Inputs, caller: &dyn Caller) -
     Ok(recorder.records)
 }
 
-/// The chunks of this process.
 fn assignment(plan: &ChunkPlan, shard: Option<RunShard>, has_folder: bool) -> Result<Assignment> {
     let Some(RunShard { index, count }) = shard else { return Ok(plan.whole()) };
     let assigned = plan.shard(index, count);
@@ -103,12 +101,11 @@ fn run_record(
         slice_tokens: job.slice_tokens.unwrap_or_else(by_default),
         task: inputs.task_info(),
         chunks: (0..plan.chunk_count()).map(passage_ids).collect(),
-        files: files.stamps().to_vec(),
+        files: files.stamps.clone(),
         bootstrap: (job.bootstrap.replicate_count, job.bootstrap.seed),
     }
 }
 
-/// Opens the journal of a run and reads what is there of it.
 fn open(path: &Path, run: RunRecord, restart: bool, files: &InputFiles<'_>) -> Result<(Journal, Records), RunError> {
     let begin = |mut journal: Journal, run: RunRecord| {
         journal.append(&Record::Run(Box::new(run.clone())))?;
@@ -143,7 +140,6 @@ fn open(path: &Path, run: RunRecord, restart: bool, files: &InputFiles<'_>) -> R
     }
 }
 
-/// Keeps every slice as soon as it is computed.
 struct Recorder<'a> {
     job: &'a Job<'a>,
     inputs: &'a Inputs,

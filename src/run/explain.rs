@@ -4,7 +4,6 @@ use super::caller::Caller;
 use super::clock::Clock;
 use super::error::RunError;
 use super::execute::execute;
-use super::finished::prepare_output;
 use super::inputs::Inputs;
 use super::job::Job;
 use super::journal_files::EXPLANATION_JOURNAL;
@@ -23,7 +22,6 @@ use crate::report::{
 use crate::samples::Sample;
 use crate::stats;
 
-/// The strategies that are explained if none is named.
 const EXPLAINED: [&str; 4] = ["zeroth", "mean", "merge20b", "reduce-aware"];
 
 /// Evaluates every group of parameters by itself, for the strategies named or those that lose something by design. The
@@ -33,7 +31,7 @@ const EXPLAINED: [&str; 4] = ["zeroth", "mean", "merge20b", "reduce-aware"];
 /// As [`super::compare`].
 pub fn explain(request: &Request, caller: &dyn Caller) -> Result<(Explanation, Option<OutputDir>)> {
     let clock = Clock::start();
-    let output = prepare_output(request.output.output_dir.as_deref())?;
+    let output = request.output.output_dir.as_deref().map(report::prepare_output).transpose()?;
     let mut options = request.strategies.clone();
     if options.strategies.is_empty() {
         options.strategies = EXPLAINED.map(str::to_owned).into();
@@ -75,7 +73,6 @@ struct PlannedFactor {
 }
 
 impl Plan {
-    /// Adds the merges to the models of the run.
     fn new(checkpoint: &Checkpoint, strategies: Vec<Strategy>, models: &mut ModelSet<'_>) -> Self {
         let architecture = checkpoint.architecture();
         let strategies = strategies
@@ -145,7 +142,6 @@ impl Plan {
     }
 }
 
-/// The strategy's rule for row-parallel biases.
 fn bias_rule(checkpoint: &Checkpoint, strategy: &Strategy) -> String {
     let mut rules: Vec<String> = Vec::new();
     for id in checkpoint.stage_ids() {

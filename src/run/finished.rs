@@ -1,10 +1,8 @@
 //! What a run has come to.
 
-use std::path::Path;
-
 use super::records::Records;
 use crate::error::Result;
-use crate::report::{self, OutputDir, Report, ReportError, RunShard};
+use crate::report::{self, OutputDir, Report, RunShard};
 
 /// A run all of whose passages, or those of its run shard, are evaluated.
 pub struct Finished {
@@ -42,9 +40,4 @@ impl Finished {
         }
         Ok(report)
     }
-}
-
-/// Makes the output directory, before anything is computed.
-pub(super) fn prepare_output(folder: Option<&Path>) -> Result<Option<OutputDir>, ReportError> {
-    folder.map(report::prepare_output).transpose()
 }

@@ -17,7 +17,7 @@ use crate::report::FileDigest;
 /// Every file of a run's models, as it was when the process began.
 pub(super) struct InputFiles<'a> {
     models: Vec<&'a dyn ModelSource>,
-    stamps: Vec<FileStamp>,
+    pub stamps: Vec<FileStamp>,
 }
 
 impl<'a> InputFiles<'a> {
@@ -27,10 +27,6 @@ impl<'a> InputFiles<'a> {
         let stamps =
             models.iter().flat_map(|model| files(*model)).map(|path| stamp(&path)).collect::<Result<_, _>>()?;
         Ok(Self { models, stamps })
-    }
-
-    pub(super) fn stamps(&self) -> &[FileStamp] {
-        &self.stamps
     }
 
     /// How they differ from what a journal records. Files that have been moved or touched are hashed; else nothing is read.
@@ -62,7 +58,6 @@ fn digests(model: &dyn ModelSource) -> Result<Vec<FileDigest>, RunError> {
     Ok(found)
 }
 
-/// A model's files, each once.
 fn files(model: &dyn ModelSource) -> Vec<PathBuf> {
     let mut files: Vec<_> = model.stage_ids().into_iter().flat_map(|id| model.stage_files(id)).collect();
     files.sort();

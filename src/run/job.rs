@@ -15,9 +15,7 @@ pub(super) struct Job<'a> {
     pub models: ModelSet<'a>,
     /// The output directory; none where results are kept in memory.
     pub folder: Option<&'a Path>,
-    /// The journal's name in its folder.
     pub journal: &'static str,
-    /// Whether to discard what the journal holds.
     pub restart: bool,
     /// Tokens of a slice; none: by time and memory.
     pub slice_tokens: Option<usize>,
@@ -37,7 +35,6 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Everything that its results depend on.
     pub(super) fn key(&self, inputs: &Inputs, chunk_tokens: usize) -> RunKey {
         let (source, variants) = (self.models.source, &self.models.variants);
         let versions = versions();

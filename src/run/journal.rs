@@ -25,14 +25,11 @@ pub struct Journal {
     file: File,
     /// Bytes of whole records.
     length: u64,
-    /// The last record's checksum.
     sum: String,
 }
 
-/// What a journal holds.
 #[derive(Debug)]
 pub struct Contents<T> {
-    /// Its records, in the order written.
     pub records: Vec<T>,
     /// Whether a record after them was not finished.
     pub torn: bool,
@@ -40,9 +37,6 @@ pub struct Contents<T> {
 
 impl Journal {
     /// Opens a journal, or makes an empty one, and reads what it holds. The rest of a torn record is cut off.
-    ///
-    /// # Errors
-    /// The file cannot be read or written, another process has it, or a record is damaged or no `T`.
     pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Contents<T>), RunError> {
         let mut journal = Self::lock(path)?;
         let mut bytes = Vec::new();
@@ -56,28 +50,18 @@ impl Journal {
     }
 
     /// Opens a journal, or makes one, and discards what it holds.
-    ///
-    /// # Errors
-    /// The file cannot be written, or another process has it.
     pub fn restart(path: &Path) -> Result<Self, RunError> {
         let mut journal = Self::lock(path)?;
         journal.clear()?;
         Ok(journal)
     }
 
-    /// Discards what it holds.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn clear(&mut self) -> Result<(), RunError> {
         (self.length, self.sum) = (0, String::new());
         self.cut_off_rest().map_err(self.failed())
     }
 
     /// Adds a record, and returns when the disk has it.
-    ///
-    /// # Errors
-    /// The disk is full, or the file cannot be written; then the records before are all that it holds.
     pub fn append<T: Serialize>(&mut self, record: &T) -> Result<(), RunError> {
         let record = serde_json::to_string(record).map_err(|error| self.failed()(error.into()))?;
         let sum = checksum(&self.sum, record.as_bytes());
@@ -91,7 +75,6 @@ impl Journal {
         Ok(())
     }
 
-    /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -128,9 +111,6 @@ impl Journal {
 }
 
 /// Reads a journal that nobody needs to write to.
-///
-/// # Errors
-/// The file cannot be read, or a record is damaged or no `T`.
 pub fn read_journal<T: DeserializeOwned>(path: &Path) -> Result<Contents<T>, RunError> {
     let mut bytes = Vec::new();
     files::open(path)?.read_to_end(&mut bytes)?;

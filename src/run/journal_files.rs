@@ -10,7 +10,6 @@ use crate::report::RunShard;
 
 /// The journal of a comparison or of one model's evaluation.
 pub(super) const JOURNAL: &str = "journal.jsonl";
-/// The journal of an explanation.
 #[cfg(feature = "libtorch")]
 pub(super) const EXPLANATION_JOURNAL: &str = "explanation-journal.jsonl";
 

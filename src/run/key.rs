@@ -12,7 +12,7 @@ use crate::report::FileDigest;
 /// What a run's numbers depend on: name to value. Long values are replaced by their digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct RunKey(BTreeMap<String, String>);
+pub(crate) struct RunKey(BTreeMap<String, String>);
 
 /// How a journal differs from the run that was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,16 +26,14 @@ struct Difference {
 }
 
 impl RunKey {
-    /// Adds something that the numbers depend on.
-    #[must_use]
-    pub fn with(mut self, what: impl Into<String>, value: impl Into<String>) -> Self {
+    #[cfg(any(test, feature = "libtorch"))]
+    pub(crate) fn with(mut self, what: impl Into<String>, value: impl Into<String>) -> Self {
         self.0.insert(what.into(), value.into());
         self
     }
 
     /// How the key of a run differs from that of a journal; `None` where they are equal.
-    #[must_use]
-    pub fn differences(journal: &Self, run: &Self) -> Option<Differences> {
+    pub(crate) fn differences(journal: &Self, run: &Self) -> Option<Differences> {
         let names = journal.0.keys().chain(run.0.keys().filter(|what| !journal.0.contains_key(*what)));
         let found = names.filter(|&what| journal.0.get(what) != run.0.get(what)).map(|what| Difference {
             what: what.clone(),
@@ -48,16 +46,13 @@ impl RunKey {
 }
 
 impl Differences {
-    /// One thing that differs.
-    #[must_use]
-    pub fn of(what: &str, journal: impl Into<String>, run: impl Into<String>) -> Self {
+    pub(crate) fn of(what: &str, journal: impl Into<String>, run: impl Into<String>) -> Self {
         let (journal, run) = (Some(journal.into()), Some(run.into()));
         Self(vec![Difference { what: what.to_owned(), journal, run }])
     }
 
     /// The first file whose digest differs, of files in the same order.
-    #[must_use]
-    pub fn of_files<'a>(
+    pub(crate) fn of_files<'a>(
         mut journal: impl Iterator<Item = &'a FileDigest>,
         mut run: impl Iterator<Item = &'a FileDigest>,
     ) -> Option<Self> {

@@ -31,16 +31,14 @@ mod job;
 #[doc(hidden)]
 pub mod journal;
 mod journal_files;
-#[doc(hidden)]
-pub mod key;
+mod key;
 #[cfg(feature = "libtorch")]
 mod models;
 #[cfg(feature = "libtorch")]
 mod open;
 mod provenance;
 mod reading;
-#[doc(hidden)]
-pub mod records;
+mod records;
 #[cfg(feature = "libtorch")]
 mod request;
 mod resolve;
@@ -50,6 +48,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::report::prepare_output;
 
 pub use bytes::parse_bytes;
 pub use drift::{drift, read_replicated};
@@ -80,7 +79,7 @@ use {clock::Clock, inputs::Inputs, job::Job, models::ModelSet};
 #[cfg(feature = "libtorch")]
 pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
-    let output = finished::prepare_output(request.output.output_dir.as_deref())?;
+    let output = request.output.output_dir.as_deref().map(prepare_output).transpose()?;
     let opened = open::comparison(request)?;
     let mut inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let job = Job::new(opened.models(request), journal_files::JOURNAL, request);
@@ -107,7 +106,7 @@ pub fn forecast(request: &Request, caller: &dyn Caller) -> Result<Forecast> {
 #[cfg(feature = "libtorch")]
 pub fn evaluate(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
-    let output = finished::prepare_output(request.output.output_dir.as_deref())?;
+    let output = request.output.output_dir.as_deref().map(prepare_output).transpose()?;
     let model = crate::checkpoint::open_model(&request.checkpoint, &request.reading.open_options())?;
     let mut inputs = Inputs::prepare(&*model, request, false, clock, caller)?;
     let job = Job::new(ModelSet::new(&*model, &request.checkpoint), journal_files::JOURNAL, request);
@@ -126,6 +125,6 @@ pub fn combine(journals: &[PathBuf], output_dir: &Path) -> Result<Finished> {
         let records = journal_files::read_records(&path)?;
         parts.push((path, records));
     }
-    let output = finished::prepare_output(Some(output_dir))?;
-    Ok(Finished::new(records::combine(parts)?, output))
+    let output = prepare_output(output_dir)?;
+    Ok(Finished::new(records::combine(parts)?, Some(output)))
 }

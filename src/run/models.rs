@@ -13,7 +13,6 @@ use crate::report::{Exact, ModelRecord, ModelRole};
 pub(super) struct ModelSet<'a> {
     /// The checkpoint, or the one model that is evaluated.
     pub source: &'a dyn ModelSource,
-    /// Its path as it was given.
     pub path: &'a Path,
     /// `[models]`
     pub variants: Vec<Variant>,
@@ -22,7 +21,6 @@ pub(super) struct ModelSet<'a> {
 }
 
 impl<'a> ModelSet<'a> {
-    /// The baseline alone.
     pub(super) fn new(source: &'a dyn ModelSource, path: &'a Path) -> Self {
         let description = match source.tp_size() {
             1 => format!("The model as it is: {}.", source.describe()),
@@ -55,7 +53,6 @@ impl<'a> ModelSet<'a> {
         self.add(variant, record);
     }
 
-    /// What the engine evaluates.
     pub(super) fn evaluated(&self) -> Models<'_> {
         Models { checkpoint: self.source, variants: &self.variants }
     }

@@ -34,7 +34,6 @@ pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>) -> Result
 }
 
 impl Opened {
-    /// The models of a comparison.
     pub(super) fn models<'a>(&'a self, request: &'a Request) -> ModelSet<'a> {
         let mut models = ModelSet::new(&self.checkpoint, &request.checkpoint);
         for strategy in &self.strategies {

@@ -25,7 +25,6 @@ pub fn checkpoint_info(model: &dyn ModelSource, given: &Path, digests: Option<Ve
     }
 }
 
-/// The digests as a report has them.
 #[cfg(feature = "libtorch")]
 pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDigest> {
     let convert = |digest: &crate::checkpoint::FileDigest| FileDigest {

@@ -31,9 +31,7 @@ pub struct ReadingOptions {
 }
 
 impl ReadingOptions {
-    /// The same for [`Checkpoint::open_with`](crate::checkpoint::Checkpoint::open_with).
-    #[must_use]
-    pub fn open_options(&self) -> OpenOptions {
+    pub(crate) fn open_options(&self) -> OpenOptions {
         let quirks = QuirkOptions { era: self.era.clone(), settings: self.quirks.clone() };
         OpenOptions { config_files: self.neox_config.clone(), quirks }
     }

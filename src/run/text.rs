@@ -1,13 +1,15 @@
 //! Options that serialize as text: what `Display` writes and `FromStr` reads.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::de::Error as DeError;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// A value.
 #[cfg(feature = "libtorch")]
 pub(super) mod as_text {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
+    use super::{DeError as _, Deserialize, Deserializer, Display, FromStr, Serializer};
 
     pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
@@ -24,13 +26,9 @@ pub(super) mod as_text {
 
 /// A value that may be absent.
 pub(super) mod as_option {
-    use std::fmt::Display;
-    use std::str::FromStr;
+    use super::{DeError as _, Deserialize, Deserializer, Display, FromStr, Serializer};
 
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde passes the field")]
+    #[expect(clippy::ref_option, reason = "serde passes it so")]
     pub(crate) fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => serializer.collect_str(value),
@@ -50,11 +48,7 @@ pub(super) mod as_option {
 
 /// Several values.
 pub(super) mod as_list {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use super::{DeError as _, Deserialize, Deserializer, Display, FromStr, Serialize, Serializer};
 
     pub(crate) fn serialize<'a, C, T, S>(values: &'a C, serializer: S) -> Result<S::Ok, S::Error>
     where

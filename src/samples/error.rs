@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-/// An error of a sample file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleError {

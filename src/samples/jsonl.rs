@@ -14,9 +14,6 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 
 /// Writes one JSON object a line (samples or passages), to a temporary name first: the file is there whole
 /// or not at all.
-///
-/// # Errors
-/// Whatever keeps the file from being written, synced or moved into place.
 pub fn write_jsonl<T: Serialize>(path: &Path, samples: &[T]) -> Result<(), SampleError> {
     write_lines(path, samples).map_err(|source| SampleError::Write { path: path.to_owned(), source })
 }
@@ -34,17 +31,11 @@ fn write_lines<T: Serialize>(path: &Path, samples: &[T]) -> std::io::Result<()> 
 }
 
 /// Reads what [`write_jsonl`] wrote.
-///
-/// # Errors
-/// A file that cannot be read, or a line that is not what was expected (named by its number).
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SampleError> {
     parse_jsonl(BufReader::new(files::open(path)?), path)
 }
 
 /// As [`read_jsonl`], of bytes from anywhere; `path` is named in errors.
-///
-/// # Errors
-/// As [`read_jsonl`].
 pub fn parse_jsonl<T: DeserializeOwned>(mut reader: impl BufRead, path: &Path) -> Result<Vec<T>, SampleError> {
     let mut samples = Vec::new();
     let mut bytes = Vec::new();

@@ -68,8 +68,7 @@ pub struct RollingText {
 
 impl Sample {
     /// Whether each answer is right: the whole target is one, or of whole texts every token.
-    #[must_use]
-    pub fn answers(&self, rolling: Option<RollingText>) -> Vec<bool> {
+    pub(crate) fn answers(&self, rolling: Option<RollingText>) -> Vec<bool> {
         match rolling {
             None => vec![self.is_greedy],
             Some(_) => self.tokens.iter().map(|token| token.id == token.greedy_id).collect(),
@@ -78,9 +77,8 @@ impl Sample {
 
     /// The log-likelihood as statistics take it, with `count` samples in all: of whole texts scaled so that the mean over
     /// samples is that over words.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts")]
-    pub fn scored_loglikelihood(&self, rolling: Option<RollingText>, count: usize) -> f64 {
+    pub(crate) fn scored_loglikelihood(&self, rolling: Option<RollingText>, count: usize) -> f64 {
         rolling.map_or(self.loglikelihood, |text| self.loglikelihood * (count as f64 / text.words.max(1) as f64))
     }
 }
@@ -88,20 +86,17 @@ impl Sample {
 #[expect(clippy::cast_precision_loss, reason = "counts")]
 impl RollingText {
     /// `exp(−loglikelihood / words)`.
-    #[must_use]
-    pub fn word_perplexity(self, loglikelihood: f64) -> f64 {
+    pub(crate) fn word_perplexity(self, loglikelihood: f64) -> f64 {
         (-loglikelihood / self.words.max(1) as f64).exp()
     }
 
     /// `exp(−loglikelihood / bytes)`.
-    #[must_use]
-    pub fn byte_perplexity(self, loglikelihood: f64) -> f64 {
+    pub(crate) fn byte_perplexity(self, loglikelihood: f64) -> f64 {
         (-loglikelihood / self.bytes.max(1) as f64).exp()
     }
 
     /// `−log₂ likelihood / bytes`.
-    #[must_use]
-    pub fn bits_per_byte(self, loglikelihood: f64) -> f64 {
+    pub(crate) fn bits_per_byte(self, loglikelihood: f64) -> f64 {
         -loglikelihood / self.bytes.max(1) as f64 / std::f64::consts::LN_2
     }
 }

@@ -67,9 +67,6 @@ pub struct PairedLosses {
 impl PairedBootstrap {
     /// Estimates every loss of a variant from one set of resamples. Both slices are the summed log-likelihoods of the same
     /// targets in the same order, in nats.
-    ///
-    /// # Errors
-    /// No passages, slices of different lengths, a log-likelihood that is not finite, or no replicates asked for.
     pub fn losses(&self, baseline: &[f64], variant: &[f64]) -> Result<PairedLosses, StatsError> {
         check_values("baseline log-likelihoods", baseline)?;
         check_length("variant log-likelihoods", baseline.len(), variant.len())?;
@@ -86,9 +83,6 @@ impl PairedBootstrap {
     }
 
     /// Draws passages with replacement and keeps the mean of every column (one value per passage) over each resample.
-    ///
-    /// # Errors
-    /// No columns, no passages, columns of different lengths, a value that is not finite, or no replicates asked for.
     pub(super) fn resample<const COLUMNS: usize>(
         &self,
         columns: [&[f64]; COLUMNS],
@@ -126,7 +120,6 @@ impl PairedBootstrap {
     }
 }
 
-/// Column means over one resample.
 fn resampled_means<const COLUMNS: usize>(rows: &[[f64; COLUMNS]], random: &mut ChaCha12Rng) -> [f64; COLUMNS] {
     let mut sums = [Sum::default(); COLUMNS];
     for _ in 0..rows.len() {

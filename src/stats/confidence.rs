@@ -14,11 +14,7 @@ impl Confidence {
     /// 95 %, the level of every interval by default.
     pub const P95: Self = Self(0.95);
 
-    /// Takes a level such as `0.95`.
-    ///
-    /// # Errors
-    /// A level that is not strictly between 0 and 1.
-    pub fn new(level: f64) -> Result<Self, StatsError> {
+    pub(crate) fn new(level: f64) -> Result<Self, StatsError> {
         if level > 0.0 && level < 1.0 {
             Ok(Self(level))
         } else {
@@ -27,8 +23,7 @@ impl Confidence {
     }
 
     /// The level, such as `0.95`.
-    #[must_use]
-    pub fn level(self) -> f64 {
+    pub(crate) fn level(self) -> f64 {
         self.0
     }
 

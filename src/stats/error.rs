@@ -1,6 +1,5 @@
 //! Errors of statistics, and the checks that find them.
 
-/// Why a statistic could not be computed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StatsError {

@@ -173,9 +173,6 @@ pub struct Fidelity {
 
 impl Fidelity {
     /// Summarises every token of every passage.
-    ///
-    /// # Errors
-    /// No tokens, slices of different lengths, or a value that is not finite.
     pub fn from_tokens(tokens: &TokenPairs<'_>) -> Result<Self, StatsError> {
         let count = tokens.baseline_logprob.len();
         check_values("baseline log-probabilities", tokens.baseline_logprob)?;
@@ -188,22 +185,35 @@ impl Fidelity {
         let kl = Spread::of(tokens.kl.to_vec());
         let delta_logprob = Spread::of(differences(tokens, |logprob| logprob));
         let delta_p = Spread::of(differences(tokens, f64::exp));
-        let perplexities = Perplexities::of(tokens, &delta_logprob);
+        let ppl_baseline = exp_finite(-mean_of(tokens.baseline_logprob));
+        let ppl_variant = exp_finite(-mean_of(tokens.variant_logprob));
+        let ppl_ratio = exp_finite(-delta_logprob.mean);
+        // The delta method on each token: var(v − b) is llama.cpp's var(v) + var(b) − 2·cov(v, b) without the
+        // cancellation, and the same goes for the difference of perplexities.
+        let influence: Vec<f64> = tokens
+            .variant_logprob
+            .iter()
+            .zip(tokens.baseline_logprob)
+            .map(|(variant_logprob, baseline_logprob)| ppl_variant * variant_logprob - ppl_baseline * baseline_logprob)
+            .collect();
+        let scaled = |perplexity: f64, stderr: Option<f64>| {
+            stderr.map(|stderr| perplexity * stderr).filter(|stderr| stderr.is_finite())
+        };
         let same_top1 = Proportion::from_outcomes(tokens.same_top1)?;
         Ok(Self {
             token_count: count,
-            ppl_baseline: perplexities.baseline,
-            ppl_baseline_stderr: perplexities.baseline_stderr,
-            ppl_variant: perplexities.variant,
-            ppl_variant_stderr: perplexities.variant_stderr,
+            ppl_baseline,
+            ppl_baseline_stderr: scaled(ppl_baseline, stderr_of(tokens.baseline_logprob)),
+            ppl_variant,
+            ppl_variant_stderr: scaled(ppl_variant, stderr_of(tokens.variant_logprob)),
             ln_ppl_correlation: correlation(tokens.baseline_logprob, tokens.variant_logprob),
             // Subtracted, not negated: equal models give 0, not −0.
             ln_ppl_ratio: 0.0 - delta_logprob.mean,
             ln_ppl_ratio_stderr: delta_logprob.stderr,
-            ppl_ratio: perplexities.ratio,
-            ppl_ratio_stderr: perplexities.ratio_stderr,
-            ppl_difference: perplexities.difference,
-            ppl_difference_stderr: perplexities.difference_stderr,
+            ppl_ratio,
+            ppl_ratio_stderr: scaled(ppl_ratio, delta_logprob.stderr),
+            ppl_difference: ppl_variant - ppl_baseline,
+            ppl_difference_stderr: stderr_of(&influence),
             kl_mean: kl.mean,
             kl_mean_stderr: kl.stderr,
             kl_max: kl.quantile(1.0),
@@ -289,47 +299,6 @@ impl Spread {
 
     fn quantile(&self, fraction: f64) -> f64 {
         quantile_of_sorted(&self.sorted, fraction)
-    }
-}
-
-/// llama.cpp's perplexity block.
-struct Perplexities {
-    baseline: f64,
-    baseline_stderr: Option<f64>,
-    variant: f64,
-    variant_stderr: Option<f64>,
-    ratio: f64,
-    ratio_stderr: Option<f64>,
-    difference: f64,
-    difference_stderr: Option<f64>,
-}
-
-impl Perplexities {
-    fn of(tokens: &TokenPairs<'_>, delta_logprob: &Spread) -> Self {
-        let baseline = exp_finite(-mean_of(tokens.baseline_logprob));
-        let variant = exp_finite(-mean_of(tokens.variant_logprob));
-        let ratio = exp_finite(-delta_logprob.mean);
-        // The delta method on each token: var(v − b) is llama.cpp's var(v) + var(b) − 2·cov(v, b) without the
-        // cancellation, and the same goes for the difference of perplexities.
-        let influence: Vec<f64> = tokens
-            .variant_logprob
-            .iter()
-            .zip(tokens.baseline_logprob)
-            .map(|(variant_logprob, baseline_logprob)| variant * variant_logprob - baseline * baseline_logprob)
-            .collect();
-        let scaled = |perplexity: f64, stderr: Option<f64>| {
-            stderr.map(|stderr| perplexity * stderr).filter(|stderr| stderr.is_finite())
-        };
-        Self {
-            baseline,
-            baseline_stderr: scaled(baseline, stderr_of(tokens.baseline_logprob)),
-            variant,
-            variant_stderr: scaled(variant, stderr_of(tokens.variant_logprob)),
-            ratio,
-            ratio_stderr: scaled(ratio, delta_logprob.stderr),
-            difference: variant - baseline,
-            difference_stderr: stderr_of(&influence),
-        }
     }
 }
 

@@ -37,7 +37,6 @@ pub(super) fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     sum.value()
 }
 
-/// Mean of values already checked.
 pub(super) fn mean_of(values: &[f64]) -> f64 {
     sum(values.iter().copied()) / float(values.len())
 }
@@ -58,10 +57,6 @@ pub(super) fn stderr_of(values: &[f64]) -> Option<f64> {
     stddev_of(values).map(|stddev| stddev / float(values.len()).sqrt())
 }
 
-/// Arithmetic mean, `Σx/n`.
-///
-/// # Errors
-/// No values, or one that is not finite.
 pub fn mean(values: &[f64]) -> Result<f64, StatsError> {
     check_values("mean", values)?;
     Ok(mean_of(values))

@@ -8,10 +8,7 @@ use super::mean::float;
 /// Rejecting where the adjusted value is at most α keeps the chance of any false rejection at α, whatever the
 /// dependence between the tests (all strategies share one baseline). S. Holm, "A simple sequentially rejective multiple
 /// test procedure", Scandinavian Journal of Statistics 6 (1979). No p-values give no adjusted ones.
-///
-/// # Errors
-/// A p-value outside `[0, 1]`, NaN included.
-pub fn holm(p_values: &[f64]) -> Result<Vec<f64>, StatsError> {
+pub(crate) fn holm(p_values: &[f64]) -> Result<Vec<f64>, StatsError> {
     if let Some(value) = p_values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
         return Err(StatsError::OutOfRange { what: "p-value", value: *value, expected: "0 to 1" });
     }

@@ -14,9 +14,6 @@ pub struct PairedCounts {
 
 impl PairedCounts {
     /// Counts the outcomes, passage by passage.
-    ///
-    /// # Errors
-    /// No passages, or slices of different lengths.
     pub fn from_outcomes(baseline: &[bool], variant: &[bool]) -> Result<Self, StatsError> {
         if baseline.is_empty() {
             return Err(StatsError::Empty { what: "baseline outcomes" });
@@ -45,8 +42,7 @@ impl PairedCounts {
 
     /// Baseline accuracy minus variant accuracy, `(b−c)/n` with `b` right in the baseline only and `c` in the variant
     /// only: positive where the variant is worse.
-    #[must_use]
-    pub fn accuracy_loss(self) -> f64 {
+    pub(crate) fn accuracy_loss(self) -> f64 {
         (float(self.baseline_only) - float(self.variant_only)) / float(self.count)
     }
 

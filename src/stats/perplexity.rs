@@ -12,9 +12,6 @@ pub(super) fn exp_finite(exponent: f64) -> f64 {
 ///
 /// lm-evaluation-harness's `perplexity` (`lm_eval/api/metrics.py`): each value is a passage's summed log-likelihood,
 /// so on LAMBADA this is the perplexity of the last word, not of its tokens.
-///
-/// # Errors
-/// No values, or one that is not finite.
 pub fn perplexity(loglikelihoods: &[f64]) -> Result<f64, StatsError> {
     check_values("log-likelihoods", loglikelihoods)?;
     Ok(exp_finite(-mean_of(loglikelihoods)))
@@ -24,9 +21,6 @@ pub fn perplexity(loglikelihoods: &[f64]) -> Result<f64, StatsError> {
 ///
 /// The first-order limit of the bootstrap with which lm-evaluation-harness estimates the same, and what llama.cpp prints
 /// after its perplexity; free of chance, and of the harness's 100,000 resamples. `None` for a single passage, or where the product exceeds `f64`.
-///
-/// # Errors
-/// No values, or one that is not finite.
 pub fn perplexity_stderr(loglikelihoods: &[f64]) -> Result<Option<f64>, StatsError> {
     let perplexity = perplexity(loglikelihoods)?;
     Ok(stderr_of(loglikelihoods).map(|stderr| perplexity * stderr).filter(|stderr| stderr.is_finite()))

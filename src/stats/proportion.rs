@@ -6,17 +6,13 @@ use super::mean::float;
 
 /// The number of right answers out of all answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Proportion {
+pub(crate) struct Proportion {
     successes: usize,
     count: usize,
 }
 
 impl Proportion {
-    /// Counts the `true` outcomes.
-    ///
-    /// # Errors
-    /// No outcomes.
-    pub fn from_outcomes(outcomes: &[bool]) -> Result<Self, StatsError> {
+    pub(crate) fn from_outcomes(outcomes: &[bool]) -> Result<Self, StatsError> {
         if outcomes.is_empty() {
             return Err(StatsError::Empty { what: "outcomes" });
         }
@@ -24,16 +20,14 @@ impl Proportion {
     }
 
     /// The proportion itself, `p = successes/n`: lm-evaluation-harness's `acc`.
-    #[must_use]
-    pub fn value(self) -> f64 {
+    pub(crate) fn value(self) -> f64 {
         float(self.successes) / float(self.count)
     }
 
     /// Standard error `√(p(1−p)/(n−1))`; `None` for a single outcome.
     ///
     /// lm-evaluation-harness's `acc_stderr`: the sample standard deviation of zeros and ones over `√n`.
-    #[must_use]
-    pub fn stderr(self) -> Option<f64> {
+    pub(crate) fn stderr(self) -> Option<f64> {
         if self.count < 2 {
             return None;
         }
@@ -45,8 +39,7 @@ impl Proportion {
     ///
     /// E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927). Unlike
     /// `p ± z·stderr` it stays inside `[0, 1]` and keeps a width when every answer, or none, is right.
-    #[must_use]
-    pub fn wilson(self, confidence: Confidence) -> Interval {
+    pub(crate) fn wilson(self, confidence: Confidence) -> Interval {
         Interval {
             lower: wilson_lower(self.successes, self.count, confidence),
             upper: 1.0 - wilson_lower(self.count - self.successes, self.count, confidence),

@@ -7,10 +7,7 @@ use super::mean::float;
 ///
 /// The convention of llama.cpp's `percentile` (`tools/perplexity/perplexity.cpp`) and of `numpy.quantile`: definition 7
 /// of Hyndman and Fan, "Sample quantiles in statistical packages", The American Statistician 50 (1996).
-///
-/// # Errors
-/// No values, one that is not finite, or a fraction outside `[0, 1]`.
-pub fn quantile(values: &[f64], fraction: f64) -> Result<f64, StatsError> {
+pub(crate) fn quantile(values: &[f64], fraction: f64) -> Result<f64, StatsError> {
     check_values("quantile", values)?;
     if !(0.0..=1.0).contains(&fraction) {
         return Err(StatsError::OutOfRange { what: "quantile fraction", value: fraction, expected: "0 to 1" });

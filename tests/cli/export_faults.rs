@@ -194,10 +194,10 @@ fn damaged_and_impossible_merges_leave_nothing() {
     for layout in [Layout::LayerFiles, Layout::RankFiles] {
         let source = TinyModel::new().with(|options| options.layout = layout).write();
         let checkpoint = source.open();
-        refused(&checkpoint, &Merge::by("mean").ranks(3), "does not divide into 3 ranks");
+        refused(&checkpoint, &Merge::by("mean").ranks(3), "a multiple of model_parallel_size (3)");
         refused(&checkpoint, &Merge { vocab_size: Some(129), ..Merge::by("mean") }, "cannot be cut to 129 tokens");
         refused(&checkpoint, &Merge { vocab_size: Some(0), ..Merge::by("mean") }, "cannot be cut to 0 tokens");
-        refused(&checkpoint, &Merge { vocab_size: Some(125), ..Merge::by("mean").ranks(2) }, "does not divide");
+        refused(&checkpoint, &Merge { vocab_size: Some(125), ..Merge::by("mean").ranks(2) }, "padded_vocab_size");
         let damaged = if layout == Layout::LayerFiles { source.layer_file(3, 1) } else { source.rank_file(1) };
         common::flip_byte(&damaged, usize::try_from(fs_err::metadata(&damaged).unwrap().len()).unwrap() / 2);
         refused(&checkpoint, &Merge::by("mean"), "model_states.pt");

@@ -31,6 +31,7 @@ mod hostile_text;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod hub;
 mod inspect;
+mod outputs;
 mod places;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod reference;

@@ -19,3 +19,4 @@ mod invariance;
 mod read_and_merged;
 mod self_check;
 mod tokenizing;
+mod written_models;

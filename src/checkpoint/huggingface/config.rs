@@ -11,10 +11,8 @@ use super::names::HuggingFaceClass;
 use crate::config::{ConfigError, NeoxConfig, Unsupported};
 use crate::files;
 
-/// A configuration is a few kilobytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The contents of `config.json`.
 #[derive(Debug)]
 pub(super) struct ModelConfig {
     pub class: HuggingFaceClass,
@@ -71,24 +69,27 @@ const SPELLED: &[(&str, &str)] = &[
 ];
 
 pub(super) fn read(path: &Path) -> Result<ModelConfig, HuggingFaceError> {
-    let broken = |message: String| HuggingFaceError::Config { path: path.to_owned(), message };
     if !path.is_file() {
-        return Err(broken("the file is missing".to_owned()));
+        return Err(HuggingFaceError::Config { path: path.to_owned(), message: "the file is missing".to_owned() });
     }
-    let text = files::read(path, MAX_BYTES)?;
+    parse(path, &files::read(path, MAX_BYTES)?)
+}
+
+/// Reads the text of the file.
+pub(super) fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig, HuggingFaceError> {
+    let broken = |message: String| HuggingFaceError::Config { path: path.to_owned(), message };
     // Its class first: the keys of another class may be missing altogether.
-    let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+    let keys: Map<String, Value> = serde_json::from_slice(text).map_err(|error| broken(error.to_string()))?;
     let (class_name, class) = class(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
-    let mistral = (class_name == MISTRAL).then(|| Mistral::of(&keys));
-    let raw: Raw =
-        serde_path_to_error::deserialize(Value::Object(keys)).map_err(|error| match error.path().iter().next() {
-            None => broken(error.inner().to_string()),
-            Some(_) => broken(format!("`{}`: {}", error.path(), error.inner())),
-        })?;
+    let keys = Value::Object(keys);
+    let raw: Raw = serde_path_to_error::deserialize(&keys).map_err(|error| match error.path().iter().next() {
+        None => broken(error.inner().to_string()),
+        Some(_) => broken(format!("`{}`: {}", error.path(), error.inner())),
+    })?;
     let unsupported = |source| HuggingFaceError::Unsupported { path: path.to_owned(), source };
     let mut settings = settings(class, &raw).map_err(unsupported)?;
-    if let Some(mistral) = mistral {
-        settings.extend(mistral.settings(&raw).map_err(unsupported)?);
+    if class_name == MISTRAL {
+        settings.extend(mistral(&keys, &raw).map_err(unsupported)?);
     }
     let settings = NeoxConfig::from_raw(settings, vec![path.to_owned()]).map_err(spelled)?;
     Ok(ModelConfig { class, class_name, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
@@ -120,7 +121,6 @@ fn refuse(setting: impl Into<String>, reason: &str) -> Unsupported {
     Unsupported::new(setting, reason, "evaluate it with transformers and lm-evaluation-harness")
 }
 
-/// The same in gpt-neox's keys.
 fn settings(class: HuggingFaceClass, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
     if raw.quantization_config.is_some() {
         return Err(refuse("quantization_config", "quantised weights are another model"));
@@ -184,34 +184,24 @@ fn settings(class: HuggingFaceClass, raw: &Raw) -> Result<Map<String, Value>, Un
     Ok(entries.flatten().collect())
 }
 
-/// What Mistral has beside Llama's settings. Absent keys have the defaults of `MistralConfig`.
-struct Mistral {
-    window: Option<u64>,
-    kv_heads: Option<u64>,
-}
-
-impl Mistral {
-    fn of(keys: &Map<String, Value>) -> Self {
-        let number = |key: &str, default: u64| keys.get(key).map_or(Some(default), Value::as_u64);
-        Self { window: number("sliding_window", 4096), kv_heads: number("num_key_value_heads", 8) }
-    }
-
-    /// In gpt-neox's keys. A window of transformers counts the token itself, one of gpt-neox the tokens before it.
-    fn settings(&self, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
-        let mut settings = Map::new();
-        settings.insert("num_kv_heads".to_owned(), json!(self.kv_heads.unwrap_or(raw.num_attention_heads as u64)));
-        match self.window {
-            None => {}
-            Some(window @ 0..=1) => {
-                return Err(refuse(format!("sliding_window: {window}"), "gpt-neox has no such window"));
-            }
-            Some(window) => {
-                settings.insert("attention_config".to_owned(), json!([[["flash"], "all"]]));
-                settings.insert("sliding_window_width".to_owned(), json!(window - 1));
-            }
+/// What Mistral has beside Llama's settings, in gpt-neox's keys. Absent keys have the defaults of `MistralConfig`. A window
+/// of transformers counts the token itself, one of gpt-neox the tokens before it.
+fn mistral(keys: &Value, raw: &Raw) -> Result<Map<String, Value>, Unsupported> {
+    let number = |key: &str, default: u64| keys.get(key).map_or(Some(default), Value::as_u64);
+    let kv_heads = number("num_key_value_heads", 8).unwrap_or(raw.num_attention_heads as u64);
+    let mut settings = Map::new();
+    settings.insert("num_kv_heads".to_owned(), json!(kv_heads));
+    match number("sliding_window", 4096) {
+        None => {}
+        Some(window @ 0..=1) => {
+            return Err(refuse(format!("sliding_window: {window}"), "gpt-neox has no such window"));
         }
-        Ok(settings)
+        Some(window) => {
+            settings.insert("attention_config".to_owned(), json!([[["flash"], "all"]]));
+            settings.insert("sliding_window_width".to_owned(), json!(window - 1));
+        }
     }
+    Ok(settings)
 }
 
 /// gpt-neox's value, and whether GELU is the tanh form (transformers `activations.py`).

@@ -2,13 +2,10 @@
 
 use std::path::PathBuf;
 
-use safetensors::SafeTensorError;
-
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::tensor::{DType, TensorError};
 
-/// Why a Hugging Face directory cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
@@ -52,44 +49,36 @@ pub enum HuggingFaceError {
 }
 
 impl HuggingFaceError {
-    /// A file that the safetensors crate refuses.
-    pub(super) fn damaged(path: PathBuf, source: &SafeTensorError) -> Self {
-        Self::Damaged { path, message: source.to_string() }
-    }
-
     /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        Some(match self {
+        let text = match self {
             Self::Config { .. } => {
-                "a Hugging Face directory holds the config.json that transformers' save_pretrained wrote".to_owned()
+                "a Hugging Face directory holds the config.json that transformers' save_pretrained wrote"
             }
-            Self::Class { .. } => "models of classes with other tensors or another function are not read".to_owned(),
+            Self::Class { .. } => "models of classes with other tensors or another function are not read",
             Self::NoWeights { .. } | Self::IndexPlace { .. } => {
-                "copy the whole directory, weights and index, from where it was written".to_owned()
+                "copy the whole directory, weights and index, from where it was written"
             }
-            Self::Index { .. } => "an index holds `weight_map`: tensor name to file name".to_owned(),
+            Self::Index { .. } => "an index holds `weight_map`: tensor name to file name",
             Self::NotIndexed { .. } => {
-                "files of several exports seem to be mixed: write or copy the whole directory again".to_owned()
+                "files of several exports seem to be mixed: write or copy the whole directory again"
             }
-            Self::Damaged { .. } => {
-                "the file may be truncated: compare its size or checksum with the original".to_owned()
-            }
+            Self::Damaged { .. } => "the file may be truncated: compare its size or checksum with the original",
             Self::Missing { .. } | Self::Unexpected { .. } | Self::Shape { .. } => {
                 "nothing is skipped, since any tensor may matter: do config.json and weights belong together?"
-                    .to_owned()
             }
-            Self::NotFloat { .. } => "quantised weights are another model: give the unquantised one".to_owned(),
+            Self::NotFloat { .. } => "quantised weights are another model: give the unquantised one",
             Self::PositionTable { .. } => {
                 "older versions of transformers compute with the table in the files, newer ones with that of config.json: \
                  set rope_theta to the base that the model was trained with, or remove the table"
-                    .to_owned()
             }
-            Self::NonFinite { .. } => "the conversion overflowed, training diverged or the file is damaged".to_owned(),
+            Self::NonFinite { .. } => "the conversion overflowed, training diverged or the file is damaged",
             Self::Value(error) => return error.hint(),
-            Self::Unsupported { source, .. } => source.needed.clone(),
+            Self::Unsupported { source, .. } => &source.needed,
             Self::Io(error) => return files::hint(error),
             Self::Siblings { .. } | Self::Tensor { .. } => return None,
-        })
+        };
+        Some(text.to_owned())
     }
 }

@@ -15,7 +15,6 @@ use crate::checkpoint::unchanged;
 use crate::files::{self, FileStat};
 use crate::tensor::{DType, HostTensor};
 
-/// Length of the header's length at the start of a safetensors file.
 const LENGTH_BYTES: u64 = 8;
 /// As the safetensors crate has it: no header of a real model comes near.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -26,14 +25,12 @@ const MAX_INDEX_BYTES: u64 = 100_000_000;
 const SINGLE: [(&str, &str); 2] =
     [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
-/// All weights of a directory, by name.
 #[derive(Debug)]
 pub(super) struct WeightFiles {
     files: Vec<WeightFile>,
     places: BTreeMap<String, Place>,
 }
 
-/// Where a tensor is.
 #[derive(Debug)]
 struct Place {
     file: usize,
@@ -41,8 +38,15 @@ struct Place {
 }
 
 #[derive(Debug)]
-enum WeightFile {
-    Safetensors { path: PathBuf, identity: FileStat, metadata: Metadata, data_start: u64 },
+struct WeightFile {
+    path: PathBuf,
+    identity: FileStat,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Safetensors { metadata: Metadata, data_start: u64 },
     Pickled(TorchFile),
 }
 
@@ -57,7 +61,6 @@ pub(super) fn has_weights(folder: &Path) -> bool {
 }
 
 impl WeightFiles {
-    /// Finds the files and reads their headers.
     pub(super) fn open(folder: &Path) -> Result<Self, CheckpointError> {
         for (single, index) in SINGLE {
             let (single, index) = (folder.join(single), folder.join(index));
@@ -75,29 +78,34 @@ impl WeightFiles {
         Err(HuggingFaceError::NoWeights { folder: folder.to_owned() }.into())
     }
 
+    /// Tensors of files that are not there yet.
+    pub(super) fn of_forms(forms: BTreeMap<String, TensorForm>) -> Self {
+        let places = forms.into_iter().map(|(name, form)| (name, Place { file: 0, form }));
+        Self { files: Vec::new(), places: places.collect() }
+    }
+
     /// Every tensor with its file; each must be in the file that the index names.
     fn gather(files: Vec<WeightFile>, index: Option<&BTreeMap<String, String>>) -> Result<Self, CheckpointError> {
         let mut places = BTreeMap::new();
         for (at, file) in files.iter().enumerate() {
             for (name, form) in file.forms()? {
-                let here = index.is_none_or(|index| index.get(&name).is_some_and(|place| file.path().ends_with(place)));
+                let here = index.is_none_or(|index| index.get(&name).is_some_and(|place| file.path.ends_with(place)));
                 if !here {
-                    return Err(HuggingFaceError::NotIndexed { path: file.path().to_owned(), name }.into());
+                    return Err(HuggingFaceError::NotIndexed { path: file.path.clone(), name }.into());
                 }
                 places.insert(name, Place { file: at, form });
             }
         }
         for (name, place) in index.into_iter().flatten() {
             if let (false, Some(file)) =
-                (places.contains_key(name), files.iter().find(|file| file.path().ends_with(place)))
+                (places.contains_key(name), files.iter().find(|file| file.path.ends_with(place)))
             {
-                return Err(CheckpointError::MissingTensor { path: file.path().to_owned(), name: name.clone() });
+                return Err(CheckpointError::MissingTensor { path: file.path.clone(), name: name.clone() });
             }
         }
         Ok(Self { files, places })
     }
 
-    /// All tensors: name and form.
     pub(super) fn forms(&self) -> impl Iterator<Item = (&String, &TensorForm)> {
         self.places.iter().map(|(name, place)| (name, &place.form))
     }
@@ -109,7 +117,7 @@ impl WeightFiles {
     /// The file that holds a tensor; the first file for one that is nowhere.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         let file = self.places.get(name).map_or(0, |place| place.file);
-        self.files.get(file).map_or_else(PathBuf::new, |file| file.path().to_owned())
+        self.files.get(file).map_or_else(PathBuf::new, |file| file.path.clone())
     }
 
     pub(super) fn read(&self, name: &str) -> Result<HostTensor, CheckpointError> {
@@ -119,10 +127,9 @@ impl WeightFiles {
         self.files[place.file].read(name, &place.form)
     }
 
-    /// Refuses the file of a tensor if it is no longer the one whose header was read.
     pub(super) fn check_unchanged(&self, name: &str) -> Result<(), CheckpointError> {
         match self.places.get(name).and_then(|place| self.files.get(place.file)) {
-            Some(file) => unchanged::check(file.path(), &file.identity()),
+            Some(file) => unchanged::check(&file.path, &file.identity),
             None => Ok(()),
         }
     }
@@ -131,7 +138,8 @@ impl WeightFiles {
 impl WeightFile {
     fn open(path: PathBuf) -> Result<Self, CheckpointError> {
         if path.extension().is_none_or(|extension| extension != "safetensors") {
-            return Ok(Self::Pickled(TorchFile::open(&path)?));
+            let file = TorchFile::open(&path)?;
+            return Ok(Self { path, identity: file.identity(), format: Format::Pickled(file) });
         }
         let damaged = |message: String| HuggingFaceError::Damaged { path: path.clone(), message };
         let identity = FileStat::of(&path)?;
@@ -139,7 +147,7 @@ impl WeightFile {
         let mut file = files::open(&path)?;
         let mut length = [0_u8; 8];
         if size < LENGTH_BYTES {
-            return Err(HuggingFaceError::damaged(path, &SafeTensorError::HeaderTooSmall).into());
+            return Err(damaged(SafeTensorError::HeaderTooSmall.to_string()).into());
         }
         file.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);
@@ -155,32 +163,18 @@ impl WeightFile {
         if expected != found {
             return Err(damaged(format!("the header lists {expected} bytes of tensors, found {found}")).into());
         }
-        Ok(Self::Safetensors { path, identity, metadata, data_start })
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Safetensors { path, .. } => path,
-            Self::Pickled(shard) => shard.path(),
-        }
-    }
-
-    fn identity(&self) -> FileStat {
-        match self {
-            Self::Safetensors { identity, .. } => *identity,
-            Self::Pickled(shard) => shard.identity(),
-        }
+        Ok(Self { path, identity, format: Format::Safetensors { metadata, data_start } })
     }
 
     fn forms(&self) -> Result<BTreeMap<String, TensorForm>, CheckpointError> {
-        match self {
-            Self::Pickled(shard) => shard.forms(),
-            Self::Safetensors { path, metadata, .. } => metadata
+        match &self.format {
+            Format::Pickled(shard) => shard.forms(),
+            Format::Safetensors { metadata, .. } => metadata
                 .tensors()
                 .into_iter()
                 .map(|(name, info)| {
                     let Some(dtype) = host_dtype(info.dtype) else {
-                        let (path, found) = (path.clone(), format!("{:?}", info.dtype));
+                        let (path, found) = (self.path.clone(), format!("{:?}", info.dtype));
                         return Err(HuggingFaceError::NotFloat { path, name, found }.into());
                     };
                     Ok((name, TensorForm { dtype, shape: info.shape.clone() }))
@@ -190,10 +184,11 @@ impl WeightFile {
     }
 
     fn read(&self, name: &str, form: &TensorForm) -> Result<HostTensor, CheckpointError> {
-        let (path, metadata, data_start) = match self {
-            Self::Pickled(shard) => return shard.read(name),
-            Self::Safetensors { path, metadata, data_start, .. } => (path, metadata, *data_start),
+        let (metadata, data_start) = match &self.format {
+            Format::Pickled(shard) => return shard.read(name),
+            Format::Safetensors { metadata, data_start } => (metadata, data_start),
         };
+        let path = &self.path;
         let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_owned() };
         let (start, end) = metadata.info(name).ok_or_else(missing)?.data_offsets;
         let unreadable = |source| {

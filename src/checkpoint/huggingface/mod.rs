@@ -6,7 +6,7 @@ mod error;
 mod files;
 mod names;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ use super::error::CheckpointError;
 use super::rotary_table::difference;
 use super::source::ModelSource;
 use super::torch_file::{TensorForm, is_model_name};
-use crate::config::{Architecture, Head, Observed, Positions, Precision, QuirkOptions};
+use crate::config::{Architecture, Head, Observed, Positions, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
 use crate::tensor::DType;
 use config::ModelConfig;
@@ -34,7 +34,6 @@ pub struct HuggingFaceModel {
     weights: Vec<Weight>,
 }
 
-/// A parameter of the model and the tensors that make it up.
 #[derive(Debug)]
 struct Weight {
     stage: StageId,
@@ -47,40 +46,35 @@ struct Weight {
     tied: bool,
 }
 
-/// Whether a folder is a Hugging Face directory, whole or in part.
 #[must_use]
 pub(super) fn is_hugging_face(folder: &Path) -> bool {
     folder.join("config.json").is_file() || files::has_weights(folder)
 }
 
 impl HuggingFaceModel {
-    /// Opens a directory with `config.json` and weights: `model.safetensors` or `pytorch_model.bin`, or several with an
-    /// index.
+    /// Opens a directory with `config.json` and weights, in one file or in several with an index.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let config = config::read(&folder.join("config.json"))?;
+        let files = WeightFiles::open(folder)?;
+        let (architecture, weights) = examine(&folder.join("config.json"), &config, &files)?;
+        check_tables(&architecture, &files)?;
+        let (folder, class_name) = (folder.to_owned(), config.class_name);
+        Ok(Self { folder, class_name, architecture, files, weights })
+    }
+
+    /// Checks a directory that is to be written: its `config.json`, to be named `path`, and the forms of its tensors.
     ///
     /// # Errors
-    /// Anything that keeps the model from being understood in full; see [`HuggingFaceError`].
-    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        let config_path = folder.join("config.json");
-        let ModelConfig { class, class_name, settings, mlp_inner_size, vocab_size } = config::read(&config_path)?;
-        let files = WeightFiles::open(folder)?;
-        let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
-        let precision = embedding.and_then(|name| files.form(&name)).map(|form| match form.dtype {
-            DType::F16 => Precision::Fp16,
-            DType::BF16 => Precision::Bf16,
-            _ => Precision::Fp32,
-        });
-        let observed = Observed {
-            tp_size: 1,
-            mlp_inner_size: Some(mlp_inner_size),
-            padded_vocab_size: Some(vocab_size),
-            precision,
-            ..Observed::default()
-        };
-        let (architecture, _) = Architecture::resolve_with(&settings, &observed, &QuirkOptions::default())
-            .map_err(|source| HuggingFaceError::Unsupported { path: config_path, source })?;
-        let weights = account(class, &architecture, &files)?;
-        check_tables(&architecture, &files)?;
-        Ok(Self { folder: folder.to_owned(), class_name, architecture, files, weights })
+    /// As [`HuggingFaceModel::open`].
+    pub fn check(path: &Path, config: &[u8], forms: BTreeMap<String, TensorForm>) -> Result<(), CheckpointError> {
+        examine(path, &config::parse(path, config)?, &WeightFiles::of_forms(forms))?;
+        Ok(())
+    }
+
+    /// All tensors of the files: name and form.
+    #[must_use]
+    pub fn tensors(&self) -> BTreeMap<String, TensorForm> {
+        self.files.forms().map(|(name, form)| (name.clone(), form.clone())).collect()
     }
 
     /// Whether the weights of a folder have the names of gpt-neox's modules: the output of `zero_to_fp32.py`.
@@ -88,7 +82,6 @@ impl HuggingFaceModel {
         WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
     }
 
-    /// transformers' name of the model's class.
     #[must_use]
     pub fn class(&self) -> &'static str {
         self.class_name
@@ -134,6 +127,28 @@ impl HuggingFaceModel {
     }
 }
 
+/// Finds out what model it is, and accounts for every tensor.
+fn examine(
+    path: &Path,
+    config: &ModelConfig,
+    files: &WeightFiles,
+) -> Result<(Architecture, Vec<Weight>), HuggingFaceError> {
+    let &ModelConfig { class, ref settings, mlp_inner_size, vocab_size, .. } = config;
+    let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
+    let precision = embedding.and_then(|name| files.form(&name)).map(TensorForm::precision);
+    let observed = Observed {
+        tp_size: 1,
+        mlp_inner_size: Some(mlp_inner_size),
+        padded_vocab_size: Some(vocab_size),
+        precision,
+        ..Observed::default()
+    };
+    let (architecture, _) = Architecture::resolve_with(settings, &observed, &QuirkOptions::default())
+        .map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
+    let weights = account(class, &architecture, files)?;
+    Ok((architecture, weights))
+}
+
 /// Every parameter that a model of this architecture has; each of its tensors is there in the right form, and no other
 /// tensor is. Ends at the first that is missing: `config.json` may ask for any number of layers.
 fn account(
@@ -163,18 +178,14 @@ fn account(
 /// Tables that older versions of transformers saved, and loaded over their own, must be those of `config.json`.
 fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), CheckpointError> {
     let Positions::Rotary { dims, base } = architecture.positions else { return Ok(()) };
-    for (name, form) in files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq")) {
-        let place = || (files.path(name), name.clone());
-        if !form.dtype.is_float() {
-            continue;
-        }
-        let found = difference(&files.read(name)?, dims, base).map_err(|source| {
-            let (path, name) = place();
-            HuggingFaceError::Tensor { path, name, source }
-        })?;
-        if let Some(found) = found {
-            let (path, name) = place();
-            return Err(HuggingFaceError::PositionTable { path, name, found, base }.into());
+    let tables = files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq"));
+    for (name, _) in tables.filter(|(_, form)| form.dtype.is_float()) {
+        let tensor = files.read(name)?;
+        let (path, name) = (files.path(name), name.clone());
+        match difference(&tensor, dims, base) {
+            Ok(None) => {}
+            Ok(Some(found)) => return Err(HuggingFaceError::PositionTable { path, name, found, base }.into()),
+            Err(source) => return Err(HuggingFaceError::Tensor { path, name, source }.into()),
         }
     }
     Ok(())
@@ -259,7 +270,7 @@ impl ModelSource for HuggingFaceModel {
     }
 
     fn describe(&self) -> String {
-        format!("Hugging Face {}", self.class())
+        format!("Hugging Face {}", self.class_name)
     }
 
     fn iteration(&self) -> Option<u64> {

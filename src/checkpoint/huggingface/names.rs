@@ -27,17 +27,13 @@ const NAMES: &[(Role, &str, &str)] = &[
     (Role::HeadWeight, "embed_out.weight", "lm_head.weight"),
 ];
 
-/// A class of transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HuggingFaceClass {
-    /// `GPTNeoXForCausalLM`.
     GptNeox,
-    /// `LlamaForCausalLM`.
     Llama,
 }
 
 impl HuggingFaceClass {
-    /// Its name in `config.json`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,8 +44,7 @@ impl HuggingFaceClass {
 
     /// The names of the tensors that a parameter of a stage is, in the order in which they are joined; none where the class
     /// has no such parameter.
-    #[must_use]
-    pub fn tensor_names(self, stage: StageId, role: Role) -> Vec<String> {
+    pub(crate) fn tensor_names(self, stage: StageId, role: Role) -> Vec<String> {
         self.pattern(stage, role).as_deref().map(expand).unwrap_or_default()
     }
 
@@ -70,7 +65,6 @@ impl HuggingFaceClass {
     }
 }
 
-/// The names that `{a,b}` stands for.
 fn expand(name: &str) -> Vec<String> {
     let braces = name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
     match braces {

@@ -14,7 +14,6 @@ use crate::files::{self, FileStat};
 /// its size in memory.
 const MAX_PICKLE_BYTES: u64 = 16 << 20;
 
-/// Where a tar header has its magic number.
 const TAR_MAGIC: std::ops::Range<usize> = 257..262;
 
 /// The pickle of an archive, after whatever folder it is in.
@@ -48,7 +47,6 @@ impl Entries {
     }
 }
 
-/// Checks the archive's directory; reads no entry.
 pub(super) fn check(path: &Path) -> Result<(FileStat, Entries), CheckpointError> {
     let identity = FileStat::of(path)?;
     let refused = |reason: String| Err(CheckpointError::Archive { path: path.to_owned(), reason });

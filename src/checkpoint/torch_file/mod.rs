@@ -24,9 +24,9 @@ use self::archive::{Entries, Entry};
 use self::place::Place;
 use self::places::places;
 use self::stored::Stored;
-use super::error::CheckpointError;
+use super::error::{CheckpointError, is_unknown_object};
 use super::read_digests::{PIECE_BYTES, ReadDigests};
-use super::unknown_object;
+use crate::config::Precision;
 use crate::files::{self, FileStat};
 use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
 
@@ -46,12 +46,9 @@ pub struct TorchFile {
     reading: Reading,
 }
 
-/// How files are read.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// Memory for tensors.
     pub pool: Option<Arc<Pool>>,
-    /// Files that are hashed while they are read.
     pub digests: Option<Arc<ReadDigests>>,
 }
 
@@ -69,13 +66,22 @@ struct Run {
     crc32: Option<u32>,
 }
 
-/// Form of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorForm {
-    /// Element type.
     pub dtype: DType,
     /// Extents, outermost first.
     pub shape: Vec<usize>,
+}
+
+impl TensorForm {
+    /// The number format of a model whose word embedding this is.
+    pub(super) fn precision(&self) -> Precision {
+        match self.dtype {
+            DType::F16 => Precision::Fp16,
+            DType::BF16 => Precision::Bf16,
+            _ => Precision::Fp32,
+        }
+    }
 }
 
 impl std::fmt::Debug for TorchFile {
@@ -86,31 +92,17 @@ impl std::fmt::Debug for TorchFile {
 
 impl TorchFile {
     /// Opens a file whose root is a dictionary of tensors.
-    ///
-    /// # Errors
-    /// The file cannot be read or is not what `torch.save` writes.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        Self::from_reader(path, None, archive::check(path)?, PytorchReader::new(path))
+        Self::open_at(path, None)
     }
 
     /// Opens the dictionary of tensors that a file holds under `key`.
-    ///
-    /// # Errors
-    /// As [`TorchFile::open`]; also when there is no such key or it holds `None`.
     pub fn open_key(path: &Path, key: &str) -> Result<Self, CheckpointError> {
-        let checked = archive::check(path)?;
-        let reader = PytorchReader::with_top_level_key(path, key);
-        if reader.is_err() && matches!(read_value(path, key), Ok(None)) {
-            return Err(CheckpointError::NoModel { path: path.to_owned() });
-        }
-        Self::from_reader(path, Some(key.to_owned()), checked, reader)
+        Self::open_at(path, Some(key))
     }
 
     /// Opens the state dictionary of a whole model: under `module`, as the training engine writes it, or the file's root, as
     /// DeepSpeed's `zero_to_fp32.py` does.
-    ///
-    /// # Errors
-    /// As [`TorchFile::open`]; also when the file holds neither.
     pub fn open_model(path: &Path) -> Result<Self, CheckpointError> {
         match Self::open_key(path, "module") {
             Err(CheckpointError::NoModel { path }) => match Self::open(&path) {
@@ -121,30 +113,32 @@ impl TorchFile {
         }
     }
 
-    fn from_reader(
-        path: &Path,
-        key: Option<String>,
-        (identity, entries): (FileStat, Entries),
-        reader: Result<PytorchReader, PytorchError>,
-    ) -> Result<Self, CheckpointError> {
+    fn open_at(path: &Path, key: Option<&str>) -> Result<Self, CheckpointError> {
+        let (identity, entries) = archive::check(path)?;
+        let reader = match key {
+            None => PytorchReader::new(path),
+            Some(key) => PytorchReader::with_top_level_key(path, key),
+        };
         let tensors = match reader {
             Ok(reader) => {
                 let tensors = reader.into_tensors().into_iter();
                 tensors.map(|(name, tensor)| (name, Stored::Read(tensor))).collect()
             }
+            Err(_) if key.is_some_and(|key| matches!(read_value(path, key), Ok(None))) => {
+                return Err(CheckpointError::NoModel { path: path.to_owned() });
+            }
             Err(source) => {
-                let unknown = matches!(&source, PytorchError::Pickle(error) if unknown_object::is_cause_of(error));
+                let unknown = matches!(&source, PytorchError::Pickle(error) if is_unknown_object(error));
                 unknown
-                    .then(|| placed(path, &entries, key.as_deref()))
+                    .then(|| placed(path, &entries, key))
                     .flatten()
                     .ok_or_else(|| CheckpointError::Damaged { path: path.to_owned(), source })?
             }
         };
-        let path = path.to_owned();
+        let (path, key) = (path.to_owned(), key.map(str::to_owned));
         Ok(Self { path, key, identity, entries, tensors, runs: OnceLock::new(), reading: Reading::default() })
     }
 
-    /// The same file with other options.
     #[must_use]
     pub fn reading(self, reading: Reading) -> Self {
         Self { reading, ..self }
@@ -155,16 +149,12 @@ impl TorchFile {
         &self.path
     }
 
-    /// Size and times of the file when it was opened.
     #[must_use]
     pub fn identity(&self) -> FileStat {
         self.identity
     }
 
     /// Names and forms of all tensors, sorted by name.
-    ///
-    /// # Errors
-    /// A tensor of a type that no model parameter has, or of more bytes than the file.
     pub fn forms(&self) -> Result<BTreeMap<String, TensorForm>, CheckpointError> {
         self.tensors
             .iter()
@@ -175,24 +165,17 @@ impl TorchFile {
             .collect()
     }
 
-    /// Whether the file holds a tensor of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
     /// Reads one tensor, contiguous and row-major whatever its strides in the file.
-    ///
-    /// # Errors
-    /// There is no such tensor, it has more bytes than the file, or they cannot be read.
     pub fn read(&self, name: &str) -> Result<HostTensor, CheckpointError> {
         Ok(self.read_and_search(name)?.0)
     }
 
     /// As [`TorchFile::read`]; also returns the row-major index of its first NaN or infinity, if it has one.
-    ///
-    /// # Errors
-    /// As [`TorchFile::read`].
     pub fn read_and_search(&self, name: &str) -> Result<(HostTensor, Option<usize>), CheckpointError> {
         let tensor = self
             .tensors
@@ -217,7 +200,6 @@ impl TorchFile {
         Ok((read, non_finite))
     }
 
-    /// Reads a run of the file piece by piece.
     fn read_run(
         &self,
         file: &File,
@@ -283,7 +265,7 @@ impl TorchFile {
     /// Compares the runs with pytorch-reader's understanding of the file and keeps those that are proven. A small one is
     /// read both ways; one difference and none of the file is trusted. A large one must be the only tensor of its storage
     /// and fill it, so that its offset can only be 0. All others are left to pytorch-reader.
-    fn check_runs(&self, file: &File, runs: HashMap<String, Run>) -> Option<HashMap<String, Run>> {
+    fn check_runs(&self, file: &File, mut runs: HashMap<String, Run>) -> Option<HashMap<String, Run>> {
         let mut tensors_of_storage: HashMap<&str, usize> = HashMap::new();
         for run in runs.values() {
             *tensors_of_storage.entry(&run.place.storage).or_default() += 1;
@@ -308,7 +290,6 @@ impl TorchFile {
             }
             proven.insert(name.clone());
         }
-        let mut runs = runs;
         runs.retain(|name, _| proven.contains(name.as_str()));
         Some(runs)
     }
@@ -339,7 +320,6 @@ pub(super) fn is_model_name(name: &str) -> bool {
     name.strip_prefix("module.").unwrap_or(name).starts_with("sequential.")
 }
 
-/// An open archive, its pickle, and the folder of its storages.
 fn read_pickle(path: &Path, entries: &Entries) -> Option<(File, Vec<u8>, String)> {
     let file = files::open(path).ok()?;
     let (Entry { start, bytes, .. }, folder) = entries.pickle()?;
@@ -364,21 +344,16 @@ fn placed(path: &Path, entries: &Entries, key: Option<&str>) -> Option<HashMap<S
 }
 
 /// Reads a plain value (no tensors) that a file holds under `key`; `None` if the file has no such key.
-///
-/// # Errors
-/// The file cannot be read or is not what `torch.save` writes.
 pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, CheckpointError> {
     let (_, entries) = archive::check(path)?;
     match PytorchReader::read_pickle_data(path, Some(key)) {
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),
         // Other objects in the pickle do not matter.
-        Err(PytorchError::Pickle(source)) if unknown_object::is_cause_of(&source) => {
-            match read_pickle(path, &entries) {
-                Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
-                _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
-            }
-        }
+        Err(PytorchError::Pickle(source)) if is_unknown_object(&source) => match read_pickle(path, &entries) {
+            Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
+            _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
+        },
         Err(source) => Err(CheckpointError::Damaged { path: path.to_owned(), source }),
     }
 }

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use super::place::{Place, place};
 use crate::tensor::DType;
 
-/// A value on the stack.
 #[derive(Clone)]
 pub(super) enum Value {
     Other,
@@ -18,10 +17,8 @@ pub(super) enum Value {
     /// The persistent id of a storage of floating point: its type and name.
     Id(DType, Rc<str>),
     Storage(DType, Rc<str>),
-    /// A tensor's, with its place.
     Arguments(Option<Rc<Place>>),
     Tensor(Option<Rc<Place>>),
-    /// The number of the dictionary.
     Dict(usize),
 }
 
@@ -39,7 +36,7 @@ pub(super) struct Machine<'a> {
     stack: Vec<Value>,
     /// How high the stack was at each mark.
     marks: Vec<usize>,
-    memo: HashMap<u32, Value>,
+    memo: HashMap<u64, Value>,
     pub(super) dicts: Vec<HashMap<Rc<str>, Value>>,
 }
 
@@ -75,52 +72,26 @@ impl<'a> Machine<'a> {
             // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST, EMPTY_SET
             b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Other),
             // BINFLOAT
-            b'G' => self.skip(8)?,
-            // BININT, BININT1, BININT2, LONG1
+            b'G' => {
+                self.take(8)?;
+                self.stack.push(Value::Other);
+            }
+            // BININT, BININT1, BININT2, LONG1, LONG4
             b'J' => {
                 let number = i32::from_le_bytes(self.array()?);
                 self.stack.push(u64::try_from(number).map_or(Value::Other, Value::Int));
             }
-            b'K' => {
-                let [number] = self.array()?;
-                self.stack.push(Value::Int(number.into()));
-            }
-            b'M' => {
-                let number = u16::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(number.into()));
-            }
-            0x8a => {
-                let [length] = self.array()?;
-                self.long(length.into())?;
-            }
-            // LONG4
-            0x8b => {
-                let length = u32::from_le_bytes(self.array()?);
-                self.long(length as usize)?;
-            }
+            b'K' => self.whole(1)?,
+            b'M' => self.whole(2)?,
+            0x8a => self.long(1)?,
+            0x8b => self.long(4)?,
             // BINUNICODE, SHORT_BINUNICODE
-            b'X' => {
-                let length = u32::from_le_bytes(self.array()?);
-                self.text(length as usize)?;
-            }
-            0x8c => {
-                let [length] = self.array()?;
-                self.text(length.into())?;
-            }
-            // BINUNICODE8, BINBYTES8, BYTEARRAY8
-            0x8d | 0x8e | 0x96 => {
-                let length = u64::from_le_bytes(self.array()?);
-                self.skip(usize::try_from(length).ok()?)?;
-            }
-            // BINSTRING, BINBYTES; SHORT_BINSTRING, SHORT_BINBYTES
-            b'T' | b'B' => {
-                let length = u32::from_le_bytes(self.array()?);
-                self.skip(length as usize)?;
-            }
-            b'U' | b'C' => {
-                let [length] = self.array()?;
-                self.skip(length.into())?;
-            }
+            b'X' => self.text(4)?,
+            0x8c => self.text(1)?,
+            // BINUNICODE8, BINBYTES8, BYTEARRAY8; BINSTRING, BINBYTES; SHORT_BINSTRING, SHORT_BINBYTES
+            0x8d | 0x8e | 0x96 => self.opaque(8)?,
+            b'T' | b'B' => self.opaque(4)?,
+            b'U' | b'C' => self.opaque(1)?,
             _ => return Some(false),
         }
         Some(true)
@@ -177,15 +148,10 @@ impl<'a> Machine<'a> {
                 self.stack.push(Value::Class(class(module.as_bytes(), name.as_bytes())));
             }
             b'R' => self.reduce()?,
-            // NEWOBJ
-            0x81 => {
-                self.pop()?;
-                *self.stack.last_mut()? = Value::Other;
-            }
-            // NEWOBJ_EX
-            0x92 => {
-                self.pop()?;
-                self.pop()?;
+            // NEWOBJ, NEWOBJ_EX
+            0x81 | 0x92 => {
+                let arguments = if opcode == 0x81 { 1 } else { 2 };
+                self.stack.truncate(self.stack.len().checked_sub(arguments)?);
                 *self.stack.last_mut()? = Value::Other;
             }
             // BINPERSID
@@ -197,26 +163,11 @@ impl<'a> Machine<'a> {
                 self.stack.push(storage);
             }
             // BINPUT, LONG_BINPUT, MEMOIZE; BINGET, LONG_BINGET
-            b'q' => {
-                let [number] = self.array()?;
-                self.remember(number.into())?;
-            }
-            b'r' => {
-                let number = u32::from_le_bytes(self.array()?);
-                self.remember(number)?;
-            }
-            0x94 => {
-                let number = u32::try_from(self.memo.len()).ok()?;
-                self.remember(number)?;
-            }
-            b'h' => {
-                let [number] = self.array()?;
-                self.recall(number.into())?;
-            }
-            b'j' => {
-                let number = u32::from_le_bytes(self.array()?);
-                self.recall(number)?;
-            }
+            b'q' => self.remember_by(1)?,
+            b'r' => self.remember_by(4)?,
+            0x94 => self.remember(self.memo.len() as u64)?,
+            b'h' => self.recall(1)?,
+            b'j' => self.recall(4)?,
             _ => return None,
         }
         Some(())
@@ -243,26 +194,39 @@ impl<'a> Machine<'a> {
         self.stack.pop()
     }
 
-    /// A value of so many bytes that does not matter.
-    fn skip(&mut self, count: usize) -> Option<()> {
-        self.take(count)?;
+    /// A whole number of so many bytes.
+    fn number(&mut self, width: usize) -> Option<u64> {
+        Some(little_endian(self.take(width)?))
+    }
+
+    /// Bytes behind their count, a number of `width` bytes.
+    fn counted(&mut self, width: usize) -> Option<&'a [u8]> {
+        let count = self.number(width)?;
+        self.take(usize::try_from(count).ok()?)
+    }
+
+    /// A value that does not matter.
+    fn opaque(&mut self, width: usize) -> Option<()> {
+        self.counted(width)?;
         self.stack.push(Value::Other);
         Some(())
     }
 
-    fn long(&mut self, length: usize) -> Option<()> {
-        let bytes = self.take(length)?;
-        let mut number = [0; 8];
-        let fits = bytes.len() <= 8 && bytes.last().is_none_or(|&last| last < 0x80);
-        if fits {
-            number[..bytes.len()].copy_from_slice(bytes);
-        }
-        self.stack.push(if fits { Value::Int(u64::from_le_bytes(number)) } else { Value::Other });
+    fn whole(&mut self, width: usize) -> Option<()> {
+        let number = self.number(width)?;
+        self.stack.push(Value::Int(number));
         Some(())
     }
 
-    fn text(&mut self, length: usize) -> Option<()> {
-        let text = std::str::from_utf8(self.take(length)?).ok()?;
+    fn long(&mut self, width: usize) -> Option<()> {
+        let bytes = self.counted(width)?;
+        let fits = bytes.len() <= 8 && bytes.last().is_none_or(|&last| last < 0x80);
+        self.stack.push(if fits { Value::Int(little_endian(bytes)) } else { Value::Other });
+        Some(())
+    }
+
+    fn text(&mut self, width: usize) -> Option<()> {
+        let text = std::str::from_utf8(self.counted(width)?).ok()?;
         self.stack.push(Value::Text(text.into()));
         Some(())
     }
@@ -326,15 +290,25 @@ impl<'a> Machine<'a> {
         Some(())
     }
 
-    fn remember(&mut self, number: u32) -> Option<()> {
+    fn remember_by(&mut self, width: usize) -> Option<()> {
+        let number = self.number(width)?;
+        self.remember(number)
+    }
+
+    fn remember(&mut self, number: u64) -> Option<()> {
         self.memo.insert(number, self.stack.last()?.clone());
         Some(())
     }
 
-    fn recall(&mut self, number: u32) -> Option<()> {
+    fn recall(&mut self, width: usize) -> Option<()> {
+        let number = self.number(width)?;
         self.stack.push(self.memo.get(&number)?.clone());
         Some(())
     }
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 fn class(module: &[u8], name: &[u8]) -> Class {

@@ -2,11 +2,9 @@
 
 use crate::tensor::DType;
 
-/// A tensor in a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub storage: String,
-    /// Index of the first element in it.
     pub first: u64,
     pub dtype: DType,
     pub shape: Vec<usize>,

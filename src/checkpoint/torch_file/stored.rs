@@ -14,12 +14,7 @@ use crate::tensor::DType;
 #[derive(Debug)]
 pub(super) enum Stored {
     Read(Tensor),
-    Placed {
-        path: PathBuf,
-        entry: Entry,
-        place: Place,
-    },
-    /// Of an element type that is not supported.
+    Placed { path: PathBuf, entry: Entry, place: Place },
     Unknown,
 }
 
@@ -63,7 +58,6 @@ impl Stored {
         }
     }
 
-    /// All elements, row-major.
     pub(super) fn read(&self) -> Result<Vec<u8>> {
         match self {
             Self::Read(tensor) => tensor.read(),

@@ -7,7 +7,7 @@ mod model;
 mod tensors;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -16,11 +16,12 @@ use self::tensors::{Take, TensorMap};
 use super::ExportError;
 use super::pipeline::Target;
 use super::plan::{MergeChoice, Plan, PlannedParam};
+use super::reopen::{compare, reopen};
 use super::safetensors::TensorHeader;
 use super::sharded_tensor::{ByteSpan, ShardedTensor};
 use super::tokenizer_files::TokenizerFiles;
 use super::writer::{Content, FilePlan, Output};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, HuggingFaceModel, TensorForm};
 use crate::config::Architecture;
 use crate::tensor::{DType, HostTensor, TensorError};
 
@@ -39,7 +40,7 @@ impl<'a> HfTarget<'a> {
     /// Distributes the tensors over files of at most `max_shard_bytes` (a larger tensor has a file of its own).
     ///
     /// # Errors
-    /// transformers has no model that is this one.
+    /// transformers has no model that is this one, or would not read it.
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         plan: &Plan,
@@ -91,7 +92,19 @@ impl<'a> HfTarget<'a> {
             let index = json!({ "metadata": { "total_size": bytes }, "weight_map": weight_map });
             texts.push(("model.safetensors.index.json".into(), config::pretty(&index)));
         }
-        Ok(Self { architecture, model, files, file_of, bytes, texts })
+        let target = Self { architecture, model, files, file_of, bytes, texts };
+        let config = target.texts.first().map(|(_, text)| text.as_bytes()).unwrap_or_default();
+        HuggingFaceModel::check(Path::new("config.json"), config, target.forms())?;
+        Ok(target)
+    }
+
+    fn forms(&self) -> BTreeMap<String, TensorForm> {
+        let headers = self.files.iter().flat_map(|file| match &file.content {
+            Content::Safetensors(tensors) => tensors.as_slice(),
+            Content::Torch(_) => &[],
+        });
+        let form = |tensor: &TensorHeader| TensorForm { dtype: tensor.dtype, shape: tensor.shape.clone() };
+        headers.map(|tensor| (tensor.name.clone(), form(tensor))).collect()
     }
 }
 
@@ -106,6 +119,11 @@ impl Target for HfTarget<'_> {
 
     fn texts(&self) -> &[(PathBuf, String)] {
         &self.texts
+    }
+
+    fn check_written(&self, folder: &Path) -> Result<(), ExportError> {
+        let written = reopen(folder, || HuggingFaceModel::open(folder))?;
+        compare(folder, &self.forms(), &written.tensors())
     }
 
     fn tensors(&self, param: &PlannedParam, value: &ShardedTensor) -> Result<Vec<Output>, ExportError> {

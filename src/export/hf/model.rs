@@ -2,7 +2,7 @@
 
 use crate::checkpoint::HuggingFaceClass;
 use crate::config::{
-    Activation, Architecture, EpsilonPlacement, MlpInput, MlpMatrices, Multipliers, Norm, Positions, Residual,
+    Activation, Architecture, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm, Positions, Residual,
 };
 use crate::export::ExportError;
 
@@ -72,6 +72,12 @@ fn rotary(architecture: &Architecture) -> Result<(usize, f64), Refusal> {
 
 /// Refuses settings that neither class has.
 fn common(architecture: &Architecture) -> Result<(), Refusal> {
+    if architecture.head == Head::Reward {
+        return refused("it ends in the probabilities of tokens, and this model in a score (train_impl: rm)");
+    }
+    if architecture.soft_prompt_length > 0 {
+        return refused("it has no trained prompt before every input (soft_prompt_tuning)");
+    }
     if architecture.query_key_norm {
         return refused(
             "it normalises no queries and keys (use_qk_layernorm), least of all over the heads of one rank",

@@ -32,14 +32,10 @@ const NAMED: [(&str, usize, usize, usize); 10] = [
     ("20b", 44, 6144, 64),
 ];
 
-/// The sizes of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Transformer layers.
     pub layer_count: usize,
-    /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Query heads.
     pub head_count: usize,
     /// Key and value heads; none: as many as query heads.
     pub kv_head_count: Option<usize>,
@@ -83,9 +79,7 @@ impl Shape {
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of gpt-neox or of the writer")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct SynthOptions {
-    /// Layers, widths and heads.
     pub shape: Shape,
-    /// Number of tensor-parallel ranks.
     pub tp_size: usize,
     /// Element type: float16, bfloat16 or float32.
     pub dtype: DType,

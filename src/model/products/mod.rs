@@ -19,9 +19,7 @@ pub fn has_tiles() -> bool {
 /// The weights of a linear layer, `[outputs, inputs]`, ready to be multiplied with.
 #[derive(Debug)]
 pub(super) enum LinearWeight {
-    /// As libtorch has it.
     Plain(Tensor),
-    /// As tiles take it.
     Packed(Packed),
 }
 

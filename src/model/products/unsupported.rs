@@ -7,7 +7,6 @@ use tch::Tensor;
 use crate::model::{Backend, ModelError};
 use crate::tensor::HostTensor;
 
-/// A matrix packed for tiles; none can be made.
 #[derive(Debug, Clone)]
 pub(in crate::model) enum Packed {}
 

@@ -11,14 +11,12 @@ const MOST_SHOWN: usize = 1500;
 /// Characters of the context shown before the target until all of it is unfolded.
 const TAIL: usize = 140;
 
-/// The flipped passages.
 pub(super) struct Flips<'a> {
     pub rows: Vec<Flip<'a>>,
     /// How many there are, shown or not.
     pub total: usize,
     /// The variants that have any, for the filter.
     pub variants: Vec<&'a str>,
-    /// Whether likely tokens were kept.
     pub has_top: bool,
     /// Whether the texts of the passages are available.
     pub has_text: bool,
@@ -44,15 +42,11 @@ pub(super) struct Flip<'a> {
     shared: &'a Sample,
 }
 
-/// The answer of one model.
 pub(super) struct Answer {
-    /// Probability of the whole target.
     pub probability: f64,
-    /// The likely tokens, best first.
     pub top: Vec<Likely>,
 }
 
-/// A likely token.
 pub(super) struct Likely {
     pub text: String,
     pub probability: String,

@@ -14,21 +14,6 @@ use super::table::{ALONE, Column, lines};
 use super::{format, markdown, why};
 use flips::Flips;
 
-/// The columns of the comparison, without the rise of perplexity, which its ratio shows as well.
-const COLUMNS: [Column; 11] = [
-    Column::Name,
-    Column::Accuracy,
-    Column::AccuracyLoss,
-    Column::Discordant,
-    Column::PValue,
-    Column::Perplexity,
-    Column::PerplexityRatio,
-    Column::KlMean,
-    Column::SameTop1,
-    Column::LargestChange,
-    Column::Exact,
-];
-
 #[derive(Template)]
 #[template(path = "report.html")]
 struct Page<'a> {
@@ -56,7 +41,6 @@ struct Page<'a> {
     tool: String,
 }
 
-/// The comparison table.
 struct Comparison {
     caption: String,
     header: Vec<String>,
@@ -159,7 +143,9 @@ fn rich(text: &str) -> String {
 
 fn comparison(report: &Report) -> Comparison {
     let is_compared = report.compared().next().is_some();
-    let columns = if is_compared { &COLUMNS[..] } else { &ALONE[..] };
+    let columns = if is_compared { &markdown::COLUMNS[..] } else { &ALONE[..] };
+    // The rise of perplexity shows in its ratio.
+    let columns: Vec<_> = columns.iter().filter(|column| !matches!(column, Column::PerplexityLoss)).collect();
     let header = columns.iter().map(|column| column.header(report).replace('\n', " ")).collect();
     let level = format::level(report.statistics.confidence);
     let rows = lines(report).into_iter().map(|line| {

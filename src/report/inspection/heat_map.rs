@@ -1,6 +1,6 @@
 //! Drift as a grid: a row for each replicated parameter, a column for each stage, a shade for each cell.
 
-use crate::merge::{Drift, ParamDrift};
+use crate::merge::ParamDrift;
 use crate::partition::StageId;
 
 /// How strong a cell is drawn, by relative drift.
@@ -11,9 +11,9 @@ impl Shade {
     /// All of them, from none to strongest.
     pub(super) const ALL: [Self; 5] = [Self(0), Self(1), Self(2), Self(3), Self(4)];
 
-    fn of(drift: &Drift) -> Self {
-        Self(match drift.relative {
-            _ if drift.bit_identical => 0,
+    pub(super) fn of(entry: &ParamDrift) -> Self {
+        Self(match entry.drift.relative {
+            _ if entry.drift.bit_identical => 0,
             relative if relative < 0.001 => 1,
             relative if relative < 0.01 => 2,
             relative if relative < 0.1 => 3,
@@ -35,7 +35,6 @@ impl Shade {
     }
 }
 
-/// The grid.
 pub(super) struct HeatMap<'a> {
     pub stages: Vec<StageId>,
     pub rows: Vec<Row<'a>>,
@@ -44,14 +43,12 @@ pub(super) struct HeatMap<'a> {
 /// One parameter through the stages.
 pub(super) struct Row<'a> {
     pub name: &'a str,
-    /// Whether the model uses it.
     pub used: bool,
     /// By stage; `None` where a stage has no such parameter.
     pub cells: Vec<Option<&'a ParamDrift>>,
 }
 
 impl<'a> HeatMap<'a> {
-    /// The grid; parameters in the order in which they run.
     pub(super) fn new(drift: &'a [ParamDrift]) -> Self {
         let mut stages: Vec<StageId> = drift.iter().map(|entry| entry.stage).collect();
         stages.sort_unstable();
@@ -70,7 +67,6 @@ impl<'a> HeatMap<'a> {
         Self { stages, rows }
     }
 
-    /// Whether any replica differs.
     pub(super) fn has_drift(&self) -> bool {
         self.rows.iter().flat_map(|row| row.cells.iter().flatten()).any(|entry| !entry.drift.bit_identical)
     }
@@ -90,7 +86,7 @@ impl<'a> HeatMap<'a> {
             for row in &self.rows {
                 let cells = &row.cells[first..first + stages.len()];
                 if cells.iter().any(Option::is_some) {
-                    let blocks = cells.iter().map(|cell| cell.map_or(' ', |entry| shade(entry).block()));
+                    let blocks = cells.iter().map(|cell| cell.map_or(' ', |entry| Shade::of(entry).block()));
                     let blocks: String = blocks.flat_map(|block| std::iter::repeat_n(block, cell_width)).collect();
                     lines.push(format!("{:name_width$}  {}", row.name, blocks.trim_end()));
                 }
@@ -98,11 +94,6 @@ impl<'a> HeatMap<'a> {
         }
         lines
     }
-}
-
-/// How strong a parameter of a stage is drawn.
-pub(super) fn shade(entry: &ParamDrift) -> Shade {
-    Shade::of(&entry.drift)
 }
 
 /// Numbers above the first of every few columns.

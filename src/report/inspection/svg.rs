@@ -4,7 +4,7 @@ use kuva::render::color::Color;
 use kuva::render::render::{Primitive, Scene, TextAnchor};
 
 use super::Inspection;
-use super::heat_map::{HeatMap, Shade, shade};
+use super::heat_map::{HeatMap, Shade};
 use crate::merge::ParamDrift;
 use crate::partition::StageId;
 use crate::report::picture::{Ink, Picture, text};
@@ -70,7 +70,7 @@ fn scene(map: &HeatMap<'_>, title: &str) -> Scene {
             let Some(entry) = entry else { continue };
             let title = Some(cell_title(entry));
             scene.add(Primitive::GroupStart { transform: None, title, extra_attrs: None });
-            scene.add(cell(left + column * CELL, TOP + index * CELL, shade(entry)));
+            scene.add(cell(left + column * CELL, TOP + index * CELL, Shade::of(entry)));
             scene.add(Primitive::GroupEnd);
         }
     }
@@ -82,7 +82,6 @@ fn scene(map: &HeatMap<'_>, title: &str) -> Scene {
     scene
 }
 
-/// The picture in words.
 fn description(map: &HeatMap<'_>) -> String {
     if !map.has_drift() {
         return "All replicas are bit-identical.".to_owned();

@@ -40,7 +40,7 @@ pub fn render_inspection(inspection: &Inspection, style: TerminalStyle) -> Strin
         page.blank();
         strategy_section(&mut page, inspection, strategies);
     }
-    page.into_text()
+    page.text
 }
 
 fn weights(inspection: &Inspection) -> String {
@@ -101,10 +101,10 @@ fn drift_section(page: &mut Page, inspection: &Inspection, drift: &[ParamDrift])
     }
     page.heading("drift of the replicas (the largest of all stages)");
     let wide = drift_table(&map, true);
-    page.table(if natural_width(&wide) <= page.width() { wide } else { drift_table(&map, false) });
+    page.table(if natural_width(&wide) <= page.style.width { wide } else { drift_table(&map, false) });
     page.blank();
     page.heading("drift by layer: rms of the difference / rms of the value (E embedding, O output)");
-    for line in map.lines(page.width()) {
+    for line in map.lines(page.style.width) {
         page.line(&line, false);
     }
     let legend: Vec<_> = Shade::ALL.iter().map(|shade| format!("{} {}", shade.block(), shade.meaning())).collect();
@@ -149,7 +149,7 @@ fn strategy_section(page: &mut Page, inspection: &Inspection, strategies: &[Judg
             format!(
                 "{} folded, weights rounded to {} again",
                 format::count(judgement.folded_norms, "norm"),
-                dtype(inspection)
+                inspection.checkpoint.dtype
             )
         } else {
             String::new()
@@ -166,10 +166,6 @@ fn strategy_section(page: &mut Page, inspection: &Inspection, strategies: &[Judg
     for warning in warnings {
         page.heading(&warning);
     }
-}
-
-fn dtype(inspection: &Inspection) -> &str {
-    &inspection.checkpoint.dtype
 }
 
 /// A line for each multiple that a strategy makes of what the model has.

@@ -26,7 +26,7 @@ use sample::LmEvalSample;
 /// The version of lm-evaluation-harness whose schema this is.
 const LM_EVAL_VERSION: &str = "0.4.13";
 
-/// Writes `NAME/results_DATE.json` and `NAME/samples_TASK_DATE.jsonl` for every model ; the date is
+/// Writes `NAME/results_DATE.json` and `NAME/samples_TASK_DATE.jsonl` for every model; the date is
 /// the run's, so that writing them again replaces them. Samples need the texts of the passages and are left out without.
 ///
 /// # Errors
@@ -35,7 +35,8 @@ pub fn write_lm_eval(files: &ReportFiles<'_>, folder: &Path) -> Result<Vec<PathB
     let report = files.report.ok_or(ReportError::NothingToShow)?;
     let texts: HashMap<usize, &PassageText> = files.passages.iter().map(|text| (text.doc_id, text)).collect();
     let date = report.run.started.strftime("%Y-%m-%dT%H-%M-%S.%6f").to_string();
-    let task = file_part(&report.task.name);
+    // lm-evaluation-harness's `sanitize_task_name`.
+    let task = report.task.name.replace(|c: char| !c.is_alphanumeric(), "_");
     let mut written = Vec::new();
     for row in report.models() {
         let samples = files.samples_of(row)?;
@@ -59,11 +60,6 @@ pub fn write_lm_eval(files: &ReportFiles<'_>, folder: &Path) -> Result<Vec<PathB
         written.push(file);
     }
     Ok(written)
-}
-
-/// lm-evaluation-harness's `sanitize_task_name` and `sanitize_model_name` together.
-fn file_part(name: &str) -> String {
-    name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }
 
 fn results(report: &Report, row: &ModelRow, samples: &[Sample], lines: Option<&[LmEvalSample<'_>]>) -> Value {

@@ -61,15 +61,10 @@ pub(super) fn task_hash(samples: &[LmEvalSample<'_>]) -> String {
     hexadecimal(&hasher.finalize())
 }
 
-/// `hash_string(json.dumps(doc, indent=2, ensure_ascii=False))` of a document with nothing but its text.
+/// `hash_string(json.dumps(doc, indent=2, ensure_ascii=False))` of a document with nothing but its text; `serde_json`
+/// escapes the same characters in the same way.
 fn doc_hash(text: &str) -> String {
-    hexadecimal(&Sha256::digest(format!("{{\n  \"text\": {}\n}}", python_string(text))))
-}
-
-/// A string as Python's `json.dumps(…, ensure_ascii=False)` writes it; `serde_json` escapes the same characters the same
-/// way.
-fn python_string(text: &str) -> String {
-    Value::from(text).to_string()
+    hexadecimal(&Sha256::digest(format!("{{\n  \"text\": {}\n}}", Value::from(text))))
 }
 
 /// A number as Python's `str` writes it.

@@ -8,13 +8,6 @@ use crate::report::picture::{Ink, Picture, label};
 use crate::report::{Report, VariantRow, format};
 use crate::stats::Interval;
 
-/// An estimate with its interval.
-#[derive(Clone, Copy)]
-struct Estimate {
-    value: f64,
-    interval: Interval,
-}
-
 /// Accuracy loss and log-perplexity ratio; none where nothing is compared.
 pub(super) fn draw(report: &Report) -> Vec<Picture> {
     if report.compared().next().is_none() {
@@ -26,7 +19,7 @@ pub(super) fn draw(report: &Report) -> Vec<Picture> {
         "accuracy-loss",
         format!("Accuracy lost against the baseline, with {level} interval"),
         "points of accuracy (right of zero: the merge is worse)",
-        |row| Estimate { value: 100.0 * row.loss.acc, interval: scaled(row.loss.acc_interval, 100.0) },
+        |row| (100.0 * row.loss.acc, scaled(row.loss.acc_interval, 100.0)),
     );
     let perplexity = forest(
         report,
@@ -38,7 +31,7 @@ pub(super) fn draw(report: &Report) -> Vec<Picture> {
             let interval = row.loss.delta_loglikelihood_interval;
             // A gain of likelihood is a fall of log-perplexity.
             let interval = interval.map(|ends| Interval { lower: -ends.upper, upper: -ends.lower });
-            Estimate { value, interval: interval.unwrap_or(Interval { lower: value, upper: value }) }
+            (value, interval.unwrap_or(Interval { lower: value, upper: value }))
         },
     );
     vec![accuracy, perplexity]
@@ -49,12 +42,12 @@ fn forest(
     file: &str,
     title: String,
     axis: &str,
-    estimate: impl Fn(&VariantRow) -> Estimate,
+    estimate: impl Fn(&VariantRow) -> (f64, Interval),
 ) -> Picture {
     let mut plot = ForestPlot::new().with_null_value(0.0).with_marker_size(5.0).with_whisker_width(2.0);
     let (mut lines, mut extent) = (Vec::new(), (0.0_f64, 0.0_f64));
     for row in report.compared() {
-        let Estimate { value, interval } = estimate(row);
+        let (value, interval) = estimate(row);
         let is_noise = report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == row.model.name);
         let colour = if is_noise { Ink::NOISE } else { Ink::GOLD };
         plot = plot.with_colored_row(label(&row.model.name), value, interval.lower, interval.upper, colour);
@@ -80,7 +73,7 @@ fn forest(
         .with_x_axis_min(extent.0 - margin)
         .with_x_axis_max(extent.1 + margin);
     if let Some(floor) = &report.noise_floor {
-        let Interval { lower, upper } = estimate(floor).interval;
+        let Interval { lower, upper } = estimate(floor).1;
         layout =
             layout.with_shaded_region(ShadedRegion::vertical(lower, upper).with_color(Ink::NOISE).with_opacity(0.15));
     }
@@ -91,7 +84,6 @@ fn scaled(interval: Interval, factor: f64) -> Interval {
     Interval { lower: factor * interval.lower, upper: factor * interval.upper }
 }
 
-/// A number in a sentence.
 fn short(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 {

@@ -12,10 +12,7 @@ use crate::stats::PairedBootstrap;
 
 impl Records {
     /// What the report is built from. A variant whose numbers overflow is left out, and the findings say so.
-    ///
-    /// # Errors
-    /// Nothing has been computed, or the numbers of baseline or noise floor overflow.
-    pub fn report_input(&self) -> Result<ReportInput, RunError> {
+    pub(crate) fn report_input(&self) -> Result<ReportInput, RunError> {
         let recorded = self.models.as_ref().ok_or(RunError::NothingComputed)?;
         let mut findings = models_findings(&recorded.models);
         let (mut models, mut samples, mut curves) = (Vec::new(), Vec::new(), Vec::new());
@@ -50,10 +47,7 @@ impl Records {
     }
 
     /// The samples of a model by its place, in the order of the passages, or why there are none.
-    ///
-    /// # Errors
-    /// The sentence says where its numbers overflow.
-    pub fn samples(&self, model: usize) -> Result<Vec<Sample>, String> {
+    pub(crate) fn samples(&self, model: usize) -> Result<Vec<Sample>, String> {
         let (mut samples, mut overflow) = (Vec::new(), None::<(usize, &String)>);
         for scores in self.slices.iter().filter_map(|slice| slice.scores.get(model)) {
             match scores {
@@ -70,17 +64,14 @@ impl Records {
         Ok(samples)
     }
 
-    /// The texts of the passages, in the order of the passages.
-    #[must_use]
-    pub fn texts(&self) -> Vec<PassageText> {
+    pub(crate) fn texts(&self) -> Vec<PassageText> {
         let mut texts: Vec<_> = self.slices.iter().flat_map(|slice| slice.passages.clone()).collect();
         texts.sort_by_key(|text| text.doc_id);
         texts
     }
 
     /// `[models][stages but the last]`: √(Σ‖x − x_baseline‖² / Σ‖x_baseline‖²) over all tokens. Empty where not measured.
-    #[must_use]
-    pub fn divergence(&self) -> Vec<Vec<f64>> {
+    pub(crate) fn divergence(&self) -> Vec<Vec<f64>> {
         let chunks = self.slices.iter().flat_map(|slice| &slice.chunks);
         // In the chunks' order, so that sums are the same however the chunks were divided.
         let in_order: BTreeMap<_, _> = chunks.map(|chunk| (chunk.number, &chunk.divergence)).collect();
@@ -99,14 +90,11 @@ impl Records {
     }
 
     /// The task, with the number of passages that were evaluated.
-    #[must_use]
-    pub fn task_info(&self) -> TaskInfo {
+    pub(crate) fn task_info(&self) -> TaskInfo {
         TaskInfo { passages: self.passage_counts(), ..self.run.task.clone() }
     }
 
-    /// How it was run.
-    #[must_use]
-    pub fn run_info(&self) -> RunInfo {
+    pub(crate) fn run_info(&self) -> RunInfo {
         let run = &self.run;
         let mut devices: Vec<&str> = Vec::new();
         let mut stages = StageSeconds { read_seconds: 0.0, merge_seconds: 0.0, compute_seconds: 0.0 };

@@ -10,11 +10,7 @@ use crate::run::key::{Differences, RunKey};
 
 /// Joins what several processes have recorded of one run, each with the place of its journal. The result does not depend on
 /// their order.
-///
-/// # Errors
-/// Nothing to join; runs of different identity, or of checkpoints whose files differ; a passage that is in two of them, or
-/// in none.
-pub fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, RunError> {
+pub(crate) fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, RunError> {
     // The first shard's command line and path of the checkpoint stand for all.
     parts.sort_by_key(|(path, records)| (records.run.shard.map(|shard| shard.index), path.clone()));
     let (Some((first_path, first)), Some(models)) =

@@ -18,16 +18,15 @@ use crate::report::{
 };
 use crate::samples::{PassageText, Sample};
 
-pub use combine::combine;
+pub(crate) use combine::combine;
 
 /// The form of the records. It changes whenever they do: a journal is no archive.
-pub const RECORDS_VERSION: u32 = 2;
+#[cfg(feature = "libtorch")]
+pub(crate) const RECORDS_VERSION: u32 = 2;
 
-/// One line of a run's journal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Record {
-    /// The first.
+pub(crate) enum Record {
     Run(Box<RunRecord>),
     /// Before the first slice.
     Models(Box<ModelsRecord>),
@@ -37,22 +36,16 @@ pub enum Record {
 
 /// A run, as settled before anything is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunRecord {
-    /// [`RECORDS_VERSION`].
+pub(crate) struct RunRecord {
     pub version: u32,
     /// What the numbers depend on, but for the contents of the checkpoint's files.
     pub key: RunKey,
     /// The share of the passages that this process evaluates; none: all.
     pub shard: Option<RunShard>,
-    /// When the run first began.
     pub started: Timestamp,
-    /// Its command line.
     pub argv: Vec<String>,
-    /// Versions of what computes.
     pub versions: Versions,
-    /// Data type of the matrix products.
     pub dtype: String,
-    /// Only the first so many passages.
     pub limit: Option<usize>,
     /// Tokens of a chunk at most.
     pub chunk_tokens: usize,
@@ -70,10 +63,8 @@ pub struct RunRecord {
 
 /// Shows cheaply whether a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileStamp {
-    /// The file.
+pub(crate) struct FileStamp {
     pub path: PathBuf,
-    /// Its size.
     pub bytes: u64,
     /// When it was last changed, in nanoseconds since 1970.
     pub modified: i64,
@@ -81,12 +72,10 @@ pub struct FileStamp {
     pub inode: u64,
 }
 
-/// What is known of the models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelsRecord {
+pub(crate) struct ModelsRecord {
     /// The checkpoint, with the digests of its files.
     pub checkpoint: CheckpointInfo,
-    /// Drift of its replicated parameters.
     pub drift: Vec<ParamDrift>,
     /// Every model evaluated: the baseline, then the others in their order.
     pub models: Vec<ModelRecord>,
@@ -94,56 +83,43 @@ pub struct ModelsRecord {
 
 impl ModelsRecord {
     /// The digests of all files, the checkpoint's first.
-    pub fn digests(&self) -> impl Iterator<Item = &FileDigest> {
+    pub(crate) fn digests(&self) -> impl Iterator<Item = &FileDigest> {
         let candidates = self.models.iter().filter_map(|model| model.candidate.as_ref()?.digests.as_ref());
         self.checkpoint.digests.iter().chain(candidates).flatten()
     }
 }
 
-/// The results of one slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SliceRecord {
-    /// Its chunks.
+pub(crate) struct SliceRecord {
     pub chunks: Vec<ChunkRecord>,
-    /// Its passages.
     pub passages: Vec<PassageText>,
     /// What every model scored on them, in the order of [`ModelsRecord::models`] and of the passages.
     pub scores: Vec<ModelScores>,
     /// Its input tokens.
     pub tokens: u64,
-    /// The device.
     pub device: String,
-    /// CPU threads.
     pub threads: usize,
     /// Wall-clock seconds since the slice before, or since the process began.
     pub seconds: f64,
-    /// Where the time went.
     pub stages: StageSeconds,
-    /// The largest resident set of the process so far.
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// One chunk of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChunkRecord {
-    /// Its number.
+pub(crate) struct ChunkRecord {
     pub number: usize,
     /// Of every model and stage but the last: Σ‖x − x_baseline‖² and Σ‖x_baseline‖² over the chunk's tokens. Empty where
     /// not measured.
     pub divergence: Vec<Vec<(Number, Number)>>,
 }
 
-/// What a model scored in a slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ModelScores {
-    /// One sample a passage.
+pub(crate) enum ModelScores {
     Samples(Vec<Sample>),
-    /// Its numbers overflow.
     NotFinite {
         /// The first passage where they do.
         doc_id: usize,
-        /// The same in a sentence.
         message: String,
     },
 }
@@ -151,7 +127,7 @@ pub enum ModelScores {
 /// A number that JSON may be unable to write: NaN and infinities are written as text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Written", try_from = "Written")]
-pub struct Number(pub f64);
+pub(crate) struct Number(pub f64);
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
@@ -179,12 +155,10 @@ impl TryFrom<Written> for Number {
 
 /// Everything that a run, or several shards of one, have recorded.
 #[derive(Debug, Clone)]
-pub struct Records {
-    /// The run.
+pub(crate) struct Records {
     pub run: RunRecord,
     /// The models; absent until a slice is done.
     pub models: Option<ModelsRecord>,
-    /// The slices that are done.
     pub slices: Vec<SliceRecord>,
     /// Of how many shards they are joined; none where one process computed them.
     pub joined: Option<usize>,
@@ -193,17 +167,11 @@ pub struct Records {
 }
 
 impl Records {
-    /// A run that begins.
-    #[must_use]
-    pub fn new(run: RunRecord) -> Self {
+    pub(crate) fn new(run: RunRecord) -> Self {
         Self { run, models: None, slices: Vec::new(), joined: None, seconds: 0.0 }
     }
 
-    /// From the lines of a journal.
-    ///
-    /// # Errors
-    /// It does not begin with a run.
-    pub fn read(path: &Path, records: Vec<Record>) -> Result<Self, RunError> {
+    pub(crate) fn read(path: &Path, records: Vec<Record>) -> Result<Self, RunError> {
         let form = || {
             let (path, reason) = (path.to_owned(), "it does not begin with a run".to_owned());
             RunError::JournalForm { path, reason }
@@ -221,15 +189,12 @@ impl Records {
         Ok(found)
     }
 
-    /// Takes in a slice.
-    pub fn add(&mut self, slice: SliceRecord) {
+    pub(crate) fn add(&mut self, slice: SliceRecord) {
         self.seconds += slice.seconds;
         self.slices.push(slice);
     }
 
-    /// The chunks that are done.
-    #[must_use]
-    pub fn done(&self) -> BTreeSet<usize> {
+    pub(crate) fn done(&self) -> BTreeSet<usize> {
         self.slices.iter().flat_map(|slice| &slice.chunks).map(|chunk| chunk.number).collect()
     }
 

@@ -10,7 +10,7 @@ fn chunk() -> Chunk {
     let passage =
         |index: usize, length: u32| TokenizedPassage::new(index, &(0..length).collect::<Vec<_>>(), &[7], 64).unwrap();
     let packed = Packed::new([5, 3, 3, 3, 2].iter().enumerate().map(|(at, &length)| passage(at, length)).collect());
-    let positions = Tensor::from_slice(packed.positions());
+    let positions = Tensor::from_slice(&packed.positions);
     pieces(&packed.chunks(100), &positions).unwrap().remove(0).chunk
 }
 

@@ -25,27 +25,21 @@ pub(in crate::model) fn usable(backend: Backend) -> bool {
 
 impl Packed {
     /// `x Wᵀ + bias`, `[rows, outputs]`, for `x` `[rows, inputs]`.
-    ///
-    /// # Errors
-    /// `x` is not of that form, or there is no memory for the product.
     pub(in crate::model) fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let rows = self.rows_of(x)?;
-        let mut product = Tensor::f_empty([rows, to_i64(self.outputs())], (x.kind(), x.device()))?;
+        let mut product = Tensor::f_empty([rows, to_i64(self.outputs)], (x.kind(), x.device()))?;
         let mut start = match bias {
             Some(bias) => Vec::<f32>::try_from(&bias.f_to_kind(Kind::Float)?.f_flatten(0, -1)?)?,
             None => Vec::new(),
         };
-        start.resize(self.outputs().next_multiple_of(BLOCK), 0.0);
+        start.resize(self.outputs.next_multiple_of(BLOCK), 0.0);
         self.multiply(x, Start::Row(&start), &mut product)?;
         Ok(product)
     }
 
     /// `total + x Wᵀ`, in `total`'s own memory if that is contiguous.
-    ///
-    /// # Errors
-    /// `x` is not `[rows, inputs]`, or `total` not `[rows, outputs]`.
     pub(in crate::model) fn add_product(&self, total: &Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
-        let expected = [self.rows_of(x)?, to_i64(self.outputs())];
+        let expected = [self.rows_of(x)?, to_i64(self.outputs)];
         if total.size() != expected || total.kind() != x.kind() {
             return Err(unfit("a sum", total, &expected));
         }
@@ -56,8 +50,8 @@ impl Packed {
 
     fn rows_of(&self, x: &Tensor) -> Result<i64, ModelError> {
         match x.size()[..] {
-            [rows, inputs] if inputs == to_i64(self.inputs()) && x.kind() == Kind::Float => Ok(rows),
-            _ => Err(unfit("activations", x, &[-1, to_i64(self.inputs())])),
+            [rows, inputs] if inputs == to_i64(self.inputs) && x.kind() == Kind::Float => Ok(rows),
+            _ => Err(unfit("activations", x, &[-1, to_i64(self.inputs)])),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::packed::Packed;
 use super::pieces::pack_rows;
 use super::recycled;
-use super::registers::{BLOCK, INPUTS, Rows, Tile, Tiles, WeightPieces, X_TILES};
+use super::registers::{BLOCK, INPUTS, Rows, Tile, Tiles, X_TILES};
 
 /// Rows of activations that are packed at once.
 const ROWS_AT_ONCE: usize = 4 * BLOCK;
@@ -27,15 +27,15 @@ struct Scratch([[f32; BLOCK]; BLOCK]);
 
 /// `output ← start + x Wᵀ`: `x` is `[rows, inputs]`, `output` is `[rows, outputs]`.
 pub(super) fn multiply(tiles: &Tiles, x: &[f32], weights: &Packed, start: Start<'_>, output: &mut [f32]) {
-    let (inputs, outputs) = (weights.inputs(), weights.outputs());
-    let pieces = WeightPieces::new(weights.pieces());
+    let (inputs, outputs) = (weights.inputs, weights.outputs);
+    let pieces = weights.pieces();
     let steps = inputs.div_ceil(INPUTS);
     // Backwards there are two parts at least.
-    let at_once = if weights.backwards() { STEPS_AT_ONCE.min(steps.div_ceil(2)) } else { STEPS_AT_ONCE };
+    let at_once = if weights.backwards { STEPS_AT_ONCE.min(steps.div_ceil(2)) } else { STEPS_AT_ONCE };
     let mut packed = recycled::take(ROWS_AT_ONCE / BLOCK * STEPS_AT_ONCE.min(steps) * X_TILES);
     let outputs_at_once = ROWS_AT_ONCE * outputs;
     for (x, output) in x.chunks(ROWS_AT_ONCE * inputs).zip(output.chunks_mut(outputs_at_once)) {
-        for (turn, first) in first_steps(steps, at_once, weights.backwards()).enumerate() {
+        for (turn, first) in first_steps(steps, at_once, weights.backwards).enumerate() {
             let last = steps.min(first + at_once);
             let range = first * INPUTS..inputs.min(last * INPUTS);
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
@@ -71,7 +71,7 @@ struct Columns<'a> {
 }
 
 /// One block of sums, of `x` and `weights` in tiles.
-fn block(tiles: &Tiles, pieces: WeightPieces, (x, weights): (&[Tile], &[Tile]), start: Start<'_>, output: Columns<'_>) {
+fn block(tiles: &Tiles, pieces: usize, (x, weights): (&[Tile], &[Tile]), start: Start<'_>, output: Columns<'_>) {
     let Columns { rows, outputs, first } = output;
     let width = BLOCK.min(outputs - first);
     if width == BLOCK && rows.len() == BLOCK * outputs {

@@ -26,17 +26,17 @@ pub(in crate::model) struct Packed {
     tiled: Arc<Tiled>,
     first_panel: usize,
     first_step: usize,
-    outputs: usize,
-    inputs: usize,
-    backwards: bool,
+    /// Columns of the product.
+    pub(super) outputs: usize,
+    /// Columns of the activations.
+    pub(super) inputs: usize,
+    /// Whether the last inputs come first.
+    pub(super) backwards: bool,
 }
 
 impl Packed {
     /// Packs a matrix `[outputs, inputs]`, in as many pieces as its elements have. `None` if it is not a matrix of floats
     /// of at most 32 bits.
-    ///
-    /// # Errors
-    /// There are no threads to be had.
     pub(in crate::model) fn new(backend: Backend, matrix: &HostTensor) -> Result<Option<Self>, ModelError> {
         let (&[outputs, inputs], DType::F16 | DType::BF16 | DType::F32) = (matrix.shape(), matrix.dtype()) else {
             return Ok(None);
@@ -89,21 +89,6 @@ impl Packed {
         Self { backwards: true, ..self }
     }
 
-    /// Whether the last inputs come first.
-    pub(super) fn backwards(&self) -> bool {
-        self.backwards
-    }
-
-    /// Columns of the product.
-    pub(super) fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Columns of what is multiplied.
-    pub(super) fn inputs(&self) -> usize {
-        self.inputs
-    }
-
     pub(super) fn pieces(&self) -> usize {
         self.tiled.pieces
     }
@@ -138,7 +123,6 @@ fn pieces_of_f32(backend: Backend, bytes: &[u8]) -> Result<usize, ModelError> {
     Ok(counts.into_iter().max().unwrap_or(1))
 }
 
-/// Elements as float32.
 fn widen(dtype: DType, bytes: &[u8], values: &mut [f32]) {
     match dtype {
         DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).convert_to_f32_slice(values),

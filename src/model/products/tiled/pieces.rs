@@ -12,7 +12,6 @@ pub(super) fn split(value: f32) -> (u16, f32) {
     ((bits >> 16) as u16, value - f32::from_bits(bits & 0xffff_0000))
 }
 
-/// Pieces of a float32.
 pub(super) const PIECES: usize = 3;
 
 /// The pieces of 32 elements, largest first.

@@ -98,56 +98,29 @@ pub(super) struct Rows<P> {
     pub stride: usize,
 }
 
-/// Pieces of a weight. Each is multiplied with the three of an activation, but where the product is below 2⁻²⁴ of the
-/// largest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WeightPieces {
-    /// One: three products.
-    One,
-    /// Two: five products.
-    Two,
-    /// Three: six products.
-    Three,
-}
-
-impl WeightPieces {
-    /// So many; at least one, at most three.
-    pub(super) fn new(pieces: usize) -> Self {
-        match pieces {
-            1 => Self::One,
-            2 => Self::Two,
-            _ => Self::Three,
-        }
-    }
-
-    /// Tiles of weights for each step of [`INPUTS`] inputs of a block; of activations there are [`X_TILES`].
-    fn tiles(self) -> usize {
-        match self {
-            Self::One => 2,
-            Self::Two => 4,
-            Self::Three => 6,
-        }
-    }
-}
-
 /// Loads a piece's two tiles of activations.
 macro_rules! load_x {
     ($upper:literal, $lower:literal) => {
-        concat!("tileloadd tmm4, [{x} + {packed}*1 + ", $upper, "]\ntileloadd tmm5, [{x} + {packed}*1 + ", $lower, "]")
+        concat!(
+            "tileloadd tmm4, [{x} + {packed}*1 + ",
+            $upper,
+            "]\ntileloadd tmm5, [{x} + {packed}*1 + ",
+            $lower,
+            "]\n"
+        )
     };
 }
 
 /// Loads a piece's two tiles of weights.
 macro_rules! load_w {
     ($left:literal, $right:literal) => {
-        concat!("tileloadd tmm6, [{w} + {packed}*1 + ", $left, "]\ntileloadd tmm7, [{w} + {packed}*1 + ", $right, "]")
+        concat!("tileloadd tmm6, [{w} + {packed}*1 + ", $left, "]\ntileloadd tmm7, [{w} + {packed}*1 + ", $right, "]\n")
     };
 }
 
-/// The four products of what is loaded.
 macro_rules! multiply {
     () => {
-        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7"
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
     };
 }
 
@@ -156,17 +129,11 @@ macro_rules! first_piece {
     () => {
         concat!(
             load_w!(0, 1024),
-            "\n",
             load_x!(4096, 5120),
-            "\n",
             multiply!(),
-            "\n",
             load_x!(2048, 3072),
-            "\n",
             multiply!(),
-            "\n",
             load_x!(0, 1024),
-            "\n",
             multiply!(),
         )
     };
@@ -175,14 +142,14 @@ macro_rules! first_piece {
 /// With the second, after the first: the activations' largest is loaded still.
 macro_rules! second_piece {
     () => {
-        concat!(load_w!(2048, 3072), "\n", multiply!(), "\n", load_x!(2048, 3072), "\n", multiply!())
+        concat!(load_w!(2048, 3072), multiply!(), load_x!(2048, 3072), multiply!())
     };
 }
 
 /// With the third, of the activations' largest alone.
 macro_rules! third_piece {
     () => {
-        concat!(load_w!(4096, 5120), "\n", load_x!(0, 1024), "\n", multiply!())
+        concat!(load_w!(4096, 5120), load_x!(0, 1024), multiply!())
     };
 }
 
@@ -224,18 +191,22 @@ impl Tiles {
     /// tiles each (rows 0 to 15, then 16 to 31), and `w` the weights' (columns likewise), with pairs of inputs side by
     /// side as `tdpbf16ps` wants them. A stride of 0 repeats the first row of `initial`.
     ///
+    /// A weight has one to three pieces. Each is multiplied with the three of an activation, but where the product is below
+    /// 2⁻²⁴ of the largest: three, five or six products.
+    ///
     /// # Safety
     /// [`BLOCK`] elements of each of so many rows can be read from `initial` and written to `out`.
     #[expect(clippy::unused_self, reason = "that the registers are configured")]
     pub(super) unsafe fn block(
         &self,
-        pieces: WeightPieces,
+        pieces: usize,
         x: &[Tile],
         w: &[Tile],
         initial: Rows<*const f32>,
         out: Rows<*mut f32>,
     ) {
-        let steps = (x.len() / X_TILES).min(w.len() / pieces.tiles());
+        let pieces = pieces.clamp(1, 3);
+        let steps = (x.len() / X_TILES).min(w.len() / (2 * pieces));
         if steps == 0 {
             return;
         }
@@ -244,9 +215,9 @@ impl Tiles {
         // one step, of which there are as many in both slices.
         unsafe {
             match pieces {
-                WeightPieces::One => block!(x, w, steps, initial, out, 2048, first_piece!()),
-                WeightPieces::Two => block!(x, w, steps, initial, out, 4096, first_piece!(), second_piece!()),
-                WeightPieces::Three => {
+                1 => block!(x, w, steps, initial, out, 2048, first_piece!()),
+                2 => block!(x, w, steps, initial, out, 4096, first_piece!(), second_piece!()),
+                _ => {
                     block!(x, w, steps, initial, out, 6144, first_piece!(), second_piece!(), third_piece!());
                 }
             }

@@ -1,0 +1,131 @@
+//! What `merge` is to write is held against the rules of what is read, before a byte of it is written.
+
+use serde_json::json;
+
+use super::{failure, kintsugi, run, text};
+use crate::common::{TinyCheckpoint, TinyModel, layer_files};
+use kintsugi::checkpoint::Checkpoint;
+
+/// 12 heads on 2 ranks, as Pythia-160M has.
+fn twelve_heads() -> TinyCheckpoint {
+    TinyModel::new().with(|o| (o.shape.hidden_size, o.shape.head_count) = (96, 12)).write()
+}
+
+/// With and without `--dry-run` the same; nothing is left behind.
+fn refusal(source: &TinyCheckpoint, arguments: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("new/out");
+    let refused = |further: &[&str]| {
+        let mut command = kintsugi();
+        failure(command.arg("merge").arg(source.path()).arg("-o").arg(&target).args(arguments).args(further))
+    };
+    let found = refused(&[]);
+    assert_eq!(found, refused(&["--dry-run"]));
+    assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0, "{found}");
+    found.replace(&*target.to_string_lossy(), "OUT")
+}
+
+#[test]
+fn ranks_with_parts_of_heads_are_refused() {
+    let source = twelve_heads();
+    for ranks in ["8", "16", "5"] {
+        assert_eq!(
+            refusal(&source, &["--tensor-parallel", ranks]),
+            format!(
+                "error: cannot be written for {ranks} ranks: OUT: `num_attention_heads` should be a multiple of \
+                 model_parallel_size ({ranks}), found 12\nhint: --tensor-parallel takes 1, 2, 4 with this model\n"
+            )
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for ranks in ["1", "2", "4"] {
+        let target = folder.path().join(ranks);
+        let mut command = kintsugi();
+        let arguments = ["--tensor-parallel", ranks];
+        let output = run(command.arg("merge").arg(source.path()).arg("-o").arg(&target).args(arguments));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        Checkpoint::open(&target, &[]).unwrap();
+    }
+}
+
+#[test]
+fn ranks_with_parts_of_key_heads_rows_and_widths_are_refused() {
+    let grouped = TinyModel::new().with(|o| o.shape.kv_head_count = Some(4)).write();
+    let found = refusal(&grouped, &["--tensor-parallel", "8"]);
+    assert!(found.contains("`num_kv_heads` should be a multiple of model_parallel_size (8), found 4"), "{found}");
+    assert!(found.contains("takes 1, 2, 4 with"), "{found}");
+    let found = refusal(&twelve_heads(), &["--tensor-parallel", "12"]);
+    assert!(
+        found.contains("`padded_vocab_size` should be a multiple of model_parallel_size (12), found 128"),
+        "{found}"
+    );
+    let found = refusal(&twelve_heads(), &["--tensor-parallel", "3", "--trim-vocab=121"]);
+    assert!(found.contains("--trim-vocab=123 keeps rows that 3 ranks divide"), "{found}");
+    let narrow = TinyModel::new().with(|o| o.shape.mlp_inner_size = Some(60)).write();
+    let found = refusal(&narrow, &["--tensor-parallel", "8"]);
+    assert!(
+        found.contains("extent 60 does not divide into 8 ranks") && found.contains("takes 1, 2, 4 with"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_vocabulary_that_lacks_tokens_is_refused() {
+    let source = TinyModel::new().write();
+    let tokens: serde_json::Map<_, _> = (0..120).map(|id| (format!("token{id}"), json!(id))).collect();
+    let tokenizer = json!({ "model": { "type": "WordLevel", "vocab": tokens, "unk_token": "token0" } });
+    fs_err::write(source.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let found = refusal(&source, &["--trim-vocab=100"]);
+    assert!(
+        found.contains("its tokens need 120 rows of the vocabulary, and 100 would be written\nhint: --trim-vocab ")
+    );
+    let larger: serde_json::Map<_, _> = (0..200).map(|id| (format!("token{id}"), json!(id))).collect();
+    let tokenizer = json!({ "model": { "type": "WordLevel", "vocab": larger, "unk_token": "token0" } });
+    fs_err::write(source.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let found = refusal(&source, &[]);
+    assert!(found.contains("its tokens need 200 rows of the vocabulary, and 128 would be written\nhint: is it the"));
+}
+
+#[test]
+fn layer_files_get_the_numbers_that_gpt_neox_gives_them() {
+    let source = TinyModel::new().write();
+    for (from, to) in [(6, 8), (5, 7), (3, 5), (2, 4)] {
+        for tp_rank in [0, 1] {
+            fs_err::rename(source.layer_file(from, tp_rank), source.layer_file(to, tp_rank)).unwrap();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("out");
+    let output = run(kintsugi().arg("merge").arg(source.path()).arg("-o").arg(&target));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let names = layer_files(&target.join("global_step1"));
+    let numbers = names.iter().map(|path| path.file_name().unwrap().to_string_lossy()[6..8].to_owned());
+    assert_eq!(numbers.collect::<Vec<_>>(), ["00", "02", "03", "05", "06"]);
+}
+
+#[test]
+fn what_depends_on_the_heads_of_a_rank_keeps_them() {
+    let source = TinyModel::new().with(|o| o.tp_size = 1).write();
+    source.edit_config(|raw| drop(raw.insert("use_qk_layernorm".to_owned(), json!(true))));
+    for stage in [2, 3] {
+        crate::common::edit_layer_file(&source.layer_file(stage, 0), |tensors| {
+            for part in ["weight", "bias"] {
+                let ones = kintsugi::tensor::HostTensor::from_f64(kintsugi::tensor::DType::F32, vec![8, 8], &[1.0; 64]);
+                tensors.insert(format!("attention.qk_layernorm.{part}"), ones.unwrap());
+            }
+        });
+    }
+    let found = refusal(&source, &["--tensor-parallel", "2", "--strategy", "mean"]);
+    assert!(found.contains("statistics over the heads of each rank\nhint: --tensor-parallel 1 keeps them"), "{found}");
+}
+
+#[test]
+fn what_the_files_do_not_show_is_said() {
+    let source = TinyModel::new().write();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = kintsugi();
+    command.arg("merge").arg(source.path()).arg("-o").arg(folder.path().join("out"));
+    let output = run(command.args(["--quirk", "reduction=per-branch"]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("open them with --quirk reduction=per-branch"), "{}", text(&output.stderr));
+}

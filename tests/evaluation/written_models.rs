@@ -1,0 +1,193 @@
+//! Random architectures and options: what `merge` writes opens again and scores as the merge in memory does, or nothing is
+//! written and an error says what could be. `PROPTEST_CASES` asks for more of them.
+
+use std::path::Path;
+
+use crate::common::evaluation::{evaluate, loglikelihood, merge_by, passages};
+use crate::common::merging::Merge;
+use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource, OpenOptions, open_model};
+use kintsugi::config::{Activation, Norm, OutputLayerParallelism, PositionEmbedding};
+use kintsugi::eval::{EngineOptions, Quiet, Variant};
+use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};
+use kintsugi::export::{ExportError, Format};
+use kintsugi::model::Backend;
+use kintsugi::tensor::DType;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Rounding of bias shares in 16 bits, and of float32 tables.
+const TOLERANCE: f64 = 1e-5;
+
+prop_compose! {
+    fn shapes()(
+        (head_count, kv_head_count) in select(vec![
+            (4, None), (6, None), (8, None), (12, None), (8, Some(4)), (8, Some(2)), (12, Some(6)), (6, Some(3)), (4, Some(1)),
+        ]),
+        head_size in select(vec![4, 8]),
+        layer_count in 1..=2_usize,
+        mlp_inner_size in select(vec![None, None, Some(48), Some(60), Some(64)]),
+        make_vocab_size_divisible_by in select(vec![4, 6, 16]),
+    ) -> Shape {
+        Shape {
+            layer_count,
+            hidden_size: head_count * head_size,
+            head_count,
+            kv_head_count,
+            mlp_inner_size,
+            vocab_size: 110,
+            make_vocab_size_divisible_by,
+            max_position_embeddings: 32,
+        }
+    }
+}
+
+prop_compose! {
+    fn branches()(
+        norm in select(vec![
+            Norm::LayerNorm, Norm::LayerNorm, Norm::RmsNorm, Norm::RmsNorm, Norm::ScaleNorm, Norm::NonParametricLayerNorm,
+        ]),
+        activation in select(vec![
+            Activation::Gelu, Activation::Relu, Activation::Silu, Activation::Softsign, Activation::SwiGlu,
+            Activation::SwiGlu, Activation::GeGlu,
+        ]),
+        positions in select(vec![
+            PositionEmbedding::Rotary, PositionEmbedding::Rotary, PositionEmbedding::Rotary, PositionEmbedding::Learned,
+            PositionEmbedding::Alibi, PositionEmbedding::RelativeBuckets,
+        ]),
+        rotary_pct in select(vec![0.5, 1.0]),
+        (gpt_j_residual, gpt_j_tied, tied_embeddings) in any::<(bool, bool, bool)>(),
+        (attention_bias, mlp_bias, bias_gelu_fusion) in any::<(bool, bool, bool)>(),
+        row_head in any::<bool>(),
+    ) -> SynthOptions {
+        let head = if row_head { OutputLayerParallelism::Row } else { OutputLayerParallelism::Column };
+        SynthOptions {
+            norm, activation, positions, rotary_pct, gpt_j_residual, gpt_j_tied, tied_embeddings, attention_bias, mlp_bias,
+            bias_gelu_fusion, head, ..SynthOptions::new(Shape::named("14m").unwrap())
+        }
+    }
+}
+
+prop_compose! {
+    fn sources()(
+        shape in shapes(),
+        branches in branches(),
+        tp_size in select(vec![1, 2, 2, 3, 4]),
+        dtype in select(vec![DType::F32, DType::F16, DType::BF16]),
+        drift in select(vec![0.0, 0.02]),
+        rank_files in any::<bool>(),
+        legacy_names in any::<bool>(),
+        seed in 0..1000_u64,
+    ) -> SynthOptions {
+        let layout = if rank_files { Layout::RankFiles } else { Layout::LayerFiles };
+        SynthOptions { shape, tp_size, dtype, drift, layout, legacy_names, seed, ..branches }
+    }
+}
+
+prop_compose! {
+    fn merges()(
+        tp_size in select(vec![None, None, None, Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), Some(8), Some(12)]),
+        max_shard_bytes in select(vec![4000, 1 << 30]),
+        dtype in select(vec![None, None, Some(DType::F32), Some(DType::F16), Some(DType::BF16)]),
+        vocab_size in select(vec![None, None, Some(96), Some(101), Some(110), Some(400)]),
+    ) -> Merge {
+        let format = tp_size.map_or(Format::HuggingFace { max_shard_bytes }, |tp_size| Format::Neox { tp_size });
+        Merge { format, dtype, vocab_size, ..Merge::by("fold") }
+    }
+}
+
+prop_compose! {
+    /// Half of the cases are made such that the merge can be written.
+    fn jobs()(mut source in sources(), mut merge in merges(), possible in any::<bool>()) -> (SynthOptions, Merge) {
+        match merge.format {
+            _ if !possible => {}
+            Format::HuggingFace { .. } => {
+                source.positions = PositionEmbedding::Rotary;
+                if source.norm == Norm::RmsNorm {
+                    (source.gpt_j_residual, source.rotary_pct, source.activation) = (false, 1.0, Activation::SwiGlu);
+                    source.legacy_names &= source.shape.kv_head_count.is_none();
+                } else {
+                    source.shape.kv_head_count = None;
+                    source.norm = if source.norm == Norm::ScaleNorm { Norm::LayerNorm } else { source.norm };
+                    if [Activation::SwiGlu, Activation::GeGlu, Activation::Softsign].contains(&source.activation) {
+                        source.activation = Activation::Gelu;
+                    }
+                }
+            }
+            Format::Neox { ref mut tp_size } => {
+                *tp_size = [1, 2, 4][*tp_size % 3];
+                source.shape.head_count = source.shape.hidden_size / 4;
+                source.shape.kv_head_count = source.shape.kv_head_count.map(|_| 4).filter(|_| source.shape.hidden_size % 16 == 0);
+            }
+        }
+        if possible {
+            merge.vocab_size = merge.vocab_size.filter(|&rows| rows == 96);
+        }
+        (source, merge)
+    }
+}
+
+/// Log-likelihoods of the last variant, computed in float64.
+fn scores(model: &dyn ModelSource, variants: &[Variant]) -> Vec<f64> {
+    let ids =
+        |seed: u32, length: u32| (0..length).map(|at| (seed * 37 + at * at * 11 + at * 5) % 96).collect::<Vec<_>>();
+    let pairs: Vec<_> = (0..4).map(|seed| (ids(seed, 5 + seed), ids(seed + 7, 1 + seed % 3))).collect();
+    let double = EngineOptions::on(vec![Backend { device: tch::Device::Cpu, kind: tch::Kind::Double }]);
+    let mut found = evaluate(model, variants, passages(&pairs, 32), &double, &Quiet).unwrap().scores;
+    found.pop().unwrap().iter().map(|tokens| loglikelihood(tokens)).collect()
+}
+
+fn written(directory: &Path) -> Vec<f64> {
+    scores(&*open_model(directory, &OpenOptions::default()).unwrap(), &[Variant::baseline()])
+}
+
+/// What the output must score: the merge in memory, or where type or vocabulary are others, the same for one rank.
+fn expected(source: &Checkpoint, merge: &Merge, folder: &Path) -> Vec<f64> {
+    if merge.dtype.is_none_or(|dtype| dtype == source.dtype()) && merge.vocab_size.is_none() {
+        return scores(source, &[Variant::baseline(), merge_by("fold")]);
+    }
+    let one_rank = folder.join("one-rank");
+    merge.clone().ranks(1).write(source, &one_rank).unwrap();
+    written(&one_rank)
+}
+
+fn refused(error: &ExportError, preview: Option<ExportError>, folder: &Path) -> Result<(), TestCaseError> {
+    prop_assert_eq!(preview.map(|preview| preview.to_string()), Some(error.to_string()), "a dry run says the same");
+    prop_assert!(error.hint().is_some(), "{error}");
+    let refusal =
+        matches!(error, ExportError::Ranks { .. } | ExportError::Inexpressible { .. } | ExportError::Vocabulary { .. });
+    prop_assert!(refusal, "{error}");
+    prop_assert_eq!(fs_err::read_dir(folder).unwrap().count(), 0, "{}", error);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+
+    #[test]
+    fn what_is_written_is_the_merge_or_nothing_is_written((options, merge) in jobs()) {
+        let [source, target, beside] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        if write_checkpoint(&options, source.path()).is_err() {
+            return Err(TestCaseError::reject("sizes that do not divide"));
+        }
+        let source = Checkpoint::open(source.path(), &[]).unwrap();
+        let output = target.path().join("merged");
+        let preview = merge.with(&source, &output, |job| job.preview().err());
+        if let Err(error) = merge.write(&source, &output) {
+            refused(&error, preview, target.path())?;
+            let possible = if let ExportError::Ranks { possible, .. } = error { possible } else { Vec::new() };
+            for ranks in possible {
+                let other = merge.clone().ranks(ranks).with(&source, &output, |job| job.preview().map(drop));
+                prop_assert!(other.is_ok(), "the hint names {ranks} ranks: {other:?}");
+            }
+            return Ok(());
+        }
+        let (expected, found) = (expected(&source, &merge, beside.path()), written(&output));
+        for (expected, found) in expected.iter().zip(&found) {
+            prop_assert!((expected - found).abs() <= TOLERANCE * expected.abs().max(1.0), "{expected} {found}");
+        }
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(24, |cases| cases.parse().unwrap())
+}
