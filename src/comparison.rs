@@ -58,7 +58,7 @@ impl Comparison {
     /// # Errors
     /// As [`compare`].
     pub fn run(&self) -> Result<Report> {
-        run::compare(&self.request, &Silent)?.report()
+        run::compare(&self.request, &Silent)?.write_report()
     }
 
     /// What [`run`](Self::run) would read, compute and write, with all checks but nothing computed or written
@@ -118,6 +118,15 @@ impl Comparison {
         self
     }
 
+    /// Whether every text begins with BOS: `auto` (if the tokenizer itself does that), `yes` or `no`.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn add_special_tokens(mut self, choice: &str) -> Result<Self> {
+        self.request.task.add_special_tokens = parse("add_special_tokens", choice)?;
+        Ok(self)
+    }
+
     /// Only the first passages; the report is marked as partial.
     pub fn limit(mut self, passages: usize) -> Self {
         self.request.task.limit = Some(passages);
@@ -130,7 +139,7 @@ impl Comparison {
         self
     }
 
-    /// Passages that calibrate, in a file of their own.
+    /// Text that calibrates, instead of the one that comes with kintsugi.
     pub fn calibration(mut self, file: impl Into<PathBuf>) -> Self {
         self.request.task.calibration = Some(file.into());
         self
@@ -267,6 +276,8 @@ mod tests {
             .task("task.yml")
             .data("data.jsonl")
             .tokenizer("tokenizer.json")
+            .add_special_tokens("yes")
+            .unwrap()
             .limit(3)
             .max_length(64)
             .calibration("calibration.jsonl")
@@ -289,7 +300,7 @@ mod tests {
             .bootstrap_replicates(100)
             .seed(7);
         let arguments = "checkpoint --neox-config a.yml --era 2022-12-10 --quirk norm-tying=inverted --task task.yml --data data.jsonl \
-            --tokenizer tokenizer.json --limit 3 --max-length 64 --calibration calibration.jsonl --strategy mean --strategy fold \
+            --tokenizer tokenizer.json --add-special-tokens yes --limit 3 --max-length 64 --calibration calibration.jsonl --strategy mean --strategy fold \
             --allow-inexact --candidate upstream=out/hf --output-dir out --restart --shard 2/4 --device cuda:0,1 --dtype bf16 \
             --threads 3 --memory-budget 8GiB --chunk-tokens 96 --slice-tokens 192 --no-noise-floor --bootstrap-replicates 100 \
             --seed 7";

@@ -67,19 +67,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// What it is about.
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
     /// What can be done about it, where that is known.
-    #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
     /// The exit code of the command line: 2, or 128 and the signal's number.
-    #[must_use]
     pub fn exit_code(&self) -> u8 {
         self.exit_code
     }
@@ -114,20 +111,17 @@ impl Error {
     }
 
     /// The same with a hint.
-    #[must_use]
     pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
     /// The same with another exit code.
-    #[must_use]
     pub(crate) fn with_exit_code(self, exit_code: u8) -> Self {
         Self { exit_code, ..self }
     }
 
     /// The same, with what was being done before it.
     #[cfg(feature = "libtorch")]
-    #[must_use]
     pub(crate) fn context(self, doing: impl fmt::Display) -> Self {
         Self { message: format!("{doing}\n  caused by: {}", self.message), ..self }
     }

@@ -1,8 +1,9 @@
 //! kintsugi joins the tensor-parallel shards of a GPT-NeoX checkpoint into one model and measures what the seams cost: it
-//! evaluates the unmerged model and every merge of it on the same passages, in one pass over the weights.
+//! evaluates the unmerged model and every merge of it on the same passages, in one pass over the weights
+//! (with a journal one for every slice of passages).
 //!
 //! The modules, from the ground up; each imports from lower ones only, and files within a module do not import in circles
-//! (`tests/library/architecture.rs` checks both):
+//! (`tests/library/architecture` checks both):
 //!
 //! | level | module | content |
 //! |---|---|---|

@@ -38,7 +38,6 @@ pub fn digest_file(path: &Path) -> Result<FileDigest, std::io::Error> {
 
 impl FileDigest {
     /// The digest of the file at `path`, all of which the hasher has seen.
-    #[must_use]
     pub(crate) fn new(path: &Path, hasher: &blake3::Hasher) -> Self {
         Self::of(path, hasher.finalize(), hasher.count())
     }

@@ -121,7 +121,6 @@ pub(super) fn is_unknown_object(error: &PickleError) -> bool {
 
 impl CheckpointError {
     /// What the user can do about it, where that is known.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::NotACheckpoint { other: Some(other), .. } => other.hint(),

@@ -20,7 +20,6 @@ pub(super) fn check(folder: &Path, stages: &[FileStage]) -> Result<Option<String
 }
 
 /// The number that gpt-neox gives a stage; `nth` says which of the layers.
-#[must_use]
 pub fn stage_number(architecture: &Architecture, kind: StageKind, nth: usize) -> usize {
     number(kind, nth, architecture.layer_count, usize::from(architecture.soft_prompt_length > 0))
 }

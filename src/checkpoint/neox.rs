@@ -77,45 +77,37 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    #[must_use]
     pub fn tp_size(&self) -> usize {
         self.tp_size
     }
 
-    #[must_use]
     pub fn config(&self) -> &NeoxConfig {
         &self.config
     }
 
-    #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    #[must_use]
     pub fn quirks(&self) -> &Quirks {
         &self.quirks
     }
 
     /// Warnings about the files, the configuration and assumptions made, a sentence each.
-    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.notes.clone();
         warnings.extend(warnings::of(&self.config, &self.architecture, &self.quirks, self.tp_size));
         warnings
     }
 
-    #[must_use]
     pub fn client(&self) -> &ClientState {
         &self.client
     }
@@ -126,11 +118,10 @@ impl Checkpoint {
         self.client.validation_files.iter().map(|path| TorchFile::open(path)?.read(VALIDATION_LOGITS)).collect()
     }
 
-    pub(crate) fn has_validation_logits(&self) -> bool {
+    pub fn has_validation_logits(&self) -> bool {
         !self.client.validation_files.is_empty()
     }
 
-    #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
@@ -144,7 +135,6 @@ impl Checkpoint {
     }
 
     /// Element type of the word embedding, taken as the checkpoint's.
-    #[must_use]
     pub fn dtype(&self) -> DType {
         self.parameters()
             .find(|(_, _, entry)| entry.row.role == Role::WordEmbedding)
@@ -152,7 +142,6 @@ impl Checkpoint {
     }
 
     /// Number of parameters of the merged model and the bytes that all shards hold.
-    #[must_use]
     pub fn size(&self) -> (u64, u64) {
         let (mut parameters, mut bytes) = (0_u64, 0_u64);
         for (_, _, entry) in self.parameters() {
@@ -172,13 +161,11 @@ impl Checkpoint {
     }
 
     /// Bytes of the used parameters of a stage, all ranks together.
-    #[must_use]
     pub fn stage_bytes(&self, id: StageId) -> u64 {
         let bytes = |entry: &ParamEntry| entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size;
         self.stage_params(id).into_iter().map(|(_, entry)| bytes(entry) as u64).sum()
     }
 
-    #[must_use]
     pub fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
         let mut stages: Vec<_> = self.sources(id, |entry| entry.used).into_iter().map(|(_, stage, _)| stage).collect();
         stages.sort_unstable();

@@ -9,7 +9,8 @@ use super::neox::{Checkpoint, OpenOptions};
 use super::recognize::is_output_of_zero;
 use super::source::ModelSource;
 use super::torch_file::Reading;
-use crate::config::Architecture;
+use crate::config::{Architecture, NeoxConfig};
+use crate::hub::ConfiguredTokenizer;
 use crate::partition::{StageId, StageTensors};
 use crate::tensor::DType;
 
@@ -30,7 +31,6 @@ impl Checkpoint {
         !is_hugging_face(path) || is_output_of_zero(path)
     }
 
-    #[must_use]
     pub fn stage_ids(&self) -> Vec<StageId> {
         ModelSource::stage_ids(self)
     }
@@ -78,10 +78,13 @@ impl ModelSource for Checkpoint {
         self.config().make_vocab_size_divisible_by.checked_mul(self.tp_size())
     }
 
-    fn tokenizer_file(&self) -> Option<&str> {
-        // The files of gpt-neox's other tokenizers are no tokenizer.json.
-        let kind = self.config().tokenizer_type.as_deref();
-        self.config().vocab_file.as_deref().filter(|_| kind.is_none_or(|kind| kind == "HFTokenizer"))
+    fn tokenizer(&self) -> ConfiguredTokenizer<'_> {
+        let NeoxConfig { tokenizer_type, vocab_file, merge_file, .. } = self.config();
+        ConfiguredTokenizer {
+            kind: tokenizer_type.as_deref(),
+            vocab_file: vocab_file.as_deref(),
+            merge_file: merge_file.as_deref(),
+        }
     }
 
     fn stage_files(&self, id: StageId) -> Vec<PathBuf> {

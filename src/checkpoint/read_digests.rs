@@ -25,7 +25,6 @@ pub struct ReadDigests(HashMap<PathBuf, ReadDigest>);
 pub(super) struct ReadDigest(Mutex<HashMap<u64, ChainingValue>>);
 
 impl ReadDigests {
-    #[must_use]
     pub fn new(files: &[PathBuf]) -> Self {
         Self(files.iter().map(|path| (path.clone(), ReadDigest::default())).collect())
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::CheckpointError;
 use super::torch_file::Reading;
 use crate::config::Architecture;
+use crate::hub::ConfiguredTokenizer;
 use crate::partition::{StageId, StageTensors};
 use crate::tensor::DType;
 
@@ -35,9 +36,9 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// The vocabulary was padded to a multiple of this; `None` where that is unknown.
     fn vocabulary_multiple(&self) -> Option<usize>;
 
-    /// The tokenizer file that the model's own configuration names, as a path on the machine that trained.
-    fn tokenizer_file(&self) -> Option<&str> {
-        None
+    /// The tokenizer that the model's own configuration names.
+    fn tokenizer(&self) -> ConfiguredTokenizer<'_> {
+        ConfiguredTokenizer::default()
     }
 
     fn stage_files(&self, id: StageId) -> Vec<PathBuf>;

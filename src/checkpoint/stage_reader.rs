@@ -66,14 +66,12 @@ impl Checkpoint {
 
     /// The parameters of a stage in the files, also those that the model does not use. A tied head has its own role and the
     /// word embedding's entry.
-    #[must_use]
     pub fn stage_entries(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
         let entry = |(role, at, file_role): Source| Some((role, self.entries[at].get(&file_role)?));
         self.sources(id, |_| true).into_iter().filter_map(entry).collect()
     }
 
     /// Every file that holds weights, in the order of the stages.
-    #[must_use]
     pub fn weight_files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = Vec::new();
         for rank in self.stages.iter().flat_map(|stage| &stage.ranks) {

@@ -52,7 +52,7 @@ pub(super) struct WriteArgs {
     trim_vocab: Option<Option<usize>>,
     /// Tokenizer to copy: a tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
     ///
-    /// Default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that its configuration names.
+    /// Default: the file that the checkpoint's configuration names, else `tokenizer.json` or `20B_tokenizer.json` beside it.
     #[arg(help_heading = "Output", long, value_name = "FILE|NAME")]
     tokenizer: Option<PathBuf>,
     /// A report.json of `compare`, whose numbers for the strategy go into the model card

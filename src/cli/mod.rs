@@ -105,7 +105,6 @@ enum Command {
 }
 
 /// Runs the command of the process's arguments.
-#[must_use]
 pub fn main() -> ExitCode {
     run(std::env::args_os())
 }

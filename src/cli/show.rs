@@ -12,7 +12,7 @@ pub(super) fn show_finished(finished: &Finished, screen: &Screen) -> Result<()> 
         tracing::info!("shard {index}/{count} is done; when all are: kintsugi combine {folder} -o {folder}");
         return Ok(());
     }
-    let report = finished.report()?;
+    let report = finished.write_report()?;
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
     screen.data(&report::render_terminal(&report, style))?;
     if let Some(folder) = folder {

@@ -169,7 +169,6 @@ impl Architecture {
         Ok((architecture, quirks))
     }
 
-    #[must_use]
     pub fn head_size(&self) -> usize {
         self.hidden_size / self.head_count
     }
@@ -185,7 +184,6 @@ impl Architecture {
     }
 
     /// Longest input, in tokens, a trained prompt not counted.
-    #[must_use]
     pub fn longest_input(&self) -> usize {
         let positions = match self.positions {
             Positions::Learned { offset } => self.max_position_embeddings.saturating_sub(offset),
@@ -196,7 +194,6 @@ impl Architecture {
 
     /// Whether a layer runs through the `FlashAttention` kernels, which ignore `rpe`, layer scaling and
     /// `scores_by_head_size`, and alone know a sliding window.
-    #[must_use]
     pub fn is_flash(&self, layer: usize) -> bool {
         self.attention.get(layer) == Some(&AttentionKind::Flash)
     }

@@ -20,7 +20,6 @@ macro_rules! choices {
         }
 
         impl $name {
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -128,21 +127,18 @@ choices! {
 
 impl Norm {
     /// Whether it subtracts the mean, so that its output sums to zero before gain and bias.
-    pub(crate) const fn centres(self) -> bool {
+    pub const fn centres(self) -> bool {
         matches!(self, Self::LayerNorm | Self::NonParametricLayerNorm | Self::TransformerEngineLayerNorm)
     }
 
-    #[must_use]
     pub const fn is_rms(self) -> bool {
         matches!(self, Self::RmsNorm | Self::TransformerEngineRmsNorm)
     }
 
-    #[must_use]
     pub const fn has_gain(self) -> bool {
         !matches!(self, Self::NonParametricLayerNorm)
     }
 
-    #[must_use]
     pub const fn has_bias(self) -> bool {
         matches!(self, Self::LayerNorm | Self::TransformerEngineLayerNorm)
     }
@@ -154,7 +150,6 @@ impl Activation {
     }
 
     /// Whether the first linear layer makes two halves, `[up | gate]`, that are multiplied.
-    #[must_use]
     pub const fn is_gated(self) -> bool {
         matches!(self, Self::GeGlu | Self::ReGlu | Self::SwiGlu | Self::Bilinear | Self::Glu)
     }
@@ -201,7 +196,6 @@ impl AttentionKind {
         known.map_or_else(|| Self::Other(word.to_owned()), |(_, kind)| kind.clone())
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::Other(word) => word,

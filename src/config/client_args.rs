@@ -54,7 +54,6 @@ impl NeoxConfig {
     }
 
     /// Rows of the embedding over all ranks, padding included: from the configuration, else from the checkpoint.
-    #[must_use]
     pub fn padded_vocab_size(&self, args: Option<&ClientArgs>) -> Option<usize> {
         self.padded_vocab_size.or_else(|| args.and_then(|args| args.padded_vocab_size))
     }

@@ -48,7 +48,6 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// What to do about it, where that is known: one sentence without a trailing period.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoFiles | Self::MissingKey { .. } => {

@@ -75,7 +75,6 @@ pub enum Head {
 
 impl Head {
     /// Whether its inputs are divided among the ranks, so that each reads its own slice of the final norm.
-    #[must_use]
     pub const fn is_row_parallel(self) -> bool {
         matches!(self, Self::Row | Self::Reward)
     }

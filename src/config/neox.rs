@@ -146,12 +146,10 @@ impl NeoxConfig {
         Self::from_raw(raw, sources)
     }
 
-    #[must_use]
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_attention_heads
     }
 
-    #[must_use]
     pub fn kv_heads(&self) -> usize {
         self.num_kv_heads.unwrap_or(self.num_attention_heads)
     }
@@ -161,7 +159,6 @@ impl NeoxConfig {
         rotary_ndims(self.head_dim(), self.rotary_pct)
     }
 
-    #[must_use]
     pub fn tied_embeddings(&self) -> bool {
         !self.no_weight_tying
     }

@@ -54,7 +54,6 @@ impl Observed {
     }
 
     /// Settings that the names and shapes in the files contradict, a sentence each: the files decide.
-    #[must_use]
     pub fn contradictions(&self, config: &NeoxConfig) -> Vec<String> {
         if self.layer_tensors.is_empty() {
             return Vec::new();

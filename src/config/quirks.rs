@@ -168,7 +168,6 @@ impl QuirkOptions {
 }
 
 impl Quirks {
-    #[must_use]
     pub fn decide(config: &NeoxConfig, observed: &Observed, options: &QuirkOptions) -> Self {
         const OLD_NAMES: &str = "the MLP has the names it had until 2024-09";
         let old_names =
@@ -244,7 +243,6 @@ impl Quirks {
     }
 
     /// Every quirk, its value and why, in the order of gpt-neox's history.
-    #[must_use]
     pub fn list(&self) -> Vec<QuirkLine> {
         fn line<T: Choice>(name: &'static str, decision: &Decision<T>, matters: bool) -> QuirkLine {
             let (value, why) = (decision.value.word().to_owned(), decision.why.to_string());

@@ -8,7 +8,6 @@ use super::quirk_values::{EpsilonPlacement, RotaryTables};
 
 impl Architecture {
     /// The settings by name, for reports. What most models do not have is named only where it is.
-    #[must_use]
     pub fn summary(&self) -> Map<String, Value> {
         let activation = if self.tanh_gelu && self.activation.is_gelu() {
             format!("{} (tanh)", self.activation)
@@ -49,7 +48,6 @@ impl Architecture {
 
     /// The settings that make the other model compute something else from the same parameters: name, this model's value,
     /// the other's. How the files lay parameters out, and how many rows the vocabulary was padded to, is left out.
-    #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
         const LAYOUT: [&str; 5] = ["qkv", "mlp", "head", "padded_vocab_size", "max_position_embeddings"];
         let (ours, theirs) = (self.summary(), other.summary());

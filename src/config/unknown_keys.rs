@@ -9,7 +9,6 @@ const SIMILAR: f64 = 0.9;
 
 impl NeoxConfig {
     /// The keys that neither gpt-neox nor a known fork of it has had, a sentence each.
-    #[must_use]
     pub fn unknown_keys(&self) -> Vec<String> {
         let unknown = self.raw.keys().filter(|key| !keys::is_known(key));
         let sentence = |key: &String| {

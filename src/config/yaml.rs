@@ -38,7 +38,6 @@ pub struct Sources {
 }
 
 impl Sources {
-    #[must_use]
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -49,7 +48,6 @@ impl Sources {
     }
 
     /// The line, counted from 1, of a top-level key (spelled with `_`) in its file.
-    #[must_use]
     pub fn line_of(&self, key: &str) -> Option<usize> {
         self.place_of_key.get(key).map(|place| place.line)
     }

@@ -10,7 +10,6 @@ use crate::model::{Backend, free_device_memory};
 
 /// Tokens that go through a stage together at most: enough rows to keep matrix products efficient, which pack the weights
 /// for every chunk; on a CPU, where each thread has a chunk of its own, few enough that activations stay in the cache.
-#[must_use]
 pub fn default_chunk_tokens(backend: Backend) -> usize {
     if backend.device == Device::Cpu { 1024 } else { 16_384 }
 }
@@ -18,7 +17,6 @@ pub fn default_chunk_tokens(backend: Backend) -> usize {
 /// Tokens of a chunk for this many tokens, whose longest passage has `longest`. On a CPU the number of chunks is a multiple
 /// of four, and they are about equal, so that the usual numbers of threads end together; it does not depend on how many
 /// threads there are, so that results do not either.
-#[must_use]
 pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usize {
     const MULTIPLE: usize = 4;
     let most = default_chunk_tokens(backend);
@@ -32,7 +30,6 @@ pub fn even_chunk_tokens(backend: Backend, tokens: usize, longest: usize) -> usi
 
 /// Bytes to spend on residual streams where none are given: half of what is available, on a GPU half of what is free
 /// there. The other half is for weights and activations.
-#[must_use]
 pub fn default_memory_budget(backend: Backend) -> u64 {
     const UNKNOWN: u64 = 8 << 30;
     let available = match backend.device {
@@ -64,7 +61,6 @@ pub(super) fn slice_tokens(
 /// Tokens of a slice where results are kept slice by slice: about a minute's work, so that little is lost when a run is
 /// killed, but ten times what reading and merging the weights takes, which every slice repeats. Speeds are those of usual
 /// hardware; results do not depend on them.
-#[must_use]
 pub fn kept_slice_tokens(models: Models<'_>, backends: &[Backend], threads: usize, chunk_tokens: usize) -> usize {
     /// Floating-point operations a second of a GPU, and of a thread of a CPU.
     const GPU_SPEED: u64 = 100_000_000_000_000;

@@ -18,7 +18,6 @@ pub struct ChunkPlan {
 /// The chunks of a plan that a process computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assignment {
-    /// Ascending.
     pub chunks: Vec<usize>,
     pub done: BTreeSet<usize>,
 }
@@ -27,9 +26,7 @@ pub struct Assignment {
 #[derive(Debug, Clone)]
 pub(super) struct DeviceChunks {
     pub packed: Packed,
-    /// The chunks, in this packing.
     pub chunks: Vec<Chunk>,
-    /// Their numbers in the plan.
     pub numbers: Vec<usize>,
     /// The longest passage of the plan, in tokens: what is made for so many positions is the same on every device.
     pub longest: usize,
@@ -38,53 +35,44 @@ pub(super) struct DeviceChunks {
 
 impl ChunkPlan {
     /// Cuts passages into chunks of at most so many tokens; a longer passage is a chunk by itself.
-    #[must_use]
     pub fn new(passages: Vec<TokenizedPassage>, chunk_tokens: usize) -> Self {
         let packed = Packed::new(passages);
         let chunks = packed.chunks(chunk_tokens).into_iter().map(|chunk| (chunk.passages, chunk.rows.len())).collect();
         Self { packed, chunk_tokens, chunks }
     }
 
-    #[must_use]
     pub fn chunk_tokens(&self) -> usize {
         self.chunk_tokens
     }
 
-    #[must_use]
     pub fn longest(&self) -> usize {
         self.packed.passages.first().map_or(0, TokenizedPassage::length)
     }
 
-    #[must_use]
     pub fn chunk_count(&self) -> usize {
         self.chunks.len()
     }
 
-    #[must_use]
     pub fn tokens(&self, chunks: &[usize]) -> usize {
         chunks.iter().map(|&chunk| self.chunks[chunk].1).sum()
     }
 
-    #[must_use]
     pub fn passages(&self, chunk: usize) -> &[TokenizedPassage] {
         &self.packed.passages[self.chunks[chunk].0.clone()]
     }
 
-    #[must_use]
     pub fn whole(&self) -> Assignment {
         Assignment { chunks: (0..self.chunk_count()).collect(), done: BTreeSet::new() }
     }
 
     /// The chunks of one of `count` processes, counted from 1: every `count`-th chunk, so that each has long passages and
     /// short ones. Where there are fewer chunks than processes, the last ones get none.
-    #[must_use]
     pub fn shard(&self, index: usize, count: usize) -> Assignment {
         let chunks = (index.saturating_sub(1)..self.chunk_count()).step_by(count.max(1)).collect();
         Assignment { chunks, done: BTreeSet::new() }
     }
 
     /// Divides chunks into slices that are computed one after the other, each of at most `max_tokens` tokens or one chunk.
-    #[must_use]
     pub fn slices(&self, chunks: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
         let mut slices: Vec<Vec<usize>> = Vec::new();
         let mut tokens = 0;

@@ -5,38 +5,20 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A file could not be read; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("unknown task `{name}`: neither built in nor a file")]
     UnknownTask { name: String, known: Vec<String> },
     #[error("{place}: not a task: {message}")]
-    InvalidTask {
-        /// The task file, or the name of a built-in task.
-        place: String,
-        message: String,
-    },
+    InvalidTask { place: String, message: String },
     #[error("{path}: no passages in this file", path = path.display())]
     NoPassages { path: PathBuf },
     #[error("{path}: line {line} is longer than {limit_bytes} bytes", path = path.display())]
     LineTooLong { path: PathBuf, line: usize, limit_bytes: usize },
     #[error("{path}: line {line} is not UTF-8 (first bad byte at {byte})", path = path.display())]
-    NotUtf8 {
-        path: PathBuf,
-        line: usize,
-        /// 0-based offset of the first bad byte in the line.
-        byte: usize,
-        /// The binary format that the file's first bytes announce, if it is one we know.
-        binary_format: Option<&'static str>,
-    },
+    NotUtf8 { path: PathBuf, line: usize, byte: usize, binary_format: Option<&'static str> },
     #[error("{path}: line {line}, column {column}: not JSON: {message}", path = path.display())]
-    NotJson {
-        path: PathBuf,
-        line: usize,
-        /// 1-based column as the JSON reader counts it.
-        column: usize,
-        message: String,
-    },
+    NotJson { path: PathBuf, line: usize, column: usize, message: String },
     #[error("{path}: line {line}: expected an object with a string `text`, found {found}", path = path.display())]
     NoText { path: PathBuf, line: usize, found: String },
     #[error("{path}: line {line}: passage has no context before its last word: {text:?}", path = path.display())]
@@ -64,29 +46,18 @@ pub enum DataError {
          more than padding to a multiple of {multiple} adds",
         path = path.display()
     )]
-    SmallVocabulary {
-        path: PathBuf,
-        rows: usize,
-        padded_vocab_size: usize,
-        /// The multiple that gpt-neox pads to: `make_vocab_size_divisible_by` times the number of ranks.
-        multiple: usize,
-    },
+    SmallVocabulary { path: PathBuf, rows: usize, padded_vocab_size: usize, multiple: usize },
     #[error("the target has {target_count} tokens, expected at most {max_length}, the model's longest input")]
     TargetTooLong { target_count: usize, max_length: usize },
     #[error("--max-length {asked} is more than the model's {longest} positions")]
     MaxLength { asked: usize, longest: usize },
-    /// `id` is 0-based, in the calibration file.
-    #[error("--calibration: passage {id} is among those to be scored")]
+    #[error("--calibration: text {id} is, or has, one of the passages to be scored")]
     CalibrationScored { id: usize },
-    #[error("one passage cannot both calibrate and be scored: give more, or --calibration FILE")]
-    NothingToSetAside,
-    /// `id` is 0-based, in the data set.
     #[error("passage {id}: {source}")]
     Passage { id: usize, source: Box<Self> },
 }
 
 impl DataError {
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::UnknownTask { name, known } => {
@@ -109,7 +80,7 @@ impl DataError {
             Self::NoContext { .. } => "every line must be a whole passage: context, one space, last word",
             Self::InvalidTokenizer { .. } => {
                 "expected the tokenizer.json of Hugging Face tokenizers, such as 20B_tokenizer.json; \
-                 a vocab.json with merges.txt must be converted first"
+                 or a vocab.json with its merges.txt beside it"
             }
             Self::NoData { url, .. } => return Some(format!("give it with --data FILE; it is at {url}")),
             Self::Hub { source, .. } => return source.hint(),
@@ -117,7 +88,11 @@ impl DataError {
                 "pass the tokenizer the checkpoint was trained with"
             }
             Self::NoPrefixToken { .. } => {
-                "name one of its tokens as `prefix_token` in a task file (see evals/text_perplexity.yml)"
+                "name one of its tokens as `bos_token` in a tokenizer_config.json beside it, or for whole texts as \
+                 `prefix_token` in a task file (see evals/text_perplexity.yml)"
+            }
+            Self::CalibrationScored { .. } => {
+                "give another text, or leave it out: a bundled text calibrates by default"
             }
             Self::Passage { source, .. } => return source.hint(),
             Self::Io(error) => return crate::files::hint(error),

@@ -144,7 +144,8 @@ pub(super) fn trim_end_as_python(text: &str) -> &str {
 }
 
 impl Passage {
-    pub(super) fn new(id: usize, context: String, target: String) -> Self {
+    /// A passage with its hashes.
+    pub fn new(id: usize, context: String, target: String) -> Self {
         let (prompt_hash, target_hash) = (sha256_of(context.as_bytes()), sha256_of(target.as_bytes()));
         Self { id, context, target, prompt_hash, target_hash }
     }

@@ -33,7 +33,6 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    #[must_use]
     pub fn on(backends: Vec<Backend>) -> Self {
         Self { backends, ..Self::default() }
     }

@@ -19,7 +19,6 @@ pub enum EvalError {
     Model { stage: StageId, source: ModelError },
     #[error(transparent)]
     Device(ModelError),
-    /// The thread that reads the checkpoint ended without handing over a stage.
     #[error("the reader thread ended before {stage} was read")]
     ReaderGone { stage: StageId },
     #[error("candidate `{name}`: expected {what} {expected} as in the checkpoint, found {found}")]
@@ -29,18 +28,12 @@ pub enum EvalError {
     #[error("candidate `{name}` has a vocabulary of {vocabulary} tokens, the passages hold token {id}")]
     CandidateVocabulary { name: String, vocabulary: usize, id: i64 },
     #[error("passage {passage}: `{variant}` produced {value}")]
-    NotFinite {
-        /// 0-based position of the passage in the data set.
-        passage: usize,
-        variant: String,
-        value: f64,
-    },
+    NotFinite { passage: usize, variant: String, value: f64 },
     #[error("a memory budget of {budget} bytes does not hold {needed} bytes of residual streams for one passage")]
     Budget { budget: u64, needed: u64 },
 }
 
 impl EvalError {
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Checkpoint(error) => error.hint(),

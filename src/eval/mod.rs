@@ -1,6 +1,6 @@
-//! Evaluation: tasks, passages and tokens on one side, the layer-major engine on the other. [`evaluate_chunks`] reads every
-//! stage of the checkpoint once, merges it once per distinct rule, pushes all passages of all variants through it and drops
-//! it.
+//! Evaluation: tasks, passages and tokens on one side, the layer-major engine on the other. [`evaluate_chunks`] reads,
+//! for every slice of the passages, each stage of the checkpoint once, merges it once per distinct rule, pushes the slice's
+//! passages of all variants through it and drops it.
 
 pub mod budget;
 mod calibrated_merge;
@@ -22,6 +22,7 @@ mod rolling;
 pub mod samples;
 pub mod self_check;
 mod slice_run;
+mod special_tokens;
 pub mod task;
 pub mod tokenizer;
 mod variant;
@@ -30,7 +31,8 @@ pub use calibrated_merge::CalibratedMerge;
 pub use engine::{EngineOptions, evaluate_chunks, plan_chunks};
 pub use error::EvalError;
 pub use outcome::{Divergence, SliceOutcome, Timings};
-pub use passages::{CalibrationSource, PassageOptions, Passages};
+pub use passages::{PassageOptions, Passages, calibration_passages};
 pub use plan::Plan;
 pub use progress::{Observer, Quiet, Work};
+pub use special_tokens::SpecialTokens;
 pub use variant::{Models, Variant, Weights};

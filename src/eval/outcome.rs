@@ -29,7 +29,6 @@ pub struct Divergence {
 pub struct SliceOutcome {
     /// The plan's numbers of those computed.
     pub chunks: Vec<usize>,
-    /// Their input tokens.
     pub token_count: usize,
     /// `[variants]`: by [`super::packing::TokenizedPassage::index`], one score per target token.
     pub scores: Vec<BTreeMap<usize, Vec<TokenScore>>>,

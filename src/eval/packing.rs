@@ -71,7 +71,6 @@ pub struct Target {
 
 /// How many tokens lm-evaluation-harness cuts from the left of a passage: all but the last `max_length + 1` of context
 /// and target (`models/huggingface.py`, `_loglikelihood_tokens`); the last token of these is no input.
-#[must_use]
 pub fn truncated_count(context_count: usize, target_count: usize, max_length: usize) -> usize {
     (context_count + target_count).saturating_sub(max_length + 1)
 }
@@ -95,7 +94,6 @@ impl TokenizedPassage {
     }
 
     /// The passage with a trained prompt of this many rows before it. A row's id is its number after the vocabulary's.
-    #[must_use]
     pub fn after_prompt(mut self, prompt_length: usize, vocabulary: usize) -> Self {
         if prompt_length > 0 {
             let first = to_i64(vocabulary);
@@ -105,7 +103,6 @@ impl TokenizedPassage {
         self
     }
 
-    #[must_use]
     pub fn length(&self) -> usize {
         self.input_ids.len()
     }
@@ -127,7 +124,6 @@ pub(super) fn after_prompt(architecture: &Architecture, passages: &[TokenizedPas
 }
 
 impl Packed {
-    #[must_use]
     pub fn new(mut passages: Vec<TokenizedPassage>) -> Self {
         passages.sort_by(TokenizedPassage::packing_order);
         let mut starts = vec![0];
@@ -141,7 +137,6 @@ impl Packed {
     }
 
     /// Consecutive passages of at most `chunk_tokens` tokens together; a passage longer than that is a chunk by itself.
-    #[must_use]
     pub fn chunks(&self, chunk_tokens: usize) -> Vec<Chunk> {
         self.cut(0..self.passages.len(), chunk_tokens)
     }
@@ -245,7 +240,6 @@ mod tests {
         })
     }
 
-    /// Every invariant of a packing and its chunks.
     fn check(packed: &Packed, chunk_tokens: usize) -> Result<(), TestCaseError> {
         let passages = &packed.passages;
         prop_assert!(passages.is_sorted_by(|a, b| a.packing_order(b).is_lt()));

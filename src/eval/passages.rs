@@ -1,4 +1,4 @@
-//! The passages of a run: read, tokenized and cut to what the model takes, with some of them set aside for calibration.
+//! The passages of a run, read, tokenized and cut to what the model takes, and those that calibrate.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,8 +12,14 @@ use super::tokenizer::Tokenizer;
 use crate::config::Architecture;
 use crate::samples::RollingText;
 
-/// Passages that calibrate, at most: it averages a few thousand tokens, and more would not change it.
-pub const MAX_CALIBRATION_PASSAGES: usize = 256;
+/// Calibrates unless another text is given: the beginning of Pride and Prejudice, a paragraph a line.
+const CALIBRATION_TEXT: &str = include_str!("../../evals/calibration.txt");
+
+/// As much of a calibration text is used: it averages a few thousand tokens, and more would not change it.
+const MAX_CALIBRATION_BYTES: usize = 64 << 10;
+
+/// Tokens of a passage that calibrates, about as many as a passage of LAMBADA has.
+const CALIBRATION_WINDOW: usize = 96;
 
 /// How passages are read, tokenized and cut.
 #[derive(Debug, Clone, Copy)]
@@ -22,24 +28,11 @@ pub struct PassageOptions<'a> {
     pub task: &'a Task,
     /// The one that the model was trained with.
     pub tokenizer: &'a Tokenizer,
-    /// Only the first so many passages of the data set are used.
-    pub limit: Option<usize>,
     /// The longest input, in tokens; longer passages are cut on the left.
     pub max_length: usize,
 }
 
-/// Where the passages come from that strategies which calibrate may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CalibrationSource<'a> {
-    /// Nothing calibrates.
-    None,
-    /// One in five of the data set's passages, which are not scored then.
-    SetAside,
-    /// A file of their own, whatever the limit; none of its passages may be scored.
-    File(&'a Path),
-}
-
-/// The passages that are scored, as texts and as tokens, and those that calibrate.
+/// The passages that are scored, as texts and as tokens.
 #[derive(Debug, Clone)]
 pub struct Passages {
     /// Where they come from, and the texts of those that are scored; where whole texts are predicted, the windows' texts.
@@ -50,55 +43,59 @@ pub struct Passages {
     pub truncated_count: usize,
     /// Where whole texts are predicted: how much there is.
     pub rolling: Option<RollingText>,
-    /// Never scored.
-    pub calibration: Vec<TokenizedPassage>,
-    /// How many passages of the data set were set aside for calibration.
-    pub set_aside_count: usize,
 }
 
 impl Passages {
-    /// Reads a data file and, where it is another one, the calibration file.
+    /// Those of a data set.
     ///
     /// # Errors
-    /// Files that are not data sets of this task, passages that the tokenizer refuses or that do not fit the model, and
-    /// calibration passages that cannot be had or are to be scored.
-    pub fn load(data: &Path, options: &PassageOptions<'_>, source: CalibrationSource<'_>) -> Result<Self, DataError> {
-        let mut data = read_passages(data, options.task, options.limit)?;
-        let calibrating = match source {
-            CalibrationSource::None => Vec::new(),
-            CalibrationSource::SetAside => set_aside(&mut data.passages)?,
-            CalibrationSource::File(path) => unseen(options.first_of_file(path)?, &data.passages)?,
-        };
-        let calibration = options.tokenize(calibrating)?.tokenized;
-        let set_aside_count = if source == CalibrationSource::SetAside { calibration.len() } else { 0 };
+    /// Passages that the tokenizer refuses or that do not fit the model.
+    pub fn new(data: DataSet, options: &PassageOptions<'_>) -> Result<Self, DataError> {
         let Cut { texts, tokenized, truncated_count, rolling } = options.tokenize(data.passages)?;
         let data = DataSet { passages: texts, ..data };
-        Ok(Self { data, tokenized, truncated_count, rolling, calibration, set_aside_count })
+        Ok(Self { data, tokenized, truncated_count, rolling })
+    }
+}
+
+/// The passages that calibrate: windows of the text in a file (plain text, or a JSON object with `text` a line), or else of
+/// the bundled one. Task, limit and longest input asked for do not matter.
+///
+/// # Errors
+/// A file that is no text or has none, or holds one of the passages `scored`; a text that the tokenizer refuses.
+pub fn calibration_passages(
+    file: Option<&Path>,
+    tokenizer: &Tokenizer,
+    architecture: &Architecture,
+    scored: &[Passage],
+) -> Result<Vec<TokenizedPassage>, DataError> {
+    let whole_texts = Task::resolve("text_perplexity")?;
+    let texts = match file {
+        Some(path) => read_passages(path, &whole_texts, None)?.passages,
+        None => vec![Passage::new(0, String::new(), CALIBRATION_TEXT.to_owned())],
+    };
+    let known: HashSet<_> = scored.iter().map(|passage| format!("{}{}", passage.context, passage.target)).collect();
+    let window = CALIBRATION_WINDOW.min(architecture.longest_input());
+    let (mut passages, mut bytes_left) = (Vec::new(), MAX_CALIBRATION_BYTES);
+    for Passage { id, target: mut text, .. } in texts {
+        if known.contains(&text) || text.lines().any(|line| known.contains(line)) {
+            return Err(DataError::CalibrationScored { id });
+        }
+        let end = (0..=text.len().min(bytes_left)).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or_default());
+        bytes_left -= text.len();
+        // The last token of a window is what it predicts; the one after it begins the next.
+        for tokens in tokenizer.encode_alone(&text)?.chunks(window + 1).filter(|tokens| tokens.len() > 1) {
+            let (context, target) = tokens.split_at(tokens.len() - 1);
+            passages.push(TokenizedPassage::new(passages.len(), context, target, window)?);
+        }
+    }
+    match file {
+        Some(path) if passages.is_empty() => Err(DataError::NoPassages { path: path.to_owned() }),
+        _ => Ok(passages),
     }
 }
 
 impl PassageOptions<'_> {
-    /// The calibration passages of a file of their own, as [`Passages::load`] takes them.
-    ///
-    /// # Errors
-    /// As [`Passages::load`].
-    pub fn calibration_of_file(&self, path: &Path) -> Result<Vec<TokenizedPassage>, DataError> {
-        Ok(self.tokenize(self.first_of_file(path)?)?.tokenized)
-    }
-
-    /// The passages that [`Passages::load`] sets aside of a data file.
-    ///
-    /// # Errors
-    /// As [`Passages::load`].
-    pub fn calibration_set_aside(&self, data: &Path) -> Result<Vec<TokenizedPassage>, DataError> {
-        let mut data = read_passages(data, self.task, self.limit)?;
-        Ok(self.tokenize(set_aside(&mut data.passages)?)?.tokenized)
-    }
-
-    fn first_of_file(&self, path: &Path) -> Result<Vec<Passage>, DataError> {
-        Ok(read_passages(path, self.task, Some(MAX_CALIBRATION_PASSAGES))?.passages)
-    }
-
     fn tokenize(&self, texts: Vec<Passage>) -> Result<Cut, DataError> {
         let (texts, pairs, rolling) = match self.task.splitting {
             Splitting::LastSpace => {
@@ -141,30 +138,4 @@ pub fn max_length(asked: Option<usize>, architecture: &Architecture) -> Result<u
         Some(asked) if asked > longest => Err(DataError::MaxLength { asked, longest }),
         _ => Ok(asked.unwrap_or(longest)),
     }
-}
-
-/// The calibration passages, none of which may be scored.
-fn unseen(calibration: Vec<Passage>, scored: &[Passage]) -> Result<Vec<Passage>, DataError> {
-    let hashes = |passage: &Passage| (passage.prompt_hash.clone(), passage.target_hash.clone());
-    let known: HashSet<_> = scored.iter().map(hashes).collect();
-    match calibration.iter().find(|passage| known.contains(&hashes(passage))) {
-        Some(seen) => Err(DataError::CalibrationScored { id: seen.id }),
-        None => Ok(calibration),
-    }
-}
-
-/// Takes passages out for calibration: one in five, at most [`MAX_CALIBRATION_PASSAGES`], spread evenly.
-fn set_aside(passages: &mut Vec<Passage>) -> Result<Vec<Passage>, DataError> {
-    if passages.len() < 2 {
-        return Err(DataError::NothingToSetAside);
-    }
-    let count = (passages.len() / 5).clamp(1, MAX_CALIBRATION_PASSAGES);
-    let stride = passages.len() / count;
-    let mut place = 0;
-    let taken = passages.extract_if(.., |_| {
-        let taken = place % stride == stride - 1 && place / stride < count;
-        place += 1;
-        taken
-    });
-    Ok(taken.collect())
 }

@@ -12,7 +12,6 @@ use crate::partition::StageId;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub passages: usize,
-    /// Their input tokens.
     pub tokens: usize,
     /// Tokens whose probability is asked for.
     pub targets: usize,

@@ -59,10 +59,7 @@ fn prefix_token(task: &Task, tokenizer: &Tokenizer) -> Result<u32, DataError> {
         Some(name) => vec![name.clone()],
         None => tokenizer.text_ends(),
     };
-    names
-        .iter()
-        .find_map(|name| tokenizer.id_of(name))
-        .ok_or_else(|| DataError::NoPrefixToken { path: tokenizer.path().to_owned(), names })
+    tokenizer.first_id(&names)
 }
 
 /// `len(re.split(r"\s+", text))` of Python: one more than there are runs of white space.

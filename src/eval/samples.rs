@@ -11,7 +11,6 @@ use crate::samples::{Sample, TokenScore};
 /// The samples of every variant for the passages that have scores, in the order of the passages; `scores` are those of a
 /// slice. A variant whose log-probabilities overflow is an error of its own ([`EvalError::NotFinite`]); the others are
 /// unaffected.
-#[must_use]
 pub fn samples(
     scores: &[BTreeMap<usize, Vec<TokenScore>>],
     variants: &[Variant],

@@ -59,7 +59,6 @@ pub struct SelfCheck {
 
 impl SelfCheck {
     /// Whether the forward pass does what gpt-neox did: to 1e-5, or to a step of the type that gpt-neox computed in.
-    #[must_use]
     pub fn agrees(&self) -> bool {
         self.max_abs_difference <= self.tolerance
     }

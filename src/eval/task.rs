@@ -117,7 +117,6 @@ pub enum DataIdentity {
 
 impl Task {
     /// The names of the built-in tasks; the first is the default.
-    #[must_use]
     pub fn built_in_names() -> Vec<&'static str> {
         BUILT_IN.iter().map(|(name, _)| *name).collect()
     }
@@ -166,7 +165,6 @@ impl Task {
 
 impl DataDescription {
     /// Whether a file with this SHA-256 (lower-case hexadecimal) and this many passages is the data set described here.
-    #[must_use]
     pub fn identify(&self, sha256: &str, passage_count: usize) -> DataIdentity {
         match &self.sha256 {
             Some(expected) if expected == sha256 => DataIdentity::Same,
@@ -187,7 +185,6 @@ impl DataDescription {
 
 impl Splitting {
     /// The rule's name in task files and reports.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::LastSpace => "last-space",
@@ -199,7 +196,6 @@ impl Splitting {
     ///
     /// A trailing space leaves the target `" "`, a trailing line break stays in the target: lm-evaluation-harness
     /// strips neither.
-    #[must_use]
     pub fn split(self, text: &str) -> (String, String) {
         match self {
             Self::LastSpace => {
@@ -213,7 +209,6 @@ impl Splitting {
 
 impl Metric {
     /// The metric's name in reports.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Perplexity => "perplexity",

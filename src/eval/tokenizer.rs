@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::data_error::DataError;
 use super::data_set::{Passage, sha256_of, trim_end_as_python};
+use super::special_tokens::{SpecialTokens, Surroundings};
 use crate::files;
 use crate::samples::Sample;
 
 /// Token ids of a context and of its target.
 pub type TokenPair = (Vec<u32>, Vec<u32>);
-
-/// Whether the tokenizer file's own post-processor may add special tokens: transformers' default. GPT-NeoX's
-/// tokenizers add none, and no token is ever added here.
-const ADD_SPECIAL_TOKENS: bool = true;
 
 /// The largest file that is read; those of the largest vocabularies have 30 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -25,6 +22,10 @@ pub struct Tokenizer {
     path: PathBuf,
     sha256: String,
     largest_id: u32,
+    /// What its post-processor would add.
+    own: Surroundings,
+    /// Tokens that are put before every text.
+    before: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -34,6 +35,39 @@ impl Tokenizer {
     /// A file that cannot be read, or that is not a tokenizer with at least one token.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
         Self::from_bytes(&files::read(path, MAX_FILE_BYTES)?, path)
+    }
+
+    /// Reads the `vocab.json` and `merges.txt` of a byte-level BPE, as gpt-neox's `GPT2BPETokenizer` does.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_vocabulary(path: &Path, merges: &Path) -> Result<Self, DataError> {
+        let vocabulary = files::read(path, MAX_FILE_BYTES)?;
+        let text = files::read_to_string(merges, MAX_FILE_BYTES)?;
+        let invalid = |message: String| DataError::InvalidTokenizer { path: path.to_owned(), message };
+        let vocab: serde_json::Value =
+            serde_json::from_slice(&vocabulary).map_err(|error| invalid(error.to_string()))?;
+        let pairs: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
+        let byte_level = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true });
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "pre_tokenizer": byte_level, "decoder": byte_level,
+            "model": { "type": "BPE", "vocab": vocab, "merges": pairs },
+        });
+        let tokenizer = Self::from_bytes(json.to_string().as_bytes(), path)?;
+        Ok(Self { sha256: sha256_of(&[vocabulary.as_slice(), text.as_bytes()].concat()), ..tokenizer })
+    }
+
+    /// Says if its tokens cannot be those of gpt-neox's class `kind`: SentencePiece writes a space as `▁`, byte-level BPE
+    /// as `Ġ`.
+    pub fn of_another_family(&self, kind: &str) -> Option<String> {
+        let (own, other, name) = match kind {
+            "SPMTokenizer" => ("▁", "Ġ", "a byte-level BPE"),
+            "GPT2BPETokenizer" | "HFGPT2Tokenizer" | "HFGPT2TokenizerFast" => ("Ġ", "▁", "SentencePiece's"),
+            "CharLevelTokenizer" if self.largest_id >= 512 => ("", "", "not one of bytes"),
+            _ => return None,
+        };
+        let differs = own == other || (self.id_of(own).is_none() && self.id_of(other).is_some());
+        differs.then(|| format!("{}: the model was trained with {kind}; this tokenizer is {name}", self.path.display()))
     }
 
     /// As [`Tokenizer::from_file`], of bytes in memory; `path` is named in errors.
@@ -48,17 +82,52 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?.with_padding(None);
         let largest_id = inner.get_vocab(true).values().copied().max();
         let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
-        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), largest_id })
+        let own = Surroundings::of(&inner).map_err(invalid)?;
+        let before = own.before.clone();
+        Ok(Self { inner, path: path.to_owned(), sha256: sha256_of(bytes), largest_id, own, before })
+    }
+
+    /// The same tokenizer with other tokens before every text; the default is [`SpecialTokens::Auto`].
+    ///
+    /// # Errors
+    /// [`DataError::NoPrefixToken`] where BOS is asked for and the tokenizer has none.
+    pub fn with_special_tokens(mut self, choice: SpecialTokens) -> Result<Self, DataError> {
+        self.before = match choice {
+            SpecialTokens::No => Vec::new(),
+            SpecialTokens::Yes if self.own.before.is_empty() => vec![self.first_id(&self.text_ends())?],
+            SpecialTokens::Auto | SpecialTokens::Yes => self.own.before.clone(),
+        };
+        Ok(self)
+    }
+
+    /// The tokens around every text, for a report: `none` or `bos`, and what was left away.
+    pub fn special_tokens(&self) -> String {
+        let before = if self.before.is_empty() { "none" } else { "bos" };
+        let behind = if self.own.behind.is_empty() { "" } else { ", eos at the end ignored" };
+        format!("{before}{behind}")
+    }
+
+    /// The ids before every text.
+    pub fn before(&self) -> &[u32] {
+        &self.before
+    }
+
+    /// The text of the tokens that its post-processor puts behind a text, and that are left away here.
+    pub fn ignored_end(&self) -> Option<String> {
+        (!self.own.behind.is_empty()).then(|| self.decode(&self.own.behind))
+    }
+
+    pub(super) fn first_id(&self, names: &[String]) -> Result<u32, DataError> {
+        let id = names.iter().find_map(|name| self.id_of(name));
+        id.ok_or_else(|| DataError::NoPrefixToken { path: self.path.clone(), names: names.to_vec() })
     }
 
     /// The file it was read from.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// SHA-256 of the file, hexadecimal, as `sha256sum` prints it.
-    #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
@@ -124,7 +193,6 @@ impl Tokenizer {
             .collect()
     }
 
-    /// Fills in the texts of the samples' top tokens.
     pub fn fill_top_token_texts(&self, samples: &mut [Sample]) {
         let mut known: HashMap<u32, String> = HashMap::new();
         let tokens = samples.iter_mut().flat_map(|sample| &mut sample.tokens);
@@ -133,20 +201,16 @@ impl Tokenizer {
         }
     }
 
-    /// The id of a token.
-    #[must_use]
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
     /// The text of some tokens, special ones included; empty where the library has none.
-    #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         self.inner.decode(ids, false).unwrap_or_default()
     }
 
     /// Tokens that begin or end a text, by the `tokenizer_config.json` beside the file, and gpt-neox's own.
-    #[must_use]
     pub fn text_ends(&self) -> Vec<String> {
         let config = self.path.with_file_name("tokenizer_config.json");
         let config: Option<serde_json::Value> =
@@ -163,14 +227,21 @@ impl Tokenizer {
     /// # Errors
     /// [`DataError::Tokenizing`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding = self.inner.encode_fast(text, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
+        Ok([self.before.clone(), self.encode_alone(text)?].concat())
+    }
+
+    /// As [`Self::encode`], without any token before the text.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizing`].
+    pub fn encode_alone(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| self.refused(&*error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     fn encode_batch(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, DataError> {
-        let encodings =
-            self.inner.encode_batch_fast(texts, ADD_SPECIAL_TOKENS).map_err(|error| self.refused(&*error))?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+        let encodings = self.inner.encode_batch_fast(texts, false).map_err(|error| self.refused(&*error))?;
+        Ok(encodings.iter().map(|encoding| [&self.before, encoding.get_ids()].concat()).collect())
     }
 
     fn refused(&self, error: &dyn std::error::Error) -> DataError {

@@ -34,28 +34,23 @@ pub struct Models<'a> {
 }
 
 impl Variant {
-    #[must_use]
     pub fn baseline() -> Self {
         Self { name: "baseline".to_owned(), weights: Weights::Unmerged, rechunked: false }
     }
 
     /// The checkpoint as it is in chunks of another size, named `noise floor`.
-    #[must_use]
     pub fn noise_floor() -> Self {
         Self { name: "noise floor".to_owned(), weights: Weights::Unmerged, rechunked: true }
     }
 
-    #[must_use]
     pub fn merged(strategy: Strategy) -> Self {
         Self { name: strategy.name.clone(), weights: Weights::Merged(strategy), rechunked: false }
     }
 
-    #[must_use]
     pub fn candidate(name: String, model: Arc<dyn ModelSource>) -> Self {
         Self { name, weights: Weights::Candidate(model), rechunked: false }
     }
 
-    #[must_use]
     pub fn candidate_model(&self) -> Option<&dyn ModelSource> {
         match &self.weights {
             Weights::Candidate(model) => Some(model.as_ref()),

@@ -15,33 +15,26 @@ use crate::tensor::{DType, TensorError};
 pub enum ExportError {
     #[error("{path}: cannot be written: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    /// `replaceable`: an earlier merge, which `overwrite` would replace.
     #[error("{path}: exists already", path = path.display())]
     Exists { path: PathBuf, replaceable: bool },
     #[error("{path}: contains files that `kintsugi merge` did not write", path = path.display())]
     NotOurs { path: PathBuf },
     #[error("{path}: another process is writing it", path = path.display())]
     Busy { path: PathBuf },
-    /// An input that cannot be read.
     #[error(transparent)]
     Read { source: std::io::Error },
-    /// A weight that is too large for the output's type.
     #[error("{stage}: `{name}`: element {index} is beyond the range of {dtype}")]
     Overflow { stage: StageId, name: String, index: usize, dtype: DType },
     #[error("{format} cannot express this model: {reason}")]
     Inexpressible { format: &'static str, reason: String, instead: String },
     #[error("the vocabulary cannot be cut to {asked} tokens: the model has {rows}")]
     Vocabulary { asked: usize, rows: usize },
-    /// `enough`: whether the model has rows for all of them.
     #[error("{path}: its tokens need {tokens} rows of the vocabulary, and {rows} would be written", path = path.display())]
     Tokens { path: PathBuf, tokens: usize, rows: usize, enough: bool },
-    /// `possible`: numbers of ranks that there could be; `rows`: of the vocabulary, if only those are in the way.
     #[error("cannot be written for {tp_size} ranks: {source}")]
     Ranks { tp_size: usize, possible: Vec<usize>, rows: Option<usize>, source: Box<Self> },
-    /// A fault of this program.
     #[error("what would be written is another model: expected {expected}, found {found}")]
     OtherModel { expected: String, found: String },
-    /// A fault of this program, or of the disk.
     #[error("{path}: what was written is not what was meant: {reason}", path = path.display())]
     Reopened { path: PathBuf, reason: String },
     #[error("{path}: {reason}", path = path.display())]
@@ -50,7 +43,6 @@ pub enum ExportError {
     Calibration { stage: StageId, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{path}: tensor {tensor}: expected {expected} bytes, found {found}", path = path.display())]
     TensorBytes { path: PathBuf, tensor: usize, expected: u64, found: u64 },
-    /// A thread of the pipeline ended without an error of its own.
     #[error("a thread of the merge ended before its work was done")]
     ThreadLost,
     #[error(transparent)]
@@ -61,10 +53,8 @@ pub enum ExportError {
     DuplicateKey { path: PathBuf, key: String },
     #[error("{path}: a string of {bytes} bytes does not fit into a pickle", path = path.display())]
     StringTooLong { path: PathBuf, bytes: usize },
-    /// Storages that are not numbered 0, 1, 2, … or that are described in two ways.
     #[error("{path}: storage {storage}: {reason}", path = path.display())]
     Storage { path: PathBuf, storage: usize, reason: &'static str },
-    /// A tensor of another form than was announced.
     #[error(
         "{path}: storage {storage}: expected {expected_count} elements of {expected_dtype}, \
          found {found_count} of {found_dtype}",
@@ -78,18 +68,14 @@ pub enum ExportError {
         found_dtype: DType,
         found_count: usize,
     },
-    /// More or fewer tensors than were announced.
     #[error("{path}: expected {expected} storages, found {found}", path = path.display())]
     StorageCount { path: PathBuf, expected: usize, found: usize },
-    /// An error of the function that supplies tensors.
     #[error("{path}: storage {storage}: {source}", path = path.display())]
     Supply { path: PathBuf, storage: usize, source: Box<dyn std::error::Error + Send + Sync> },
-    /// A setting that gpt-neox could not have trained with.
     #[error("{setting}: expected {expected}, found {found}")]
     Setting { setting: &'static str, expected: &'static str, found: String },
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A model that this program could not read back.
     #[error("this model is refused: {0}")]
     Unsupported(#[from] Unsupported),
     #[error("tensor `{name}`: {source}")]
@@ -100,7 +86,6 @@ pub enum ExportError {
 
 impl ExportError {
     /// The user's remedy, where one is known.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {

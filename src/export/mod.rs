@@ -43,7 +43,6 @@ pub use torch_archive::{TorchArchive, save, save_tensors};
 pub trait Progress: Sync {
     /// The work begins; `total` is its size.
     fn start(&self, total: u64);
-    /// This much of it is done.
     fn advance(&self, work: u64);
 }
 

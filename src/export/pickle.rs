@@ -20,9 +20,7 @@ pub enum Value {
     Float(f64),
     /// Text.
     Str(String),
-    /// A list.
     List(Vec<Self>),
-    /// A tuple.
     Tuple(Vec<Self>),
     /// A `dict`.
     Dict(Vec<(String, Self)>),

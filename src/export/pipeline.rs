@@ -33,7 +33,6 @@ pub(super) trait Target: Sync {
     /// The tensors that a parameter becomes, each with the number of its file.
     fn tensors(&self, param: &PlannedParam, value: &ShardedTensor) -> Result<Vec<Output>, ExportError>;
 
-    /// Bytes of all tensors.
     fn bytes(&self) -> u64;
 
     /// What a reader of the files must know, a sentence each.

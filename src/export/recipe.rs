@@ -13,7 +13,6 @@ use crate::partition::Kind;
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     pub command: Vec<String>,
-    /// The text of the strategy's file.
     pub strategy_text: String,
     pub version: String,
     /// Commit it was built from, where known.
@@ -36,7 +35,6 @@ pub struct Measured {
 /// Two numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Scores {
-    /// Per target.
     pub perplexity: f64,
     /// Share of targets that the model predicts.
     pub acc: f64,

@@ -46,7 +46,6 @@ struct Slice {
 }
 
 impl ShardedTensor {
-    /// A tensor in one piece.
     pub(super) fn whole(tensor: HostTensor) -> Self {
         Self::whole_along(tensor, 0)
     }

@@ -55,7 +55,6 @@ impl Staging {
         Ok(Self { target, folder, lock: Some(lock) })
     }
 
-    /// Where to write.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -88,7 +88,6 @@ impl TokenizerFiles {
     }
 
     /// Numbers that a model must have rows for: one more than the largest.
-    #[must_use]
     pub fn token_count(&self) -> usize {
         self.tokens.values().max().map_or(0, |last| last.saturating_add(1))
     }
@@ -105,7 +104,6 @@ impl TokenizerFiles {
         std::iter::once((self.path.clone(), NAME.to_owned())).chain(companions).collect()
     }
 
-    /// Whether a file of this name is among the copies.
     pub(super) fn copies_file(&self, name: &str) -> bool {
         self.companions.iter().any(|path| path.file_name().is_some_and(|found| found == name))
     }

@@ -37,7 +37,6 @@ impl From<FileError> for io::Error {
 }
 
 /// The remedy for a file that cannot be read or written, where one is known.
-#[must_use]
 pub fn hint(error: &io::Error) -> Option<String> {
     let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<FileError>());
     let text = match (ours, error.kind()) {
@@ -127,18 +126,17 @@ impl FileStat {
         }
     }
 
-    #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Its number on its file system.
-    pub(crate) fn inode(&self) -> u64 {
+    pub fn inode(&self) -> u64 {
         self.place.1
     }
 
     /// Time of the last change, in nanoseconds since 1970; 0 where the system has none.
-    pub(crate) fn modified_nanoseconds(&self) -> i64 {
+    pub fn modified_nanoseconds(&self) -> i64 {
         let nanoseconds = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         self.modified.map_or(0, |modified| match modified.duration_since(UNIX_EPOCH) {
             Ok(after) => nanoseconds(after),

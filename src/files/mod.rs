@@ -29,7 +29,7 @@ pub fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
 }
 
 /// Bytes that may still be written where this path is, or would be once its folders are made; `None` if unknown.
-pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+pub fn free_bytes(path: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(&nearest(path).ok()?).ok()?;
     space.f_bavail.checked_mul(space.f_frsize)
 }

@@ -144,7 +144,6 @@ impl Gates {
         }
     }
 
-    #[must_use]
     pub fn of(&self, name: &str) -> Limits {
         self.models.get(name).copied().unwrap_or_default().or(self.default)
     }

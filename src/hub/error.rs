@@ -8,82 +8,24 @@ use super::file::HubFile;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// No repository, revision or file can have this name.
     #[error("no {what} of the Hugging Face Hub can be named `{name}`")]
-    InvalidName {
-        /// `repository`, `revision` or `file`.
-        what: &'static str,
-        /// The name.
-        name: String,
-    },
-    /// A file of the cache cannot be read.
+    InvalidName { what: &'static str, name: String },
     #[error("{path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The bytes are not the ones that the Hub named.
+    Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: the file's checksum is {found}, expected {expected}", path = path.display())]
-    Checksum {
-        /// The file in the cache.
-        path: PathBuf,
-        /// The Hub's.
-        expected: String,
-        /// The file's.
-        found: String,
-    },
-    /// Not in the cache, and nothing may be downloaded.
+    Checksum { path: PathBuf, expected: String, found: String },
     #[error("{file} is not in the Hugging Face cache {cache}, and HF_HUB_OFFLINE is set", cache = cache.display())]
-    Offline {
-        /// The file asked for.
-        file: HubFile,
-        /// Where.
-        cache: PathBuf,
-    },
-    /// Not in the cache, and this build has no downloads.
+    Offline { file: HubFile, cache: PathBuf },
     #[error("{file} is not in the Hugging Face cache {cache}, and this build downloads nothing (feature hub)", cache = cache.display())]
-    BuiltWithout {
-        /// The file asked for.
-        file: HubFile,
-        /// Where.
-        cache: PathBuf,
-    },
-    /// The Hub knows no such repository, revision or file.
+    BuiltWithout { file: HubFile, cache: PathBuf },
     #[error("{endpoint} has no {file}")]
-    NotThere {
-        /// The file asked for.
-        file: HubFile,
-        /// Where.
-        endpoint: String,
-    },
-    /// Access is denied.
+    NotThere { file: HubFile, endpoint: String },
     #[error("{endpoint} refuses {file}{}", if *with_token { " to the token given" } else { "" })]
-    Refused {
-        /// The file asked for.
-        file: HubFile,
-        /// Where.
-        endpoint: String,
-        /// Whether a token went along.
-        with_token: bool,
-    },
-    /// The connection failed.
+    Refused { file: HubFile, endpoint: String, with_token: bool },
     #[error("{file} could not be downloaded from {endpoint}: {message}")]
-    Download {
-        /// The file asked for.
-        file: HubFile,
-        /// Where.
-        endpoint: String,
-        /// The library's message.
-        message: String,
-    },
-    /// There is no tokenizer anywhere.
+    Download { file: HubFile, endpoint: String, message: String },
     #[error("no tokenizer: looked for {}", places(looked))]
-    NoTokenizer {
-        /// The files that are not there.
-        looked: Vec<PathBuf>,
-    },
+    NoTokenizer { looked: Vec<PathBuf>, kind: Option<String> },
 }
 
 fn places(looked: &[PathBuf]) -> String {
@@ -92,7 +34,6 @@ fn places(looked: &[PathBuf]) -> String {
 
 impl HubError {
     /// What the user can do about it, where that is known.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::InvalidName { .. } => {
@@ -111,6 +52,19 @@ impl HubError {
             Self::Download { .. } => {
                 "without a connection, fetch the file elsewhere and give its path; HF_ENDPOINT names a mirror, \
                  HTTPS_PROXY a proxy"
+            }
+            Self::NoTokenizer { kind: Some(kind), .. } if kind != "HFTokenizer" => {
+                let what = match kind.as_str() {
+                    "GPT2BPETokenizer" => "the vocab.json that it was trained with, with its merges.txt beside it",
+                    "HFGPT2Tokenizer" | "HFGPT2TokenizerFast" => {
+                        "openai-community/gpt2, or the folder it was loaded from"
+                    }
+                    "SPMTokenizer" => "its SentencePiece model, converted to a tokenizer.json (transformers does it)",
+                    "TiktokenTokenizer" => "its encoding, converted to a tokenizer.json (transformers does it)",
+                    "CharLevelTokenizer" => "a tokenizer.json that numbers the bytes as it does",
+                    _ => "a tokenizer.json with the same tokens",
+                };
+                return Some(format!("the model was trained with {kind}: give --tokenizer {what}"));
             }
             Self::NoTokenizer { .. } => {
                 "give one with --tokenizer: a tokenizer.json, or a name on the Hugging Face Hub such as \

@@ -14,13 +14,11 @@ use super::settings::Hub;
 pub struct Found {
     /// Where it lies on this machine.
     pub path: PathBuf,
-    /// Whether it had to be downloaded.
     pub downloaded: bool,
 }
 
 impl Found {
     /// Under what name it was found, and where.
-    #[must_use]
     pub fn described(&self, name: &str) -> String {
         let source = if self.downloaded { "downloaded" } else { "from the Hugging Face cache" };
         format!("{name}, {source}")

@@ -23,7 +23,6 @@ pub struct HubFile {
     /// Branch, tag or commit.
     #[serde(default = "main_branch")]
     pub revision: String,
-    /// Path of the file in the repository.
     pub file: String,
 }
 
@@ -34,7 +33,6 @@ fn main_branch() -> String {
 impl HubFile {
     /// A file of a repository that is named `NAME`, `OWNER/NAME` or either with `@REVISION`; nothing where the name cannot
     /// be a repository's.
-    #[must_use]
     pub fn named(name: &str, file: &str) -> Option<Self> {
         let (repo, revision) = name.split_once('@').unwrap_or((name, "main"));
         let named = Self { repo: repo.to_owned(), revision: revision.to_owned(), file: file.to_owned() };

@@ -17,4 +17,4 @@ pub use error::HubError;
 pub use fetch::{Found, Progress};
 pub use file::{HubFile, RepoKind};
 pub use settings::Hub;
-pub use tokenizer::{TokenizerPlace, TokenizerRequest};
+pub use tokenizer::{ConfiguredTokenizer, TokenizerPlace, TokenizerRequest};

@@ -13,7 +13,6 @@ pub struct Hub {
     pub endpoint: String,
     /// Access token, for repositories that are not public.
     pub token: Option<String>,
-    /// Whether the cache is all there is.
     pub offline: bool,
 }
 
@@ -28,8 +27,6 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// From the process's environment.
-    #[must_use]
     pub fn from_environment() -> Self {
         Self::from_variables(|name| std::env::var_os(name))
     }

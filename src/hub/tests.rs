@@ -62,3 +62,55 @@ fn a_cached_file_is_checked_by_its_name() {
     checksum::check(&other).unwrap();
     assert!(matches!(checksum::check(Path::new("no/such/file")), Err(HubError::Read { .. })));
 }
+
+#[test]
+fn a_configured_tokenizer_comes_first_and_another_one_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let step = folder.path().join("global_step1");
+    fs_err::create_dir(&step).unwrap();
+    let write = |name: &str| fs_err::write(folder.path().join(name), name).unwrap();
+    let find = |kind, vocab_file, merge_file| {
+        let configured = ConfiguredTokenizer { kind: Some(kind), vocab_file, merge_file };
+        let hub = of(&[]);
+        TokenizerRequest { given: None, folder: &step, configured }.find(&hub, &mut ())
+    };
+    let others = [
+        ("SPMTokenizer", Some("/there/x.model"), "its SentencePiece model, converted"),
+        ("HFGPT2Tokenizer", None, "openai-community/gpt2"),
+        ("CharLevelTokenizer", None, "numbers the bytes"),
+        ("TiktokenTokenizer", Some("/there/x.json"), "its encoding, converted"),
+        ("GPT2BPETokenizer", Some("/there/vocab.json"), "with its merges.txt beside it"),
+    ];
+    for (kind, file, expected) in others {
+        let hint = find(kind, file, None).unwrap_err().hint().unwrap();
+        assert!(hint.contains(kind) && hint.contains(expected), "{hint}");
+    }
+    write("20B_tokenizer.json");
+    for (kind, file, _) in others {
+        let place = find(kind, file, None).unwrap();
+        assert!(place.path.ends_with("20B_tokenizer.json") && place.merges.is_none(), "{place:?}");
+        assert!(place.warnings[0].contains(&format!("the configuration names {kind}")), "{place:?}");
+    }
+    for (vocab, merges, configured) in [
+        ("vocab.json", "merges.txt", (None, None)),
+        ("gpt2-vocab.json", "gpt2-merges.txt", (Some("/there/gpt2-vocab.json"), None)),
+        ("v.json", "m.txt", (Some("/there/v.json"), Some("/there/m.txt"))),
+    ] {
+        write(vocab);
+        write(merges);
+        let place = find("GPT2BPETokenizer", configured.0, configured.1).unwrap();
+        assert!(place.path.ends_with(vocab) && place.merges.as_ref().unwrap().ends_with(merges), "{place:?}");
+        assert!(place.warnings[0].ends_with("20B_tokenizer.json is another one"), "{place:?}");
+    }
+    // HFTokenizer: the same bytes under another name are no other tokenizer.
+    let place = find("HFTokenizer", Some("./20B_tokenizer.json"), None).unwrap();
+    assert_eq!(place.warnings, Vec::<String>::new());
+    write("mine.json");
+    let place = find("HFTokenizer", Some("/there/mine.json"), None).unwrap();
+    assert!(place.path.ends_with("mine.json") && place.warnings.len() == 1, "{place:?}");
+    fs_err::write(folder.path().join("mine.json"), "20B_tokenizer.json").unwrap();
+    assert_eq!(find("HFTokenizer", Some("/there/mine.json"), None).unwrap().warnings, Vec::<String>::new());
+    let place = find("HFTokenizer", Some("/there/gone.json"), None).unwrap();
+    assert!(place.warnings[0].contains("names HFTokenizer /there/gone.json, which is not there; "), "{place:?}");
+    assert_eq!(find("HFTokenizer", None, None).unwrap().warnings, Vec::<String>::new());
+}

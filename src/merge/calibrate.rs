@@ -28,7 +28,6 @@ pub enum CalibratedNorm {
 pub struct NormOutputMeans<'a> {
     /// In the unmerged model, one per rank.
     pub ranks: &'a [Vec<f64>],
-    /// In the merged one.
     pub merged: &'a [f64],
 }
 

@@ -20,7 +20,6 @@ pub struct ReplicatedMatch {
     pub rule: Rule,
     /// Difference of the values from that result.
     pub difference: Difference,
-    /// Whether they are that result, bit for bit.
     pub same_bits: bool,
     /// Whether rounding explains the difference.
     pub follows: bool,
@@ -152,7 +151,6 @@ impl CandidateAnalysis {
     }
 
     /// One match for every kind of replicated parameter.
-    #[must_use]
     pub fn replicated(&self) -> Vec<ReplicatedMatch> {
         let found = |(&kind, known): (&Kind, &Replicated)| {
             // The first of the closest: `min_by` would give the first as well, but does not promise it.
@@ -177,7 +175,6 @@ impl CandidateAnalysis {
     }
 
     /// One match for every kind of partitioned parameter.
-    #[must_use]
     pub fn joined(&self) -> Vec<JoinedMatch> {
         let found = |(&kind, &(difference, same_bits)): (&Kind, &(Difference, bool))| JoinedMatch {
             kind,
@@ -195,7 +192,6 @@ impl CandidateAnalysis {
     }
 
     /// A sentence for each kind of parameter that the candidate makes another multiple of than the model has.
-    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let sentence = |found: ReplicatedMatch| {
             let ReplicatedMatch { kind, parameters, rule, factor, .. } = found;
@@ -212,7 +208,6 @@ impl CandidateAnalysis {
     }
 
     /// The matches in a line.
-    #[must_use]
     pub fn summary(&self) -> String {
         let replicated = self.replicated().into_iter().map(|found| {
             let closeness = match (found.same_bits, found.follows) {

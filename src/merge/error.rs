@@ -9,18 +9,14 @@ use crate::tensor::TensorError;
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum MergeError {
-    /// `known` are the built-in names.
     #[error("unknown strategy `{name}`: neither built in nor a file")]
     UnknownStrategy { name: String, known: String },
-    /// A strategy file that cannot be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A strategy file that is not a strategy; `message` has line and column.
     #[error("{origin}: {message}")]
     Syntax { origin: String, message: String },
     #[error("strategy `{strategy}` has no rule for {kind} parameters")]
     NoRule { strategy: String, kind: Kind },
-    /// Their rows and files could not be told apart.
     #[error("two strategies are called `{name}` ({first} and {second})")]
     SameName { name: String, first: String, second: String },
     #[error("strategy `{strategy}` asks for rank {tp_rank}, but the checkpoint has ranks 0 to {last}")]
@@ -34,15 +30,12 @@ pub enum MergeError {
          trained on its own stretch of the sequence, and they differ: which one acts depends on the position"
     )]
     PositionDependent { strategy: String, stage: StageId, parameter: String },
-    /// An error that a line of a strategy file causes.
     #[error("{origin}: line {line}: {source}")]
     AtLine { origin: String, line: u64, source: Box<Self> },
     #[error("{stage}: folding failed: {source}")]
     Fold { stage: StageId, source: PartitionError },
-    /// Matrices that cannot be brought into the layout of another model's.
     #[error("{stage}: {source}")]
     Layout { stage: StageId, source: PartitionError },
-    /// A model that cannot be read.
     #[error(transparent)]
     Read(#[from] CheckpointError),
     #[error("{stage}: `{name}`: {source}")]
@@ -51,7 +44,6 @@ pub enum MergeError {
 
 impl MergeError {
     /// The user's remedy, where one is known.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::UnknownStrategy { name, known } => {

@@ -69,20 +69,17 @@ impl Exactness {
     }
 
     /// Whether nothing was found that changes the model.
-    #[must_use]
     pub fn is_exact(&self) -> bool {
         self.losses.is_empty()
     }
 
     /// Why merging this parameter changes the model; `None` if it does not.
-    #[must_use]
     pub fn reason(&self, stage: StageId, name: &str) -> Option<&str> {
         let found = self.losses.iter().find(|((of, _), found)| of == name && found.stages.contains(&stage));
         found.map(|((_, reason), _)| reason.as_str())
     }
 
     /// One line a parameter: name, in how many stages, why.
-    #[must_use]
     pub fn because(&self) -> Vec<String> {
         self.losses
             .iter()
@@ -95,7 +92,6 @@ impl Exactness {
     }
 
     /// The parameters that the merge makes another multiple of than the model has, by factor.
-    #[must_use]
     pub fn miscounts(&self) -> Vec<Miscount> {
         let mut miscounts: Vec<Miscount> = Vec::new();
         for ((name, _), Found { factor, stages }) in &self.losses {
@@ -114,7 +110,6 @@ impl Exactness {
     }
 
     /// The largest changes by folding; `None` if nothing was folded.
-    #[must_use]
     pub fn folding(&self) -> Option<FoldSummary> {
         self.folds.iter().copied().reduce(|total, next| FoldSummary {
             max_weight_change: total.max_weight_change.max(next.max_weight_change),
@@ -125,7 +120,6 @@ impl Exactness {
 }
 
 /// Why `rule` does not keep what the ranks compute with their own replicas; `None` if it does.
-#[must_use]
 pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -> Option<Loss> {
     let replicas = param.value.tensors();
     let count = replicas.len();

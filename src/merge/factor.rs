@@ -22,7 +22,6 @@ pub enum Factor {
 
 impl Factor {
     /// The groups that a model has.
-    #[must_use]
     pub fn of(architecture: &Architecture) -> Vec<Self> {
         let mut factors =
             if architecture.norm.has_gain() { vec![Self::LayerNorms, Self::FinalNorm] } else { Vec::new() };
@@ -41,8 +40,6 @@ impl Factor {
         factors
     }
 
-    /// Its name in reports.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::LayerNorms => "layer norms",
@@ -55,7 +52,6 @@ impl Factor {
     }
 
     /// Whether a parameter belongs to it, under whatever name an era gives it.
-    #[must_use]
     pub fn contains(self, stage: StageId, name: &str, kind: Kind) -> bool {
         let in_layer = matches!(stage, StageId::Layer(_));
         let of_attention = name.starts_with("attention.");

@@ -36,7 +36,6 @@ fn by_rules(name: String, rules: BTreeMap<Kind, Rule>) -> Strategy {
 }
 
 /// The strategy for one group, the reference for everything else.
-#[must_use]
 pub fn only(strategy: &Strategy, factor: Factor) -> Strategy {
     let name = format!("{}: only {}", strategy.name, factor.name());
     let reference = by_rules("reference".to_owned(), reference_rules());
@@ -44,7 +43,6 @@ pub fn only(strategy: &Strategy, factor: Factor) -> Strategy {
 }
 
 /// The reference for one group, the strategy for everything else.
-#[must_use]
 pub fn without(strategy: &Strategy, factor: Factor) -> Strategy {
     Strategy {
         arithmetic: strategy.arithmetic,
@@ -56,7 +54,6 @@ pub fn without(strategy: &Strategy, factor: Factor) -> Strategy {
 
 /// Row-parallel biases taken as these multiples of their mean over ranks, from 1/m to m; everything else as the reference.
 /// The multiple that the forward pass uses shows as the one without loss.
-#[must_use]
 pub fn bias_scales(tp_size: usize) -> Vec<(f64, Strategy)> {
     #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
     let ranks = tp_size as f64;

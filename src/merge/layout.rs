@@ -7,9 +7,7 @@ use crate::tensor::{HostTensor, Piece, TensorError, concatenate};
 /// A stage and the architecture that decides the layout of its matrices.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelStage<'a> {
-    /// The model's architecture.
     pub architecture: &'a Architecture,
-    /// The stage's tensors.
     pub tensors: &'a StageTensors,
 }
 
@@ -24,7 +22,6 @@ impl ModelStage<'_> {
     }
 }
 
-/// The rows that both have.
 pub(super) fn common_rows(left: &HostTensor, right: &HostTensor) -> Result<(HostTensor, HostTensor), TensorError> {
     let rows = |tensor: &HostTensor| tensor.shape().first().copied().unwrap_or(0);
     let common = rows(left).min(rows(right));

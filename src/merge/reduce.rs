@@ -5,7 +5,6 @@ use crate::config::Residual;
 use crate::partition::Kind;
 use crate::tensor::{self, Arithmetic, HostTensor, TensorError};
 
-/// Applies a rule to replicas.
 pub(super) fn reduce(replicas: &[HostTensor], rule: Rule, arithmetic: Arithmetic) -> Result<HostTensor, TensorError> {
     let first = replicas.first().ok_or(TensorError::Empty)?;
     // The same tensor, not a copy of it: variants that agree so far are recognised and computed once.

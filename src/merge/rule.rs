@@ -18,7 +18,6 @@ pub enum Rule {
     Median,
     /// Geometric mean of the magnitudes.
     GeometricMean,
-    /// Sum.
     Sum,
     /// This many times the mean: `scale: m` is the sum over m ranks, `scale: 1` the mean.
     Scale(f64),
@@ -31,7 +30,6 @@ pub enum Rule {
 
 impl Rule {
     /// `auto` resolved; other rules are themselves.
-    #[must_use]
     pub fn resolve(self, kind: Kind, residual: Residual) -> Self {
         match (self, kind, residual) {
             (Self::Auto, Kind::RowParallelBias, Residual::Parallel) => Self::Sum,
@@ -41,13 +39,11 @@ impl Rule {
     }
 
     /// Whether replicas that are bit for bit equal stay what they are.
-    #[must_use]
     pub fn keeps_equal_replicas(self) -> bool {
         matches!(self, Self::Rank(_) | Self::Mean | Self::Median | Self::GeometricMean | Self::Fold)
     }
 
     /// Why the rule makes no sense for a kind of parameter; `None` if it does.
-    #[must_use]
     pub fn cannot_apply_to(self, kind: Kind) -> Option<&'static str> {
         match (self, kind) {
             (_, kind) if !kind.is_replicated() => Some("these parameters have no replicas: they are joined"),

@@ -33,13 +33,10 @@ const POSITION_DEPENDENT: &str = "replicas differ, and with sequence_parallel ea
 /// The work of a strategy on a stage.
 struct Plan<'a> {
     rules: Vec<(Role, &'a Param, Rule)>,
-    /// The norms to fold.
     folding: Vec<NormUnit>,
 }
 
 impl<'a> StageMerger<'a> {
-    /// Of a stage with all ranks.
-    #[must_use]
     pub fn new(stage: &'a StageTensors, architecture: &'a Architecture) -> Self {
         let units = NormUnit::of_stage(architecture, stage.id);
         Self { stage, architecture, units, made: Vec::new(), folded: Vec::new() }
@@ -249,7 +246,6 @@ impl<'a> StageMerger<'a> {
     }
 
     /// Whether this stage makes the ranks' residual streams differ: each adds a replica of its own after the all-reduce.
-    #[must_use]
     pub fn forks_streams(&self) -> bool {
         let own: &[Role] = if self.architecture.biases_after_reduction() {
             &[Role::PositionEmbedding, Role::SoftPrompt, Role::AttentionOutputBias, Role::MlpOutputBias]

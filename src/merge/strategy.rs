@@ -21,7 +21,6 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub struct Strategy {
     /// Its name in reports and file names.
     pub name: String,
-    /// One sentence.
     pub description: String,
     /// The script or paper whose rule it is.
     pub source: String,
@@ -49,9 +48,7 @@ pub struct Override {
     /// Names such as `layer.3.attention.dense.bias` or `output.norm.weight`; `*` stands for anything, `?` for one
     /// character.
     pub pattern: String,
-    /// The rule.
     pub rule: Rule,
-    /// The line of the file.
     pub line: u64,
 }
 
@@ -91,7 +88,6 @@ const BUILT_IN: &[&str] = &[
 ];
 
 /// The name of a parameter in patterns, reports and recipes.
-#[must_use]
 pub fn full_name(stage: StageId, name: &str) -> String {
     match stage {
         StageId::Embedding => format!("embedding.{name}"),

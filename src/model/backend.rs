@@ -36,7 +36,6 @@ impl Backend {
         }
     }
 
-    #[must_use]
     pub fn dtype_name(&self) -> &'static str {
         match self.kind {
             Kind::Half => DType::F16.name(),
@@ -157,7 +156,6 @@ impl fmt::Display for Compute {
 
 impl Compute {
     /// The libtorch type for a checkpoint of this type on this device.
-    #[must_use]
     pub fn resolve(self, checkpoint: DType, device: Device) -> Kind {
         match (self, device) {
             (Self::Exactly(dtype), _) => kind_of(dtype),
@@ -168,7 +166,6 @@ impl Compute {
 }
 
 /// float64 for float64, else float32: for sums that other types are too narrow for.
-#[must_use]
 pub fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
@@ -222,7 +219,6 @@ fn open_cuda_library() -> Result<(), String> {
 }
 
 /// Bytes that are free on a GPU; `None` where the CUDA runtime, which comes with libtorch, does not report it.
-#[must_use]
 pub fn free_device_memory(index: usize) -> Option<u64> {
     load_cuda().ok()?;
     ask_free_memory(i32::try_from(index).ok()?)

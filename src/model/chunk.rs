@@ -45,7 +45,6 @@ impl Chunk {
     }
 
     /// The same chunk for another thread.
-    #[must_use]
     pub fn shallow_clone(&self) -> Self {
         let (groups, positions) = (self.groups.clone(), self.positions.shallow_clone());
         Self { start: self.start, tokens: self.tokens, groups, positions }

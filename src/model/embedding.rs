@@ -58,7 +58,6 @@ impl EmbeddingStage {
     }
 
     /// How many streams [`Self::forward`] returns.
-    #[must_use]
     pub fn stream_count(&self) -> usize {
         self.positions.len().max(self.prompts.len()).max(1)
     }

@@ -19,12 +19,10 @@ pub enum ModelError {
 
 impl ModelError {
     /// Whether a smaller chunk might do.
-    #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Torch(error) if error.to_string().contains("out of memory"))
     }
 
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Device { reason, .. } if reason.contains("cannot be loaded") => Some(

@@ -74,13 +74,11 @@ impl LayerStage {
     }
 
     /// Whether the layer makes the ranks' streams differ: what each adds after the all-reduce is its own.
-    #[must_use]
     pub fn forks_streams(&self) -> bool {
         self.residual != Residual::Parallel && !(self.attention.dense.biases_agree && self.mlp.output.biases_agree)
     }
 
     /// How many streams there are after the layer, with this many before it.
-    #[must_use]
     pub fn streams_after(&self, before: usize) -> usize {
         if self.forks_streams() { self.tp_size } else { before }
     }

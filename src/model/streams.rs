@@ -10,12 +10,10 @@ use super::ModelError;
 pub struct Streams(pub(super) Vec<Tensor>);
 
 impl Streams {
-    #[must_use]
     pub fn new(streams: Vec<Tensor>) -> Self {
         Self(streams)
     }
 
-    #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }

@@ -29,7 +29,6 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    #[must_use]
     pub fn new(backend: Backend) -> Self {
         Self { backend, done: HashMap::new(), packed: HashMap::new(), other_order: false }
     }

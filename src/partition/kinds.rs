@@ -95,7 +95,6 @@ pub enum Kind {
 
 impl Kind {
     /// The dimension that is split, `None` for replicas and buffers.
-    #[must_use]
     pub fn partition_dim(self) -> Option<usize> {
         match self {
             Self::VocabParallel | Self::ColumnParallel | Self::HeadParallel | Self::HeadNorm => Some(0),
@@ -105,7 +104,6 @@ impl Kind {
     }
 
     /// Whether a merge strategy needs a rule for it.
-    #[must_use]
     pub fn is_replicated(self) -> bool {
         self.partition_dim().is_none() && self != Self::Buffer
     }

@@ -20,7 +20,6 @@ pub struct Row {
 
 impl Row {
     /// How shards make the joined tensor; `None` for replicas and buffers.
-    #[must_use]
     pub fn partition(&self, architecture: &Architecture) -> Option<Partition> {
         let dim = self.kind.partition_dim()?;
         let blocks = match self.blocks {

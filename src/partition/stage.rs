@@ -49,7 +49,6 @@ pub enum ParamValue {
 
 impl ParamValue {
     /// Whether all ranks hold the same bits. True of joined tensors.
-    #[must_use]
     pub fn ranks_agree(&self) -> bool {
         match self {
             Self::Joined(_) => true,
@@ -57,7 +56,6 @@ impl ParamValue {
         }
     }
 
-    #[must_use]
     pub fn tensors(&self) -> &[HostTensor] {
         match self {
             Self::Joined(tensor) => std::slice::from_ref(tensor),
@@ -76,7 +74,6 @@ pub struct StageTensors {
 
 impl StageTensors {
     /// Whether both hold the same parameters of the same ranks, bit for bit.
-    #[must_use]
     pub fn same_bits(&self, other: &Self) -> bool {
         let same = |(left, right): (&Param, &Param)| {
             let (left, right) = (left.value.tensors(), right.value.tensors());
@@ -87,13 +84,11 @@ impl StageTensors {
             && self.params.values().zip(other.params.values()).all(same)
     }
 
-    #[must_use]
     pub fn get(&self, role: Role) -> Option<&Param> {
         self.params.get(&role)
     }
 
     /// The replicas of a role; empty if the stage has none or it is partitioned.
-    #[must_use]
     pub fn replicas(&self, role: Role) -> &[HostTensor] {
         match self.get(role).map(|param| &param.value) {
             Some(ParamValue::Replicas(replicas)) => replicas,
@@ -102,7 +97,6 @@ impl StageTensors {
     }
 
     /// Whether all ranks hold the same bits of a role (true where the stage has none).
-    #[must_use]
     pub fn ranks_agree(&self, role: Role) -> bool {
         self.get(role).is_none_or(|param| param.value.ranks_agree())
     }

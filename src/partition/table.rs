@@ -13,7 +13,6 @@ pub struct PartitionTable<'a> {
 }
 
 impl<'a> PartitionTable<'a> {
-    #[must_use]
     pub fn new(architecture: &'a Architecture) -> Self {
         Self { architecture }
     }
@@ -60,7 +59,6 @@ impl<'a> PartitionTable<'a> {
     }
 
     /// How the shards of a role make the joined tensor; `None` for replicas and for what the model does not have.
-    #[must_use]
     pub fn partition(&self, role: Role) -> Option<Partition> {
         let role = match (role, self.architecture.head) {
             // A tied head is the word embedding, whose vocabulary rows are split alike.

@@ -77,7 +77,7 @@ impl Report {
         let report = Self {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool { name: "kintsugi".to_owned(), version: input.run.versions.kintsugi.clone() },
-            partial: passages.effective + passages.calibration < passages.original,
+            partial: passages.effective < passages.original,
             checkpoint: input.checkpoint.clone(),
             task: input.task.clone(),
             run: input.run.clone(),

@@ -68,7 +68,8 @@ pub struct SettingDifference {
 }
 
 impl CandidateInfo {
-    pub(crate) fn with_parameters(mut self, analysis: &CandidateAnalysis) -> Self {
+    /// Adds the analysis of its parameters.
+    pub fn with_parameters(mut self, analysis: &CandidateAnalysis) -> Self {
         let replicated = analysis.replicated().into_iter().map(|found| ReplicatedKind {
             kind: found.kind,
             parameters: found.parameters,

@@ -61,7 +61,6 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotWritable { .. } => Some("choose another --output-dir".to_owned()),

@@ -99,7 +99,6 @@ pub(super) const NEGLIGIBLE_KL: f64 = 1e-6;
 
 impl Explanation {
     /// Fills in the findings.
-    #[must_use]
     pub fn with_findings(mut self) -> Self {
         self.findings = self.strategies.iter().map(|effect| self.finding(effect)).collect();
         if let Some(best) =
@@ -180,7 +179,6 @@ impl Explanation {
 }
 
 /// The explanation as text with a final line break.
-#[must_use]
 pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> String {
     let mut page = Page::new(style);
     let checkpoint = &explanation.checkpoint;

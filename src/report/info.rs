@@ -195,9 +195,6 @@ pub struct PassageCounts {
     pub original: usize,
     /// Passages evaluated.
     pub effective: usize,
-    /// Passages that were set aside for calibration and not evaluated.
-    #[serde(default)]
-    pub calibration: usize,
 }
 
 /// The tokenizer of a run.
@@ -207,6 +204,9 @@ pub struct TokenizerInfo {
     pub file: String,
     /// SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
+    /// Tokens around every text: `none` or `bos`; where the tokenizer would end a text, `, eos at the end ignored` follows.
+    #[serde(default)]
+    pub special_tokens: String,
 }
 
 #[cfg(test)]

@@ -75,7 +75,6 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// The tokenizer's size from the padded one, the setting and the number of ranks.
-    #[must_use]
     pub fn new(padded_size: usize, make_vocab_size_divisible_by: usize, tp_size: usize) -> Self {
         let multiple_of = make_vocab_size_divisible_by.saturating_mul(tp_size).max(1);
         let tokens = padded_size

@@ -24,7 +24,6 @@ pub(super) const COLUMNS: [Column; 12] = [
 ];
 
 /// The report as Markdown: verdict, table, why, findings, provenance, and the command to repeat it.
-#[must_use]
 pub fn render_markdown(report: &Report) -> String {
     let mut blocks = vec![format!("## {}: {}", report.checkpoint.name, why::question(report))];
     if let Some(partial) = why::partial(report) {

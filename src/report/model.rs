@@ -43,7 +43,6 @@ pub struct ModelRecord {
 
 impl ModelRecord {
     /// A model of which nothing else is known.
-    #[must_use]
     pub fn new(name: &str, role: ModelRole) -> Self {
         Self {
             name: name.to_owned(),

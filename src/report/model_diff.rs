@@ -5,7 +5,6 @@ use super::page::{Page, TerminalStyle, plain_table};
 use crate::merge::{DiffTensor, ModelDiff, ParameterDiff};
 
 /// The comparison as text with a final line break; identical parameters are counted, and listed only if `all` says so.
-#[must_use]
 pub fn render_model_diff(diff: &ModelDiff, all: bool, style: TerminalStyle) -> String {
     let mut page = Page::new(style);
     for (side, name) in [(&diff.left, "A"), (&diff.right, "B")] {

@@ -27,25 +27,21 @@ pub struct OutputDir {
 
 impl OutputDir {
     /// The directory.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
     }
 
     /// The file `report.json`.
-    #[must_use]
     pub fn report_json(&self) -> PathBuf {
         self.root.join(REPORT)
     }
 
     /// The file `report.md`.
-    #[must_use]
     pub fn report_markdown(&self) -> PathBuf {
         self.root.join("report.md")
     }
 
     /// The file `report.html`.
-    #[must_use]
     pub fn report_html(&self) -> PathBuf {
         self.root.join("report.html")
     }

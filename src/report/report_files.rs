@@ -30,7 +30,6 @@ pub struct ReportFiles<'a> {
 
 impl<'a> ReportFiles<'a> {
     /// A report fresh from its run.
-    #[must_use]
     pub fn new(report: &'a Report, input: &'a ReportInput, passages: &'a [PassageText]) -> Self {
         let samples = input.evaluated().map(|(model, samples)| (model.name.as_str(), samples)).collect();
         Self { report: Some(report), samples, passages, explanation: None }
@@ -89,7 +88,6 @@ impl Results {
     }
 
     /// The same, as pages take it.
-    #[must_use]
     pub fn files(&self) -> ReportFiles<'_> {
         ReportFiles {
             report: self.report.as_ref(),

@@ -27,7 +27,6 @@ const NARROW: [&[Column]; 2] = [
 const FIDELITY: [Column; 4] = [Column::Name, Column::KlMean, Column::SameTop1, Column::LargestChange];
 
 /// The report as text with a final line break.
-#[must_use]
 pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
     let mut page = Page::new(style);
     page.title(&why::question(report), &why::subject(&report.checkpoint, &report.run));

@@ -53,7 +53,6 @@ impl Report {
     /// Accuracy counts as changed where the corrected `McNemar` p-value is below one minus the confidence level;
     /// perplexity where the interval of the mean log-likelihood difference leaves out zero and the difference is larger
     /// than anything in the noise floor's interval, and large enough to be seen in a ratio of four decimals.
-    #[must_use]
     pub fn verdict(&self) -> String {
         let (lead, differences) = self.verdict_parts();
         if differences.is_empty() { lead } else { format!("{lead} {}.", differences.join("; ")) }

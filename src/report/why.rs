@@ -42,11 +42,6 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
     if report.task.data.is_task_data == Some(false) {
         cautions.push(format!("data: {}", report.task.data.identity));
     }
-    let calibration = report.task.passages.calibration;
-    if calibration > 0 {
-        let passages = format::count(calibration, "passage");
-        cautions.push(format!("{passages} of the data were set aside for calibration and are not scored"));
-    }
     if report.task.truncated_count > 0 {
         let passages = format::count(report.task.truncated_count, "passage");
         cautions.push(format!("{passages} did not fit the model and lost the beginning of the context"));

@@ -1,4 +1,4 @@
-//! The passages that `merge` calibrates with: those that `compare` would use, so that what is written is what was evaluated.
+//! The passages that `merge` calibrates with: those that `compare` uses, so that what is written is what was evaluated.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,8 @@ use super::open::streams_differ;
 use super::request::ResourceOptions;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::eval::PassageOptions;
+use crate::eval::calibration_passages;
 use crate::eval::packing::TokenizedPassage;
-use crate::eval::task::Task;
 use crate::merge::Strategy;
 use crate::model::{Backend, DeviceChoice};
 
@@ -20,15 +19,11 @@ use crate::model::{Backend, DeviceChoice};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Calibration (fold-calibrated)")]
 pub struct CalibrationOptions {
-    /// Passages to calibrate with, in a file of their own
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
-    pub calibration: Option<PathBuf>,
-    /// The passages that `compare` evaluates; the fifth that it sets aside is used
+    /// Text to calibrate with: plain, or a JSON object with `text` a line
+    ///
+    /// Default: the beginning of a novel that comes with kintsugi, as in `compare`.
     #[arg(long, value_name = "FILE")]
-    pub data: Option<PathBuf>,
-    /// How the passages are read: a built-in task, or a task file
-    #[arg(long, value_name = "NAME|FILE", default_value = "lambada_openai")]
-    pub task: String,
+    pub calibration: Option<PathBuf>,
     /// Device of the calibration: auto, cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceChoice,
@@ -38,7 +33,7 @@ pub struct CalibrationOptions {
 pub struct Calibration {
     /// Device and type.
     pub backend: Backend,
-    /// They are not scored.
+    /// They are never scored.
     pub passages: Vec<TokenizedPassage>,
 }
 
@@ -46,7 +41,7 @@ impl CalibrationOptions {
     /// The calibration of a strategy; `None` if it needs none.
     ///
     /// # Errors
-    /// No passages are given, or they, the tokenizer or the device cannot be used.
+    /// The text, the tokenizer or the device cannot be used.
     pub fn prepare(
         &self,
         checkpoint: &Checkpoint,
@@ -57,21 +52,9 @@ impl CalibrationOptions {
         if !strategy.calibrate || !streams_differ(checkpoint)? {
             return Ok(None);
         }
-        let task = Task::resolve(&self.task)?;
         let tokenizer = open_tokenizer(checkpoint, tokenizer, caller)?;
-        let max_length = checkpoint.architecture().longest_input();
-        let how = PassageOptions { task: &task, tokenizer: &tokenizer, limit: None, max_length };
-        let passages = match (&self.calibration, &self.data) {
-            (Some(path), _) => how.calibration_of_file(path)?,
-            (None, Some(path)) => how.calibration_set_aside(path)?,
-            (None, None) => {
-                return Err(Error::usage(format!(
-                    "{} calibrates, since the ranks' residual streams differ: give passages with --calibration FILE, or with \
-                     --data FILE those that compare takes",
-                    strategy.name
-                )));
-            }
-        };
+        let (file, architecture) = (self.calibration.as_deref(), checkpoint.architecture());
+        let passages = calibration_passages(file, &tokenizer, architecture, &[])?;
         let resources = ResourceOptions { device: self.device.clone(), ..ResourceOptions::default() };
         let backends = backends(checkpoint, &resources, None)?;
         let &backend = backends.first().ok_or_else(|| Error::usage("no device to calibrate on"))?;

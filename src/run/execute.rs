@@ -16,9 +16,7 @@ use super::journal::Journal;
 use super::journal_files::journal_folder;
 use super::key::{Differences, RunKey};
 use super::provenance::{checkpoint_info, digests, versions};
-use super::records::{
-    ChunkRecord, ModelScores, ModelsRecord, Number, RECORDS_VERSION, Record, Records, RunRecord, SliceRecord,
-};
+use super::records::{ChunkRecord, ModelScores, ModelsRecord, Number, Record, Records, RunRecord, SliceRecord};
 use crate::error::{Error, Result};
 use crate::eval::budget::kept_slice_tokens;
 use crate::eval::chunk_plan::{Assignment, ChunkPlan};
@@ -81,7 +79,7 @@ fn run_record(
     caller: &dyn Caller,
 ) -> RunRecord {
     let models = &job.models;
-    // Little enough that little is lost, or whatever memory holds.
+    // With a folder about a minute's work, so that little is lost; else limited by memory alone.
     let kept = || kept_slice_tokens(models.evaluated(), &inputs.options.backends, inputs.threads, plan.chunk_tokens());
     let by_default = || if job.folder.is_some() { kept() } else { usize::MAX };
     let passage_ids = |chunk| {
@@ -89,7 +87,6 @@ fn run_record(
         passages.map(|passage| inputs.passages.data.passages[passage.index].id).collect()
     };
     RunRecord {
-        version: RECORDS_VERSION,
         key: job.key(inputs, plan.chunk_tokens()),
         shard: inputs.shard,
         started: inputs.clock.started,
@@ -123,7 +120,7 @@ fn open(path: &Path, run: RunRecord, restart: bool, files: &InputFiles<'_>) -> R
     }
     let records = Records::read(path, contents.records)?;
     let Some(models) = records.models.as_ref().filter(|_| !records.slices.is_empty()) else {
-        // There is nothing to go on from, and nothing to lose.
+        // No slice is done, whatever run this is of: nothing is lost.
         journal.clear()?;
         return begin(journal, run);
     };

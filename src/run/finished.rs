@@ -17,22 +17,20 @@ impl Finished {
 
     /// The run shard whose journal is written, where other processes evaluate the rest and [`super::combine`] makes the
     /// report.
-    #[must_use]
     pub fn run_shard(&self) -> Option<RunShard> {
         self.records.run.shard.filter(|_| self.output.is_some())
     }
 
     /// Where its files are.
-    #[must_use]
     pub fn output(&self) -> Option<&OutputDir> {
         self.output.as_ref()
     }
 
-    /// The report, which is written into the output directory unless this is a run shard.
+    /// Makes the report, and writes it with its page, plots and samples into the output directory unless this is a run shard.
     ///
     /// # Errors
     /// Nothing was computed, numbers of the baseline overflow, or a file cannot be written.
-    pub fn report(&self) -> Result<Report> {
+    pub fn write_report(&self) -> Result<Report> {
         let input = self.records.report_input()?;
         let report = Report::new(&input)?;
         if let (Some(output), None) = (&self.output, self.run_shard()) {

@@ -9,9 +9,10 @@ use super::request::{Request, ResourceOptions};
 use super::resolve;
 use crate::checkpoint::ModelSource;
 use crate::error::Result;
+use crate::eval::data_set::read_passages;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::Tokenizer;
-use crate::eval::{CalibrationSource, EngineOptions, PassageOptions, Passages, passages};
+use crate::eval::{EngineOptions, PassageOptions, Passages, calibration_passages, passages};
 use crate::model::{Backend, DeviceChoice};
 use crate::report::{DataInfo, PassageCounts, RunShard, TaskInfo, TokenizerInfo};
 
@@ -32,8 +33,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Opens and checks them. Where a strategy `calibrates`, passages are set aside for that unless the options name a file
-    /// of them.
+    /// Opens and checks them, and where a strategy `calibrates` what it calibrates with.
     pub(super) fn prepare(
         model: &dyn ModelSource,
         request: &Request,
@@ -47,14 +47,20 @@ impl Inputs {
         let task = Task::resolve(&options.task)?;
         let data = resolve::data(options.data.as_deref(), &task, &mut *caller.download())?;
         let tokenizer = open_tokenizer(model, options.tokenizer.as_deref(), caller)?;
+        let tokenizer = tokenizer.with_special_tokens(options.add_special_tokens)?;
+        if let Some(end) = tokenizer.ignored_end() {
+            let path = tokenizer.path().display();
+            tracing::warn!("{path}: the tokenizer ends every text with {end}; texts are scored without it");
+        }
         let max_length = passages::max_length(options.max_length, model.architecture())?;
-        let source = match &options.calibration {
-            _ if !calibrates => CalibrationSource::None,
-            Some(path) => CalibrationSource::File(path),
-            None => CalibrationSource::SetAside,
+        let data = read_passages(&data, &task, options.limit)?;
+        let calibration = if calibrates {
+            let (file, architecture) = (options.calibration.as_deref(), model.architecture());
+            calibration_passages(file, &tokenizer, architecture, &data.passages)?
+        } else {
+            Vec::new()
         };
-        let how = PassageOptions { task: &task, tokenizer: &tokenizer, limit: options.limit, max_length };
-        let mut passages = Passages::load(&data, &how, source)?;
+        let passages = Passages::new(data, &PassageOptions { task: &task, tokenizer: &tokenizer, max_length })?;
         announce(&task, &passages, max_length);
         let engine = EngineOptions {
             backends: backends(model, resources, caller.local_rank())?,
@@ -62,7 +68,7 @@ impl Inputs {
             slice_tokens: None,
             memory_budget: resources.memory_budget,
             digests: true,
-            calibration: std::mem::take(&mut passages.calibration),
+            calibration,
             divergence: true,
         };
         let (shard, limit) = (request.output.shard.filter(|shard| shard.count > 1), options.limit);
@@ -83,7 +89,7 @@ impl Inputs {
     /// Provenance of task, data and tokenizer.
     pub(super) fn task_info(&self) -> TaskInfo {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let Passages { data, rolling, truncated_count, set_aside_count, .. } = &self.passages;
+        let Passages { data, rolling, truncated_count, .. } = &self.passages;
         TaskInfo {
             name: self.task.name.clone(),
             version: self.task.version,
@@ -100,9 +106,12 @@ impl Inputs {
             passages: PassageCounts {
                 original: if rolling.is_some() { data.passages.len() } else { data.total_count },
                 effective: data.passages.len(),
-                calibration: *set_aside_count,
             },
-            tokenizer: TokenizerInfo { file: name(self.tokenizer.path()), sha256: self.tokenizer.sha256().to_owned() },
+            tokenizer: TokenizerInfo {
+                file: name(self.tokenizer.path()),
+                sha256: self.tokenizer.sha256().to_owned(),
+                special_tokens: self.tokenizer.special_tokens(),
+            },
             splitting: self.task.splitting.name().to_owned(),
             truncated_count: *truncated_count,
             rolling: *rolling,
@@ -113,7 +122,14 @@ impl Inputs {
 /// The tokenizer given, else the model's own; it must fit the model's vocabulary.
 pub(super) fn open_tokenizer(model: &dyn ModelSource, given: Option<&Path>, caller: &dyn Caller) -> Result<Tokenizer> {
     let vocabulary = model.architecture().padded_vocab_size;
-    let tokenizer = Tokenizer::from_file(&resolve::tokenizer(given, model, &mut *caller.download())?)?;
+    let place = resolve::tokenizer(given, model, &mut *caller.download())?;
+    let tokenizer = match &place.merges {
+        Some(merges) => Tokenizer::from_vocabulary(&place.path, merges)?,
+        None => Tokenizer::from_file(&place.path)?,
+    };
+    if let Some(warning) = model.tokenizer().kind.and_then(|kind| tokenizer.of_another_family(kind)) {
+        tracing::warn!("{warning}");
+    }
     tokenizer.check_vocabulary(vocabulary)?;
     if let Some(multiple) = model.vocabulary_multiple()
         && let Err(error) = tokenizer.check_padding(vocabulary, multiple)
@@ -123,13 +139,9 @@ pub(super) fn open_tokenizer(model: &dyn ModelSource, given: Option<&Path>, call
     Ok(tokenizer)
 }
 
-/// Logs what is not as the task has it.
 fn announce(task: &Task, passages: &Passages, max_length: usize) {
     if let DataIdentity::Different { .. } = passages.data.identity {
         tracing::info!("{}: {}", passages.data.path.display(), identity_text(task, &passages.data.identity));
-    }
-    if passages.set_aside_count > 0 {
-        tracing::info!("{} passages are set aside for calibration and not scored", passages.set_aside_count);
     }
     let truncated = passages.truncated_count;
     if truncated > 0 {

@@ -6,6 +6,7 @@ use super::inputs::Inputs;
 use super::key::RunKey;
 use super::models::ModelSet;
 use super::provenance::versions;
+use super::records::RECORDS_VERSION;
 use super::request::Request;
 use crate::eval::{Variant, Weights};
 use crate::stats::PairedBootstrap;
@@ -43,6 +44,7 @@ impl<'a> Job<'a> {
         let task = &inputs.task;
         let names: Vec<_> = variants.iter().map(|variant| variant.name.as_str()).collect();
         let key = RunKey::default()
+            .with("records", RECORDS_VERSION.to_string())
             .with("kintsugi", format!("{}{commit}", versions.kintsugi))
             .with("libtorch", versions.libtorch)
             .with("architecture", digest(&format!("{:?}", source.architecture())))
@@ -55,6 +57,7 @@ impl<'a> Job<'a> {
                 if calibration.is_empty() { "none".to_owned() } else { digest(&format!("{calibration:?}")) },
             )
             .with("tokenizer", inputs.tokenizer.sha256())
+            .with("tokens before a text", format!("{:?}", inputs.tokenizer.before()))
             .with("max_length", inputs.max_length.to_string())
             .with("dtype", inputs.dtype_name())
             .with("device", inputs.device_kind())

@@ -75,7 +75,6 @@ impl Journal {
         Ok(())
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }

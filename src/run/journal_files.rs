@@ -13,7 +13,6 @@ pub(super) const JOURNAL: &str = "journal.jsonl";
 #[cfg(feature = "libtorch")]
 pub(super) const EXPLANATION_JOURNAL: &str = "explanation-journal.jsonl";
 
-/// The folder of the journal of a run or of one run shard.
 #[cfg(feature = "libtorch")]
 pub(super) fn journal_folder(output_dir: &Path, shard: Option<RunShard>) -> PathBuf {
     match shard {

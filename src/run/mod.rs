@@ -1,8 +1,10 @@
 //! The main job: a [`Request`] in, a report out.
 //!
-//! [`compare`] evaluates the unmerged model and every merge of it, [`evaluate`] one model alone, [`explain`] the groups of
-//! parameters one by one, and [`combine`] joins the run shards of several processes. Progress and signals are the
-//! [`Caller`]'s: nothing here knows a terminal.
+//! [`compare`] evaluates the unmerged model and every merge of it, [`evaluate`] one model alone, [`explain()`] the groups of
+//! parameters one by one, and [`combine`] joins the run shards of several processes. Each opens its models, prepares passages,
+//! tokenizer and devices, and executes a plan: the passages are cut into *chunks*, which go through a layer together, and the
+//! chunks into *slices*, after each of which the results are in a journal. What comes out is [`Finished`], which makes and
+//! writes the report. Progress and signals are the [`Caller`]'s: nothing here knows a terminal.
 
 mod bytes;
 #[cfg(feature = "libtorch")]
@@ -72,7 +74,9 @@ pub use {
 #[cfg(feature = "libtorch")]
 use {clock::Clock, inputs::Inputs, job::Job, models::ModelSet};
 
-/// Evaluates the unmerged model, every merge of it and every candidate on the same passages.
+/// Evaluates the unmerged model, every merge of it and every candidate on the same passages: open the checkpoint, the
+/// strategies (all built-in ones by default) and the candidates; prepare the passages and, where a strategy calibrates and
+/// the ranks' streams differ, those that it calibrates with; execute slice by slice. [`Finished::write_report`] does the rest.
 ///
 /// # Errors
 /// Whatever keeps the evaluation from finishing; finished slices stay in the journal of the output directory.
@@ -87,7 +91,8 @@ pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     Ok(Finished::new(records, output))
 }
 
-/// What [`compare`] would read, compute and write, with all of its checks but nothing computed or written.
+/// What [`compare`] would read, compute and write, with the checks that need no journal. Data and tokenizer may be downloaded,
+/// and one matrix product is timed; nothing else is computed or written.
 ///
 /// # Errors
 /// As [`compare`].

@@ -6,7 +6,6 @@ use crate::checkpoint::ModelSource;
 use crate::report::{CheckpointInfo, FileDigest, Versions};
 
 /// Provenance of a model in `given`; `digests` of its files where they were computed.
-#[must_use]
 pub fn checkpoint_info(model: &dyn ModelSource, given: &Path, digests: Option<Vec<FileDigest>>) -> CheckpointInfo {
     let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let canonical = given.canonicalize().unwrap_or_else(|_| given.to_owned());
@@ -36,7 +35,6 @@ pub(super) fn digests(digests: &[crate::checkpoint::FileDigest]) -> Vec<FileDige
 }
 
 /// This program, the commit it was built from and the libtorch it was built for.
-#[must_use]
 pub fn versions() -> Versions {
     let commit = env!("KINTSUGI_GIT_COMMIT");
     Versions {

@@ -11,6 +11,7 @@ use super::candidates::NamedPath;
 use super::reading::ReadingOptions;
 use super::strategies::StrategyOptions;
 use super::text::{as_list, as_option, as_text};
+use crate::eval::SpecialTokens;
 use crate::model::{Compute, DeviceChoice};
 use crate::report::RunShard;
 use crate::stats::PairedBootstrap;
@@ -70,9 +71,15 @@ pub struct TaskOptions {
     pub data: Option<PathBuf>,
     /// A tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
     ///
-    /// Default: `tokenizer.json` or `20B_tokenizer.json` beside the checkpoint, or the file that its configuration names.
+    /// Default: the file that the checkpoint's configuration names, else `tokenizer.json` or `20B_tokenizer.json` beside it.
     #[arg(long, value_name = "FILE|NAME")]
     pub tokenizer: Option<PathBuf>,
+    /// Begin every text with BOS: auto (if the tokenizer itself does, as Llama's), yes or no
+    ///
+    /// As `add_bos_token` of lm-evaluation-harness. No token is ever put behind a text, even if the tokenizer does it.
+    #[arg(long, value_name = "CHOICE", default_value_t)]
+    #[serde(with = "as_text")]
+    pub add_special_tokens: SpecialTokens,
     /// Only the first N passages, for a quick trial; the report is marked as partial
     #[arg(long, value_name = "N", value_parser = count(u32::MAX))]
     pub limit: Option<usize>,
@@ -81,9 +88,9 @@ pub struct TaskOptions {
     /// Default: the model's `max_position_embeddings`.
     #[arg(long, value_name = "TOKENS", value_parser = count(u32::MAX))]
     pub max_length: Option<usize>,
-    /// Passages for fold-calibrated to measure with, in a file of their own
+    /// Text for fold-calibrated to measure with: plain, or a JSON object with `text` a line
     ///
-    /// Default: where it needs any, up to a fifth of the data is set aside for it and not scored.
+    /// None of it may be scored. Default: the beginning of a novel that comes with kintsugi.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
 }
@@ -94,6 +101,7 @@ impl Default for TaskOptions {
             task: "lambada_openai".to_owned(),
             data: None,
             tokenizer: None,
+            add_special_tokens: SpecialTokens::default(),
             limit: None,
             max_length: None,
             calibration: None,

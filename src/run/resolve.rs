@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::ModelSource;
 use crate::hub::{Hub, HubError, Progress, TokenizerPlace, TokenizerRequest};
 
-/// The tokenizer of a model: the one given, else the model's own.
+/// The tokenizer of a model: the one given, else the model's own; its `vocab.json` has merges too.
 #[cfg(feature = "libtorch")]
 pub(super) fn tokenizer(
     given: Option<&Path>,
     model: &dyn ModelSource,
     progress: &mut dyn Progress,
-) -> Result<PathBuf, HubError> {
+) -> Result<TokenizerPlace, HubError> {
     find(given, model, progress).map(|place| logged(given, place))
 }
 
@@ -26,7 +26,11 @@ pub fn tokenizer_if_any(
 ) -> Result<Option<PathBuf>, HubError> {
     match find(given, model, progress) {
         Err(HubError::NoTokenizer { .. }) if given.is_none() => Ok(None),
-        found => found.map(|place| Some(logged(given, place))),
+        Ok(place) if place.merges.is_some() => {
+            tracing::warn!("{}: only a tokenizer.json is put beside the weights", logged(given, place).path.display());
+            Ok(None)
+        }
+        found => found.map(|place| Some(logged(given, place).path)),
     }
 }
 
@@ -35,15 +39,18 @@ fn find(
     model: &dyn ModelSource,
     progress: &mut dyn Progress,
 ) -> Result<TokenizerPlace, HubError> {
-    let request = TokenizerRequest { given, folder: model.folder(), configured: model.tokenizer_file() };
+    let request = TokenizerRequest { given, folder: model.folder(), configured: model.tokenizer() };
     request.find(&Hub::from_environment(), progress)
 }
 
-fn logged(given: Option<&Path>, place: TokenizerPlace) -> PathBuf {
+fn logged(given: Option<&Path>, place: TokenizerPlace) -> TokenizerPlace {
+    for warning in &place.warnings {
+        tracing::warn!("{warning}");
+    }
     if given != Some(&place.path) {
         tracing::info!("tokenizer: {place}");
     }
-    place.path
+    place
 }
 
 /// The passages of a task: the file given, else the task's own.

@@ -29,13 +29,11 @@ impl PairedCounts {
     }
 
     /// Discordant passages that only the baseline answers correctly.
-    #[must_use]
     pub fn baseline_only(self) -> usize {
         self.baseline_only
     }
 
     /// Discordant passages that only the variant answers correctly.
-    #[must_use]
     pub fn variant_only(self) -> usize {
         self.variant_only
     }
@@ -52,7 +50,6 @@ impl PairedCounts {
     /// T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     /// design", Statistics in Medicine 17 (1998). It runs from `−z²/(n+z²)` to `z²/(n+z²)` when no passage is
     /// discordant, where the Wald interval collapses to a point.
-    #[must_use]
     pub fn accuracy_loss_interval(self, confidence: Confidence) -> Interval {
         let z = confidence.normal_quantile();
         let n = float(self.count);
@@ -65,7 +62,6 @@ impl PairedCounts {
     ///
     /// Q. `McNemar`, "Note on the sampling error of the difference between correlated proportions or percentages",
     /// Psychometrika 12 (1947); exact form in A. Agresti, "Categorical Data Analysis", 3rd edition, §11.1.
-    #[must_use]
     pub fn mcnemar_p(self) -> f64 {
         let (fewer, more) = (self.baseline_only.min(self.variant_only), self.baseline_only.max(self.variant_only));
         (2.0 * fair_binomial_tail(fewer, more)).min(1.0)

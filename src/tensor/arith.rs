@@ -119,7 +119,6 @@ fn across(tensors: &[&HostTensor], mut combine: impl FnMut(&mut Vec<f64>) -> f64
 }
 
 /// The nearest value that `dtype` can hold; integers types leave it as it is.
-#[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "rounding to the storage type")]
 pub fn round(value: f64, dtype: DType) -> f64 {
     match dtype {

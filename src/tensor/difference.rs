@@ -28,15 +28,12 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Mean |a − b|.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of elements")]
     pub fn mean_abs(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum_abs / self.count as f64 }
     }
 
     /// √(Σ(a − b)² / Σa²); 0 where both are zero.
-    #[must_use]
     pub fn relative(&self) -> f64 {
         match (self.squared, self.squared_norm) {
             (0.0, _) => 0.0,
@@ -46,7 +43,6 @@ impl Difference {
     }
 
     /// Of both sets of elements together.
-    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
             count: self.count + other.count,

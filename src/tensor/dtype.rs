@@ -30,7 +30,6 @@ pub enum DType {
 
 impl DType {
     /// Bytes an element takes.
-    #[must_use]
     pub const fn size(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
@@ -41,13 +40,11 @@ impl DType {
     }
 
     /// Whether it is a floating-point type.
-    #[must_use]
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
     }
 
     /// The usual short name.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -71,13 +68,11 @@ impl std::fmt::Display for DType {
 
 /// float64 → float16 with one rounding (nearest, ties to even). `half::f16::from_f64` goes through float32 where the
 /// processor has F16C and then rounds twice.
-#[must_use]
 pub fn round_to_f16(value: f64) -> f16 {
     f16::from_f32(round_to_odd_f32(value))
 }
 
 /// float64 → bfloat16 with one rounding (nearest, ties to even).
-#[must_use]
 pub fn round_to_bf16(value: f64) -> bf16 {
     bf16::from_f32(round_to_odd_f32(value))
 }

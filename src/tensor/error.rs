@@ -9,17 +9,14 @@ use super::DType;
 pub enum TensorError {
     #[error("a {dtype} tensor of shape {shape:?} needs {expected} bytes, found {found}")]
     ByteCount { dtype: DType, shape: Vec<usize>, expected: usize, found: usize },
-    /// The shape's element count overflows.
     #[error("shape {0:?} is too large")]
     TooLarge(Vec<usize>),
-    /// Tensors that must agree in shape and element type do not.
     #[error("expected {expected_dtype} {expected_shape:?}, found {found_dtype} {found_shape:?}")]
     Mismatch { expected_dtype: DType, expected_shape: Vec<usize>, found_dtype: DType, found_shape: Vec<usize> },
     #[error("no tensors to combine")]
     Empty,
     #[error("dimension {dim}, elements {start}..{end}: outside shape {shape:?}")]
     OutOfRange { dim: usize, start: usize, end: usize, shape: Vec<usize> },
-    /// Arithmetic on integers, which no merge rule is defined for.
     #[error("{0} tensors have no merge arithmetic")]
     NotFloat(DType),
 }

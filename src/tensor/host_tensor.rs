@@ -60,37 +60,30 @@ impl HostTensor {
     }
 
     /// Type of the elements.
-    #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// Extents, outermost first; empty for a scalar.
-    #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
     /// The elements, row-major, little-endian.
-    #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.block.bytes
     }
 
-    /// Number of elements.
-    #[must_use]
     pub fn element_count(&self) -> usize {
         self.bytes().len() / self.dtype.size()
     }
 
     /// Equal for clones, different for any two tensors that are alive at once and do not share their bytes.
-    #[must_use]
     pub fn storage_id(&self) -> usize {
         Arc::as_ptr(&self.block) as usize
     }
 
     /// Same type, shape and bits.
-    #[must_use]
     pub fn same_bits(&self, other: &Self) -> bool {
         self.dtype == other.dtype
             && self.shape == other.shape
@@ -106,7 +99,6 @@ impl HostTensor {
     }
 
     /// Row-major index of the first NaN or infinity, if there is one. Integers have none.
-    #[must_use]
     pub fn first_non_finite(&self) -> Option<usize> {
         first_non_finite(self.dtype, self.bytes())
     }

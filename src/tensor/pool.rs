@@ -24,7 +24,6 @@ impl Default for Pool {
 
 impl Pool {
     /// So many bytes, of any value.
-    #[must_use]
     pub fn take(&self, count: usize) -> Vec<u8> {
         match self.find(count) {
             Some(mut block) => {

@@ -94,26 +94,72 @@ fn what_leaves_nothing_to_evaluate_is_refused() {
     let complaint = inputs.complaint(&["--memory-budget", "1kB"]);
     assert!(complaint.contains("a memory budget of 1000 bytes does not hold"), "{complaint}");
     assert!(complaint.contains("\nhint: give a larger --memory-budget\n"), "{complaint}");
-    // Where ranks have streams of their own, calibration needs passages that are not scored.
-    let sequential = Inputs::of(&TinyModel::new().with(|options| {
-        options.gpt_j_residual = false;
-        options.drift = 0.02;
-    }));
-    let complaint = sequential.complaint(&["--strategy", "fold-calibrated", "--limit", "1"]);
-    assert!(complaint.contains("--calibration FILE"), "{complaint}");
 }
 
 #[test]
-fn passages_that_calibrate_are_never_scored() {
+fn passages_that_calibrate_are_never_scored_and_all_others_are() {
+    fn calibrated<'a>(further: &[&'a str]) -> Vec<&'a str> {
+        [&["--strategy", "fold-calibrated"], further].concat()
+    }
     let sequential = Inputs::of(&TinyModel::new().with(|options| {
         options.gpt_j_residual = false;
         options.drift = 0.02;
     }));
     let data = sequential.path("passages.jsonl");
-    let arguments = ["--strategy", "fold-calibrated", "--calibration", data.to_str().unwrap()];
-    let complaint = sequential.complaint(&arguments);
-    assert!(complaint.contains("--calibration: passage 0 is among those to be scored"), "{complaint}");
-    let other = sequential.write("other.jsonl", "{\"text\": \"w9 w8 w7\"}\n");
-    let output = run(sequential.compare(&["--strategy", "fold-calibrated", "--calibration"]).arg(other));
+    let complaint = sequential.complaint(&calibrated(&["--calibration", data.to_str().unwrap()]));
+    assert!(complaint.contains("--calibration: text 0 is, or has, one of the passages to be scored"), "{complaint}");
+    let other = sequential.write("other.txt", "w9 w8 w7\nw6 w5");
+    for further in [&[][..], &["--calibration", other.to_str().unwrap()], &["--limit", "1"]] {
+        let results = tempfile::tempdir().unwrap();
+        let out = results.path().join("out");
+        let output = run(sequential.compare(&calibrated(further)).arg("--output-dir").arg(&out));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+        let counts = &report["task"]["passages"];
+        assert_eq!(report["partial"], further.contains(&"--limit"), "{report}");
+        assert!(further.contains(&"--limit") || counts["original"] == counts["effective"], "{counts}");
+    }
+    let merged = sequential.path("merged");
+    let arguments = ["--strategy", "fold-calibrated", "--tokenizer"];
+    let mut merge = kintsugi();
+    merge.arg("merge").arg(sequential.files.path()).arg("--output-dir").arg(&merged).args(arguments);
+    let output = run(merge.arg(sequential.path("tokenizer.json")).args(["--device", "cpu"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// A tokenizer that ends every text: the scores are those without it, and it is said.
+#[test]
+fn a_tokenizer_that_ends_texts_changes_nothing_but_says_so() {
+    let inputs = Inputs::new();
+    let scores = |further: &[&str]| {
+        let results = tempfile::tempdir().unwrap();
+        let out = results.path().join("out");
+        let output = run(inputs.compare(further).arg("--output-dir").arg(&out));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+        let of = |value: &serde_json::Value| value.as_f64().unwrap().to_bits();
+        let words = report["task"]["tokenizer"]["special_tokens"].as_str().unwrap().to_owned();
+        (of(&report["baseline"]["perplexity"]), words, text(&output.stderr))
+    };
+    let (plain, words, _) = scores(&[]);
+    assert_eq!(words, "none");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&fs::read(inputs.path("tokenizer.json")).unwrap()).unwrap();
+    let end = json!({ "id": "w9", "ids": [9], "tokens": ["w9"] });
+    let (piece, sequence) = (
+        json!({ "SpecialToken": { "id": "w9", "type_id": 0 } }),
+        |id| json!({ "Sequence": { "id": id, "type_id": 0 } }),
+    );
+    tokenizer["post_processor"] = json!({
+        "type": "TemplateProcessing", "single": [sequence("A"), piece], "pair": [sequence("A"), sequence("B")],
+        "special_tokens": { "w9": end },
+    });
+    inputs.write("tokenizer.json", tokenizer.to_string());
+    let (ending, words, stderr) = scores(&[]);
+    assert_eq!((ending, words.as_str()), (plain, "none, eos at the end ignored"));
+    assert!(stderr.contains("the tokenizer ends every text with w9; texts are scored without it"), "{stderr}");
+    inputs.write("tokenizer_config.json", json!({ "bos_token": "w9" }).to_string());
+    let (begun, words, _) = scores(&["--add-special-tokens", "yes"]);
+    assert_eq!(words, "bos, eos at the end ignored");
+    assert_ne!(begun, plain);
 }

@@ -178,7 +178,23 @@ fn the_tokenizer_that_the_configuration_names_is_found_by_itself() {
     let complaint = failure(&mut machine.compare(&server, &[]));
     assert!(complaint.contains("/mnt/elsewhere/own-words.json"), "{complaint}");
     fs::copy(&own, machine.inputs.files.path().join("own-words.json")).unwrap();
-    success(&mut machine.compare(&server, &[]));
+    let plain = success(&mut machine.compare(&server, &[]));
+    assert!(!plain.contains("WARN"), "{plain}");
+    // One that lies beside is not taken for it.
+    let beside = machine.inputs.files.path().join("20B_tokenizer.json");
+    let mut other: serde_json::Value = serde_json::from_slice(&fs::read(&own).unwrap()).unwrap();
+    other["model"]["unk_token"] = json!("w7");
+    fs::write(&beside, other.to_string()).unwrap();
+    let warned = success(&mut machine.compare(&server, &[]));
+    assert!(
+        warned.contains("own-words.json is configured, and taken; ")
+            && warned.contains("20B_tokenizer.json is another one"),
+        "{warned}"
+    );
+    // The configured one is gone.
+    fs::remove_file(machine.inputs.files.path().join("own-words.json")).unwrap();
+    let warned = success(&mut machine.compare(&server, &[]));
+    assert!(warned.contains("names HFTokenizer /mnt/elsewhere/own-words.json, which is not there; "), "{warned}");
 }
 
 #[test]

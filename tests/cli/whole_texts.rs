@@ -74,7 +74,10 @@ fn lines_of_jsonl_are_texts_of_their_own() {
 fn a_tokenizer_without_a_token_to_begin_with_is_refused() {
     let inputs = Inputs::new();
     let complaint = inputs.complaint(&["--task", "text_perplexity"]);
-    assert!(complaint.contains("the tokenizer has no <|endoftext|> to stand before a text\nhint: "), "{complaint}");
+    assert!(
+        complaint.contains("the tokenizer defines no BOS or EOS token (looked for <|endoftext|>)\nhint: "),
+        "{complaint}"
+    );
     inputs.write("tokenizer_config.json", json!({ "bos_token": { "content": "w5" } }).to_string());
     assert!(run(&mut inputs.compare(&["--task", "text_perplexity"])).status.success());
     let task = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("evals/text_perplexity.yml")).unwrap();

@@ -57,7 +57,7 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
     let task = json!({
         "name": "t", "version": 1.0,
         "data": {"file": "d", "sha256": "0", "identity": "d"},
-        "passages": {"original": count, "effective": count, "calibration": 0},
+        "passages": {"original": count, "effective": count},
         "tokenizer": {"file": "t", "sha256": "0"}, "splitting": "s", "truncated_count": 0,
     });
     let input = ReportInput {

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use kintsugi::eval::SpecialTokens;
 use kintsugi::eval::chunk_plan::ChunkPlan;
 use kintsugi::eval::data_error::DataError;
-use kintsugi::eval::data_set::{DataSet, read_passages};
+use kintsugi::eval::data_set::{DataSet, Passage, read_passages};
 use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::task::{DataIdentity, Task};
 use kintsugi::eval::tokenizer::{TokenPair, Tokenizer};
@@ -62,6 +63,66 @@ fn documents_tokenize_as_pairs_do() {
     let expected: Vec<TokenPair> =
         usable.iter().map(|case| (ids(&case["context_ids"]), ids(&case["target_ids"]))).collect();
     assert_eq!(pairs, expected);
+}
+
+/// The demo's tokenizer with another post-processor; `$A` of a template is the text.
+fn with_post_processor(post_processor: &Value) -> Tokenizer {
+    let path = in_repository("evals/demo/tokenizer.json");
+    let mut tokenizer = json(&path);
+    tokenizer["post_processor"] = post_processor.clone();
+    Tokenizer::from_bytes(tokenizer.to_string().as_bytes(), &path).unwrap()
+}
+
+fn template(before: usize, behind: usize) -> Value {
+    let end = serde_json::json!({ "SpecialToken": { "id": "<|endoftext|>", "type_id": 0 } });
+    let text = |id: &str| serde_json::json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let single = [vec![end.clone(); before], vec![text("A")], vec![end; behind]].concat();
+    let id = demo_tokenizer().id_of("<|endoftext|>");
+    let special = serde_json::json!({ "id": "<|endoftext|>", "ids": [id], "tokens": ["<|endoftext|>"] });
+    serde_json::json!({
+        "type": "TemplateProcessing", "single": single, "pair": [text("A"), text("B")],
+        "special_tokens": { "<|endoftext|>": special },
+    })
+}
+
+/// A tokenizer that ends texts would leave the target without its first token: lm-evaluation-harness issue 1017.
+#[test]
+fn tokens_behind_a_text_are_left_away_and_those_before_it_are_chosen() {
+    let (context, target) = ("The cat sat on the", " mat");
+    let plain = demo_tokenizer();
+    let end = plain.id_of("<|endoftext|>").unwrap();
+    let (context_ids, target_ids) = plain.encode_pair(context, target).unwrap();
+    let roberta = serde_json::json!({
+        "type": "RobertaProcessing", "sep": ["<|endoftext|>", end], "cls": ["<|endoftext|>", end],
+        "trim_offsets": true, "add_prefix_space": false,
+    });
+    let byte_level =
+        serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let sequence = serde_json::json!({ "type": "Sequence", "processors": [byte_level, template(1, 1)] });
+    let cases = [
+        (Value::Null, 0, "none", None),
+        (template(0, 0), 0, "none", None),
+        (template(0, 1), 0, "none, eos at the end ignored", Some("<|endoftext|>")),
+        (template(0, 2), 0, "none, eos at the end ignored", Some("<|endoftext|><|endoftext|>")),
+        (template(1, 0), 1, "bos", None),
+        (template(2, 0), 2, "bos", None),
+        (template(1, 1), 1, "bos, eos at the end ignored", Some("<|endoftext|>")),
+        (sequence, 1, "bos, eos at the end ignored", Some("<|endoftext|>")),
+        (roberta, 1, "bos, eos at the end ignored", Some("<|endoftext|>")),
+    ];
+    for (post_processor, before, words, ignored) in cases {
+        let tokenizer = with_post_processor(&post_processor);
+        assert_eq!((tokenizer.special_tokens().as_str(), tokenizer.ignored_end().as_deref()), (words, ignored));
+        for (choice, count) in
+            [(SpecialTokens::Auto, before), (SpecialTokens::Yes, before.max(1)), (SpecialTokens::No, 0)]
+        {
+            let tokenizer = tokenizer.clone().with_special_tokens(choice).unwrap();
+            let expected = ([vec![end; count], context_ids.clone()].concat(), target_ids.clone());
+            assert_eq!(tokenizer.encode_pair(context, target).unwrap(), expected, "{post_processor} {choice}");
+            let passage = Passage::new(0, context.to_owned(), target.to_owned());
+            assert_eq!(tokenizer.encode_passages(&[passage]).unwrap(), [expected], "{post_processor} {choice}");
+        }
+    }
 }
 
 #[test]
@@ -132,4 +193,25 @@ fn ids_are_those_that_gpt_neox_evaluated() {
             assert_eq!(ids(&reference["target_ids"]), *target_ids, "{}: {}", folder.display(), passage.id);
         }
     }
+}
+
+/// GPT2BPETokenizer's files give the ids of the tokenizer.json that has the same vocabulary.
+#[test]
+fn a_vocabulary_with_merges_is_a_tokenizer() {
+    let whole = json(&in_repository("evals/demo/tokenizer.json"));
+    let folder = tempfile::tempdir().unwrap();
+    let (vocabulary, merges) = (folder.path().join("gpt2-vocab.json"), folder.path().join("gpt2-merges.txt"));
+    let mut lines = vec!["#version: 0.2".to_owned()];
+    lines.extend(whole["model"]["merges"].as_array().unwrap().iter().map(|pair| match pair {
+        Value::String(pair) => pair.clone(),
+        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+    }));
+    fs_err::write(&merges, lines.join("\n") + "\n").unwrap();
+    fs_err::write(&vocabulary, whole["model"]["vocab"].to_string()).unwrap();
+    let tokenizer = Tokenizer::from_vocabulary(&vocabulary, &merges).unwrap();
+    for text in ["The cat sat on the mat", "  two  spaces\n\nand lines", "it's 1,234.5 é 漢字"] {
+        assert_eq!(tokenizer.encode(text).unwrap(), demo_tokenizer().encode(text).unwrap(), "{text:?}");
+    }
+    assert_eq!(tokenizer.of_another_family("GPT2BPETokenizer"), None);
+    assert!(tokenizer.of_another_family("SPMTokenizer").unwrap().contains("this tokenizer is a byte-level BPE"));
 }

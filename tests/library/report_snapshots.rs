@@ -269,7 +269,7 @@ fn numbers_that_json_cannot_hold_are_refused() {
 fn one_passage_has_no_spread_and_still_makes_a_report() {
     let mut input = input();
     input.samples.iter_mut().for_each(|samples| samples.truncate(1));
-    input.task.passages = PassageCounts { original: 1, effective: 1, calibration: 0 };
+    input.task.passages = PassageCounts { original: 1, effective: 1 };
     let report = Report::new(&input).unwrap();
     assert_eq!(report.baseline.acc_stderr, None);
     assert_eq!(report.variants[0].loss.perplexity_interval, None);
@@ -287,7 +287,7 @@ proptest! {
         let mut input = input();
         let n = passages.len();
         input.models.truncate(2);
-        input.task.passages = PassageCounts { original: n, effective: n, calibration: 0 };
+        input.task.passages = PassageCounts { original: n, effective: n };
         input.samples.iter_mut().for_each(|samples| samples.truncate(n));
         for (index, (baseline, variant, baseline_right, variant_right)) in passages.iter().enumerate() {
             let sample = &mut input.samples[0][index];

@@ -50,7 +50,6 @@ pub enum HuggingFaceError {
 
 impl HuggingFaceError {
     /// What the user can do about it, where that is known.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Config { .. } => {

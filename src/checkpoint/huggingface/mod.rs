@@ -46,7 +46,6 @@ struct Weight {
     tied: bool,
 }
 
-#[must_use]
 pub(super) fn is_hugging_face(folder: &Path) -> bool {
     folder.join("config.json").is_file() || files::has_weights(folder)
 }
@@ -72,7 +71,6 @@ impl HuggingFaceModel {
     }
 
     /// All tensors of the files: name and form.
-    #[must_use]
     pub fn tensors(&self) -> BTreeMap<String, TensorForm> {
         self.files.forms().map(|(name, form)| (name.clone(), form.clone())).collect()
     }
@@ -82,7 +80,6 @@ impl HuggingFaceModel {
         WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
     }
 
-    #[must_use]
     pub fn class(&self) -> &'static str {
         self.class_name
     }

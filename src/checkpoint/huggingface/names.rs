@@ -34,7 +34,6 @@ pub enum HuggingFaceClass {
 }
 
 impl HuggingFaceClass {
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::GptNeox => "GPTNeoXForCausalLM",

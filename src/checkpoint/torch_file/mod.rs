@@ -139,17 +139,14 @@ impl TorchFile {
         Ok(Self { path, key, identity, entries, tensors, runs: OnceLock::new(), reading: Reading::default() })
     }
 
-    #[must_use]
     pub fn reading(self, reading: Reading) -> Self {
         Self { reading, ..self }
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    #[must_use]
     pub fn identity(&self) -> FileStat {
         self.identity
     }
@@ -165,7 +162,6 @@ impl TorchFile {
             .collect()
     }
 
-    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }

@@ -37,7 +37,6 @@ pub(super) fn in_parts<T>(
     Ok(done)
 }
 
-/// Chunks as the model takes them.
 pub(super) fn pieces(chunks: &[packing::Chunk], positions: &Tensor) -> Result<Vec<Piece>, ModelError> {
     chunks
         .iter()

@@ -30,7 +30,6 @@ pub(super) struct HfTarget<'a> {
     architecture: &'a Architecture,
     model: HfModel,
     files: Vec<FilePlan>,
-    /// The file of each tensor.
     file_of: BTreeMap<String, usize>,
     bytes: u64,
     texts: Vec<(PathBuf, String)>,
@@ -144,7 +143,6 @@ impl Target for HfTarget<'_> {
     }
 }
 
-/// A tensor of one number.
 fn fill(number: f64, shape: &[usize], dtype: DType) -> Result<HostTensor, TensorError> {
     HostTensor::from_f64(dtype, shape.to_vec(), &vec![number; shape.iter().product()])
 }

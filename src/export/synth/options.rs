@@ -52,7 +52,6 @@ pub struct Shape {
 
 impl Shape {
     /// The sizes of a published model: `14m` … `12b` as in Pythia, `20b` as GPT-NeoX-20B.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let &(_, layer_count, hidden_size, head_count) = NAMED.iter().find(|(known, ..)| *known == name)?;
         Some(Self {
@@ -121,7 +120,6 @@ pub struct SynthOptions {
 impl SynthOptions {
     /// The settings of Pythia and GPT-NeoX-20B: float16, one rank, layer files, parallel residual, an output layer of
     /// its own, layer norm, tanh GELU, biases, a quarter of each head turned. No drift.
-    #[must_use]
     pub fn new(shape: Shape) -> Self {
         Self {
             shape,
@@ -148,14 +146,12 @@ impl SynthOptions {
 
     /// Rows of the word embedding with padding, as gpt-neox pads (`megatron/tokenizer/tokenizer.py`,
     /// `_vocab_size_with_padding`).
-    #[must_use]
     pub fn padded_vocab_size(&self) -> usize {
         let multiple = self.shape.make_vocab_size_divisible_by.saturating_mul(self.tp_size).max(1);
         self.shape.vocab_size.div_ceil(multiple).saturating_mul(multiple)
     }
 
     /// Width of the MLP between its two layers, after gating.
-    #[must_use]
     pub fn mlp_inner_size(&self) -> usize {
         let four = 4_usize.saturating_mul(self.shape.hidden_size);
         self.shape.mlp_inner_size.unwrap_or_else(|| {

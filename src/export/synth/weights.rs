@@ -13,7 +13,6 @@ pub(super) struct Planned {
     pub stage: usize,
     /// Its row in the partition table.
     pub row: &'static Row,
-    /// Its name in the file.
     pub name: &'static str,
 }
 

@@ -11,7 +11,6 @@ use super::{Backend, ModelError};
 pub(super) use tiled::{Packed, usable};
 
 /// Whether this processor's matrix products are done by AMX tiles.
-#[must_use]
 pub fn has_tiles() -> bool {
     usable(Backend { device: Device::Cpu, kind: Kind::Float })
 }

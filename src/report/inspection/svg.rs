@@ -20,7 +20,6 @@ const SUBTITLE: &str =
 const LETTER: usize = 7;
 
 /// Draws how far the replicas of every parameter differ in every layer.
-#[must_use]
 pub fn render_drift_svg(inspection: &Inspection) -> String {
     draw_drift(inspection.drift.as_deref().unwrap_or_default(), &inspection.checkpoint).svg()
 }

@@ -9,7 +9,6 @@ use crate::report::page::{Page, TerminalStyle, natural_width, plain_table};
 use crate::report::{format, why};
 
 /// The inspection as text with a final line break.
-#[must_use]
 pub fn render_inspection(inspection: &Inspection, style: TerminalStyle) -> String {
     let checkpoint = &inspection.checkpoint;
     let mut page = Page::new(style);

@@ -28,16 +28,15 @@ pub(crate) const RECORDS_VERSION: u32 = 2;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Record {
     Run(Box<RunRecord>),
-    /// Before the first slice.
+    /// In front of the first slice's record.
     Models(Box<ModelsRecord>),
-    /// Every further one.
+    /// One a slice.
     Slice(Box<SliceRecord>),
 }
 
 /// A run, as settled before anything is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
-    pub version: u32,
     /// What the numbers depend on, but for the contents of the checkpoint's files.
     pub key: RunKey,
     /// The share of the passages that this process evaluates; none: all.
@@ -198,7 +197,7 @@ impl Records {
         self.slices.iter().flat_map(|slice| &slice.chunks).map(|chunk| chunk.number).collect()
     }
 
-    /// How many passages were evaluated, of those in the file and those set aside.
+    /// How many passages were evaluated, of those in the file.
     fn passage_counts(&self) -> PassageCounts {
         let effective = self.slices.iter().map(|slice| slice.passages.len()).sum();
         PassageCounts { effective, ..self.run.task.passages }
