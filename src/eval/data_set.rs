@@ -1,7 +1,6 @@
 //! Data sets: the passages of a data file, split into context and target. A file is JSONL with `{"text": …}` a line,
 //! or plain text with one passage a line; its first line decides which.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -107,7 +106,7 @@ pub fn parse_passages(
     let Some(format) = format else {
         return Err(DataError::NoPassages { path: path.to_owned() });
     };
-    let sha256 = hexadecimal(&lines.hasher.finalize());
+    let sha256 = files::hexadecimal(&lines.hasher.finalize());
     let identity = task.data.identify(&sha256, total_count);
     Ok(DataSet { path: path.to_owned(), format, passages, total_count, sha256, identity })
 }
@@ -129,7 +128,7 @@ fn whole_text(path: &Path, task: &Task) -> Result<DataSet, DataError> {
 
 /// SHA-256 in hexadecimal, as `sha256sum` prints it.
 pub(super) fn sha256_of(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
+    files::hexadecimal(&Sha256::digest(bytes))
 }
 
 /// Whether Python takes a character for white space (`str.isspace`, and `\s` of `re`): Unicode white space and the four
@@ -240,14 +239,6 @@ fn binary_format(bytes: &[u8]) -> Option<&'static str> {
         (b"PK\x03\x04", "a zip file"),
     ];
     known.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, format)| *format)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// At most 80 characters of a text, for messages.

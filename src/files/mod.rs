@@ -11,6 +11,15 @@ use tempfile::NamedTempFile;
 
 pub use input::{FileError, FileStat, check_regular, hint, open, read, read_to_string};
 
+/// The digits of a digest.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
 /// A file in the folder of `path`, for whose renaming no bytes need to move. It is gone unless it is [`publish`]ed.
 pub fn temporary_sibling(path: &Path) -> io::Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,7 +1,6 @@
 //! The cache names a file's bytes by their checksum (the Hub's `ETag`): SHA-256 of a file in large-file storage, and git's own
 //! SHA-1 of any other.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use sha1::Sha1;
@@ -23,11 +22,11 @@ pub(super) fn check(path: &Path) -> Result<(), HubError> {
     }
     let bytes = || files::read(&blob, MAX_BYTES).map_err(|source| HubError::Read { path: blob.clone(), source });
     let found = match name.len() {
-        64 => hexadecimal(&Sha256::digest(bytes()?)),
+        64 => files::hexadecimal(&Sha256::digest(bytes()?)),
         40 => {
             let bytes = bytes()?;
             let header = format!("blob {}\0", bytes.len());
-            hexadecimal(&Sha1::new().chain_update(header).chain_update(bytes).finalize())
+            files::hexadecimal(&Sha1::new().chain_update(header).chain_update(bytes).finalize())
         }
         _ => return Ok(()),
     };
@@ -35,12 +34,4 @@ pub(super) fn check(path: &Path) -> Result<(), HubError> {
         return Ok(());
     }
     Err(HubError::Checksum { path: blob, expected: name, found })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

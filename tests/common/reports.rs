@@ -30,19 +30,7 @@ pub fn samples(passages: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> {
 /// Writes an output directory with a baseline and variants; returns the directory's path as text.
 pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str, Vec<Sample>)>) -> String {
     let count = baseline.len();
-    let model = |role| {
-        move |name: &str| ModelRecord {
-            name: name.to_owned(),
-            role,
-            description: String::new(),
-            source: String::new(),
-            exact: None,
-            miscounts: Vec::new(),
-            folding: None,
-            candidate: None,
-            findings: Vec::new(),
-        }
-    };
+    let model = |role| move |name: &str| ModelRecord::new(name, role);
     let (names, of_variants): (Vec<_>, Vec<_>) = variants.into_iter().unzip();
     let models = std::iter::once("baseline").map(model(ModelRole::Baseline));
     let run = json!({

@@ -1,11 +1,10 @@
 //! One line of `samples_*.jsonl`, with the harness's hashes.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::samples::{PassageText, Sample};
 
 /// One document under one model, field by field as `EvaluationTracker.save_results_samples` writes it.
@@ -58,13 +57,13 @@ pub(super) fn task_hash(samples: &[LmEvalSample<'_>]) -> String {
             hasher.update(hash);
         }
     }
-    hexadecimal(&hasher.finalize())
+    files::hexadecimal(&hasher.finalize())
 }
 
 /// `hash_string(json.dumps(doc, indent=2, ensure_ascii=False))` of a document with nothing but its text; `serde_json`
 /// escapes the same characters in the same way.
 fn doc_hash(text: &str) -> String {
-    hexadecimal(&Sha256::digest(format!("{{\n  \"text\": {}\n}}", Value::from(text))))
+    files::hexadecimal(&Sha256::digest(format!("{{\n  \"text\": {}\n}}", Value::from(text))))
 }
 
 /// A number as Python's `str` writes it.
@@ -78,14 +77,6 @@ fn python_float(value: f64) -> String {
     }
     let text = value.to_string();
     if text.contains('.') { text } else { format!("{text}.0") }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
