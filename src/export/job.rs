@@ -99,8 +99,8 @@ impl MergeJob<'_> {
             outputs.push(write(folder, path, text.as_bytes())?);
         }
         for (source, name) in self.tokenizer.map(TokenizerFiles::copies).unwrap_or_default() {
-            let bytes = files::read(&source, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
-            outputs.push(write(folder, Path::new(&name), &bytes)?);
+            let bytes = files::read(source, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
+            outputs.push(write(folder, Path::new(name), &bytes)?);
         }
         let output = self.output_record(&plan, &*target);
         let input = RecipeInput {
@@ -141,7 +141,6 @@ impl MergeJob<'_> {
         Ok(match self.format {
             Format::Neox { tp_size } => {
                 self.check_head_norms(tp_size)?;
-                let tokenizer = tokenizer.map(|_| directory.join("tokenizer.json"));
                 let changes = Changes {
                     checkpoint,
                     tp_size,
@@ -149,7 +148,7 @@ impl MergeJob<'_> {
                     unties_head: plan.unties_head,
                     dtype: choice.dtype,
                     directory,
-                    tokenizer: tokenizer.as_deref(),
+                    tokenizer: *tokenizer,
                 };
                 Box::new(NeoxTarget::new(checkpoint, plan, &changes)?)
             }

@@ -96,8 +96,13 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Half of the cases are made such that the merge can be written.
-    fn jobs()(mut source in sources(), mut merge in merges(), possible in any::<bool>()) -> (SynthOptions, Merge) {
+    /// Half of the cases are made such that the merge can be written. The last: tokens that flash attention looks back.
+    fn jobs()(
+        mut source in sources(),
+        mut merge in merges(),
+        mut window in select(vec![None, Some(2), Some(4), Some(31)]),
+        possible in any::<bool>(),
+    ) -> (SynthOptions, Merge, Option<usize>) {
         match merge.format {
             _ if !possible => {}
             Format::HuggingFace { .. } => {
@@ -105,8 +110,11 @@ prop_compose! {
                 if source.norm == Norm::RmsNorm {
                     (source.gpt_j_residual, source.rotary_pct, source.activation) = (false, 1.0, Activation::SwiGlu);
                     source.legacy_names &= source.shape.kv_head_count.is_none();
+                    if window.is_some() {
+                        (source.attention_bias, source.mlp_bias) = (false, false);
+                    }
                 } else {
-                    source.shape.kv_head_count = None;
+                    (source.shape.kv_head_count, window) = (None, None);
                     source.norm = if source.norm == Norm::ScaleNorm { Norm::LayerNorm } else { source.norm };
                     if [Activation::SwiGlu, Activation::GeGlu, Activation::Softsign].contains(&source.activation) {
                         source.activation = Activation::Gelu;
@@ -122,8 +130,22 @@ prop_compose! {
         if possible {
             merge.vocab_size = merge.vocab_size.filter(|&rows| rows == 96);
         }
-        (source, merge)
+        (source, merge, window)
     }
+}
+
+/// Writes the checkpoint; with a window if it says so. Whether there is such a model.
+fn write(options: &SynthOptions, window: Option<usize>, folder: &Path) -> bool {
+    let Ok(step) = write_checkpoint(options, folder) else { return false };
+    if let Some(width) = window {
+        let path = step.join("configs/synthetic.yml");
+        let text = fs_err::read_to_string(&path).unwrap();
+        let windowed = text
+            .replace(r#"[[["global"],"all"]]"#, &format!(r#"[[["flash"], "all"]], "sliding-window-width": {width}"#));
+        assert_ne!(windowed, text);
+        fs_err::write(&path, windowed).unwrap();
+    }
+    true
 }
 
 /// Log-likelihoods of the last variant, computed in float64.
@@ -164,9 +186,9 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
-    fn what_is_written_is_the_merge_or_nothing_is_written((options, merge) in jobs()) {
+    fn what_is_written_is_the_merge_or_nothing_is_written((options, merge, window) in jobs()) {
         let [source, target, beside] = [(); 3].map(|()| tempfile::tempdir().unwrap());
-        if write_checkpoint(&options, source.path()).is_err() {
+        if !write(&options, window, source.path()) {
             return Err(TestCaseError::reject("sizes that do not divide"));
         }
         let source = Checkpoint::open(source.path(), &[]).unwrap();
