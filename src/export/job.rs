@@ -17,6 +17,7 @@ use super::{ExportError, Progress, card};
 use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
+use crate::partition::StageId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -127,7 +128,16 @@ impl MergeJob<'_> {
     }
 
     fn plan(&self) -> Result<Plan, ExportError> {
-        let plan = Plan::new(self.checkpoint, &self.choice)?;
+        let mut plan = Plan::new(self.checkpoint, &self.choice)?;
+        if let Format::Neox { tp_size: 2.. } = self.format
+            && self.checkpoint.tp_size() == 1
+            && self.checkpoint.architecture().never_exact().is_some()
+        {
+            for layer in 0..self.checkpoint.architecture().layer_count {
+                let reason = "it takes its statistics over the heads of one rank, here over some of the model's heads";
+                plan.exactness.add_head_norm(StageId::Layer(layer), reason);
+            }
+        }
         let rows = self.checkpoint.architecture().padded_vocab_size;
         if let Some(tokenizer) = self.tokenizer {
             tokenizer.check_rows(plan.vocab_size, rows)?;

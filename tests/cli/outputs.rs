@@ -117,6 +117,15 @@ fn what_depends_on_the_heads_of_a_rank_keeps_them() {
     }
     let found = refusal(&source, &["--tensor-parallel", "2", "--strategy", "mean"]);
     assert!(found.contains("statistics over the heads of each rank\nhint: --tensor-parallel 1 keeps them"), "{found}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("out");
+    let mut command = kintsugi();
+    command.arg("merge").arg(source.path()).arg("-o").arg(&target).args(["--tensor-parallel", "2", "--allow-inexact"]);
+    let said = text(&run(&mut command).stderr);
+    let loss = "attention.qk_layernorm (2 layers): it takes its statistics over the heads of one rank";
+    assert!(said.contains(&format!("not exact: {loss}")), "{said}");
+    assert!(fs_err::read_to_string(target.join("README.md")).unwrap().contains(loss));
 }
 
 /// GPT2BPETokenizer's pair of files, under any names of theirs, is written beside the weights, and named in the configuration.

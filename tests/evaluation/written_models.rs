@@ -1,8 +1,11 @@
 //! Random architectures and options: what `merge` writes opens again and scores as the merge in memory does, or nothing is
-//! written and an error says what could be. `PROPTEST_CASES` asks for more of them.
+//! written and an error says what could be. `PROPTEST_CASES` asks for more of them; `KINTSUGI_WRITTEN=DIR` keeps what was
+//! written with its scores, for evals/verify/written_models.py to load as gpt-neox and transformers do.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::copy_folder;
 use crate::common::evaluation::{evaluate, loglikelihood, merge_by, passages};
 use crate::common::merging::Merge;
 use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource, OpenOptions, open_model};
@@ -148,13 +151,16 @@ fn write(options: &SynthOptions, window: Option<usize>, folder: &Path) -> bool {
     true
 }
 
+/// Contexts and targets.
+fn pairs() -> Vec<(Vec<u32>, Vec<u32>)> {
+    let ids = |seed: u32, length: u32| (0..length).map(|at| (seed * 37 + at * at * 11 + at * 5) % 96).collect();
+    (0..4).map(|seed| (ids(seed, 5 + seed), ids(seed + 7, 1 + seed % 3))).collect()
+}
+
 /// Log-likelihoods of the last variant, computed in float64.
 fn scores(model: &dyn ModelSource, variants: &[Variant]) -> Vec<f64> {
-    let ids =
-        |seed: u32, length: u32| (0..length).map(|at| (seed * 37 + at * at * 11 + at * 5) % 96).collect::<Vec<_>>();
-    let pairs: Vec<_> = (0..4).map(|seed| (ids(seed, 5 + seed), ids(seed + 7, 1 + seed % 3))).collect();
     let double = EngineOptions::on(vec![Backend { device: tch::Device::Cpu, kind: tch::Kind::Double }]);
-    let mut found = evaluate(model, variants, passages(&pairs, 32), &double, &Quiet).unwrap().scores;
+    let mut found = evaluate(model, variants, passages(&pairs(), 32), &double, &Quiet).unwrap().scores;
     found.pop().unwrap().iter().map(|tokens| loglikelihood(tokens)).collect()
 }
 
@@ -170,6 +176,16 @@ fn expected(source: &Checkpoint, merge: &Merge, folder: &Path) -> Vec<f64> {
     let one_rank = folder.join("one-rank");
     merge.clone().ranks(1).write(source, &one_rank).unwrap();
     written(&one_rank)
+}
+
+/// Copies the directory and what is known of it into a folder of its own where `KINTSUGI_WRITTEN` names one for all.
+fn keep(output: &Path, scores: &[f64]) {
+    static KEPT: AtomicUsize = AtomicUsize::new(0);
+    let Some(folder) = std::env::var_os("KINTSUGI_WRITTEN") else { return };
+    let case = Path::new(&folder).join(format!("{:04}", KEPT.fetch_add(1, Ordering::Relaxed)));
+    copy_folder(output, &case.join("model"));
+    let known = serde_json::json!({ "pairs": pairs(), "loglikelihoods": scores });
+    fs_err::write(case.join("scores.json"), known.to_string()).unwrap();
 }
 
 fn refused(error: &ExportError, preview: Option<ExportError>, folder: &Path) -> Result<(), TestCaseError> {
@@ -207,6 +223,7 @@ proptest! {
         for (expected, found) in expected.iter().zip(&found) {
             prop_assert!((expected - found).abs() <= TOLERANCE * expected.abs().max(1.0), "{expected} {found}");
         }
+        keep(&output, &expected);
     }
 }
 
