@@ -226,8 +226,8 @@ fn vocab_size(args: &WriteArgs, tokenizer: Option<&TokenizerFiles>) -> Result<Op
 fn measured(path: &std::path::Path, strategy: &str) -> Result<Measured> {
     let report = report::read_json(path)?;
     let scores = |row: &report::ModelRow| Scores { perplexity: row.perplexity, acc: row.acc };
-    let variant = report.variants.iter().find(|variant| variant.model.name == strategy).ok_or_else(|| {
-        let known: Vec<_> = report.variants.iter().map(|variant| variant.model.name.as_str()).collect();
+    let variant = report.variants.iter().find(|variant| variant.model.is_called(strategy)).ok_or_else(|| {
+        let known: Vec<_> = report.variants.iter().map(|variant| variant.model.title()).collect();
         Error::usage(format!("{}: no row `{strategy}`, only {}", path.display(), known.join(", ")))
     })?;
     Ok(Measured {

@@ -24,7 +24,7 @@ impl Evidence {
     pub(super) fn row(&self, name: &str) -> Option<&ModelRow> {
         std::iter::once(&self.report.baseline)
             .chain(self.report.variants.iter().map(|row| &row.model))
-            .find(|row| row.name == name)
+            .find(|row| row.is_called(name))
     }
 
     pub(super) fn variants(&self) -> impl Iterator<Item = &str> {
