@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 pub(super) trait Choice: Sized + Copy + 'static {
     const VALUES: &'static [Self];
 
@@ -51,10 +53,10 @@ choices! {
     Norm {
         /// Mean and variance, gain and bias. From 2021-06-22 to 2021-10-20 also in a kernel of apex.
         LayerNorm = "layernorm" | "apexlayernorm",
-        /// Root mean square, gain only.
-        RmsNorm = "rmsnorm",
-        /// Mean and variance, nothing learned.
-        NonParametricLayerNorm = "non_parametric_layernorm",
+        /// Root mean square, gain only. The other words are of neox-LLAMA2, with epsilon inside the root.
+        RmsNorm = "rmsnorm" | "apexrmsnorm" | "llamarmsnorm",
+        /// Mean and variance, nothing learned. The other word is of TokenFormer.
+        NonParametricLayerNorm = "non_parametric_layernorm" | "layernorm_nonparam",
         /// Length of the vector, one scalar gain.
         ScaleNorm = "scalenorm",
         /// Transformer Engine's RMS norm, stored below `.norm`.
@@ -171,11 +173,11 @@ pub enum AttentionKind {
     Amlp,
     Mamba,
     Rwkv,
-    /// A value that gpt-neox did not know when this was written.
+    /// A word that is not known here.
     Other(String),
 }
 
-static ATTENTION_WORDS: [(&str, AttentionKind); 11] = [
+static ATTENTION_WORDS: [(&str, AttentionKind); 12] = [
     ("global", AttentionKind::Global),
     ("flash", AttentionKind::Flash),
     ("local", AttentionKind::Local),
@@ -187,6 +189,8 @@ static ATTENTION_WORDS: [(&str, AttentionKind); 11] = [
     ("amlp", AttentionKind::Amlp),
     ("mamba", AttentionKind::Mamba),
     ("rwkv", AttentionKind::Rwkv),
+    // Neox-LLM's word for another kernel.
+    ("flash_triton", AttentionKind::Flash),
 ];
 
 impl AttentionKind {
@@ -207,5 +211,23 @@ impl AttentionKind {
 impl fmt::Display for AttentionKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
+    }
+}
+
+/// True or false, also as 0 and 1 and in the spellings of Python and YAML.
+pub(super) fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => match number.as_f64() {
+            Some(0.0) => Some(false),
+            Some(1.0) => Some(true),
+            _ => None,
+        },
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => None,
+        },
+        _ => None,
     }
 }

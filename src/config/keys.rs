@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use super::choices::flag;
+
 static KEYS: LazyLock<HashMap<&str, Key>> = LazyLock::new(|| {
     let rows = include_str!("keys.tsv").lines().filter(|line| !line.starts_with('#'));
     rows.filter_map(Key::parse).collect()
@@ -72,17 +74,14 @@ pub(super) fn other_model(name: &str, value: &Value) -> Option<(&'static str, &'
     }
 }
 
-/// Whether a value is a harmless one: the same, in another spelling of false, or a mapping with these entries.
+/// Whether a value is a harmless one: the same, in another spelling of true or false, or a mapping with these entries.
 fn is(value: &Value, harmless: &Value) -> bool {
     match (value, harmless) {
         (Value::Object(value), Value::Object(harmless)) if !harmless.is_empty() => {
             harmless.iter().all(|(key, harmless)| value.get(key).is_some_and(|value| is(value, harmless)))
         }
         (Value::Number(value), Value::Number(harmless)) => value.as_f64() == harmless.as_f64(),
-        (Value::Number(value), Value::Bool(false)) => value.as_f64() == Some(0.0),
-        (Value::String(value), Value::Bool(false)) => {
-            ["false", "no", "off", "0"].contains(&value.trim().to_ascii_lowercase().as_str())
-        }
+        (value, Value::Bool(harmless)) => flag(value) == Some(*harmless),
         (Value::String(value), Value::String(harmless)) => value.trim().eq_ignore_ascii_case(harmless),
         (value, harmless) => value == harmless,
     }

@@ -28,7 +28,8 @@ impl NeoxConfig {
             num_kv_heads: read.size("num_kv_heads")?,
             seq_length: read.size("seq_length")?.unwrap_or(max_position_embeddings),
             max_position_embeddings,
-            model_parallel_size: read.size("model_parallel_size")?,
+            // gpt-neox takes 0 for 1.
+            model_parallel_size: read.count("model_parallel_size")?.map(|ranks| ranks.max(1)),
             pipe_parallel_size: read.count("pipe_parallel_size")?,
             sequence_parallel: read.flag("sequence_parallel", false)?,
             fp32_allreduce: read.flag("fp32_allreduce", false)?,
@@ -36,7 +37,7 @@ impl NeoxConfig {
             norm: read.choice("norm")?.unwrap_or(Norm::LayerNorm),
             layernorm_epsilon: read.number("layernorm_epsilon", 1e-5)?,
             rms_norm_epsilon: read.number("rms_norm_epsilon", 1e-8)?,
-            rmsnorm_fusion: read.flag("rmsnorm_fusion", false)?,
+            rmsnorm_fusion: read.flag("rmsnorm_fusion", false)? || is_fused_rmsnorm(read),
             scalenorm_epsilon: read.number("scalenorm_epsilon", 1e-8)?,
             use_qk_layernorm: read.flag("use_qk_layernorm", false)?,
             position_embedding: read.choice("pos_emb")?.unwrap_or(PositionEmbedding::Learned),
@@ -132,6 +133,11 @@ impl NeoxConfig {
         }
         Ok(())
     }
+}
+
+/// Whether `norm` is a word of neox-LLAMA2 for what gpt-neox's fused kernel computes: epsilon is added inside the root.
+fn is_fused_rmsnorm(read: Values<'_>) -> bool {
+    read.get("norm").is_some_and(|word| word == "apexrmsnorm" || word == "llamarmsnorm")
 }
 
 /// `activation` (since 2021-05-07), else `geglu` of before.

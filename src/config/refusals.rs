@@ -40,6 +40,13 @@ pub(super) fn check_kind(config: &NeoxConfig, raw: &Map<String, Value>) -> Verdi
     let experts = config.moe_num_experts;
     refuse_if(experts > 1, format!("moe_num_experts: {experts}"), EXPERTS.0, EXPERTS.1)?;
     attention_kinds(config)?;
+    let is_triton = |kinds: &Value| kinds.to_string().contains("flash_triton");
+    refuse_if(
+        config.position_embedding == PositionEmbedding::Alibi && raw.get("attention_config").is_some_and(is_triton),
+        "attention_config: flash_triton with pos_emb: alibi",
+        "this kernel of Neox-LLM leaves the slopes out, which is not implemented",
+        "evaluate it with the version of gpt-neox that trained it, one process per rank",
+    )?;
     refuse_if(
         config.apply_residual_connection_post_layernorm,
         "apply_residual_connection_post_layernorm: true",
@@ -52,12 +59,13 @@ pub(super) fn check_kind(config: &NeoxConfig, raw: &Map<String, Value>) -> Verdi
         "the gated MLP of StableLM is not implemented",
         "evaluate it with the gpt-neox of Stability AI that trained it, or from its Hugging Face directory",
     )?;
-    other_model(raw)
+    other_model(config, raw)
 }
 
 /// The first setting of gpt-neox or a fork that makes a model which is not implemented.
-fn other_model(raw: &Map<String, Value>) -> Verdict {
-    let mut found = raw.iter().filter_map(|(name, value)| Some((name, value, keys::other_model(name, value)?)));
+fn other_model(config: &NeoxConfig, raw: &Map<String, Value>) -> Verdict {
+    let others = raw.iter().filter(|(name, value)| !says_what_is(config, name, value));
+    let mut found = others.filter_map(|(name, value)| Some((name, value, keys::other_model(name, value)?)));
     let Some((name, value, (of, meaning))) = found.next() else { return Ok(()) };
     refuse(
         format!("{name}: {}", describe(value).trim_matches('"')),
@@ -65,6 +73,17 @@ fn other_model(raw: &Map<String, Value>) -> Verdict {
         "evaluate it with the version of gpt-neox that trained it; if that version did not read the setting, remove it and \
          pass the file with --neox-config",
     )
+}
+
+/// Whether a fork's setting says no more than gpt-neox's settings do.
+fn says_what_is(config: &NeoxConfig, name: &str, value: &Value) -> bool {
+    let heads = config.num_attention_heads;
+    match name {
+        "head_dim" => value.as_u64().and_then(|size| size.checked_mul(heads as u64)) == Some(config.hidden_size as u64),
+        "num_key_value_heads" => value.as_u64() == Some(heads as u64),
+        "final_norm" => value.as_str() == Some(config.norm.as_str()),
+        _ => false,
+    }
 }
 
 /// The first thing that keeps a model from being evaluated whose parameters are understood.
@@ -114,8 +133,9 @@ fn attention_kinds(config: &NeoxConfig) -> Verdict {
         | AttentionKind::BigBird
         | AttentionKind::BsLongformer => Some(SPARSE),
         AttentionKind::Other(_) => Some((
-            "gpt-neox has no such kind of attention",
-            "fix `attention_config` and pass the file with --neox-config",
+            "a kind of attention that is not known here",
+            "evaluate it with the version of gpt-neox that trained it; if that is a kernel of ordinary causal attention, write \
+             `flash` in its place and pass the file with --neox-config",
         )),
     };
     match config.attention.iter().find_map(|kind| Some((kind, why(kind)?))) {

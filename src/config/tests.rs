@@ -2,6 +2,7 @@
 //! `quirks` eras, `refusals` what cannot be evaluated.
 
 mod keys;
+mod published;
 mod quirks;
 mod reading;
 mod refusals;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::choices::Choice;
+use super::choices::{Choice, flag};
 use super::error::ConfigError;
 use super::yaml::{Sources, shorten};
 
@@ -104,24 +104,10 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// True or false, also as 0 and 1 and in the spellings of Python and YAML.
+    /// True or false, as [`flag`] understands them.
     pub(super) fn flag(self, key: &str, default: bool) -> Result<bool, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        let flag = match value {
-            Value::Bool(flag) => Some(*flag),
-            Value::Number(number) => match number.as_f64() {
-                Some(0.0) => Some(false),
-                Some(1.0) => Some(true),
-                _ => None,
-            },
-            Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => Some(true),
-                "false" | "no" | "off" | "0" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        };
-        flag.ok_or_else(|| self.invalid(key, "true or false", describe(value)))
+        flag(value).ok_or_else(|| self.invalid(key, "true or false", describe(value)))
     }
 
     pub(super) fn text(self, key: &str) -> Result<Option<String>, ConfigError> {

@@ -2,8 +2,8 @@
 //!
 //! gpt-neox reads every file with `PyYAML`, `.json` included, replaces `-` by `_` in top-level keys and refuses a key
 //! that an earlier file gave (`NeoXArgs.from_ymls`, `megatron/neox_arguments/arguments.py`). Its check compares the
-//! raw key with the converted ones and so lets some duplicates through; here keys are converted first, and duplicates of
-//! keys that the model does not depend on are let through.
+//! raw key with the converted ones and so lets some duplicates through; here keys are converted first, and duplicates
+//! that repeat a value in one file, and those of keys that the model does not depend on, are let through.
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{HashMap, HashSet};
@@ -102,7 +102,12 @@ pub(super) fn combine(contents: &[(PathBuf, Vec<u8>)]) -> Result<(Map<String, Va
             let place = KeyPlace { path: path.clone(), line };
             match sources.place_of_key.entry(key.clone()) {
                 // As in PyYAML, the last value counts.
-                MapEntry::Occupied(mut first) if keys::is_irrelevant(&key) => drop(first.insert(place)),
+                MapEntry::Occupied(mut first)
+                    if keys::is_irrelevant(&key)
+                        || (first.get().path == place.path && values.get(&key) == Some(&value)) =>
+                {
+                    drop(first.insert(place));
+                }
                 MapEntry::Occupied(first) => {
                     return Err(ConfigError::DuplicateKey { key, first: first.get().clone(), second: place });
                 }

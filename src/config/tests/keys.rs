@@ -57,12 +57,23 @@ fn settings_that_make_another_model_are_refused() {
         (json!({ "rotary_interleaved": true }), "rotary_interleaved: true"),
         (json!({ "sparsity": "interspersed" }), "sparsity: interspersed"),
         (json!({ "sparsity": "all" }), "sparsity: all"),
-        (json!({ "attention_head_type": "groupedquery" }), "attention_head_type: groupedquery"),
+        (json!({ "attention_head_type": "multiquery" }), "attention_head_type: multiquery"),
+        (json!({ "pre_mlp_norm": "no" }), "pre_mlp_norm: no"),
+        (json!({ "num_key_value_heads": 2 }), "num_key_value_heads: 2"),
+        (json!({ "head_dim": 128 }), "head_dim: 128"),
+        (json!({ "final_norm": "rmsnorm" }), "final_norm: rmsnorm"),
+        (json!({ "moe_num_experts": 1, "moe_lora_experts": 16 }), "moe_lora_experts: 16"),
         (json!({ "qk_norm": true }), "qk_norm: true"),
         (json!({ "norm_placement": "post" }), "norm_placement: post"),
         (json!({ "postnorm": "yes" }), "postnorm: yes"),
         (json!({ "use_separate_qk_norms": 1 }), "use_separate_qk_norms: 1"),
         (json!({ "adapter_config": { "enabled": true, "downsample_factor": 4 } }), "adapter_config: {"),
+        // There it is enabled unless it says otherwise.
+        (json!({ "adapter_config": {} }), "adapter_config: {}"),
+        (
+            json!({ "attention_config": [[["flash_triton"], "all"]], "pos_emb": "alibi" }),
+            "attention_config: flash_triton with pos_emb: alibi",
+        ),
         (json!({ "mlp_type": "gated" }), "mlp_type: gated"),
     ] {
         let refusal = refusal(settings).unwrap();
@@ -76,6 +87,9 @@ fn settings_that_make_another_model_are_refused() {
         json!({ "rotary_scaling_factor": 1.0, "rotary_interleaved": false, "qk_norm": "False" }),
         json!({ "sparsity": "none", "attention_head_type": "multihead", "norm_placement": "pre" }),
         json!({ "adapter_config": { "enabled": false, "downsample_factor": 4 } }),
+        json!({ "attention_head_type": "groupedquery", "num_kv_heads": 2 }),
+        json!({ "pre_mlp_norm": true, "prenorm": "True", "proj_groups": 1, "moe_lora_experts": 0 }),
+        json!({ "head_dim": 16, "num_key_value_heads": 4, "final_norm": "layernorm" }),
     ] {
         assert_eq!(refusal(settings.clone()), None, "{settings}");
     }
@@ -87,7 +101,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
         ("rotary_percent", Some("rotary_pct")),
         ("gpt_j_residul", Some("gpt_j_residual")),
         ("no_weight_tieing", Some("no_weight_tying")),
-        ("num_key_value_heads", None),
+        ("number_of_kv_heads", None),
         ("layer_norm_epsilon", Some("layernorm_epsilon")),
         ("xyz", None),
     ] {
@@ -107,6 +121,14 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
 #[test]
 fn values_of_older_versions_are_read_as_what_they_were() {
     assert_eq!(settings_of(json!({ "norm": "apexlayernorm" })), settings_of(json!({ "norm": "layernorm" })));
+    let fused = settings_of(json!({ "norm": "rmsnorm", "rmsnorm_fusion": true }));
+    assert_eq!(settings_of(json!({ "norm": "apexrmsnorm" })), fused);
+    assert_eq!(settings_of(json!({ "norm": "llamarmsnorm" })), fused);
+    let kinds = |word: &str| settings_of(json!({ "attention_config": [[[word], "all"]] }));
+    assert_eq!(kinds("flash_triton"), kinds("flash"));
+    assert!(refusal(json!({ "attention_config": [[["ringX1"], "all"]] })).unwrap().ends_with("not known here"));
+    // gpt-neox takes 0 for 1.
+    assert_eq!(settings_of(json!({ "model_parallel_size": 0 })), settings_of(json!({ "model_parallel_size": 1 })));
     assert_eq!(settings_of(json!({ "openai_gelu": true })), settings_of(json!({ "bias_gelu_fusion": true })));
     assert_eq!(settings_of(json!({ "geglu": true })), settings_of(json!({ "activation": "geglu" })));
     assert_eq!(settings_of(json!({ "geglu": false, "openai_gelu": false })), settings_of(json!({})));
@@ -272,12 +294,14 @@ fn keys_given_twice_matter_only_where_the_model_depends_on_them() {
             json!({ "fp16": { "enabled": true, "hysteresis": 3 } }),
         ),
         ("lr_decay_iters: 1\nlr_decay_iters: 2\n", json!({ "lr_decay_iters": 2 })),
+        // As gpt-neox's configs/rwkv/170M.yml has a setting.
+        ("{rotary_pct: 0.5,\nnum_layers: 1,\nrotary-pct: 0.5}", json!({ "rotary_pct": 0.5, "num_layers": 1 })),
     ] {
         assert_eq!(read(text).unwrap(), expected);
     }
     for text in [
         "{num_layers: 1,\nnum_layers: 2}",
-        "{rotary_pct: 1,\nrotary-pct: 1}",
+        "{rotary_pct: 1,\nrotary-pct: 0.5}",
         "{zero_optimization: {stage: 1,\n stage: 2}}",
         "{fp16: {enabled: true, enabled: true}}",
         "{rope_scaling: {factor: 1, factor: 2}}",

@@ -70,7 +70,7 @@ fn files_combine_and_remember_their_keys() {
 #[test]
 fn a_key_given_twice_is_refused() {
     for (texts, expected) in [
-        (vec!["{\"a\": 1,\n\"b\": 2,\n\"a\": 1}"], "key `a` is given twice: 0.yml:1 and 0.yml:3"),
+        (vec!["{\"a\": 1,\n\"b\": 2,\n\"a\": 2}"], "key `a` is given twice: 0.yml:1 and 0.yml:3"),
         (vec!["{\"vocab-file\": 1,\n\"vocab_file\": 2}"], "key `vocab_file` is given twice: 0.yml:1 and 0.yml:2"),
         (vec!["{\"vocab-file\": 1,\n\"vocab-file\": 2}"], "key `vocab_file` is given twice: 0.yml:1 and 0.yml:2"),
         (vec!["a-b: 1", "{}", "c: 1\na-b: 2"], "key `a_b` is given twice: 0.yml:1 and 2.yml:2"),

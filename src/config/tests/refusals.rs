@@ -58,7 +58,7 @@ fn kinds_of_attention() {
         ("sparse_variable", SPARSE),
         ("bigbird", SPARSE),
         ("bslongformer", SPARSE),
-        ("hyena", "gpt-neox has no such kind of attention"),
+        ("hyena", "a kind of attention that is not known here"),
     ] {
         let expected = format!("attention_config: {kind}: {reason}");
         refused(json!({ "attention_config": [[[kind], "all"]] }), NEW, &expected);

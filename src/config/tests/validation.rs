@@ -59,7 +59,10 @@ fn sizes_out_of_range_are_refused() {
     refused(json!({ "hidden_size": true }), &format!("`hidden_size` {size} true"));
     refused(json!({ "hidden_size": [64] }), &format!("`hidden_size` {size} [64]"));
     refused(json!({ "num_kv_heads": 0 }), &format!("`num_kv_heads` {size} 0"));
-    refused(json!({ "model_parallel_size": 0 }), &format!("`model_parallel_size` {size} 0"));
+    refused(
+        json!({ "model_parallel_size": -1 }),
+        "`model_parallel_size` should be a whole number from 0 to 2147483647, found -1",
+    );
     refused(json!({ "padded_vocab_size": 1u64 << 31 }), &format!("`padded_vocab_size` {size} 2147483648"));
     refused(json!({ "padded_vocab_size": 1e300 }), &format!("`padded_vocab_size` {size} 1e+300"));
     refused(
