@@ -1,10 +1,12 @@
-//! A report with the samples that it was made of.
+//! A report with the samples that it was made of, and its models paired for judging.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::GateError;
-use crate::report::{ModelRow, Report, read_json};
+use super::comparison::{Comparison, Comparisons, Reference};
+use super::limits::{Gates, Limits, Policy};
+use crate::report::{ModelRow, PairedOutcomes, Report, read_json};
 use crate::samples::{Sample, read_jsonl};
 
 pub(crate) struct Evidence {
@@ -21,18 +23,18 @@ impl Evidence {
     }
 
     /// The row of a model, the baseline included.
-    pub(super) fn row(&self, name: &str) -> Option<&ModelRow> {
+    fn row(&self, name: &str) -> Option<&ModelRow> {
         std::iter::once(&self.report.baseline)
             .chain(self.report.variants.iter().map(|row| &row.model))
             .find(|row| row.name == name)
     }
 
-    pub(super) fn variants(&self) -> impl Iterator<Item = &str> {
+    fn variants(&self) -> impl Iterator<Item = &str> {
         self.report.variants.iter().map(|row| row.model.name.as_str())
     }
 
     /// The samples of a model by `doc_id`.
-    pub(super) fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
+    fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
         let file = row.samples_file(self.path.parent().unwrap_or(Path::new("")))?;
         let samples: BTreeMap<usize, Sample> =
             read_jsonl(&file)?.into_iter().map(|sample: Sample| (sample.doc_id, sample)).collect();
@@ -43,4 +45,107 @@ impl Evidence {
         }
         Ok(samples)
     }
+
+    /// Pairs every model with the baseline, and with the model of the same name in an earlier report. `only` names the models;
+    /// where it is empty, all that no gate skips. A model that is named is judged: it is neither skipped nor advisory.
+    pub(crate) fn compare(
+        &self,
+        earlier: Option<&Self>,
+        gates: &Gates,
+        only: &[String],
+    ) -> Result<Comparisons, GateError> {
+        let task = &self.report.task.name;
+        let names = self.chosen(earlier.is_some(), gates, only)?;
+        let baseline = self.samples(&self.report.baseline)?;
+        let mut found = Comparisons::default();
+        for name in names {
+            let Some(row) = self.row(&name) else { continue };
+            let samples = self.samples(row)?;
+            let limits = gates.of(task, &name);
+            let limits = if only.contains(&name) { named(limits) } else { limits };
+            let mut add = |reference, source: &Self, before: &BTreeMap<usize, Sample>| {
+                let outcomes = source.paired(before, &samples, reference)?;
+                let (task, model, doc_ids) = (task.clone(), name.clone(), samples.keys().copied().collect());
+                found.comparisons.push(Comparison { task, model, reference, limits, outcomes, doc_ids });
+                Ok::<(), GateError>(())
+            };
+            if name != self.report.baseline.name {
+                add(Reference::Baseline, self, &baseline)?;
+            }
+            let Some(earlier) = earlier else { continue };
+            match earlier.row(&name) {
+                Some(row) => add(Reference::Earlier, earlier, &earlier.samples(row)?)?,
+                None => found.remarks.push(format!("`{name}` is not in {}: new", earlier.path.display())),
+            }
+        }
+        if self.report.partial {
+            found.remarks.push("the report covers only a part of the passages".to_owned());
+        }
+        Ok(found)
+    }
+
+    fn chosen(&self, has_earlier: bool, gates: &Gates, only: &[String]) -> Result<Vec<String>, GateError> {
+        let path = || self.path.clone();
+        if let Some(name) = only.iter().find(|name| self.row(name).is_none()) {
+            let known = self.variants().collect::<Vec<_>>().join(", ");
+            return Err(GateError::NoSuchModel { path: path(), name: name.clone(), known });
+        }
+        let task = &self.report.task.name;
+        let mut names: Vec<String> = if only.is_empty() {
+            self.variants().filter(|name| !gates.of(task, name).skip).map(str::to_owned).collect()
+        } else {
+            only.to_vec()
+        };
+        let baseline = &self.report.baseline.name;
+        // A changed baseline means that the evaluation has changed.
+        if has_earlier && !names.contains(baseline) {
+            names.insert(0, baseline.clone());
+        }
+        if names.is_empty() {
+            let reason = "it has no merges, or all of them are skipped".to_owned();
+            return Err(GateError::NothingToJudge { path: path(), reason });
+        }
+        Ok(names)
+    }
+
+    /// Pairs samples of this report with a model's by passage.
+    fn paired(
+        &self,
+        before: &BTreeMap<usize, Sample>,
+        samples: &BTreeMap<usize, Sample>,
+        reference: Reference,
+    ) -> Result<PairedOutcomes, GateError> {
+        let other = |what: String, expected: String, found: String| GateError::OtherPassages {
+            path: self.path.clone(),
+            what,
+            expected,
+            found,
+        };
+        if before.len() != samples.len() {
+            return Err(other("number of passages".to_owned(), samples.len().to_string(), before.len().to_string()));
+        }
+        let mut pairs = Vec::with_capacity(samples.len());
+        for (doc_id, sample) in samples {
+            let Some(before) = before.get(doc_id) else {
+                return Err(other(format!("passage {doc_id}"), "there".to_owned(), "missing".to_owned()));
+            };
+            let (tokens, tokens_before) = (sample.tokens.len().to_string(), before.tokens.len().to_string());
+            for (what, expected, found) in [
+                ("prompt", &sample.prompt_hash, &before.prompt_hash),
+                ("target", &sample.target_hash, &before.target_hash),
+                ("number of target tokens", &tokens, &tokens_before),
+            ] {
+                if expected != found {
+                    return Err(other(format!("{what} of passage {doc_id}"), expected.clone(), found.clone()));
+                }
+            }
+            pairs.push((before, sample));
+        }
+        Ok(PairedOutcomes::of_samples(&pairs, self.report.task.rolling, reference == Reference::Baseline))
+    }
+}
+
+/// The limits of a model that was asked for.
+fn named(limits: Limits) -> Limits {
+    Limits { policy: limits.policy.filter(|policy| *policy != Policy::Advisory), ..limits }
 }

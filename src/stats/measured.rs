@@ -100,6 +100,11 @@ impl Measured {
         }
     }
 
+    /// The same spread around no loss.
+    pub fn without_loss(self) -> Self {
+        self.around(0.0)
+    }
+
     /// The same number of passages and the same spread around another loss.
     pub(super) fn around(self, loss: f64) -> Self {
         match self {

@@ -14,6 +14,14 @@ pub struct PairedCounts {
 }
 
 impl PairedCounts {
+    /// Of passages counted elsewhere.
+    pub(crate) fn new(baseline_only: usize, variant_only: usize, count: usize) -> Result<Self, StatsError> {
+        if count == 0 {
+            return Err(StatsError::Empty { what: "outcomes" });
+        }
+        Ok(Self { count, baseline_only, variant_only })
+    }
+
     /// Counts the outcomes, passage by passage.
     pub fn from_outcomes(baseline: &[bool], variant: &[bool]) -> Result<Self, StatsError> {
         if baseline.is_empty() {

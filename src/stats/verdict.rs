@@ -42,25 +42,30 @@ pub fn decide(judged: &[(Measured, f64)], alpha: f64) -> Vec<Decision> {
     let mut by_p: Vec<usize> = (0..judged.len()).collect();
     by_p.sort_by(|one, other| p_values[*one].total_cmp(&p_values[*other]));
     let mut decisions: Vec<Option<Decision>> = vec![None; judged.len()];
-    let mut rejecting = true;
-    for (rank, index) in by_p.iter().copied().enumerate() {
+    // The step at which the procedure stops; what comes after it has the same α.
+    let (mut left, mut rejecting) = (judged.len(), true);
+    for index in by_p {
         #[expect(clippy::cast_precision_loss, reason = "a number of limits")]
-        let beyond_alpha = alpha / (judged.len() - rank) as f64;
-        let p_beyond = p_values[index];
-        rejecting &= p_beyond <= beyond_alpha;
-        let (loss, limit) = judged[index];
-        let upper = loss.upper(alpha);
-        let verdict = if rejecting {
-            Verdict::Beyond
-        } else if upper <= limit {
-            Verdict::Within
-        } else {
-            Verdict::Undecided
-        };
-        let more_passages =
-            (verdict == Verdict::Undecided).then(|| passages_needed(loss, limit, alpha, beyond_alpha)).flatten();
-        let lower = loss.lower(beyond_alpha);
-        decisions[index] = Some(Decision { verdict, upper, lower, beyond_alpha, p_beyond, more_passages });
+        let beyond_alpha = alpha / left as f64;
+        rejecting &= p_values[index] <= beyond_alpha;
+        if rejecting {
+            left -= 1;
+        }
+        decisions[index] = Some(Decision::of(judged[index], p_values[index], rejecting, alpha, beyond_alpha));
     }
     decisions.into_iter().flatten().collect()
+}
+
+impl Decision {
+    fn of((loss, limit): (Measured, f64), p_beyond: f64, rejected: bool, alpha: f64, beyond_alpha: f64) -> Self {
+        let (lower, upper) = (loss.lower(beyond_alpha), loss.upper(alpha));
+        let verdict = match (rejected, upper <= limit) {
+            (true, _) => Verdict::Beyond,
+            (false, true) => Verdict::Within,
+            (false, false) => Verdict::Undecided,
+        };
+        let more_passages =
+            if verdict == Verdict::Undecided { passages_needed(loss, limit, alpha, beyond_alpha) } else { None };
+        Self { verdict, upper, lower, beyond_alpha, p_beyond, more_passages }
+    }
 }
