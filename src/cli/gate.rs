@@ -102,6 +102,8 @@ impl GateArgs {
         let given = self.given();
         let mut gates = match &self.gates {
             Some(path) => Gates::read(path)?,
+            // The built-in limits for single models are for the built-in strategies.
+            None if given == Limits::default() && self.report.is_none() => Gates::built_in()?.for_any_model(),
             None if given == Limits::default() => Gates::built_in()?,
             None => Gates::default(),
         };

@@ -28,6 +28,11 @@ impl AsymptoticSequence {
         Ok(Interval { lower: mean - margin, upper: mean + margin })
     }
 
+    /// The margin after `count` values in standard errors of their mean.
+    pub(super) fn quantile(&self, count: f64) -> f64 {
+        self.unit_margin(count) * count.sqrt()
+    }
+
     /// The margin after `count` values of variance 1,
     /// `√(2(tρ² + 1)/(t²ρ²) · ln(1 + √(tρ² + 1)/(2α)))`.
     pub fn unit_margin(&self, count: f64) -> f64 {

@@ -190,6 +190,28 @@ fn plans_give_the_passages_at_which_four_of_five_runs_decide() {
 }
 
 #[test]
+fn an_early_look_decides_what_is_plain_and_nothing_else() {
+    let slices = EarlyLook::slices(5153);
+    assert_eq!((slices[0], slices[1], *slices.last().unwrap(), slices.len()), (64, 96, 5153, 12));
+    assert_eq!(EarlyLook::slices(20), [20]);
+    let look = EarlyLook { alpha: 0.05, beyond_alpha: 0.01 };
+    let lost = |share: f64, count: usize| -> Vec<i8> {
+        (0..count).map(|passage| i8::from(scatter(passage as f64) < share)).collect()
+    };
+    assert_eq!(look.accuracy(&lost(0.2, 300), 0.01).unwrap(), Verdict::Beyond);
+    assert_eq!(look.accuracy(&lost(0.0, 2000), 0.01).unwrap(), Verdict::Within);
+    assert_eq!(look.accuracy(&lost(0.01, 300), 0.01).unwrap(), Verdict::Undecided);
+    let divergences = |scale: f64, count: usize| -> SampledMean {
+        let values: Vec<f64> = (0..count).map(|passage| scale * scatter(passage as f64)).collect();
+        SampledMean::of_divergences(&values).unwrap()
+    };
+    assert_eq!(look.mean(&divergences(0.008, 64), 0.001, 5153.0), Verdict::Beyond);
+    assert_eq!(look.mean(&divergences(1e-5, 64), 0.001, 5153.0), Verdict::Within);
+    assert_eq!(look.mean(&divergences(0.002, 64), 0.001, 5153.0), Verdict::Undecided);
+    assert_eq!(look.mean(&divergences(1e-5, 29), 0.001, 5153.0), Verdict::Undecided);
+}
+
+#[test]
 fn bets_are_refused_on_what_is_not_between_0_and_1() {
     assert!(Betting::on(&[0.5, 1.5], 0.05).is_err());
     assert!(Betting::on(&[], 0.05).is_err());

@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::function::erf::erf_inv;
 
-#[cfg(test)]
 use super::error::StatsError;
 
 /// A two-sided confidence level strictly between 0 and 1.
@@ -15,8 +14,7 @@ impl Confidence {
     /// 95 %, the level of every interval by default.
     pub const P95: Self = Self(0.95);
 
-    #[cfg(test)]
-    pub(crate) fn new(level: f64) -> Result<Self, StatsError> {
+    pub fn new(level: f64) -> Result<Self, StatsError> {
         if level > 0.0 && level < 1.0 {
             Ok(Self(level))
         } else {

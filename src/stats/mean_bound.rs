@@ -75,6 +75,10 @@ impl SampledMean {
         Ok(Self { count, mean, stddev, skewness, smallest, largest, reach })
     }
 
+    pub(super) fn count(&self) -> f64 {
+        self.count
+    }
+
     /// The same quantity had it been seen `count` times.
     pub(super) fn scaled_to(self, count: f64) -> Self {
         Self { count, ..self }
@@ -87,19 +91,29 @@ impl SampledMean {
     }
 
     pub(super) fn upper(&self, alpha: f64) -> f64 {
+        self.upper_at(upper_quantile(alpha), alpha)
+    }
+
+    pub(super) fn lower(&self, alpha: f64) -> f64 {
+        self.lower_at(upper_quantile(alpha), alpha)
+    }
+
+    /// The upper bound of which the t statistic is allowed a normal quantile of `z`, and the tail an error of `alpha`.
+    pub(super) fn upper_at(&self, z: f64, alpha: f64) -> f64 {
         if !self.is_bounded() {
             return f64::INFINITY;
         }
         let tail = self.unseen(alpha) * self.reach * (self.largest - self.mean);
-        self.mean - self.quantile(-upper_quantile(alpha)) * self.stddev / self.count.sqrt() + tail
+        self.mean - self.quantile(-z) * self.stddev / self.count.sqrt() + tail
     }
 
-    pub(super) fn lower(&self, alpha: f64) -> f64 {
+    /// As [`upper_at`](Self::upper_at), from below.
+    pub(super) fn lower_at(&self, z: f64, alpha: f64) -> f64 {
         if !self.is_bounded() {
             return f64::NEG_INFINITY;
         }
         let tail = self.unseen(alpha) * self.reach * (self.mean - self.smallest);
-        self.mean - self.quantile(upper_quantile(alpha)) * self.stddev / self.count.sqrt() - tail
+        self.mean - self.quantile(z) * self.stddev / self.count.sqrt() - tail
     }
 
     /// The smallest `alpha` at which [`lower`](Self::lower) is above `limit`; 1 where there is none.

@@ -9,7 +9,7 @@
 //! | several strategies at once | Holm's correction | `multiple.rs` |
 //! | is a loss within a limit | one-sided bounds: Tango, Clopper and Pearson, a mean without its skewness | `verdict.rs`, `measured.rs`, `mean_bound.rs` |
 //! | how many passages that takes | the same bounds at the rates seen | `plan.rs` |
-//! | the same at any number of passages | confidence sequences by betting, asymptotic ones | `betting.rs`, `asymptotic.rs` |
+//! | the same at any number of passages | confidence sequences by betting, asymptotic ones | `early.rs`, `betting.rs`, `asymptotic.rs` |
 //! | distance per token | the list of llama.cpp `--kl-divergence` | `fidelity.rs` |
 //!
 //! Every function refuses empty input, NaN and infinities with a [`StatsError`], and gives `None` where a single
@@ -19,6 +19,7 @@ mod asymptotic;
 mod betting;
 mod bootstrap;
 mod confidence;
+mod early;
 mod error;
 mod fidelity;
 mod mean;
@@ -42,6 +43,7 @@ pub use asymptotic::AsymptoticSequence;
 pub use betting::Betting;
 pub use bootstrap::{Estimate, PairedBootstrap, PairedLosses};
 pub use confidence::{Confidence, Interval};
+pub use early::EarlyLook;
 pub use error::StatsError;
 pub use fidelity::{Fidelity, TokenPairs};
 pub use mean::mean;
