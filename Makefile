@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test test-launchers reliability bench bench-peers verify-hf verify-rolling lint doc deny msrv man fuzz soak clean
+.PHONY: help setup build demo test test-launchers reliability bench bench-peers verify-hf verify-written verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -44,6 +44,11 @@ bench-peers: build ## Beside transformers + lm-evaluation-harness: make bench-pe
 
 verify-hf: build ## Compare merges for transformers with kintsugi's own numbers (PYTHON needs torch and transformers)
 	$(PYTHON) evals/verify/hf_loglikelihoods.py target/release/kintsugi $(CHECKPOINTS)
+
+verify-written: setup ## Load random merges as gpt-neox and transformers do (PYTHON needs torch, transformers and pyyaml; CASES=500)
+	rm -rf target/written
+	KINTSUGI_WRITTEN=$(CURDIR)/target/written PROPTEST_CASES=$(or $(CASES),500) $(CARGO) test --locked --test evaluation written_models
+	$(PYTHON) evals/verify/written_models.py target/written
 
 verify-rolling: build ## Compare perplexities of whole texts with lm-evaluation-harness's (PYTHON needs torch, transformers and lm-eval; TEXT=FILE)
 	@test -n "$(TEXT)" || { echo "give TEXT=FILE" >&2; exit 2; }

@@ -219,8 +219,8 @@ pub fn task(bytes: &[u8]) {
 /// A tokenizer, a text through it, and what is copied of it beside a merge.
 pub fn tokenizer(bytes: &[u8]) {
     in_file(bytes, |path| {
-        if let Ok(files) = TokenizerFiles::read(path) {
-            let _ = files.token_count();
+        for merges in [None, Some(path)] {
+            let _ = TokenizerFiles::read(path, merges).map(|files| files.token_count());
         }
     });
     #[cfg(feature = "libtorch")]

@@ -50,7 +50,7 @@ pub(super) struct WriteArgs {
     #[arg(help_heading = "Output", long, value_name = "N", num_args = 0..=1, require_equals = true)]
     #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
-    /// Tokenizer to copy: a tokenizer.json, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
+    /// Tokenizer to copy: a tokenizer.json, a vocab.json with its merges.txt beside it, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
     ///
     /// Default: the file that the checkpoint's configuration names, else `tokenizer.json` or `20B_tokenizer.json` beside it.
     #[arg(help_heading = "Output", long, value_name = "FILE|NAME")]
@@ -79,7 +79,7 @@ pub(super) struct WriteArgs {
 enum FormatName {
     /// gpt-neox.
     Neox,
-    /// transformers: GPTNeoXForCausalLM or LlamaForCausalLM.
+    /// transformers: GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM.
     Hf,
 }
 
@@ -88,8 +88,9 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
     strategy.allow_inexact |= args.allow_inexact;
     let checkpoint = Checkpoint::open_with(&args.checkpoint, &args.reading.open_options())?;
     check_strategies(&checkpoint, std::slice::from_ref(&strategy))?;
-    let tokenizer_path = tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, &mut screen.download_bar())?;
-    let tokenizer = tokenizer_path.as_deref().map(TokenizerFiles::read).transpose()?;
+    let tokenizer = tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, &mut screen.download_bar())?
+        .map(|place| TokenizerFiles::read(&place.path, place.merges.as_deref()))
+        .transpose()?;
     let calibration = calibration(args, &checkpoint, &strategy, screen)?;
     let versions = versions();
     let record = Record {
@@ -225,8 +226,8 @@ fn vocab_size(args: &WriteArgs, tokenizer: Option<&TokenizerFiles>) -> Result<Op
 fn measured(path: &std::path::Path, strategy: &str) -> Result<Measured> {
     let report = report::read_json(path)?;
     let scores = |row: &report::ModelRow| Scores { perplexity: row.perplexity, acc: row.acc };
-    let variant = report.variants.iter().find(|variant| variant.model.name == strategy).ok_or_else(|| {
-        let known: Vec<_> = report.variants.iter().map(|variant| variant.model.name.as_str()).collect();
+    let variant = report.variants.iter().find(|variant| variant.model.is_called(strategy)).ok_or_else(|| {
+        let known: Vec<_> = report.variants.iter().map(|variant| variant.model.title()).collect();
         Error::usage(format!("{}: no row `{strategy}`, only {}", path.display(), known.join(", ")))
     })?;
     Ok(Measured {

@@ -36,6 +36,8 @@ pub struct SliceOutcome {
     pub divergence: BTreeMap<usize, Vec<Vec<Divergence>>>,
     /// For each variant, what makes it another model than the unmerged one; every slice finds the same.
     pub exactness: Vec<Exactness>,
+    /// For each variant the first one that had its weights in every stage, itself where there is none; every slice finds the same.
+    pub same_as: Vec<usize>,
     /// Digests of the files read, if asked for; only the first slice of a process hashes them.
     pub digests: Vec<FileDigest>,
     /// The same for every candidate, by variant.

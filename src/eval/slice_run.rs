@@ -58,6 +58,7 @@ impl<'a> SliceRun<'a> {
         let outcome = SliceOutcome {
             scores: vec![BTreeMap::new(); models.variants.len()],
             exactness: vec![Exactness::default(); models.variants.len()],
+            same_as: vec![0; models.variants.len()],
             ..SliceOutcome::default()
         };
         let (streams, divergence) = (vec![None; models.variants.len()], divergence && models.variants.len() > 1);
@@ -118,6 +119,7 @@ impl<'a> SliceRun<'a> {
         let groups = self.group(&merger, stage, &own)?;
         let groups = self.with_weights(groups, &mut merger, stage, &own)?;
         self.outcome.timings.merge += merging.elapsed();
+        part_those_of_other_groups(&mut self.outcome.same_as, &groups);
         let mut uploaders: Vec<_> = self.devices.iter().map(|device| Uploader::new(device.backend)).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
         for (at, Group { key, members, weights }) in groups.iter().enumerate() {
@@ -287,6 +289,18 @@ impl<'a> SliceRun<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Variants that were the same so far are so no longer where they are in different groups.
+fn part_those_of_other_groups(same_as: &mut [usize], groups: &[Group]) {
+    let mut first_of: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    let mut group_of = vec![0; same_as.len()];
+    for (number, group) in groups.iter().enumerate() {
+        group.members.iter().for_each(|&member| group_of[member] = number);
+    }
+    for (at, same_as) in same_as.iter_mut().enumerate() {
+        *same_as = *first_of.entry((*same_as, group_of[at])).or_insert(at);
     }
 }
 

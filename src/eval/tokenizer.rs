@@ -227,7 +227,14 @@ impl Tokenizer {
     /// # Errors
     /// [`DataError::Tokenizing`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        Ok([self.before.clone(), self.encode_alone(text)?].concat())
+        Ok(self.begun(&self.encode_alone(text)?))
+    }
+
+    /// The ids of a text with those before it. A text that begins with BOS itself gets no second one, as in the harness
+    /// (`has_bos_prefix` of `lm_eval/models/utils.py`).
+    fn begun(&self, ids: &[u32]) -> Vec<u32> {
+        let before = if ids.first() == self.before.first() { &[] } else { self.before.as_slice() };
+        [before, ids].concat()
     }
 
     /// As [`Self::encode`], without any token before the text.
@@ -241,7 +248,7 @@ impl Tokenizer {
 
     fn encode_batch(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, DataError> {
         let encodings = self.inner.encode_batch_fast(texts, false).map_err(|error| self.refused(&*error))?;
-        Ok(encodings.iter().map(|encoding| [&self.before, encoding.get_ids()].concat()).collect())
+        Ok(encodings.iter().map(|encoding| self.begun(encoding.get_ids())).collect())
     }
 
     fn refused(&self, error: &dyn std::error::Error) -> DataError {

@@ -17,6 +17,7 @@ use super::{ExportError, Progress, card};
 use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
+use crate::partition::StageId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -99,8 +100,8 @@ impl MergeJob<'_> {
             outputs.push(write(folder, path, text.as_bytes())?);
         }
         for (source, name) in self.tokenizer.map(TokenizerFiles::copies).unwrap_or_default() {
-            let bytes = files::read(&source, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
-            outputs.push(write(folder, Path::new(&name), &bytes)?);
+            let bytes = files::read(source, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
+            outputs.push(write(folder, Path::new(name), &bytes)?);
         }
         let output = self.output_record(&plan, &*target);
         let input = RecipeInput {
@@ -127,7 +128,16 @@ impl MergeJob<'_> {
     }
 
     fn plan(&self) -> Result<Plan, ExportError> {
-        let plan = Plan::new(self.checkpoint, &self.choice)?;
+        let mut plan = Plan::new(self.checkpoint, &self.choice)?;
+        if let Format::Neox { tp_size: 2.. } = self.format
+            && self.checkpoint.tp_size() == 1
+            && self.checkpoint.architecture().never_exact().is_some()
+        {
+            for layer in 0..self.checkpoint.architecture().layer_count {
+                let reason = "it takes its statistics over the heads of one rank, here over some of the model's heads";
+                plan.exactness.add_head_norm(StageId::Layer(layer), reason);
+            }
+        }
         let rows = self.checkpoint.architecture().padded_vocab_size;
         if let Some(tokenizer) = self.tokenizer {
             tokenizer.check_rows(plan.vocab_size, rows)?;
@@ -141,7 +151,6 @@ impl MergeJob<'_> {
         Ok(match self.format {
             Format::Neox { tp_size } => {
                 self.check_head_norms(tp_size)?;
-                let tokenizer = tokenizer.map(|_| directory.join("tokenizer.json"));
                 let changes = Changes {
                     checkpoint,
                     tp_size,
@@ -149,7 +158,7 @@ impl MergeJob<'_> {
                     unties_head: plan.unties_head,
                     dtype: choice.dtype,
                     directory,
-                    tokenizer: tokenizer.as_deref(),
+                    tokenizer: *tokenizer,
                 };
                 Box::new(NeoxTarget::new(checkpoint, plan, &changes)?)
             }

@@ -7,6 +7,7 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::{ClientArgs, Head};
+use crate::export::tokenizer_files::TokenizerFiles;
 use crate::tensor::DType;
 
 #[derive(Debug, Clone)]
@@ -20,8 +21,8 @@ pub(super) struct Changes<'a> {
     pub dtype: Option<DType>,
     /// The directory, under the name that it will have.
     pub directory: &'a Path,
-    /// The tokenizer in it, if one was copied.
-    pub tokenizer: Option<&'a Path>,
+    /// The tokenizer that is copied into it.
+    pub tokenizer: Option<&'a TokenizerFiles>,
 }
 
 impl Changes<'_> {
@@ -48,7 +49,10 @@ impl Changes<'_> {
             make_vocab_size_divisible_by: Some(self.make_vocab_size_divisible_by()),
             padded_vocab_size: Some(self.vocab_size),
             model_parallel_size: Some(self.tp_size),
-            tokenizer_type: args.tokenizer_type.clone().or_else(|| config.tokenizer_type.clone()),
+            tokenizer_type: match self.tokenizer {
+                Some(tokenizer) => Some(tokenizer.neox_type().to_owned()),
+                None => args.tokenizer_type.clone().or_else(|| config.tokenizer_type.clone()),
+            },
         }
     }
 
@@ -82,7 +86,10 @@ impl Changes<'_> {
             _ => {}
         }
         if let Some(tokenizer) = self.tokenizer {
-            set("vocab_file", json!(tokenizer.to_string_lossy()));
+            set("tokenizer_type", json!(tokenizer.neox_type()));
+            for (key, name) in tokenizer.neox_files() {
+                set(key, json!(self.directory.join(name).to_string_lossy()));
+            }
         }
         if let Some(dtype) = self.dtype {
             let precision = match dtype {

@@ -10,22 +10,32 @@ use serde_json::Value;
 use super::ExportError;
 use crate::files;
 
-/// The name that the copy gets.
-const NAME: &str = "tokenizer.json";
+/// The names that the copies get.
+const JSON: &str = "tokenizer.json";
+const VOCABULARY: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
 
 /// Files beside `tokenizer.json` that belong to it.
 const COMPANIONS: [&str; 5] =
-    ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
+    ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", VOCABULARY, MERGES];
 
 /// The largest of these files that is read; those of the largest vocabularies have 30 MB.
 pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// A `tokenizer.json`.
+/// A `tokenizer.json`, or the `vocab.json` and `merges.txt` of GPT-2's byte-level BPE.
 #[derive(Debug, Clone)]
 pub struct TokenizerFiles {
     path: PathBuf,
-    companions: Vec<PathBuf>,
+    kind: Kind,
+    /// The files to copy, with the names that they get.
+    copies: Vec<(PathBuf, String)>,
     tokens: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Pair,
 }
 
 #[derive(Deserialize)]
@@ -47,11 +57,28 @@ struct AddedToken {
 }
 
 impl TokenizerFiles {
-    /// Reads the file and finds those beside it.
+    /// Reads a `tokenizer.json` and finds the files beside it, or a `vocab.json` whose `merges.txt` is given.
     ///
     /// # Errors
-    /// The file cannot be read or is no `tokenizer.json`.
-    pub fn read(path: &Path) -> Result<Self, ExportError> {
+    /// The file cannot be read or is something else.
+    pub fn read(path: &Path, merges: Option<&Path>) -> Result<Self, ExportError> {
+        match merges {
+            None => Self::read_json(path),
+            Some(merges) => Self::read_pair(path, merges),
+        }
+    }
+
+    fn read_pair(path: &Path, merges: &Path) -> Result<Self, ExportError> {
+        let text = files::read(path, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
+        let tokens = serde_json::from_slice(&text).map_err(|error| ExportError::Tokenizer {
+            path: path.to_owned(),
+            reason: format!("no vocab.json, a dictionary of tokens with their numbers: {error}"),
+        })?;
+        let copies = [(path, VOCABULARY), (merges, MERGES)].map(|(path, name)| (path.to_owned(), name.to_owned()));
+        Ok(Self { path: path.to_owned(), kind: Kind::Pair, copies: copies.into(), tokens })
+    }
+
+    fn read_json(path: &Path) -> Result<Self, ExportError> {
         let wrong = |reason: String| ExportError::Tokenizer { path: path.to_owned(), reason };
         let text = files::read(path, MAX_FILE_BYTES).map_err(|source| ExportError::Read { source })?;
         let json: TokenizerJson =
@@ -73,9 +100,10 @@ impl TokenizerFiles {
             _ => return Err(wrong("`model.vocab` is neither a dictionary nor a list".to_owned())),
         }
         tokens.extend(json.added_tokens.into_iter().map(|token| (token.content, token.id)));
-        let beside = |name: &str| path.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());
-        let companions = COMPANIONS.iter().filter_map(|name| beside(name)).collect();
-        Ok(Self { path: path.to_owned(), companions, tokens })
+        let beside = |name: &&str| path.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());
+        let companions = COMPANIONS.iter().filter_map(|name| Some((beside(name)?, (*name).to_owned())));
+        let copies = std::iter::once((path.to_owned(), JSON.to_owned())).chain(companions).collect();
+        Ok(Self { path: path.to_owned(), kind: Kind::Json, copies, tokens })
     }
 
     /// Refuses a vocabulary of so many rows, out of so many that the model has, if there are more tokens.
@@ -97,14 +125,35 @@ impl TokenizerFiles {
         names.iter().find_map(|&name| Some((name, *self.tokens.get(name)?)))
     }
 
-    /// The files to copy, with the names that they get.
-    pub(super) fn copies(&self) -> Vec<(PathBuf, String)> {
-        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let companions = self.companions.iter().map(|path| (path.clone(), name(path)));
-        std::iter::once((self.path.clone(), NAME.to_owned())).chain(companions).collect()
+    pub(super) fn copies(&self) -> &[(PathBuf, String)] {
+        &self.copies
     }
 
     pub(super) fn copies_file(&self, name: &str) -> bool {
-        self.companions.iter().any(|path| path.file_name().is_some_and(|found| found == name))
+        self.copies.iter().any(|(_, copied)| copied == name)
+    }
+
+    /// gpt-neox's `tokenizer_type` (`megatron/tokenizer/tokenizer.py`, `build_tokenizer`).
+    pub(super) fn neox_type(&self) -> &'static str {
+        match self.kind {
+            Kind::Json => "HFTokenizer",
+            Kind::Pair => "GPT2BPETokenizer",
+        }
+    }
+
+    /// gpt-neox's settings for the copied files.
+    pub(super) fn neox_files(&self) -> &'static [(&'static str, &'static str)] {
+        match self.kind {
+            Kind::Json => &[("vocab_file", JSON)],
+            Kind::Pair => &[("vocab_file", VOCABULARY), ("merge_file", MERGES)],
+        }
+    }
+
+    /// The class of transformers' fast tokenizer that reads the copied files.
+    pub(super) fn hugging_face_class(&self) -> &'static str {
+        match self.kind {
+            Kind::Json => "PreTrainedTokenizerFast",
+            Kind::Pair => "GPT2TokenizerFast",
+        }
     }
 }

@@ -26,7 +26,7 @@ impl Evidence {
     fn row(&self, name: &str) -> Option<&ModelRow> {
         std::iter::once(&self.report.baseline)
             .chain(self.report.variants.iter().map(|row| &row.model))
-            .find(|row| row.name == name)
+            .find(|row| row.is_called(name))
     }
 
     fn variants(&self) -> impl Iterator<Item = &str> {

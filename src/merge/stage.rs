@@ -127,8 +127,7 @@ impl<'a> StageMerger<'a> {
         if let (StageId::Layer(_), true, Some(reason)) =
             (self.stage.id, self.stage.tp_size > 1, self.architecture.never_exact())
         {
-            let name = "attention.qk_layernorm".to_owned();
-            exactness.add(self.stage.id, Loss { name, reason: reason.to_owned(), factor: 1.0 });
+            exactness.add_head_norm(self.stage.id, reason);
         }
         if let Some(name) = self.position_dependent() {
             let (name, reason) = (name.to_owned(), POSITION_DEPENDENT.to_owned());

@@ -39,6 +39,9 @@ pub struct FactorEffect {
 pub struct StrategyEffect {
     /// The strategy.
     pub strategy: String,
+    /// Other strategies that make the same model of this checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// Its rule for row-parallel biases; `none` where the model has none, `several` where it depends on the layer.
     pub bias_rule: String,
     /// Parameters whose multiplicity it gets wrong.
@@ -47,6 +50,13 @@ pub struct StrategyEffect {
     pub whole: Effect,
     /// By group.
     pub factors: Vec<FactorEffect>,
+}
+
+impl StrategyEffect {
+    /// All its names: `mean, reduce-aware`.
+    pub(crate) fn title(&self) -> String {
+        std::iter::once(&self.strategy).chain(&self.also).map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// One point of the bias-scale sweep.
@@ -136,18 +146,18 @@ impl Explanation {
     }
 
     fn finding(&self, effect: &StrategyEffect) -> String {
-        let name = &effect.strategy;
+        let name = &effect.title();
         let whole = &effect.whole;
         if whole.kl_mean < NEGLIGIBLE_KL {
             let kl = format::divergence(whole.kl_mean);
-            return format!("`{name}` loses next to nothing (mean KL {kl} nats)");
+            return format!("`{name}` changes next to nothing (mean KL {kl} nats)");
         }
         // Of groups that contain each other the larger one comes last and must earn its place by a point.
         let culprit = effect.factors.iter().fold(None::<&FactorEffect>, |best, next| match best {
             Some(best) if next.share_pct < best.share_pct + 1.0 => Some(best),
             _ => Some(next),
         });
-        let Some(culprit) = culprit else { return format!("`{name}` has nothing to attribute its loss to") };
+        let Some(culprit) = culprit else { return format!("`{name}` has nothing to attribute its change to") };
         let change = format!(
             "perplexity {} → {}, mean KL {} nats",
             format::perplexity(self.baseline_perplexity),
@@ -155,7 +165,7 @@ impl Explanation {
             format::divergence(whole.kl_mean)
         );
         let share = culprit.share_pct.clamp(0.0, 100.0);
-        let cause = format!("{share:.1} % of the loss of `{name}` ({change}) comes from {}", culprit.factor);
+        let cause = format!("{share:.1} % of the change that `{name}` makes ({change}) comes from {}", culprit.factor);
         if !culprit.factor.contains("bias") {
             let of_norm = |miscount: &&Miscount| miscount.parameters.iter().any(|name| name.contains("norm"));
             return match effect.miscounts.iter().find(of_norm) {
@@ -189,7 +199,7 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
     );
     for effect in &explanation.strategies {
         page.blank();
-        let header = std::iter::once(effect.strategy.as_str()).chain(FACTOR_HEADINGS).map(str::to_owned);
+        let header = std::iter::once(effect.title()).chain(FACTOR_HEADINGS.map(str::to_owned));
         let rows = factor_rows(effect).into_iter().map(|row| {
             let mut cells = vec![row.name.to_owned()];
             cells.extend(row.cells);
@@ -210,13 +220,14 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
         });
         page.table(plain_table(header.map(str::to_owned).to_vec(), rows));
     }
-    let curves = explanation.divergence.iter().map(|curve| {
+    let own = explanation.strategies.iter().filter_map(|effect| {
+        let curve = explanation.divergence.iter().find(|curve| curve.strategy == effect.strategy)?;
         let values: Vec<_> = curve.relative.iter().map(|&value| format::scientific(value)).collect();
-        format!("{}: {}", curve.strategy, values.join("  "))
+        Some(format!("{}: {}", effect.title(), values.join("  ")))
     });
     page.section(
         "relative distance of the residual stream from the baseline's: embedding, then layer by layer",
-        curves,
+        own,
     );
     page.section("findings", &explanation.findings);
     page.text

@@ -23,6 +23,9 @@ pub enum ModelRole {
 pub struct ModelRecord {
     /// The name of its row: `baseline`, or the strategy or candidate.
     pub name: String,
+    /// Other strategies that make this model of the checkpoint.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Its place in the comparison.
     pub role: ModelRole,
     /// A sentence about it.
@@ -46,6 +49,7 @@ impl ModelRecord {
     pub fn new(name: &str, role: ModelRole) -> Self {
         Self {
             name: name.to_owned(),
+            also: Vec::new(),
             role,
             description: String::new(),
             source: String::new(),

@@ -16,6 +16,9 @@ use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, Prop
 pub struct ModelRow {
     /// The model: `baseline`, or the strategy or candidate.
     pub name: String,
+    /// Other strategies that make the same model of this checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// A sentence about it.
     pub description: String,
     /// Where it comes from: a strategy file, a directory, or the paper or script it follows.
@@ -39,6 +42,20 @@ pub struct ModelRow {
 }
 
 impl ModelRow {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.also).map(String::as_str)
+    }
+
+    /// All its names: `mean, reduce-aware`.
+    pub(crate) fn title(&self) -> String {
+        self.names().collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether this is one of its names.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.names().any(|own| own == name)
+    }
+
     /// Where its samples are, the report being in `folder`: nowhere outside of it.
     pub(crate) fn samples_file(&self, folder: &Path) -> Result<PathBuf, ReportError> {
         let relative = Path::new(&self.samples);
@@ -149,6 +166,7 @@ impl<'a> Baseline<'a> {
         let accuracy = Proportion::from_outcomes(&columns.correct).map_err(stats)?;
         Ok(ModelRow {
             name: model.name.clone(),
+            also: model.also.clone(),
             description: model.description.clone(),
             source: model.source.clone(),
             samples: file,

@@ -62,7 +62,7 @@ impl Column {
         let loss = |cell: fn(&Loss) -> String| line.variant.map(|variant| cell(&variant.loss));
         let fidelity = line.variant.and_then(|variant| variant.fidelity.as_ref());
         let cell = match self {
-            Self::Name => Some(model.name.clone()),
+            Self::Name => Some(model.title()),
             Self::Accuracy => Some(with(format::points(model.acc), " ± ", model.acc_stderr.map(format::points))),
             Self::AccuracyLoss => loss(|loss| {
                 format!("{} {}", format::signed_points(loss.acc), format::points_interval(loss.acc_interval))

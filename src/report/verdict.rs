@@ -98,15 +98,15 @@ impl Report {
                 continue;
             };
             match differences.iter_mut().find(|(known, _)| *known == difference) {
-                Some((_, names)) => names.push(&row.model.name),
-                None => differences.push((difference, vec![&row.model.name])),
+                Some((_, names)) => names.extend(row.model.names()),
+                None => differences.push((difference, row.model.names().collect())),
             }
         }
         let lead = if harmless.is_empty() {
             let scores = self.baseline_scores();
             format!("No merge is free of measurable change against the baseline ({scores}).")
         } else {
-            let names: Vec<_> = harmless.iter().map(|row| row.model.name.as_str()).collect();
+            let names: Vec<_> = harmless.iter().flat_map(|row| row.model.names()).collect();
             let verb = if names.len() == 1 { "loses" } else { "lose" };
             let most = harmless.iter().map(|row| row.loss.acc_interval.upper).fold(0.0, f64::max);
             format!(

@@ -75,9 +75,9 @@ fn few_right_answers(report: &Report) -> Option<String> {
 
 /// Why some variants are not exact, each line once: variants, then the lines true of all of them.
 pub(super) fn inexact(report: &Report) -> Vec<(String, Vec<&str>)> {
-    grouped(report.variants.iter().map(|row| {
+    grouped(report.variants.iter().flat_map(|row| {
         let exact = row.exact.as_ref().filter(|exact| !exact.exact);
-        (row.model.name.as_str(), exact.map_or(&[][..], |exact| &exact.because))
+        row.model.names().map(move |name| (name, exact.map_or(&[][..], |exact| &exact.because)))
     }))
 }
 

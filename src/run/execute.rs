@@ -179,6 +179,7 @@ impl Recorder<'_> {
                 checkpoint: checkpoint_info(models.source, models.path, Some(digests(&slice.digests))),
                 drift: self.drift.take().unwrap_or_default(),
                 models: models.completed(&slice),
+                same_as: models.same_as(&slice),
             };
             self.append(&Record::Models(Box::new(record.clone())))?;
             self.records.models = Some(record);

@@ -103,7 +103,15 @@ impl Plan {
         let architecture = checkpoint.architecture();
         let models = records.models.as_ref().ok_or(RunError::NothingComputed)?;
         let divergence = records.divergence();
-        let strategies = self.strategies.iter().map(|planned| {
+        let root = |planned: &Planned| models.same_as[planned.whole].unwrap_or(planned.whole);
+        let mut strategies: Vec<StrategyEffect> = Vec::new();
+        let mut roots: Vec<usize> = Vec::new();
+        for planned in &self.strategies {
+            if let Some(known) = roots.iter().position(|&known| known == root(planned)) {
+                strategies[known].also.push(planned.strategy.name.clone());
+                continue;
+            }
+            roots.push(root(planned));
             let whole = effects[planned.whole];
             let factors = planned.factors.iter().map(|planned| FactorEffect {
                 factor: planned.factor.name().to_owned(),
@@ -111,14 +119,15 @@ impl Plan {
                 without: effects[planned.without],
                 share_pct: share(&whole, &effects[planned.without]),
             });
-            StrategyEffect {
+            strategies.push(StrategyEffect {
                 strategy: planned.strategy.name.clone(),
                 bias_rule: bias_rule(checkpoint, &planned.strategy),
                 miscounts: models.models[planned.whole].miscounts.clone(),
                 whole,
                 factors: factors.collect(),
-            }
-        });
+                also: Vec::new(),
+            });
+        }
         let curve = |planned: &Planned| DivergenceCurve {
             strategy: planned.strategy.name.clone(),
             relative: divergence[planned.whole].clone(),
@@ -133,7 +142,7 @@ impl Plan {
             baseline_perplexity: effects[0].perplexity,
             baseline_acc: accuracy,
             biases_before_reduce: architecture.residual == Residual::Parallel,
-            strategies: strategies.collect(),
+            strategies,
             bias_scales: self.scales.iter().map(|&(scale, at)| ScaleEffect { scale, effect: effects[at] }).collect(),
             divergence: self.strategies.iter().map(curve).collect(),
             findings: Vec::new(),

@@ -77,4 +77,13 @@ impl<'a> ModelSet<'a> {
         }
         records
     }
+
+    /// For each merge that makes the same model as an earlier one, the place of that one.
+    pub(super) fn same_as(&self, slice: &SliceOutcome) -> Vec<Option<usize>> {
+        let merges = |at: usize| self.records[at].role == ModelRole::Variant && self.records[at].candidate.is_none();
+        let same = |at: usize, other: usize| slice.same_as.get(at) == slice.same_as.get(other);
+        (0..self.records.len())
+            .map(|at| (0..at).find(|&earlier| merges(at) && merges(earlier) && same(at, earlier)))
+            .collect()
+    }
 }

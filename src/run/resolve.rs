@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::ModelSource;
 use crate::hub::{Hub, HubError, Progress, TokenizerPlace, TokenizerRequest};
 
-/// The tokenizer of a model: the one given, else the model's own; its `vocab.json` has merges too.
+/// The tokenizer of a model: the one given, else the model's own.
 #[cfg(feature = "libtorch")]
 pub(super) fn tokenizer(
     given: Option<&Path>,
@@ -23,14 +23,10 @@ pub fn tokenizer_if_any(
     given: Option<&Path>,
     model: &dyn ModelSource,
     progress: &mut dyn Progress,
-) -> Result<Option<PathBuf>, HubError> {
+) -> Result<Option<TokenizerPlace>, HubError> {
     match find(given, model, progress) {
         Err(HubError::NoTokenizer { .. }) if given.is_none() => Ok(None),
-        Ok(place) if place.merges.is_some() => {
-            tracing::warn!("{}: only a tokenizer.json is put beside the weights", logged(given, place).path.display());
-            Ok(None)
-        }
-        found => found.map(|place| Some(logged(given, place).path)),
+        found => found.map(|place| Some(logged(given, place))),
     }
 }
 

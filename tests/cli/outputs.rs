@@ -117,6 +117,58 @@ fn what_depends_on_the_heads_of_a_rank_keeps_them() {
     }
     let found = refusal(&source, &["--tensor-parallel", "2", "--strategy", "mean"]);
     assert!(found.contains("statistics over the heads of each rank\nhint: --tensor-parallel 1 keeps them"), "{found}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("out");
+    let mut command = kintsugi();
+    command.arg("merge").arg(source.path()).arg("-o").arg(&target).args(["--tensor-parallel", "2", "--allow-inexact"]);
+    let said = text(&run(&mut command).stderr);
+    let loss = "attention.qk_layernorm (2 layers): it takes its statistics over the heads of one rank";
+    assert!(said.contains(&format!("not exact: {loss}")), "{said}");
+    assert!(fs_err::read_to_string(target.join("README.md")).unwrap().contains(loss));
+}
+
+/// GPT2BPETokenizer's pair of files, under any names of theirs, is written beside the weights, and named in the configuration.
+#[test]
+fn a_vocabulary_with_merges_is_copied() {
+    let source = TinyModel::new().write();
+    let files = [("gpt2-vocab.json", r#"{"a": 0, "b": 1, "ab": 2}"#), ("gpt2-merges.txt", "#version: 0.2\na b\n")];
+    for (name, text) in files {
+        fs_err::write(source.path().join(name), text).unwrap();
+    }
+    let given = source.path().join("gpt2-vocab.json");
+    let folder = tempfile::tempdir().unwrap();
+    let merge = |name: &str, further: &[&str]| {
+        let target = folder.path().join(name);
+        let output = run(kintsugi().arg("merge").arg(source.path()).arg("-o").arg(&target).args(further));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        target
+    };
+    let given = given.to_str().unwrap();
+    let neox = merge("neox", &["--trim-vocab", "--tokenizer", given]);
+    for (name, (_, text)) in ["vocab.json", "merges.txt"].into_iter().zip(files) {
+        assert_eq!(fs_err::read_to_string(neox.join(name)).unwrap(), text);
+    }
+    let written = Checkpoint::open(&neox, &[]).unwrap();
+    let config = written.config();
+    assert_eq!(config.tokenizer_type.as_deref(), Some("GPT2BPETokenizer"));
+    assert_eq!(config.vocab_file.as_deref(), neox.join("vocab.json").to_str());
+    assert_eq!(config.merge_file.as_deref(), neox.join("merges.txt").to_str());
+    assert_eq!(written.architecture().padded_vocab_size, 3);
+    let hf = merge("hf", &["--format", "hf", "--tokenizer", given]);
+    assert!(hf.join("vocab.json").exists() && hf.join("merges.txt").exists());
+    let tokenizer: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(hf.join("tokenizer_config.json")).unwrap()).unwrap();
+    assert_eq!(tokenizer["tokenizer_class"], "GPT2TokenizerFast");
+
+    // Another kind of tokenizer is configured as what it is.
+    let path = folder.path().join("t.json");
+    fs_err::write(&path, r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#).unwrap();
+    let other = merge("json", &["--tokenizer", path.to_str().unwrap()]);
+    let written = Checkpoint::open(&other, &[]).unwrap();
+    assert_eq!(written.config().tokenizer_type.as_deref(), Some("HFTokenizer"));
+    assert_eq!(written.client().args.tokenizer_type.as_deref(), Some("HFTokenizer"));
+    assert_eq!(written.config().vocab_file.as_deref(), other.join("tokenizer.json").to_str());
 }
 
 #[test]

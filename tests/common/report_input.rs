@@ -85,6 +85,7 @@ pub(crate) fn samples(count: usize, shift: f64, flip: Option<usize>, has_kl: boo
 fn model(role: ModelRole, name: &str, description: &str, exact: Option<Exact>) -> ModelRecord {
     ModelRecord {
         name: name.into(),
+        also: Vec::new(),
         role,
         description: description.into(),
         source: "built in".into(),

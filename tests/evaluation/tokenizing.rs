@@ -121,6 +121,9 @@ fn tokens_behind_a_text_are_left_away_and_those_before_it_are_chosen() {
             assert_eq!(tokenizer.encode_pair(context, target).unwrap(), expected, "{post_processor} {choice}");
             let passage = Passage::new(0, context.to_owned(), target.to_owned());
             assert_eq!(tokenizer.encode_passages(&[passage]).unwrap(), [expected], "{post_processor} {choice}");
+            let begun = ([vec![end], context_ids.clone()].concat(), target_ids.clone());
+            let context = format!("<|endoftext|>{context}");
+            assert_eq!(tokenizer.encode_pair(&context, target).unwrap(), begun, "{post_processor} {choice}: one BOS");
         }
     }
 }
@@ -212,6 +215,28 @@ fn a_vocabulary_with_merges_is_a_tokenizer() {
     for text in ["The cat sat on the mat", "  two  spaces\n\nand lines", "it's 1,234.5 é 漢字"] {
         assert_eq!(tokenizer.encode(text).unwrap(), demo_tokenizer().encode(text).unwrap(), "{text:?}");
     }
-    assert_eq!(tokenizer.of_another_family("GPT2BPETokenizer"), None);
-    assert!(tokenizer.of_another_family("SPMTokenizer").unwrap().contains("this tokenizer is a byte-level BPE"));
+    let vocabulary = |tokens: &[&str]| {
+        let vocab: serde_json::Map<String, Value> =
+            tokens.iter().zip(0..).map(|(&token, id)| (token.into(), Value::from(id))).collect();
+        let json = serde_json::json!({ "model": { "type": "BPE", "vocab": vocab, "merges": [] } });
+        Tokenizer::from_bytes(json.to_string().as_bytes(), Path::new("other.json")).unwrap()
+    };
+    let (pieces, letters) = (vocabulary(&["▁", "a"]), vocabulary(&["a", "b"]));
+    for (tokenizer, kind, found) in [
+        (&tokenizer, "GPT2BPETokenizer", None),
+        (&tokenizer, "HFTokenizer", None),
+        (&tokenizer, "SPMTokenizer", Some("a byte-level BPE")),
+        (&tokenizer, "CharLevelTokenizer", Some("not one of bytes")),
+        (&pieces, "SPMTokenizer", None),
+        (&pieces, "GPT2BPETokenizer", Some("SentencePiece's")),
+        (&pieces, "HFGPT2TokenizerFast", Some("SentencePiece's")),
+        (&letters, "CharLevelTokenizer", None),
+        // Nothing tells.
+        (&letters, "SPMTokenizer", None),
+    ] {
+        let ending = found.map(|found| format!("the model was trained with {kind}; this tokenizer is {found}"));
+        let said = tokenizer.of_another_family(kind);
+        assert_eq!(said.is_some(), ending.is_some(), "{kind}: {said:?}");
+        assert!(said.unwrap_or_default().ends_with(&ending.unwrap_or_default()), "{kind}");
+    }
 }

@@ -1,8 +1,11 @@
 //! Random architectures and options: what `merge` writes opens again and scores as the merge in memory does, or nothing is
-//! written and an error says what could be. `PROPTEST_CASES` asks for more of them.
+//! written and an error says what could be. `PROPTEST_CASES` asks for more of them; `KINTSUGI_WRITTEN=DIR` keeps what was
+//! written with its scores, for evals/verify/written_models.py to load as gpt-neox and transformers do.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::copy_folder;
 use crate::common::evaluation::{evaluate, loglikelihood, merge_by, passages};
 use crate::common::merging::Merge;
 use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource, OpenOptions, open_model};
@@ -96,8 +99,13 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Half of the cases are made such that the merge can be written.
-    fn jobs()(mut source in sources(), mut merge in merges(), possible in any::<bool>()) -> (SynthOptions, Merge) {
+    /// Half of the cases are made such that the merge can be written. The last: tokens that flash attention looks back.
+    fn jobs()(
+        mut source in sources(),
+        mut merge in merges(),
+        mut window in select(vec![None, Some(2), Some(4), Some(31)]),
+        possible in any::<bool>(),
+    ) -> (SynthOptions, Merge, Option<usize>) {
         match merge.format {
             _ if !possible => {}
             Format::HuggingFace { .. } => {
@@ -105,8 +113,11 @@ prop_compose! {
                 if source.norm == Norm::RmsNorm {
                     (source.gpt_j_residual, source.rotary_pct, source.activation) = (false, 1.0, Activation::SwiGlu);
                     source.legacy_names &= source.shape.kv_head_count.is_none();
+                    if window.is_some() {
+                        (source.attention_bias, source.mlp_bias) = (false, false);
+                    }
                 } else {
-                    source.shape.kv_head_count = None;
+                    (source.shape.kv_head_count, window) = (None, None);
                     source.norm = if source.norm == Norm::ScaleNorm { Norm::LayerNorm } else { source.norm };
                     if [Activation::SwiGlu, Activation::GeGlu, Activation::Softsign].contains(&source.activation) {
                         source.activation = Activation::Gelu;
@@ -122,17 +133,34 @@ prop_compose! {
         if possible {
             merge.vocab_size = merge.vocab_size.filter(|&rows| rows == 96);
         }
-        (source, merge)
+        (source, merge, window)
     }
+}
+
+/// Writes the checkpoint; with a window if it says so. Whether there is such a model.
+fn write(options: &SynthOptions, window: Option<usize>, folder: &Path) -> bool {
+    let Ok(step) = write_checkpoint(options, folder) else { return false };
+    if let Some(width) = window {
+        let path = step.join("configs/synthetic.yml");
+        let text = fs_err::read_to_string(&path).unwrap();
+        let windowed = text
+            .replace(r#"[[["global"],"all"]]"#, &format!(r#"[[["flash"], "all"]], "sliding-window-width": {width}"#));
+        assert_ne!(windowed, text);
+        fs_err::write(&path, windowed).unwrap();
+    }
+    true
+}
+
+/// Contexts and targets.
+fn pairs() -> Vec<(Vec<u32>, Vec<u32>)> {
+    let ids = |seed: u32, length: u32| (0..length).map(|at| (seed * 37 + at * at * 11 + at * 5) % 96).collect();
+    (0..4).map(|seed| (ids(seed, 5 + seed), ids(seed + 7, 1 + seed % 3))).collect()
 }
 
 /// Log-likelihoods of the last variant, computed in float64.
 fn scores(model: &dyn ModelSource, variants: &[Variant]) -> Vec<f64> {
-    let ids =
-        |seed: u32, length: u32| (0..length).map(|at| (seed * 37 + at * at * 11 + at * 5) % 96).collect::<Vec<_>>();
-    let pairs: Vec<_> = (0..4).map(|seed| (ids(seed, 5 + seed), ids(seed + 7, 1 + seed % 3))).collect();
     let double = EngineOptions::on(vec![Backend { device: tch::Device::Cpu, kind: tch::Kind::Double }]);
-    let mut found = evaluate(model, variants, passages(&pairs, 32), &double, &Quiet).unwrap().scores;
+    let mut found = evaluate(model, variants, passages(&pairs(), 32), &double, &Quiet).unwrap().scores;
     found.pop().unwrap().iter().map(|tokens| loglikelihood(tokens)).collect()
 }
 
@@ -150,6 +178,16 @@ fn expected(source: &Checkpoint, merge: &Merge, folder: &Path) -> Vec<f64> {
     written(&one_rank)
 }
 
+/// Copies the directory and what is known of it into a folder of its own where `KINTSUGI_WRITTEN` names one for all.
+fn keep(output: &Path, scores: &[f64]) {
+    static KEPT: AtomicUsize = AtomicUsize::new(0);
+    let Some(folder) = std::env::var_os("KINTSUGI_WRITTEN") else { return };
+    let case = Path::new(&folder).join(format!("{:04}", KEPT.fetch_add(1, Ordering::Relaxed)));
+    copy_folder(output, &case.join("model"));
+    let known = serde_json::json!({ "pairs": pairs(), "loglikelihoods": scores });
+    fs_err::write(case.join("scores.json"), known.to_string()).unwrap();
+}
+
 fn refused(error: &ExportError, preview: Option<ExportError>, folder: &Path) -> Result<(), TestCaseError> {
     prop_assert_eq!(preview.map(|preview| preview.to_string()), Some(error.to_string()), "a dry run says the same");
     prop_assert!(error.hint().is_some(), "{error}");
@@ -164,9 +202,9 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
-    fn what_is_written_is_the_merge_or_nothing_is_written((options, merge) in jobs()) {
+    fn what_is_written_is_the_merge_or_nothing_is_written((options, merge, window) in jobs()) {
         let [source, target, beside] = [(); 3].map(|()| tempfile::tempdir().unwrap());
-        if write_checkpoint(&options, source.path()).is_err() {
+        if !write(&options, window, source.path()) {
             return Err(TestCaseError::reject("sizes that do not divide"));
         }
         let source = Checkpoint::open(source.path(), &[]).unwrap();
@@ -185,6 +223,7 @@ proptest! {
         for (expected, found) in expected.iter().zip(&found) {
             prop_assert!((expected - found).abs() <= TOLERANCE * expected.abs().max(1.0), "{expected} {found}");
         }
+        keep(&output, &expected);
     }
 }
 

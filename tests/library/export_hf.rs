@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::common::TinyModel;
 use crate::common::merging::Merge;
+use crate::common::{TinyCheckpoint, TinyModel};
 use kintsugi::config::{Activation, Norm, PositionEmbedding};
 use kintsugi::export::ExportError;
 use kintsugi::export::synth::SynthOptions;
@@ -89,6 +89,49 @@ fn what_the_class_has_and_the_model_does_without_is_written_so() {
     assert_eq!(tensors["gpt_neox.layers.0.input_layernorm.weight"], (vec![64], one.clone()));
     assert_eq!(tensors["gpt_neox.final_layer_norm.weight"], (vec![64], one));
     assert_eq!(tensors["gpt_neox.final_layer_norm.bias"].1, [0; 256]);
+}
+
+/// Llama with a window in every layer is Mistral, whose window counts the token itself.
+#[test]
+fn a_window_makes_llama_mistral() {
+    let llama = |change: fn(&mut SynthOptions)| {
+        TinyModel::new()
+            .with(|o| {
+                (o.norm, o.activation, o.gpt_j_residual) = (Norm::RmsNorm, Activation::SwiGlu, false);
+                (o.rotary_pct, o.attention_bias, o.mlp_bias) = (1.0, false, false);
+            })
+            .with(change)
+            .write()
+    };
+    let written = |source: &TinyCheckpoint, kinds: Value, width: usize| {
+        source.edit_config(|config| {
+            config.insert("attention_config".to_owned(), kinds);
+            config.insert("sliding_window_width".to_owned(), width.into());
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("hf");
+        Merge::by("mean").hf(1 << 30).write(&source.open(), &target).map_err(|error| error.to_string())?;
+        Ok::<_, String>(json(&target.join("config.json")))
+    };
+    let (source, flash) = (llama(|_| {}), serde_json::json!([[["flash"], "all"]]));
+    let config = written(&source, flash.clone(), 7).unwrap();
+    assert_eq!((&config["architectures"][0], &config["model_type"]), (&"MistralForCausalLM".into(), &"mistral".into()));
+    assert_eq!((&config["sliding_window"], config.get("attention_bias")), (&8.into(), None));
+    // It hides nothing.
+    let longest = source.open().architecture().max_position_embeddings;
+    for width in [longest - 1, longest, 1_000_000] {
+        assert_eq!(written(&source, flash.clone(), width).unwrap()["architectures"][0], "LlamaForCausalLM", "{width}");
+    }
+    assert_eq!(written(&source, flash.clone(), longest - 2).unwrap()["sliding_window"], longest - 1);
+    assert_eq!(written(&source, serde_json::json!([[["global"], "all"]]), 7).unwrap()["model_type"], "llama");
+    for (source, kinds, reason) in [
+        (source, serde_json::json!([[["flash", "global"], 1]]), "all its layers have the window"),
+        (llama(|o| o.mlp_bias = true), flash.clone(), "MistralForCausalLM: its linear layers have no biases"),
+        (TinyModel::new().write(), flash, "its attention has no window"),
+    ] {
+        let error = written(&source, kinds, 7).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]

@@ -16,7 +16,6 @@ const MAX_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct ModelConfig {
     pub class: HuggingFaceClass,
-    pub class_name: &'static str,
     pub settings: NeoxConfig,
     pub mlp_inner_size: usize,
     pub vocab_size: usize,
@@ -80,7 +79,7 @@ pub(super) fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig, HuggingFace
     let broken = |message: String| HuggingFaceError::Config { path: path.to_owned(), message };
     // Its class first: the keys of another class may be missing altogether.
     let keys: Map<String, Value> = serde_json::from_slice(text).map_err(|error| broken(error.to_string()))?;
-    let (class_name, class) = class(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
+    let class = class(&keys).map_err(|found| HuggingFaceError::Class { path: path.to_owned(), found })?;
     let keys = Value::Object(keys);
     let raw: Raw = serde_path_to_error::deserialize(&keys).map_err(|error| match error.path().iter().next() {
         None => broken(error.inner().to_string()),
@@ -88,33 +87,23 @@ pub(super) fn parse(path: &Path, text: &[u8]) -> Result<ModelConfig, HuggingFace
     })?;
     let unsupported = |source| HuggingFaceError::Unsupported { path: path.to_owned(), source };
     let mut settings = settings(class, &raw).map_err(unsupported)?;
-    if class_name == MISTRAL {
+    if class == HuggingFaceClass::Mistral {
         settings.extend(mistral(&keys, &raw).map_err(unsupported)?);
     }
     let settings = NeoxConfig::from_raw(settings, vec![path.to_owned()]).map_err(spelled)?;
-    Ok(ModelConfig { class, class_name, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
+    Ok(ModelConfig { class, settings, mlp_inner_size: raw.intermediate_size, vocab_size: raw.vocab_size })
 }
-
-/// The classes that are read: name, `model_type`, and the class whose tensors and function it has. Mistral is Llama with a
-/// window.
-pub(super) const CLASSES: &[(&str, &str, HuggingFaceClass)] = &[
-    ("GPTNeoXForCausalLM", "gpt_neox", HuggingFaceClass::GptNeox),
-    ("LlamaForCausalLM", "llama", HuggingFaceClass::Llama),
-    (MISTRAL, "mistral", HuggingFaceClass::Llama),
-];
-
-const MISTRAL: &str = "MistralForCausalLM";
 
 /// By `architectures`, else by `model_type`; the unsupported class otherwise. Capitals do not count: Llama's class was
 /// spelled `LLaMAForCausalLM` at first.
-fn class(keys: &Map<String, Value>) -> Result<(&'static str, HuggingFaceClass), String> {
+fn class(keys: &Map<String, Value>) -> Result<HuggingFaceClass, String> {
     let class = keys.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let kind = keys.get("model_type").and_then(Value::as_str);
     let asked = class.or(kind).ok_or("neither `architectures` nor `model_type`")?;
-    let is = |(name, known, _): &&(&str, &str, HuggingFaceClass)| {
-        if class.is_some() { asked.eq_ignore_ascii_case(name) } else { asked.eq_ignore_ascii_case(known) }
+    let is = |known: &HuggingFaceClass| {
+        asked.eq_ignore_ascii_case(if class.is_some() { known.name() } else { known.model_type() })
     };
-    CLASSES.iter().find(is).map(|&(name, _, class)| (name, class)).ok_or_else(|| asked.to_owned())
+    HuggingFaceClass::ALL.into_iter().find(is).ok_or_else(|| asked.to_owned())
 }
 
 fn refuse(setting: impl Into<String>, reason: &str) -> Unsupported {
@@ -167,7 +156,7 @@ fn settings(class: HuggingFaceClass, raw: &Raw) -> Result<Map<String, Value>, Un
                 "use_bias_in_mlp": true,
             })
         }
-        HuggingFaceClass::Llama => json!({
+        HuggingFaceClass::Llama | HuggingFaceClass::Mistral => json!({
             "norm": "rmsnorm",
             "rms_norm_epsilon": raw.rms_norm_eps.unwrap_or(1e-6),
             "rotary_pct": share.unwrap_or(1.0),

@@ -28,7 +28,7 @@ use files::WeightFiles;
 #[derive(Debug)]
 pub struct HuggingFaceModel {
     folder: PathBuf,
-    class_name: &'static str,
+    class: HuggingFaceClass,
     architecture: Architecture,
     files: WeightFiles,
     weights: Vec<Weight>,
@@ -57,8 +57,8 @@ impl HuggingFaceModel {
         let files = WeightFiles::open(folder)?;
         let (architecture, weights) = examine(&folder.join("config.json"), &config, &files)?;
         check_tables(&architecture, &files)?;
-        let (folder, class_name) = (folder.to_owned(), config.class_name);
-        Ok(Self { folder, class_name, architecture, files, weights })
+        let (folder, class) = (folder.to_owned(), config.class);
+        Ok(Self { folder, class, architecture, files, weights })
     }
 
     /// Checks a directory that is to be written: its `config.json`, to be named `path`, and the forms of its tensors.
@@ -81,7 +81,7 @@ impl HuggingFaceModel {
     }
 
     pub fn class(&self) -> &'static str {
-        self.class_name
+        self.class.name()
     }
 
     fn of_stage(&self, id: StageId) -> impl Iterator<Item = &Weight> {
@@ -267,7 +267,7 @@ impl ModelSource for HuggingFaceModel {
     }
 
     fn describe(&self) -> String {
-        format!("Hugging Face {}", self.class_name)
+        format!("Hugging Face {}", self.class.name())
     }
 
     fn iteration(&self) -> Option<u64> {

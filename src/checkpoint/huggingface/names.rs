@@ -1,4 +1,4 @@
-//! How transformers' two classes name and lay out the parameters of the partition table.
+//! How transformers' classes name and lay out the parameters of the partition table.
 
 use crate::config::{Architecture, QkvLayout};
 use crate::partition::{Role, StageId};
@@ -27,17 +27,32 @@ const NAMES: &[(Role, &str, &str)] = &[
     (Role::HeadWeight, "embed_out.weight", "lm_head.weight"),
 ];
 
+/// The classes of transformers that are read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HuggingFaceClass {
     GptNeox,
     Llama,
+    /// Llama with a window and without biases.
+    Mistral,
 }
 
 impl HuggingFaceClass {
+    pub(super) const ALL: [Self; 3] = [Self::GptNeox, Self::Llama, Self::Mistral];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::GptNeox => "GPTNeoXForCausalLM",
             Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+        }
+    }
+
+    /// `model_type` in `config.json`.
+    pub(crate) fn model_type(self) -> &'static str {
+        match self {
+            Self::GptNeox => "gpt_neox",
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
         }
     }
 
@@ -52,7 +67,7 @@ impl HuggingFaceClass {
         let &(_, neox, llama) = NAMES.iter().find(|(known, ..)| *known == role)?;
         let (name, prefix) = match self {
             Self::GptNeox => (neox, "gpt_neox"),
-            Self::Llama => (llama, "model"),
+            Self::Llama | Self::Mistral => (llama, "model"),
         };
         if name.is_empty() {
             return None;

@@ -46,7 +46,7 @@ pub(super) fn texts(settings: &Settings<'_>) -> Vec<(PathBuf, String)> {
         special.into_iter().filter_map(|(key, token)| Some((key.to_owned(), json!(token?.0)))).collect();
     if !tokenizer.copies_file("tokenizer_config.json") {
         let mut keys = special.clone();
-        keys.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        keys.insert("tokenizer_class".to_owned(), json!(tokenizer.hugging_face_class()));
         keys.insert("model_max_length".to_owned(), json!(settings.architecture.max_position_embeddings));
         keys.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         texts.push(("tokenizer_config.json".into(), pretty(&Value::Object(keys))));
@@ -63,32 +63,37 @@ fn config(settings: &Settings<'_>) -> Map<String, Value> {
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
     set("architectures", json!([model.class.name()]));
+    set("model_type", json!(model.class.model_type()));
     match model.class {
         HuggingFaceClass::GptNeox => {
-            set("model_type", json!("gpt_neox"));
             set("use_parallel_residual", json!(architecture.residual != Residual::Sequential));
             set("rotary_pct", json!(share(rotary_dims, architecture.head_size())));
             set("rotary_emb_base", json!(rotary_base));
             set("layer_norm_eps", json!(model.epsilon));
+            set("attention_bias", json!(architecture.attention_bias));
             set("attention_dropout", json!(0.0));
             set("hidden_dropout", json!(0.0));
         }
-        HuggingFaceClass::Llama => {
-            set("model_type", json!("llama"));
+        HuggingFaceClass::Llama | HuggingFaceClass::Mistral => {
             set("num_key_value_heads", json!(architecture.kv_head_count));
             set("head_dim", json!(architecture.head_size()));
             set("rope_theta", json!(rotary_base));
             set("rms_norm_eps", json!(model.epsilon));
-            set("mlp_bias", json!(architecture.mlp_bias));
             set("attention_dropout", json!(0.0));
         }
+    }
+    if model.class == HuggingFaceClass::Llama {
+        set("attention_bias", json!(architecture.attention_bias));
+        set("mlp_bias", json!(architecture.mlp_bias));
+    }
+    if model.class == HuggingFaceClass::Mistral {
+        set("sliding_window", json!(model.window));
     }
     set("hidden_act", json!(model.hidden_act));
     set("hidden_size", json!(architecture.hidden_size));
     set("intermediate_size", json!(architecture.mlp_inner_size));
     set("num_hidden_layers", json!(architecture.layer_count));
     set("num_attention_heads", json!(architecture.head_count));
-    set("attention_bias", json!(architecture.attention_bias));
     set("max_position_embeddings", json!(architecture.max_position_embeddings));
     set("vocab_size", json!(settings.vocab_size));
     set("tie_word_embeddings", json!(architecture.head == Head::Tied && !settings.unties_head));

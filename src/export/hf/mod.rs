@@ -1,6 +1,7 @@
 //! Directories that Hugging Face's transformers loads: `GPTNeoXForCausalLM` for models with LayerNorm,
-//! `LlamaForCausalLM` for those with an RMS norm and a gated MLP. `model` chooses, or explains why neither can be this
-//! model; `tensors` maps parameters to tensors; `config` writes the JSON.
+//! `LlamaForCausalLM` for those with an RMS norm and a gated MLP, `MistralForCausalLM` where their attention has a
+//! window. `model` chooses, or explains why none can be this model; `tensors` maps parameters to tensors; `config` writes
+//! the JSON.
 
 mod config;
 mod model;

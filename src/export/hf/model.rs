@@ -19,6 +19,8 @@ pub(super) struct HfModel {
     /// Rotated elements of each head, and the base of their frequencies.
     pub rotary: (usize, f64),
     pub epsilon: f64,
+    /// The last tokens that attention sees, each token itself among them, where it does not see all.
+    pub window: Option<usize>,
 }
 
 /// Why a class cannot express the model, and the alternative.
@@ -34,7 +36,12 @@ impl HfModel {
     /// # Errors
     /// [`ExportError::Inexpressible`], with the reason.
     pub(super) fn of(architecture: &Architecture, allow_inexact: bool) -> Result<Self, ExportError> {
-        let class = if architecture.norm.is_rms() { HuggingFaceClass::Llama } else { HuggingFaceClass::GptNeox };
+        let window = window(architecture);
+        let class = match window {
+            _ if !architecture.norm.is_rms() => HuggingFaceClass::GptNeox,
+            None => HuggingFaceClass::Llama,
+            Some(_) => HuggingFaceClass::Mistral,
+        };
         let refuse = |(reason, instead): Refusal| ExportError::Inexpressible {
             format: class.name(),
             reason,
@@ -45,12 +52,15 @@ impl HfModel {
         match class {
             HuggingFaceClass::GptNeox => gpt_neox(architecture).map_err(refuse)?,
             HuggingFaceClass::Llama => llama(architecture, rotary.0).map_err(refuse)?,
+            HuggingFaceClass::Mistral => {
+                llama(architecture, rotary.0).and_then(|()| mistral(architecture)).map_err(refuse)?;
+            }
         }
         if !allow_inexact {
             nearly(architecture).map_err(refuse)?;
         }
         let hidden_act = hidden_act(architecture).map_err(refuse)?;
-        Ok(Self { class, hidden_act, rotary, epsilon: epsilon(architecture) })
+        Ok(Self { class, hidden_act, rotary, epsilon: epsilon(architecture), window })
     }
 }
 
@@ -92,14 +102,21 @@ fn common(architecture: &Architecture) -> Result<(), Refusal> {
     if architecture.multipliers != Multipliers::NONE {
         return refused("it has no multipliers of maximal update parametrisation (use_mup)");
     }
-    let windowed = (0..architecture.layer_count).any(|layer| architecture.is_flash(layer));
-    if windowed && architecture.sliding_window.is_some_and(|window| window < architecture.max_position_embeddings) {
-        return refused("its attention has no window (sliding_window_width)");
-    }
     Ok(())
 }
 
+/// In transformers the token itself belongs to the window, in gpt-neox the tokens before it. Layers without flash attention
+/// have none. A window over all tokens before the last is none.
+fn window(architecture: &Architecture) -> Option<usize> {
+    let windowed = (0..architecture.layer_count).any(|layer| architecture.is_flash(layer));
+    let window = architecture.sliding_window.filter(|_| windowed)?.checked_add(1)?;
+    (window < architecture.max_position_embeddings).then_some(window)
+}
+
 fn gpt_neox(architecture: &Architecture) -> Result<(), Refusal> {
+    if window(architecture).is_some() {
+        return refused("its attention has no window (sliding_window_width)");
+    }
     if architecture.gated {
         let reason = format!(
             "its MLP is not gated (activation: {}), and LlamaForCausalLM, whose is, has no LayerNorm",
@@ -125,6 +142,17 @@ fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal>
     }
     if rotary_dims != architecture.head_size() {
         return refused("it turns all of each head (rotary_pct)");
+    }
+    Ok(())
+}
+
+/// Refuses what Llama has and Mistral has not.
+fn mistral(architecture: &Architecture) -> Result<(), Refusal> {
+    if architecture.attention_bias || architecture.mlp_bias {
+        return refused("its linear layers have no biases (use_bias_in_attn_linear, use_bias_in_mlp)");
+    }
+    if !(0..architecture.layer_count).all(|layer| architecture.is_flash(layer)) {
+        return refused("all its layers have the window, here those of flash attention alone (attention_config)");
     }
     Ok(())
 }

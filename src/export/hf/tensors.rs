@@ -57,11 +57,11 @@ impl TensorMap<'_> {
         let Architecture { hidden_size: hidden, mlp_inner_size: inner, .. } = *self.architecture;
         let rows = |range: Range<usize>| Take::Rows(std::iter::once(range).collect());
         match (self.model.class, role) {
-            (HuggingFaceClass::Llama, Role::QkvWeight | Role::QkvBias) => {
+            (HuggingFaceClass::Llama | HuggingFaceClass::Mistral, Role::QkvWeight | Role::QkvBias) => {
                 qkv_rows(self.architecture).map(Take::Rows).into()
             }
             // Named up before gate.
-            (HuggingFaceClass::Llama, Role::MlpInputWeight | Role::MlpInputBias) => {
+            (HuggingFaceClass::Llama | HuggingFaceClass::Mistral, Role::MlpInputWeight | Role::MlpInputBias) => {
                 let (first, second) = (rows(0..inner), rows(inner..2 * inner));
                 if gate_comes_first(self.architecture) { vec![second, first] } else { vec![first, second] }
             }
@@ -80,7 +80,7 @@ impl TensorMap<'_> {
     /// given where it is not the parameter's.
     fn beside(&self, role: Role) -> Vec<(Option<StageId>, Role, Take)> {
         let Architecture { hidden_size: hidden, mlp_inner_size: inner, ref norm, .. } = *self.architecture;
-        if self.model.class == HuggingFaceClass::Llama {
+        if self.model.class != HuggingFaceClass::GptNeox {
             return Vec::new();
         }
         let fill = |number, width| Take::Fill(number, vec![width]);

@@ -33,7 +33,7 @@ struct Page<'a> {
     flips: Option<Flips<'a>>,
     headings: [&'static str; 4],
     /// The loss of each strategy by group of parameters.
-    factors: Vec<(&'a str, Vec<FactorRow<'a>>)>,
+    factors: Vec<(String, Vec<FactorRow<'a>>)>,
     causes: &'a [String],
     provenance: Vec<(&'static str, String)>,
     digests: Vec<(&'a str, &'a str, String)>,
@@ -114,7 +114,7 @@ pub(super) fn page(files: &ReportFiles<'_>, plots: Plots) -> Result<String, Repo
         flips: flips::find(files),
         plots,
         headings: FACTOR_HEADINGS,
-        factors: explained.map(|effect| (effect.strategy.as_str(), factor_rows(effect))).collect(),
+        factors: explained.map(|effect| (effect.title(), factor_rows(effect))).collect(),
         causes: explanation.map_or(&[], |found| &found.findings),
         provenance: markdown::provenance(checkpoint, task, run, report.map(markdown::statistics_line)),
         digests: digests
@@ -156,7 +156,7 @@ fn comparison(report: &Report) -> Comparison {
             Some(row) => report.standing(row),
         };
         Row {
-            name: model.name.clone(),
+            name: model.title(),
             description: model.description.clone(),
             standing,
             class: standing.replace(' ', "-"),

@@ -20,10 +20,10 @@ pub(super) fn draw(explanation: &Explanation) -> Option<Picture> {
         let values = effect.factors.iter().enumerate().map(|(index, factor)| {
             (factor.share_pct.clamp(0.0, 100.0), Ink::SERIES[index % Ink::SERIES.len()].to_owned())
         });
-        bars = bars.with_group(label(&effect.strategy), values.collect::<Vec<_>>());
+        bars = bars.with_group(label(&effect.title()), values.collect::<Vec<_>>());
         let shares =
             effect.factors.iter().map(|factor| format!("{} {} %", factor.factor, format::plain(factor.share_pct, 1)));
-        lines.push(format!("{}: {}", effect.strategy, shares.collect::<Vec<_>>().join(", ")));
+        lines.push(format!("{}: {}", effect.title(), shares.collect::<Vec<_>>().join(", ")));
     }
     let plots = vec![Plot::Bar(bars.with_legend(factors))];
     let layout = Layout::auto_from_plots(&plots)

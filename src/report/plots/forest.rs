@@ -50,11 +50,11 @@ fn forest(
         let (value, interval) = estimate(row);
         let is_noise = report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == row.model.name);
         let colour = if is_noise { Ink::NOISE } else { Ink::GOLD };
-        plot = plot.with_colored_row(label(&row.model.name), value, interval.lower, interval.upper, colour);
+        plot = plot.with_colored_row(label(&row.model.title()), value, interval.lower, interval.upper, colour);
         extent = (extent.0.min(interval.lower), extent.1.max(interval.upper));
         lines.push(format!(
             "{}: {} [{}, {}]",
-            row.model.name,
+            row.model.title(),
             short(value),
             short(interval.lower),
             short(interval.upper)

@@ -73,8 +73,9 @@ fn panel(model: &ModelRow, changes: &[f64], extent: f64) -> Picture {
         .with_height(250.0);
     let worse = changes.iter().filter(|&&change| change < 0.0).count();
     let largest = changes.iter().fold(0.0_f64, |largest, change| largest.max(change.abs()));
-    let title = label(&model.name);
-    let name = if title == model.name { String::new() } else { format!("{}: ", model.name) };
+    let names = model.title();
+    let title = label(&names);
+    let name = if title == names { String::new() } else { format!("{names}: ") };
     let description = format!(
         "{name}{worse} of {} became less probable; the largest change is {} nats.",
         format::count(changes.len(), "target"),

@@ -18,6 +18,12 @@ impl Records {
         let (mut models, mut samples, mut curves) = (Vec::new(), Vec::new(), Vec::new());
         let divergence = self.divergence();
         for (at, model) in recorded.models.iter().enumerate() {
+            if let (ModelRole::Variant, Some(relative)) = (model.role, divergence.get(at)) {
+                curves.push(DivergenceCurve { strategy: model.name.clone(), relative: relative.clone() });
+            }
+            if recorded.same_as.get(at).copied().flatten().is_some() {
+                continue;
+            }
             match (self.samples(at), model.role) {
                 (Err(message), ModelRole::Variant) => {
                     tracing::warn!("left out of the report: {message}");
@@ -26,10 +32,7 @@ impl Records {
                 }
                 (of_model, _) => samples.push(of_model.map_err(|message| RunError::Overflow { message })?),
             }
-            if let (ModelRole::Variant, Some(relative)) = (model.role, divergence.get(at)) {
-                curves.push(DivergenceCurve { strategy: model.name.clone(), relative: relative.clone() });
-            }
-            models.push(model.clone());
+            models.push(ModelRecord { also: recorded.also(at), ..model.clone() });
         }
         let (replicate_count, seed) = self.run.bootstrap;
         findings.extend(self.run.task.rolling.map(|text| per_word(text, &models, &samples)));

@@ -22,7 +22,7 @@ pub(crate) use combine::combine;
 
 /// The form of the records. It changes whenever they do: a journal is no archive.
 #[cfg(feature = "libtorch")]
-pub(crate) const RECORDS_VERSION: u32 = 2;
+pub(crate) const RECORDS_VERSION: u32 = 3;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -78,9 +78,17 @@ pub(crate) struct ModelsRecord {
     pub drift: Vec<ParamDrift>,
     /// Every model evaluated: the baseline, then the others in their order.
     pub models: Vec<ModelRecord>,
+    /// For each, the place of an earlier merge that makes the same model.
+    pub same_as: Vec<Option<usize>>,
 }
 
 impl ModelsRecord {
+    /// The names of the merges that make the same model as the one in this place.
+    fn also(&self, at: usize) -> Vec<String> {
+        let same = self.models.iter().zip(&self.same_as).filter(|(_, same_as)| **same_as == Some(at));
+        same.map(|(model, _)| model.name.clone()).collect()
+    }
+
     /// The digests of all files, the checkpoint's first.
     pub(crate) fn digests(&self) -> impl Iterator<Item = &FileDigest> {
         let candidates = self.models.iter().filter_map(|model| model.candidate.as_ref()?.digests.as_ref());
