@@ -60,7 +60,7 @@ impl Loss {
     }
 
     /// By the ends of a percentile bootstrap of the mean, of which either leaves out α.
-    fn by_bootstrap(self, drawn: &[f64], limit: f64, seed: u64) -> Result<Verdict, StatsError> {
+    fn by_bootstrap(drawn: &[f64], limit: f64, seed: u64) -> Result<Verdict, StatsError> {
         let confidence = Confidence::new(1.0 - 2.0 * ALPHA)?;
         let bootstrap = PairedBootstrap { replicate_count: 1000, seed, confidence };
         let fallen: Vec<f64> = drawn.iter().map(|fall| -fall).collect();
@@ -113,7 +113,7 @@ fn run(loss: Loss, limit: f64, total: usize, way: Way, seed: u64) -> Result<(Ver
     let drawn: Vec<f64> = (0..total).map(|_| loss.draw(&mut random)).collect();
     match way {
         Way::AtOnce => return Ok((loss.at_once(&drawn, limit)?, total)),
-        Way::Bootstrap => return Ok((loss.by_bootstrap(&drawn, limit, seed)?, total)),
+        Way::Bootstrap => return Ok((Loss::by_bootstrap(&drawn, limit, seed)?, total)),
         Way::Early => {}
     }
     for slice in EarlyLook::slices(total) {

@@ -29,10 +29,6 @@ impl Evidence {
             .find(|row| row.is_called(name))
     }
 
-    fn variants(&self) -> impl Iterator<Item = &str> {
-        self.report.variants.iter().map(|row| row.model.name.as_str())
-    }
-
     /// The samples of a model by `doc_id`.
     fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
         let file = row.samples_file(self.path.parent().unwrap_or(Path::new("")))?;
@@ -55,27 +51,23 @@ impl Evidence {
         only: &[String],
     ) -> Result<Comparisons, GateError> {
         let task = &self.report.task.name;
-        let names = self.chosen(earlier.is_some(), gates, only)?;
         let baseline = self.samples(&self.report.baseline)?;
         let mut found = Comparisons::default();
-        for name in names {
-            let Some(row) = self.row(&name) else { continue };
+        for (title, row, limits) in self.chosen(earlier.is_some(), gates, only)? {
             let samples = self.samples(row)?;
-            let limits = gates.of(task, &name);
-            let limits = if only.contains(&name) { named(limits) } else { limits };
             let mut add = |reference, source: &Self, before: &BTreeMap<usize, Sample>| {
                 let outcomes = source.paired(before, &samples, reference)?;
-                let (task, model, doc_ids) = (task.clone(), name.clone(), samples.keys().copied().collect());
+                let (task, model, doc_ids) = (task.clone(), title.clone(), samples.keys().copied().collect());
                 found.comparisons.push(Comparison { task, model, reference, limits, outcomes, doc_ids });
                 Ok::<(), GateError>(())
             };
-            if name != self.report.baseline.name {
+            if row.name != self.report.baseline.name {
                 add(Reference::Baseline, self, &baseline)?;
             }
             let Some(earlier) = earlier else { continue };
-            match earlier.row(&name) {
+            match row.names().find_map(|name| earlier.row(name)) {
                 Some(row) => add(Reference::Earlier, earlier, &earlier.samples(row)?)?,
-                None => found.remarks.push(format!("`{name}` is not in {}: new", earlier.path.display())),
+                None => found.remarks.push(format!("`{title}` is not in {}: new", earlier.path.display())),
             }
         }
         if self.report.partial {
@@ -84,28 +76,38 @@ impl Evidence {
         Ok(found)
     }
 
-    fn chosen(&self, has_earlier: bool, gates: &Gates, only: &[String]) -> Result<Vec<String>, GateError> {
+    /// The rows to judge, with the names that they are shown by and their limits.
+    fn chosen(
+        &self,
+        has_earlier: bool,
+        gates: &Gates,
+        only: &[String],
+    ) -> Result<Vec<(String, &ModelRow, Limits)>, GateError> {
         let path = || self.path.clone();
-        if let Some(name) = only.iter().find(|name| self.row(name).is_none()) {
-            let known = self.variants().collect::<Vec<_>>().join(", ");
-            return Err(GateError::NoSuchModel { path: path(), name: name.clone(), known });
-        }
         let task = &self.report.task.name;
-        let mut names: Vec<String> = if only.is_empty() {
-            self.variants().filter(|name| !gates.of(task, name).skip).map(str::to_owned).collect()
-        } else {
-            only.to_vec()
-        };
-        let baseline = &self.report.baseline.name;
-        // A changed baseline means that the evaluation has changed.
-        if has_earlier && !names.contains(baseline) {
-            names.insert(0, baseline.clone());
+        let variants = || self.report.variants.iter().map(|row| &row.model);
+        let mut rows = Vec::new();
+        for name in only {
+            let row = self.row(name).ok_or_else(|| {
+                let known = variants().flat_map(ModelRow::names).collect::<Vec<_>>().join(", ");
+                GateError::NoSuchModel { path: path(), name: name.clone(), known }
+            })?;
+            rows.push((name.clone(), row, named(gates.of(task, name))));
         }
-        if names.is_empty() {
+        if only.is_empty() {
+            let all = variants().map(|row| (row.title(), row, gates.of_any(task, row.names())));
+            rows.extend(all.filter(|(.., limits)| !limits.skip));
+        }
+        let baseline = &self.report.baseline;
+        // A changed baseline means that the evaluation has changed.
+        if has_earlier && !rows.iter().any(|(_, row, _)| row.name == baseline.name) {
+            rows.insert(0, (baseline.name.clone(), baseline, gates.of(task, &baseline.name)));
+        }
+        if rows.is_empty() {
             let reason = "it has no merges, or all of them are skipped".to_owned();
             return Err(GateError::NothingToJudge { path: path(), reason });
         }
-        Ok(names)
+        Ok(rows)
     }
 
     /// Pairs samples of this report with a model's by passage.

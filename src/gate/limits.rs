@@ -19,8 +19,8 @@ const BUILT_IN: &str = include_str!("../../evals/gates.yml");
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What a verdict does to the exit code.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// What a verdict does to the exit code, from the strictest on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Beyond fails, and undecided is no pass.
@@ -127,7 +127,7 @@ impl Limits {
     }
 
     pub(super) fn bound(&self, criterion: Criterion) -> Option<Bound> {
-        let (limit, policy) = match criterion {
+        let (limit, of_limit) = match criterion {
             Criterion::AccuracyLoss => self.max_acc_loss.map(|limit| (limit.amount.fraction(), limit.policy))?,
             Criterion::PerplexityIncrease => {
                 self.max_ppl_increase.map(|limit| (limit.amount.fraction().ln_1p(), limit.policy))?
@@ -137,12 +137,24 @@ impl Limits {
                 self.min_same_top.map(|limit| (1.0 - limit.amount.fraction(), limit.policy))?
             }
         };
-        // An advisory model's limits are advisory, whatever their own policy is.
-        let policy = match self.policy {
-            Some(Policy::Advisory) => Policy::Advisory,
-            of_model => policy.or(of_model).unwrap_or_default(),
-        };
-        Some(Bound { limit, policy })
+        Some(Bound { limit, policy: policy(of_limit, self.policy) })
+    }
+
+    /// The limits of a model that goes by two names: of each kind the stricter.
+    fn stricter(self, other: Self) -> Self {
+        let policies = [self.policy, other.policy];
+        let [own, others] = policies;
+        Self {
+            max_acc_loss: stricter(self.max_acc_loss, other.max_acc_loss, policies, |one, other| one <= other),
+            max_ppl_increase: stricter(self.max_ppl_increase, other.max_ppl_increase, policies, |one, other| {
+                one <= other
+            }),
+            max_kl: stricter(self.max_kl, other.max_kl, policies, |one, other| one <= other),
+            min_same_top: stricter(self.min_same_top, other.min_same_top, policies, |one, other| one >= other),
+            expect_exact: self.expect_exact || other.expect_exact,
+            skip: self.skip && other.skip,
+            policy: Some(own.unwrap_or_default().min(others.unwrap_or_default())),
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -150,6 +162,30 @@ impl Limits {
             Some(limit) if limit.amount.fraction() > 1.0 => Err("min-same-top: expected at most 100%".to_owned()),
             _ => Ok(()),
         }
+    }
+}
+
+/// The stricter amount with the stricter policy, of limits in models of these policies.
+fn stricter<T: Copy>(
+    one: Option<Limit<T>>,
+    other: Option<Limit<T>>,
+    of_models: [Option<Policy>; 2],
+    is_stricter: impl Fn(T, T) -> bool,
+) -> Option<Limit<T>> {
+    let [of_one, of_other] = of_models;
+    let with_policy = |limit: Limit<T>, of_model| Limit { policy: Some(policy(limit.policy, of_model)), ..limit };
+    let one = one.map(|limit| with_policy(limit, of_one));
+    let other = other.map(|limit| with_policy(limit, of_other));
+    let (Some(first), Some(second)) = (one, other) else { return one.or(other) };
+    let amount = if is_stricter(first.amount, second.amount) { first.amount } else { second.amount };
+    Some(Limit { amount, policy: first.policy.min(second.policy) })
+}
+
+/// An advisory model's limits are advisory, whatever their own policy is.
+fn policy(of_limit: Option<Policy>, of_model: Option<Policy>) -> Policy {
+    match of_model {
+        Some(Policy::Advisory) => Policy::Advisory,
+        of_model => of_limit.or(of_model).unwrap_or_default(),
     }
 }
 
@@ -232,6 +268,11 @@ impl Gates {
             *of_model = limits.or(*of_model);
         }
         Ok(())
+    }
+
+    /// The limits of a model that goes by these names: of each kind the strictest.
+    pub(super) fn of_any<'a>(&self, task: &str, names: impl Iterator<Item = &'a str>) -> Limits {
+        names.map(|name| self.of(task, name)).reduce(Limits::stricter).unwrap_or_default()
     }
 
     /// The limits of a model in a task: those for both, then those for the model, the task, and all.

@@ -44,9 +44,24 @@ tasks:
 ";
     let limits = Gates::parse(text, "gates.yml").unwrap().of("t", "m");
     let found = Criterion::ALL.map(|criterion| limits.bound(criterion).unwrap());
-    assert_eq!(found.map(|bound| (bound.limit * 1e6).round() / 1e6), [4.0, 0.019_803, 0.1, 0.03]);
+    assert_eq!(found.map(|bound| format!("{:.4}", bound.limit)), ["4.0000", "0.0198", "0.1000", "0.0300"]);
     let [kl, .., accuracy] = found.map(|bound| bound.policy);
     assert_eq!((kl, accuracy), (Policy::AllowUndecided, Policy::Advisory));
+}
+
+#[test]
+fn a_model_of_two_names_has_the_stricter_limits() {
+    let text = "
+default: {max-kl: 1, min-same-top: 90%, max-acc-loss: {limit: 1pp, policy: allow-undecided}}
+models: {mean: {policy: advisory, min-same-top: 95%, skip: true}, reduce-aware: {max-kl: 2, max-ppl-increase: 1%}}
+";
+    let gates = Gates::parse(text, "gates.yml").unwrap();
+    let limits = gates.of_any("t", ["mean", "reduce-aware"].into_iter());
+    let found = Criterion::ALL.map(|criterion| limits.bound(criterion).unwrap());
+    assert_eq!(found.map(|bound| format!("{:.4}", bound.limit)), ["1.0000", "0.0100", "0.0500", "0.0100"]);
+    assert_eq!(found.map(|bound| bound.policy)[..3], [Policy::Critical; 3]);
+    assert_eq!((found[3].policy, limits.skip), (Policy::AllowUndecided, false));
+    assert_eq!(gates.of_any("t", ["mean"].into_iter()), gates.of("t", "mean"));
 }
 
 #[test]

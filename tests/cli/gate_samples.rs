@@ -53,8 +53,8 @@ fn multiple_choice(lost: usize) -> Vec<Value> {
 fn write(folder: &Path, name: &str, lines: &[Value]) -> PathBuf {
     fs_err::create_dir_all(folder).unwrap();
     let path = folder.join(name);
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    fs_err::write(&path, text).unwrap();
+    let text: Vec<_> = lines.iter().map(Value::to_string).collect();
+    fs_err::write(&path, text.join("\n")).unwrap();
     path
 }
 
