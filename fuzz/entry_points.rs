@@ -176,7 +176,7 @@ pub fn config(bytes: &[u8]) {
 /// A file of gates.
 pub fn gates(bytes: &[u8]) {
     if let Some(gates) = text(bytes).and_then(|text| Gates::parse(text, "gates.yml").ok()) {
-        let _ = gates.of("mean");
+        let _ = gates.of("lambada_openai", "mean");
     }
 }
 

@@ -48,8 +48,10 @@ Examples:
 pub(super) const GATE: &str = "\
 Examples:
   kintsugi gate out
-  kintsugi gate out --model fold --max-acc-loss 0.5pp --max-ppl-increase 1%
-  kintsugi gate out --against accepted/report.json --junit gate.xml";
+  kintsugi gate out --model fold --max-kl 0.001 --max-ppl-increase 1%
+  kintsugi gate out --against accepted/report.json --junit gate.xml
+  kintsugi gate out --plan
+  kintsugi gate --baseline lm-eval/before --model lm-eval/after";
 
 pub(super) const DIFF: &str = "\
 Examples:

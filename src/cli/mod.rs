@@ -1,5 +1,5 @@
 //! The command line: one file per subcommand, which parses its arguments, calls a module below and shows what that returns.
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish, 130 and 143
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish, 3 a gate is undecided, 130 and 143
 //! stopped by SIGINT and SIGTERM with all finished slices kept; a broken pipe is 0.
 
 #[cfg(feature = "libtorch")]
@@ -75,7 +75,7 @@ enum Command {
     /// Join the shards of a run that several processes have evaluated into one report
     #[command(after_help = examples::COMBINE)]
     Combine(combine::CombineArgs),
-    /// Check a report against limits and against an earlier report: exit code 0 within them, 1 beyond
+    /// Check a report, or lm-evaluation-harness's samples, against limits: exit code 0 within them, 1 beyond, 3 undecided
     #[command(after_help = examples::GATE)]
     Gate(gate::GateArgs),
     /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face
@@ -125,8 +125,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Gate(args) => match gate::run(&args, &screen) {
-            Ok(true) => Ok(()),
-            Ok(false) => return ExitCode::from(1),
+            Ok(0) => Ok(()),
+            Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
         #[cfg(feature = "libtorch")]

@@ -23,6 +23,14 @@ pub enum GateError {
     NoSuchModel { path: PathBuf, name: String, known: String },
     #[error("{path}: {what}: expected {expected}, found {found}", path = path.display())]
     OtherPassages { path: PathBuf, what: String, expected: String, found: String },
+    #[error("{path}: {what}", path = path.display())]
+    NotHarness { path: PathBuf, what: String },
+    #[error("{task}: {what}: {baseline} in the baseline, {model} in `{name}`")]
+    OtherSettings { task: String, name: String, what: &'static str, baseline: String, model: String },
+    #[error("nothing to judge: there is no limit for any of the models")]
+    NoLimit,
+    #[error("{what}: no sample has what its limit is for")]
+    NotMeasured { what: &'static str },
     #[error("`{name}`: {source}")]
     Stats { name: String, source: StatsError },
 }
@@ -37,6 +45,14 @@ impl GateError {
             ),
             Self::Io(error) => crate::files::hint(error),
             Self::Syntax { .. } => Some("evals/gates.yml of the source shows every key".to_owned()),
+            Self::NotHarness { .. } => Some(
+                "--baseline and --model take samples_*.jsonl of lm-evaluation-harness (--log_samples), or a folder with them"
+                    .to_owned(),
+            ),
+            Self::OtherSettings { .. } => Some("evaluate both models with the same settings".to_owned()),
+            Self::NotMeasured { .. } => Some(
+                "kintsugi's own reports have KL divergences and top tokens, samples of lm-evaluation-harness have not".to_owned(),
+            ),
             Self::OtherPassages { .. } => Some("evaluate both on the same data, with the same --limit".to_owned()),
             _ => None,
         }

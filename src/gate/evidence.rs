@@ -1,10 +1,12 @@
-//! A report with the samples that it was made of.
+//! A report with the samples that it was made of, and its models paired for judging.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::GateError;
-use crate::report::{ModelRow, Report, read_json};
+use super::comparison::{Comparison, Comparisons, Reference};
+use super::limits::{Gates, Limits, Policy};
+use crate::report::{ModelRow, PairedOutcomes, Report, read_json};
 use crate::samples::{Sample, read_jsonl};
 
 pub(crate) struct Evidence {
@@ -21,18 +23,14 @@ impl Evidence {
     }
 
     /// The row of a model, the baseline included.
-    pub(super) fn row(&self, name: &str) -> Option<&ModelRow> {
+    fn row(&self, name: &str) -> Option<&ModelRow> {
         std::iter::once(&self.report.baseline)
             .chain(self.report.variants.iter().map(|row| &row.model))
             .find(|row| row.is_called(name))
     }
 
-    pub(super) fn variants(&self) -> impl Iterator<Item = &str> {
-        self.report.variants.iter().map(|row| row.model.name.as_str())
-    }
-
     /// The samples of a model by `doc_id`.
-    pub(super) fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
+    fn samples(&self, row: &ModelRow) -> Result<BTreeMap<usize, Sample>, GateError> {
         let file = row.samples_file(self.path.parent().unwrap_or(Path::new("")))?;
         let samples: BTreeMap<usize, Sample> =
             read_jsonl(&file)?.into_iter().map(|sample: Sample| (sample.doc_id, sample)).collect();
@@ -43,4 +41,113 @@ impl Evidence {
         }
         Ok(samples)
     }
+
+    /// Pairs every model with the baseline, and with the model of the same name in an earlier report. `only` names the models;
+    /// where it is empty, all that no gate skips. A model that is named is judged: it is neither skipped nor advisory.
+    pub(crate) fn compare(
+        &self,
+        earlier: Option<&Self>,
+        gates: &Gates,
+        only: &[String],
+    ) -> Result<Comparisons, GateError> {
+        let task = &self.report.task.name;
+        let baseline = self.samples(&self.report.baseline)?;
+        let mut found = Comparisons::default();
+        for (title, row, limits) in self.chosen(earlier.is_some(), gates, only)? {
+            let samples = self.samples(row)?;
+            let mut add = |reference, source: &Self, before: &BTreeMap<usize, Sample>| {
+                let outcomes = source.paired(before, &samples, reference)?;
+                let (task, model, doc_ids) = (task.clone(), title.clone(), samples.keys().copied().collect());
+                found.comparisons.push(Comparison { task, model, reference, limits, outcomes, doc_ids });
+                Ok::<(), GateError>(())
+            };
+            if row.name != self.report.baseline.name {
+                add(Reference::Baseline, self, &baseline)?;
+            }
+            let Some(earlier) = earlier else { continue };
+            match row.names().find_map(|name| earlier.row(name)) {
+                Some(row) => add(Reference::Earlier, earlier, &earlier.samples(row)?)?,
+                None => found.remarks.push(format!("`{title}` is not in {}: new", earlier.path.display())),
+            }
+        }
+        if self.report.partial {
+            found.remarks.push("the report covers only a part of the passages".to_owned());
+        }
+        Ok(found)
+    }
+
+    /// The rows to judge, with the names that they are shown by and their limits.
+    fn chosen(
+        &self,
+        has_earlier: bool,
+        gates: &Gates,
+        only: &[String],
+    ) -> Result<Vec<(String, &ModelRow, Limits)>, GateError> {
+        let path = || self.path.clone();
+        let task = &self.report.task.name;
+        let variants = || self.report.variants.iter().map(|row| &row.model);
+        let mut rows = Vec::new();
+        for name in only {
+            let row = self.row(name).ok_or_else(|| {
+                let known = variants().flat_map(ModelRow::names).collect::<Vec<_>>().join(", ");
+                GateError::NoSuchModel { path: path(), name: name.clone(), known }
+            })?;
+            rows.push((name.clone(), row, named(gates.of(task, name))));
+        }
+        if only.is_empty() {
+            let all = variants().map(|row| (row.title(), row, gates.of_any(task, row.names())));
+            rows.extend(all.filter(|(.., limits)| !limits.skip));
+        }
+        let baseline = &self.report.baseline;
+        // A changed baseline means that the evaluation has changed.
+        if has_earlier && !rows.iter().any(|(_, row, _)| row.name == baseline.name) {
+            rows.insert(0, (baseline.name.clone(), baseline, gates.of(task, &baseline.name)));
+        }
+        if rows.is_empty() {
+            let reason = "it has no merges, or all of them are skipped".to_owned();
+            return Err(GateError::NothingToJudge { path: path(), reason });
+        }
+        Ok(rows)
+    }
+
+    /// Pairs samples of this report with a model's by passage.
+    fn paired(
+        &self,
+        before: &BTreeMap<usize, Sample>,
+        samples: &BTreeMap<usize, Sample>,
+        reference: Reference,
+    ) -> Result<PairedOutcomes, GateError> {
+        let other = |what: String, expected: String, found: String| GateError::OtherPassages {
+            path: self.path.clone(),
+            what,
+            expected,
+            found,
+        };
+        if before.len() != samples.len() {
+            return Err(other("number of passages".to_owned(), samples.len().to_string(), before.len().to_string()));
+        }
+        let mut pairs = Vec::with_capacity(samples.len());
+        for (doc_id, sample) in samples {
+            let Some(before) = before.get(doc_id) else {
+                return Err(other(format!("passage {doc_id}"), "there".to_owned(), "missing".to_owned()));
+            };
+            let (tokens, tokens_before) = (sample.tokens.len().to_string(), before.tokens.len().to_string());
+            for (what, expected, found) in [
+                ("prompt", &sample.prompt_hash, &before.prompt_hash),
+                ("target", &sample.target_hash, &before.target_hash),
+                ("number of target tokens", &tokens, &tokens_before),
+            ] {
+                if expected != found {
+                    return Err(other(format!("{what} of passage {doc_id}"), expected.clone(), found.clone()));
+                }
+            }
+            pairs.push((before, sample));
+        }
+        Ok(PairedOutcomes::of_samples(&pairs, self.report.task.rolling, reference == Reference::Baseline))
+    }
+}
+
+/// The limits of a model that was asked for.
+fn named(limits: Limits) -> Limits {
+    Limits { policy: limits.policy.filter(|policy| *policy != Policy::Advisory), ..limits }
 }

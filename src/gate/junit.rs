@@ -3,32 +3,40 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::GateError;
-use super::judge::{Judgement, Verdict};
+use super::judge::{Check, Judgement, Outcome};
 
-/// One suite a model, one test case a check.
-pub(crate) fn to_junit(judgement: &Judgement) -> Result<String, GateError> {
+/// One suite a model, one test case a check. What is beyond its limit is a failure of the check's name, what is not
+/// proven a failure of the type `undecided`, unless it is allowed.
+pub(crate) fn to_junit(judgement: &Judgement, allow_undecided: bool) -> Result<String, GateError> {
     let mut report = Report::new("kintsugi gate");
-    let mut names: Vec<&str> = Vec::new();
-    for check in &judgement.checks {
-        if !names.contains(&check.model.as_str()) {
-            names.push(&check.model);
-        }
-    }
-    for name in names {
-        let mut suite = TestSuite::new(name);
-        for check in judgement.checks.iter().filter(|check| check.model == name) {
-            let outcome = format!("found {} (limit {}; {})", check.found, check.limit, check.certainty);
-            let mut status = TestCaseStatus::success();
-            if check.verdict == Verdict::Failed {
-                status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-                status.set_type(check.criterion.name()).set_message(outcome.clone());
-            }
-            let mut case =
-                TestCase::new(format!("{} against {}", check.criterion.name(), check.reference.name()), status);
-            case.set_classname(format!("kintsugi.{name}")).set_system_out(outcome);
-            suite.add_test_case(case);
+    let with_task = judgement.has_tasks();
+    for checks in judgement.checks.chunk_by(|one, other| (&one.task, &one.model) == (&other.task, &other.model)) {
+        let Some(Check { task, model, .. }) = checks.first() else { continue };
+        let mut suite = TestSuite::new(if with_task { format!("{task}: {model}") } else { model.clone() });
+        for check in checks {
+            suite.add_test_case(case(check, allow_undecided));
         }
         report.add_test_suite(suite);
     }
     report.to_string().map_err(|error| GateError::Io(std::io::Error::other(error)))
+}
+
+fn case(check: &Check, allow_undecided: bool) -> TestCase {
+    let more = check.more_passages();
+    let more = if more.is_empty() { more } else { format!("; {more} more passages would decide") };
+    let outcome =
+        format!("{}: found {}, {}, limit {}{more}", check.verdict_words(), check.found(), check.bound(), check.limit());
+    let kind = match check.outcome() {
+        Outcome::Failed => Some(check.name()),
+        Outcome::Undecided if !allow_undecided => Some("undecided"),
+        Outcome::Undecided | Outcome::Passed => None,
+    };
+    let mut status = TestCaseStatus::success();
+    if let Some(kind) = kind {
+        status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+        status.set_type(kind).set_message(outcome.clone());
+    }
+    let mut case = TestCase::new(format!("{} against {}", check.name(), check.reference.name()), status);
+    case.set_classname(format!("kintsugi.{}", check.model)).set_system_out(outcome);
+    case
 }

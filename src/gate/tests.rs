@@ -1,4 +1,5 @@
-use super::{Gates, Limits, Percent, Points};
+use super::{Gates, Limit, Limits, Percent, Points, Policy};
+use crate::report::Criterion;
 
 #[test]
 fn amounts_have_units() {
@@ -14,18 +15,53 @@ fn amounts_have_units() {
 #[test]
 fn the_built_in_limits_are_read() {
     let gates = Gates::built_in().unwrap();
-    assert!(gates.of("zeroth").skip && !gates.of("fold").skip);
-    assert!(gates.of("fold").max_acc_loss < gates.of("reduce-aware").max_acc_loss);
+    assert_eq!(gates.of("any", "zeroth").policy, Some(Policy::Advisory));
+    let limit = |model: &str| gates.of("any", model).bound(Criterion::KlDivergence).unwrap().limit;
+    assert!(limit("fold") < limit("reduce-aware"));
+    let accuracy = gates.of("any", "fold").bound(Criterion::AccuracyLoss).unwrap();
+    assert_eq!((accuracy.limit, accuracy.policy), (0.005, Policy::AllowUndecided));
 }
 
 #[test]
 fn flags_win_over_a_file_and_names_over_the_default() {
     let mut gates = Gates::built_in().unwrap();
-    let strict: Points = "0pp".parse().unwrap();
-    gates.override_with(Limits { max_acc_loss: Some(strict), ..Limits::default() });
-    assert_eq!(gates.of("fold").max_acc_loss, Some(strict));
-    assert_eq!(gates.of("never seen").max_acc_loss, Some(strict));
-    assert_eq!(gates.of("fold").max_ppl_increase.map(Percent::fraction), Some(0.001));
+    let strict: Limit<Points> = "0pp".parse::<Points>().unwrap().into();
+    gates.override_with(Limits { max_acc_loss: Some(strict), ..Limits::default() }).unwrap();
+    assert_eq!(gates.of("any", "fold").max_acc_loss, Some(strict));
+    assert_eq!(gates.of("any", "never seen").max_acc_loss, Some(strict));
+    assert_eq!(gates.of("any", "fold").max_ppl_increase.map(|limit| limit.amount.fraction()), Some(0.001));
+}
+
+#[test]
+fn limits_are_those_of_task_and_model_then_model_then_task_then_all() {
+    let text = "
+default: {max-kl: 1, max-ppl-increase: 1%, max-acc-loss: 1pp, min-same-top: 90%}
+models: {m: {max-kl: 2, max-ppl-increase: 2%}}
+tasks:
+  t:
+    default: {max-kl: 3nats, max-ppl-increase: 3%, max-acc-loss: {limit: 3pp, policy: advisory}}
+    models: {m: {max-kl: 4, policy: allow-undecided}}
+";
+    let limits = Gates::parse(text, "gates.yml").unwrap().of("t", "m");
+    let found = Criterion::ALL.map(|criterion| limits.bound(criterion).unwrap());
+    assert_eq!(found.map(|bound| format!("{:.4}", bound.limit)), ["4.0000", "0.0198", "0.1000", "0.0300"]);
+    let [kl, .., accuracy] = found.map(|bound| bound.policy);
+    assert_eq!((kl, accuracy), (Policy::AllowUndecided, Policy::Advisory));
+}
+
+#[test]
+fn a_model_of_two_names_has_the_stricter_limits() {
+    let text = "
+default: {max-kl: 1, min-same-top: 90%, max-acc-loss: {limit: 1pp, policy: allow-undecided}}
+models: {mean: {policy: advisory, min-same-top: 95%, skip: true}, reduce-aware: {max-kl: 2, max-ppl-increase: 1%}}
+";
+    let gates = Gates::parse(text, "gates.yml").unwrap();
+    let limits = gates.of_any("t", ["mean", "reduce-aware"].into_iter());
+    let found = Criterion::ALL.map(|criterion| limits.bound(criterion).unwrap());
+    assert_eq!(found.map(|bound| format!("{:.4}", bound.limit)), ["1.0000", "0.0100", "0.0500", "0.0100"]);
+    assert_eq!(found.map(|bound| bound.policy)[..3], [Policy::Critical; 3]);
+    assert_eq!((found[3].policy, limits.skip), (Policy::AllowUndecided, false));
+    assert_eq!(gates.of_any("t", ["mean"].into_iter()), gates.of("t", "mean"));
 }
 
 #[test]
@@ -35,7 +71,11 @@ fn files_that_say_something_else_are_refused_with_their_place() {
     for (text, words) in [
         ("default: {max-acc-los: 1pp}", "max-acc-los"),
         ("default: {max-acc-loss: 1}", "such as 0.5pp"),
-        ("significance: 2", "between 0 and 1, found 2"),
+        ("default: {max-kl: {limit: 1}}", "policy"),
+        ("default: {max-kl: {limit: 1, policy: sometimes}}", "sometimes"),
+        ("tasks: {t: {min-same-top: 99%}}", "min-same-top"),
+        ("tasks: {t: {default: {min-same-top: 199%}}}", "at most 100%"),
+        ("significance: 2", "between 0 and 0.5, found 2"),
         ("- 1", "gates.yml"),
     ] {
         fs_err::write(&path, text).unwrap();

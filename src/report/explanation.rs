@@ -225,10 +225,7 @@ pub fn render_explanation(explanation: &Explanation, style: TerminalStyle) -> St
         let values: Vec<_> = curve.relative.iter().map(|&value| format::scientific(value)).collect();
         Some(format!("{}: {}", effect.title(), values.join("  ")))
     });
-    page.section(
-        "relative distance of the residual stream from the baseline's: embedding, then layer by layer",
-        own,
-    );
+    page.section("relative distance of the residual stream from the baseline's: embedding, then layer by layer", own);
     page.section("findings", &explanation.findings);
     page.text
 }

@@ -1,6 +1,6 @@
 //! Data and tokenizers by name. What is used without having been given by its path is logged.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::checkpoint::ModelSource;
 use crate::hub::{Hub, HubError, Progress, TokenizerPlace, TokenizerRequest};
@@ -55,7 +55,7 @@ pub(super) fn data(
     given: Option<&Path>,
     task: &crate::eval::task::Task,
     progress: &mut dyn Progress,
-) -> Result<PathBuf, crate::eval::data_error::DataError> {
+) -> Result<std::path::PathBuf, crate::eval::data_error::DataError> {
     let hub = Hub::from_environment();
     let place = crate::eval::data_place::DataPlace::find(given, task, &hub, progress)?;
     if given.is_none() {

@@ -14,7 +14,7 @@ impl Confidence {
     /// 95 %, the level of every interval by default.
     pub const P95: Self = Self(0.95);
 
-    pub(crate) fn new(level: f64) -> Result<Self, StatsError> {
+    pub fn new(level: f64) -> Result<Self, StatsError> {
         if level > 0.0 && level < 1.0 {
             Ok(Self(level))
         } else {

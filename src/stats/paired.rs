@@ -3,6 +3,7 @@
 use super::confidence::{Confidence, Interval};
 use super::error::{StatsError, check_length};
 use super::mean::float;
+use super::tail::bisect;
 
 /// The discordant outcomes of a baseline and a variant, out of how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,14 @@ pub struct PairedCounts {
 }
 
 impl PairedCounts {
+    /// Of passages counted elsewhere.
+    pub(crate) fn new(baseline_only: usize, variant_only: usize, count: usize) -> Result<Self, StatsError> {
+        if count == 0 {
+            return Err(StatsError::Empty { what: "outcomes" });
+        }
+        Ok(Self { count, baseline_only, variant_only })
+    }
+
     /// Counts the outcomes, passage by passage.
     pub fn from_outcomes(baseline: &[bool], variant: &[bool]) -> Result<Self, StatsError> {
         if baseline.is_empty() {
@@ -26,6 +35,10 @@ impl PairedCounts {
             baseline_only: only(baseline, variant),
             variant_only: only(variant, baseline),
         })
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.count
     }
 
     /// Discordant passages that only the baseline answers correctly.
@@ -95,26 +108,21 @@ fn fair_binomial_tail(fewer: usize, more: usize) -> f64 {
     largest * sum
 }
 
-/// The lower limit `Δ` of Tango's interval: where the score statistic `(b − c − nΔ)/√(n(2q + Δ(1−Δ)))` equals `z`.
+/// The lower limit `Δ` of Tango's interval: where the [score statistic](tango_statistic) equals `z`. Counts may be expected ones.
 ///
 /// The statistic falls as `Δ` rises from −1 to the estimate, where it is zero: bisection down to neighbouring numbers.
-fn tango_lower(b: f64, c: f64, n: f64, z: f64) -> f64 {
-    let rejected = |delta: f64| {
-        let variance = n * (2.0 * constrained_share(b, c, n, delta) + delta * (1.0 - delta));
-        b - c - n * delta >= z * variance.max(0.0).sqrt()
-    };
-    let (mut below, mut above) = (-1.0, (b - c) / n);
-    loop {
-        let middle = f64::midpoint(below, above);
-        if middle <= below || middle >= above {
-            return middle;
-        }
-        if rejected(middle) {
-            below = middle;
-        } else {
-            above = middle;
-        }
-    }
+pub(super) fn tango_lower(b: f64, c: f64, n: f64, z: f64) -> f64 {
+    bisect(-1.0, (b - c) / n, |delta| {
+        let (distance, spread) = tango_statistic(b, c, n, delta);
+        distance >= z * spread
+    })
+}
+
+/// The score statistic of `p(baseline only) − p(variant only) = Δ`, `(b − c − nΔ) / √(n(2q + Δ(1−Δ)))`: numerator and
+/// denominator.
+pub(super) fn tango_statistic(b: f64, c: f64, n: f64, delta: f64) -> (f64, f64) {
+    let variance = n * (2.0 * constrained_share(b, c, n, delta) + delta * (1.0 - delta));
+    (b - c - n * delta, variance.max(0.0).sqrt())
 }
 
 /// `q`, the maximum-likelihood share of passages right in the variant only, given the difference `delta`: the larger

@@ -24,6 +24,7 @@ mod export_faults;
 mod faults;
 mod flags;
 mod gate;
+mod gate_samples;
 mod hostile;
 mod hostile_hugging_face;
 mod hostile_results;

@@ -27,6 +27,16 @@ pub fn samples(passages: impl IntoIterator<Item = (f64, bool)>) -> Vec<Sample> {
     passages.into_iter().enumerate().map(sample).collect()
 }
 
+/// The same with a KL divergence at every target token.
+pub fn diverging(mut samples: Vec<Sample>, divergence: impl Fn(usize) -> f64) -> Vec<Sample> {
+    for sample in &mut samples {
+        for token in &mut sample.tokens {
+            token.kl = Some(divergence(sample.doc_id));
+        }
+    }
+    samples
+}
+
 /// Writes an output directory with a baseline and variants; returns the directory's path as text.
 pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str, Vec<Sample>)>) -> String {
     let count = baseline.len();

@@ -1,0 +1,45 @@
+//! What a gate judges: one model beside another on the passages of one task.
+
+use super::limits::Limits;
+use crate::report::PairedOutcomes;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reference {
+    /// The unmerged model of the same report, or the samples given as the baseline.
+    Baseline,
+    /// The model of the same name in the earlier report.
+    Earlier,
+}
+
+impl Reference {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "the baseline",
+            Self::Earlier => "the earlier report",
+        }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Earlier => "earlier",
+        }
+    }
+}
+
+pub(crate) struct Comparison {
+    pub task: String,
+    pub model: String,
+    pub reference: Reference,
+    pub limits: Limits,
+    pub outcomes: PairedOutcomes,
+    /// The passages, in the order of the outcomes.
+    pub doc_ids: Vec<usize>,
+}
+
+/// Comparisons that are judged together, and why others are not among them.
+#[derive(Default)]
+pub(crate) struct Comparisons {
+    pub comparisons: Vec<Comparison>,
+    pub remarks: Vec<String>,
+}

@@ -1,0 +1,161 @@
+//! Checks in words and numbers, as the table, JUnit and sentences show them. A bound is rounded away from what it proves.
+
+use super::judge::{Check, Finding, Outcome};
+use super::limits::Policy;
+use crate::report::Criterion;
+use crate::stats::{FEWEST_PASSAGES, Verdict};
+
+/// Which way a number is rounded.
+#[derive(Clone, Copy)]
+pub(super) enum Rounding {
+    Down,
+    Nearest,
+    Up,
+}
+
+/// A loss as it is shown: in points, per cent or nats; of top tokens the share that stays the same.
+pub(super) fn loss(criterion: Criterion, loss: f64, rounding: Rounding) -> String {
+    match criterion {
+        Criterion::AccuracyLoss => format!("{} points", signed(100.0 * loss, 2, rounding)),
+        Criterion::PerplexityIncrease => format!("{} %", signed(100.0 * loss.exp_m1(), 3, rounding)),
+        Criterion::KlDivergence => format!("{} nats", scientific(loss, rounding)),
+        Criterion::TopTokenChange => {
+            let turned = match rounding {
+                Rounding::Down => Rounding::Up,
+                Rounding::Nearest => Rounding::Nearest,
+                Rounding::Up => Rounding::Down,
+            };
+            format!("{:.2} %", rounded(100.0 * (1.0 - loss), 2, turned))
+        }
+    }
+}
+
+/// A limit as it was written.
+pub(super) fn limit(criterion: Criterion, limit: f64) -> String {
+    match criterion {
+        Criterion::AccuracyLoss => format!("{} points", shortest(100.0 * limit)),
+        Criterion::PerplexityIncrease => format!("{} %", shortest(100.0 * limit.exp_m1())),
+        Criterion::KlDivergence => format!("{} nats", shortest(limit)),
+        Criterion::TopTokenChange => format!("{} %", shortest(100.0 * (1.0 - limit))),
+    }
+}
+
+impl Check {
+    pub(super) fn name(&self) -> &'static str {
+        match &self.finding {
+            Finding::Bounded { criterion, .. } => criterion.name(),
+            Finding::Exact { .. } => "changed passages",
+        }
+    }
+
+    pub(super) fn found(&self) -> String {
+        match &self.finding {
+            Finding::Bounded { criterion, loss: found, .. } => loss(*criterion, *found, Rounding::Nearest),
+            Finding::Exact { changed, .. } => changed.to_string(),
+        }
+    }
+
+    pub(super) fn limit(&self) -> String {
+        match &self.finding {
+            Finding::Bounded { criterion, limit: of, .. } => limit(*criterion, *of),
+            Finding::Exact { .. } => "0".to_owned(),
+        }
+    }
+
+    /// What was proven of the loss.
+    pub(super) fn bound(&self) -> String {
+        let (criterion, decision) = match &self.finding {
+            Finding::Bounded { criterion, decision, .. } => (*criterion, decision),
+            Finding::Exact { changed: 0, .. } => return "every passage".to_owned(),
+            Finding::Exact { changed, first } => {
+                let named: Vec<_> = first.iter().map(usize::to_string).collect();
+                let more = if *changed > first.len() { ", …" } else { "" };
+                return format!("passages {}{more}", named.join(", "));
+            }
+        };
+        let (lower, upper) =
+            (loss(criterion, decision.lower, Rounding::Down), loss(criterion, decision.upper, Rounding::Up));
+        let same = criterion == Criterion::TopTokenChange;
+        match decision.verdict {
+            _ if !(decision.lower.is_finite() && decision.upper.is_finite()) => {
+                format!("none: fewer than {FEWEST_PASSAGES} passages")
+            }
+            Verdict::Within if same => format!("at least {upper}"),
+            Verdict::Within => format!("at most {upper}"),
+            Verdict::Beyond if same => format!("at most {lower}"),
+            Verdict::Beyond => format!("at least {lower}"),
+            Verdict::Undecided if same => format!("{upper} to {lower}"),
+            Verdict::Undecided => format!("{lower} to {upper}"),
+        }
+    }
+
+    pub(super) fn verdict_words(&self) -> &'static str {
+        match (self.verdict(), self.outcome()) {
+            (Verdict::Within, _) => "within",
+            (Verdict::Beyond, Outcome::Failed) => "BEYOND",
+            (Verdict::Beyond, _) => "beyond (advisory)",
+            (Verdict::Undecided, Outcome::Undecided) => "UNDECIDED",
+            (Verdict::Undecided, _) if self.policy == Policy::Advisory => "undecided (advisory)",
+            (Verdict::Undecided, _) => "undecided (allowed)",
+        }
+    }
+
+    /// How many more passages would decide it, at the rates and the spread seen; empty where it is decided.
+    pub(super) fn more_passages(&self) -> String {
+        match &self.finding {
+            Finding::Bounded { decision, .. } if decision.verdict == Verdict::Undecided => {
+                decision.more_passages.map_or_else(|| "no number".to_owned(), grouped)
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// Digits in groups of three.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn rounded(value: f64, decimals: i32, rounding: Rounding) -> f64 {
+    let scale = 10.0_f64.powi(decimals);
+    let scaled = value * scale;
+    let whole = match rounding {
+        Rounding::Nearest => scaled.round(),
+        // What is a decimal but for the last bits stays what it is.
+        _ if (scaled - scaled.round()).abs() < 1e-6 => scaled.round(),
+        Rounding::Down => scaled.floor(),
+        Rounding::Up => scaled.ceil(),
+    };
+    // Without the sign of zero.
+    whole / scale + 0.0
+}
+
+fn signed(value: f64, decimals: i32, rounding: Rounding) -> String {
+    let value = rounded(value, decimals, rounding);
+    let decimals = usize::try_from(decimals).unwrap_or(0);
+    format!("{value:+.decimals$}")
+}
+
+/// Three digits.
+fn scientific(value: f64, rounding: Rounding) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "an exponent")]
+    let exponent = value.abs().log10().floor() as i32;
+    let digits = rounded(value * 10.0_f64.powi(-exponent), 2, rounding);
+    format!("{:.2e}", digits * 10.0_f64.powi(exponent))
+}
+
+/// Without the digits that arithmetic added.
+fn shortest(value: f64) -> String {
+    format!("{value:.9}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,71 @@
+//! Within, beyond or undecided: what a limit's verdict may say.
+
+use super::measured::Measured;
+use super::plan::passages_needed;
+
+/// What was proven about a loss and its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The loss is at most the limit: the upper end of its one-sided bound is.
+    Within,
+    /// The loss exceeds the limit: the lower end of its one-sided bound does, also with Holm's correction over all limits judged
+    /// together.
+    Beyond,
+    /// Neither is proven.
+    Undecided,
+}
+
+/// A verdict and what it rests on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decision {
+    pub verdict: Verdict,
+    /// One-sided upper bound at α; infinite where none can be claimed.
+    pub upper: f64,
+    /// One-sided lower bound at [`beyond_alpha`](Self::beyond_alpha); minus infinity where none can be claimed.
+    pub lower: f64,
+    /// The α that Holm's correction leaves for [`Verdict::Beyond`].
+    pub beyond_alpha: f64,
+    /// The p-value, uncorrected, of a loss that is at most the limit.
+    pub p_beyond: f64,
+    /// Of an undecided one: how many more passages decide it at the rates and the spread seen; `None` where no number that can be had
+    /// does, as for a loss as large as its limit.
+    pub more_passages: Option<u64>,
+}
+
+/// Decides limits that are judged together. Pairs are a loss and its limit.
+///
+/// *Within* claims hold with probability 1 − `alpha` each, and so does the claim that all are within: it is false only if one of
+/// them is. *Beyond* claims hold together with probability 1 − `alpha`, by S. Holm's step-down procedure (Scandinavian
+/// Journal of Statistics 6, 1979).
+pub fn decide(judged: &[(Measured, f64)], alpha: f64) -> Vec<Decision> {
+    let p_values: Vec<f64> = judged.iter().map(|(loss, limit)| loss.p_beyond(*limit)).collect();
+    let mut by_p: Vec<usize> = (0..judged.len()).collect();
+    by_p.sort_by(|one, other| p_values[*one].total_cmp(&p_values[*other]));
+    let mut decisions: Vec<Option<Decision>> = vec![None; judged.len()];
+    // The step at which the procedure stops; what comes after it has the same α.
+    let (mut left, mut rejecting) = (judged.len(), true);
+    for index in by_p {
+        #[expect(clippy::cast_precision_loss, reason = "a number of limits")]
+        let beyond_alpha = alpha / left as f64;
+        rejecting &= p_values[index] <= beyond_alpha;
+        if rejecting {
+            left -= 1;
+        }
+        decisions[index] = Some(Decision::of(judged[index], p_values[index], rejecting, alpha, beyond_alpha));
+    }
+    decisions.into_iter().flatten().collect()
+}
+
+impl Decision {
+    fn of((loss, limit): (Measured, f64), p_beyond: f64, rejected: bool, alpha: f64, beyond_alpha: f64) -> Self {
+        let (lower, upper) = (loss.lower(beyond_alpha), loss.upper(alpha));
+        let verdict = match (rejected, upper <= limit) {
+            (true, _) => Verdict::Beyond,
+            (false, true) => Verdict::Within,
+            (false, false) => Verdict::Undecided,
+        };
+        let more_passages =
+            if verdict == Verdict::Undecided { passages_needed(loss, limit, alpha, beyond_alpha) } else { None };
+        Self { verdict, upper, lower, beyond_alpha, p_beyond, more_passages }
+    }
+}
