@@ -271,9 +271,10 @@ impl DeviceRun {
         &self,
         architecture: &Architecture,
         stage: &StageTensors,
+        uploader: &mut Uploader,
         stream: usize,
     ) -> Result<Vec<Vec<f64>>, ModelError> {
-        let output = OutputStage::new(stage, architecture, &mut Uploader::new(self.backend))?;
+        let output = OutputStage::new(stage, architecture, uploader)?;
         let streams = self.stream(stream)?;
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| streams.narrow(chunk.start, chunk.tokens));
         let parts = each(self.backend, tasks.collect::<Result<_, _>>()?, |rows: Streams| output.norm_means(&rows))?;

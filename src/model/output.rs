@@ -5,10 +5,10 @@ use tch::{Device, Kind, Tensor};
 use super::backend::wide;
 use super::norm::{Norm, NormMeans};
 use super::streams::of_rank;
+use super::weights::Owners;
 use super::{ModelError, Streams, Uploader};
 use crate::config::{Architecture, Head};
 use crate::partition::{Role, StageTensors};
-use crate::tensor::HostTensor;
 
 #[derive(Debug)]
 pub struct OutputStage {
@@ -16,8 +16,7 @@ pub struct OutputStage {
     norm: Norm,
     weights: Vec<Tensor>,
     divisor: f64,
-    // On the CPU weights may be views of these.
-    _owners: Vec<HostTensor>,
+    _owners: Owners,
 }
 
 /// The scores of target tokens under a model.

@@ -23,6 +23,11 @@ impl Default for Pool {
 }
 
 impl Pool {
+    /// Keeps so many bytes for later at most.
+    pub fn keeping(limit: usize) -> Self {
+        Self { limit: limit.max(KEPT), free: Mutex::default() }
+    }
+
     /// So many bytes, of any value.
     pub fn take(&self, count: usize) -> Vec<u8> {
         match self.find(count) {
