@@ -325,8 +325,9 @@ impl<'a> SliceRun<'a> {
         let reading = Instant::now();
         for Measured { columns, distances } in std::mem::take(&mut self.measured) {
             for (device, distances) in self.devices.iter().zip(distances) {
-                for (at, &number) in (0..).zip(&device.numbers) {
-                    let squares = Vec::<f64>::try_from(&distances.f_select(0, at)?)?;
+                let width = usize::try_from(distances.size().last().copied().unwrap_or(1)).unwrap_or(1).max(1);
+                let read = Vec::<f64>::try_from(&distances.f_flatten(0, -1)?)?;
+                for (&number, squares) in device.numbers.iter().zip(read.chunks(width)) {
                     let of_column = |column: usize| squares.get(column).copied().unwrap_or_default();
                     let variants = vec![Vec::new(); columns.len()];
                     let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
