@@ -37,8 +37,10 @@ impl EngineOptions {
         Self { backends, ..Self::default() }
     }
 
-    fn memory_budget(&self, backend: Backend) -> u64 {
-        self.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend))
+    /// What the device with the least memory has: all get equal shares of the passages.
+    fn memory_budget(&self) -> u64 {
+        let least = || self.backends.iter().map(|&backend| budget::default_memory_budget(backend)).min();
+        self.memory_budget.or_else(least).unwrap_or(0)
     }
 }
 
@@ -74,12 +76,12 @@ pub(super) fn slice_count(
     let backend = first_backend(options)?;
     let capacity = capacity(models, plan.longest(), backend, options)?;
     let tokens = capacity.saturating_mul(options.backends.len());
-    Ok((options.memory_budget(backend), slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
+    Ok((options.memory_budget(), slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
 }
 
 /// Tokens whose residual streams a device holds.
 fn capacity(models: Models<'_>, longest: usize, backend: Backend, options: &EngineOptions) -> Result<usize, EvalError> {
-    budget::slice_tokens(models, backend, longest, options.memory_budget(backend))
+    budget::slice_tokens(models, backend, longest, options.memory_budget())
 }
 
 fn first_backend(options: &EngineOptions) -> Result<Backend, EvalError> {
@@ -119,10 +121,7 @@ pub fn evaluate_chunks<E: From<EvalError>>(
             .map(|(backend, chunks)| DeviceRun::new(architecture, backend, &plan.lay_out(&chunks)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
-        // In chunks as `merge` has them, so that it writes what was evaluated.
-        let chunk_tokens = budget::default_chunk_tokens(backend);
-        let calibrator =
-            Calibrator::new(architecture, backend, models.strategies(), &options.calibration, chunk_tokens)?;
+        let calibrator = Calibrator::new(architecture, backend.device, models.strategies(), &options.calibration)?;
         let outcome = SliceRun::new(models, observer, devices, calibrator, options.divergence).run(
             &ids,
             number,

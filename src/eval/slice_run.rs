@@ -150,7 +150,7 @@ impl<'a> SliceRun<'a> {
             self.keep(&groups, &scores.map_err(failed)?);
         }
         // So that times measure work done.
-        self.devices.iter().for_each(|device| device.backend.synchronize());
+        self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
         self.outcome.timings.compute += computing.elapsed();
         Ok(())
     }

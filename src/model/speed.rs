@@ -20,6 +20,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(300);
 /// Floating-point operations per second in products `[rows, hidden] × [hidden, 4 hidden]`.
 pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64, ModelError> {
     let _no_grad = tch::no_grad_guard();
+    backend.prepare()?;
     let hidden = i64::try_from(hidden_size).unwrap_or(WIDEST).clamp(1, WIDEST);
     #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
     let operations = 2.0 * (ROWS * hidden * 4 * hidden) as f64;
@@ -31,8 +32,7 @@ pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64,
     let right = Tensor::f_ones([hidden, 4 * hidden], options)?;
     let multiply = || {
         let _ = left.f_matmul(&right)?;
-        backend.synchronize();
-        Ok(())
+        backend.synchronize()
     };
     Ok(operations * calls_per_second(multiply)?)
 }
