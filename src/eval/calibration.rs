@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use tch::{Device, Kind};
+
 use super::EvalError;
+use super::budget::default_chunk_tokens;
 use super::chunk_plan::ChunkPlan;
 use super::device_run::{DeviceRun, StageInput};
 use super::packing::{TokenizedPassage, after_prompt};
@@ -30,13 +33,12 @@ struct CalibratedVariant<'a> {
 
 impl<'a> Calibrator<'a> {
     /// `strategies` are those of the merges, with the variants' places; `None` where none of them calibrates or the model
-    /// needs no calibration.
+    /// needs no calibration. It computes in float32 whatever the evaluation computes in: the merge is then one and the same.
     pub(super) fn new(
         architecture: &'a Architecture,
-        backend: Backend,
+        device: Device,
         strategies: impl Iterator<Item = (usize, &'a Strategy)>,
         passages: &[TokenizedPassage],
-        chunk_tokens: usize,
     ) -> Result<Option<Self>, EvalError> {
         let calibrating = strategies.filter(|(_, strategy)| strategy.calibrate);
         let merges: Vec<_> =
@@ -44,7 +46,8 @@ impl<'a> Calibrator<'a> {
         if merges.is_empty() || passages.is_empty() || !architecture.streams_can_differ() {
             return Ok(None);
         }
-        let plan = ChunkPlan::new(after_prompt(architecture, passages), chunk_tokens);
+        let backend = Backend { device, kind: Kind::Float };
+        let plan = ChunkPlan::new(after_prompt(architecture, passages), default_chunk_tokens(backend));
         let run = DeviceRun::new(architecture, backend, &plan.everything()).map_err(EvalError::Device)?;
         Ok(Some(Self { architecture, run, baseline: None, merges, streams_differ: false }))
     }

@@ -10,6 +10,9 @@ use crate::model::Backend;
 /// Positions whose logits exist at once on a GPU, which needs some to be busy.
 pub(super) const GPU_OUTPUT_ROWS: usize = 512;
 
+/// Bytes of a float32.
+const FLOAT: usize = 4;
+
 /// Bytes of a GPU's memory, at the most demanding moment of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct DeviceMemory {
@@ -41,11 +44,9 @@ impl DeviceMemory {
         let calibrating = models.strategies().filter(|(_, strategy)| strategy.calibrate).count();
         let calibrates = calibrating > 0 && architecture.streams_can_differ();
         let tokens = if calibrates { calibration.iter().map(TokenizedPassage::length).sum() } else { 0 };
-        let calibration = {
-            // Beside those that stay, two are being made: of the unmerged model, or of a merge before it is corrected.
-            let streams = calibrating + 2 * models.checkpoint.tp_size();
-            product(&[tokens, streams, architecture.hidden_size, element])
-        };
+        // Beside those that stay, two are being made: of the unmerged model, or of a merge before it is corrected.
+        let streams = calibrating + 2 * models.checkpoint.tp_size();
+        let calibration_tokens = tokens.min(calibration_chunk);
         let own = models.candidates().map(|(_, model)| model);
         let widest = std::iter::once(models.checkpoint).chain(own).map(|model| {
             // A merged model has one rank, whose activations are as wide as all ranks' together.
@@ -53,10 +54,10 @@ impl DeviceMemory {
             elements(model.tp_size()).max(elements(1))
         });
         Self {
-            weights: weights(models, element),
-            chunk: product(&[chunk_tokens.max(tokens.min(calibration_chunk)), widest.max().unwrap_or(0), element]),
+            weights: weights(models, element, calibrates),
+            chunk: product(&[(chunk_tokens * element).max(calibration_tokens * FLOAT), widest.max().unwrap_or(0)]),
             logits: logits(models, element),
-            calibration,
+            calibration: product(&[tokens, streams, architecture.hidden_size, FLOAT]),
             libraries: Self::LIBRARIES,
         }
     }
@@ -90,11 +91,11 @@ pub(super) fn stream_bytes_per_token(models: Models<'_>, backend: Backend, (targ
 }
 
 /// Weights on the device: those of two stages as they are stored, and of one once more where they are computed with in another
-/// type.
-fn weights(models: Models<'_>, element: usize) -> u64 {
-    let stages = stages(models, element);
-    let most = |of: fn(&(u64, u64)) -> u64| stages.iter().map(of).max().unwrap_or(0);
-    2 * most(|stage| stage.0) + most(|stage| stage.1)
+/// type, or calibrated with, in float32.
+fn weights(models: Models<'_>, element: usize, calibrates: bool) -> u64 {
+    let converted = |element| stages(models, element).into_iter().map(|(_, converted)| converted).max().unwrap_or(0);
+    let calibrated = if calibrates && element != FLOAT { converted(FLOAT) } else { 0 };
+    2 * largest_stage(models) + converted(element) + calibrated
 }
 
 /// About the bytes that the largest stage's weights take on a GPU as they are stored: the unmerged model's, and what merges do
@@ -159,7 +160,6 @@ fn activations(architecture: &Architecture, ranks: usize) -> usize {
 /// Rows of logits in the compute type, as log-probabilities, the baseline's with its probabilities, and two of the same size
 /// while a divergence is summed.
 fn logits(models: Models<'_>, element: usize) -> u64 {
-    const FLOAT: usize = 4;
     let own = models.candidates().map(|(_, model)| model.architecture().padded_vocab_size);
     let widest = own.chain([models.checkpoint.architecture().padded_vocab_size]).max().unwrap_or(0);
     product(&[GPU_OUTPUT_ROWS, widest, element.max(FLOAT) * 5 + element])

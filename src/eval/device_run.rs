@@ -65,6 +65,7 @@ impl DeviceRun {
         backend: Backend,
         chunks: &DeviceChunks,
     ) -> Result<Self, ModelError> {
+        backend.prepare()?;
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };

@@ -38,7 +38,8 @@ impl EngineOptions {
         Self { backends, ..Self::default() }
     }
 
-    /// Bytes for residual streams on each device, if chunks have so many tokens.
+    /// Bytes for residual streams on each device, if chunks have so many tokens: what the device with the least memory has, as
+    /// all get equal shares of the passages.
     fn stream_bytes(&self, models: Models<'_>, chunk_tokens: usize) -> u64 {
         let by_device = |&backend: &Backend| {
             budget::default_memory_budget(models, backend, chunk_tokens, &self.calibration)
@@ -154,10 +155,7 @@ pub fn evaluate_chunks<E: From<EvalError>>(
             .map(|(backend, chunks)| DeviceRun::new(architecture, backend, &plan.lay_out(&chunks)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
-        // In chunks as `merge` has them, so that it writes what was evaluated.
-        let chunk_tokens = budget::default_chunk_tokens(backend);
-        let calibrator =
-            Calibrator::new(architecture, backend, models.strategies(), &options.calibration, chunk_tokens)?;
+        let calibrator = Calibrator::new(architecture, backend.device, models.strategies(), &options.calibration)?;
         let outcome = SliceRun::new(models, observer, devices, calibrator, options.divergence).run(
             &ids,
             number,

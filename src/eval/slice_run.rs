@@ -188,7 +188,7 @@ impl<'a> SliceRun<'a> {
             self.keep(&groups, &scores.map_err(failed)?);
         }
         // So that times measure work done.
-        self.devices.iter().for_each(|device| device.backend.synchronize());
+        self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
         self.outcome.timings.compute += computing.elapsed();
         Ok(())
     }
@@ -310,12 +310,12 @@ impl<'a> SliceRun<'a> {
         let others: BTreeSet<_> = self.streams.iter().flatten().copied().filter(|&stream| stream != baseline).collect();
         let others: Vec<_> = others.into_iter().collect();
         let distances = self.devices.iter().map(|device| device.distances(baseline, &others));
-        let distances =
-            distances.collect::<Result<_, _>>().map_err(|source| EvalError::Model { stage: id, source })?;
+        let failed = |source| EvalError::Model { stage: id, source };
+        let distances = distances.collect::<Result<_, _>>().map_err(failed)?;
         let column = |&stream: &Option<usize>| others.iter().position(|&other| Some(other) == stream);
         self.measured.push(Measured { columns: self.streams.iter().map(column).collect(), distances });
         // So that times measure work done.
-        self.devices.iter().for_each(|device| device.backend.synchronize());
+        self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
         self.outcome.timings.divergence += measuring.elapsed();
         Ok(())
     }

@@ -22,6 +22,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(300);
 pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64, ModelError> {
     let _no_grad = tch::no_grad_guard();
     let rows = if backend.device == Device::Cpu { ROWS } else { GPU_ROWS };
+    backend.prepare()?;
     let hidden = i64::try_from(hidden_size).unwrap_or(WIDEST).clamp(1, WIDEST);
     #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
     let operations = 2.0 * (rows * hidden * 4 * hidden) as f64;
@@ -33,8 +34,7 @@ pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64,
     let right = Tensor::f_ones([hidden, 4 * hidden], options)?;
     let multiply = || {
         let _ = left.f_matmul(&right)?;
-        backend.synchronize();
-        Ok(())
+        backend.synchronize()
     };
     Ok(operations * calls_per_second(multiply)?)
 }

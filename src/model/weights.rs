@@ -27,8 +27,7 @@ pub struct Uploader {
     late: Option<Late>,
     // Matrices in tiles; `None` of those that cannot be.
     packed: HashMap<usize, (HostTensor, Option<Packed>)>,
-    /// Whether products with weights uploaded from now on are summed in another order than usual, where this crate decides
-    /// the order: libtorch's own depends on the chunk's size.
+    /// Whether products with weights uploaded from now on are summed in another order than usual.
     pub other_order: bool,
 }
 
@@ -162,8 +161,11 @@ impl Uploader {
         {
             return Ok(ranks);
         }
-        let plain = |ranges: Vec<Tensor>| ranges.into_iter().map(LinearWeight::Plain).collect();
-        Ok(self.per_rank(stage, architecture, role)?.into_iter().map(plain).collect())
+        let other_order = self.other_order;
+        let plain = |ranges: Vec<Tensor>| {
+            ranges.into_iter().map(|range| LinearWeight::plain(range, other_order)).collect::<Result<_, _>>()
+        };
+        self.per_rank(stage, architecture, role)?.into_iter().map(plain).collect()
     }
 
     /// Every rank's ranges of a joined matrix in tiles; `None` if it is not joined or cannot be.
