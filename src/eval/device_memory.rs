@@ -1,5 +1,7 @@
 //! What a GPU's memory holds during an evaluation: the sum by which slices are cut.
 
+use std::collections::BTreeMap;
+
 use super::packing::TokenizedPassage;
 use super::variant::{Models, Weights};
 use crate::checkpoint::ModelSource;
@@ -47,15 +49,9 @@ impl DeviceMemory {
         // Beside those that stay, two are being made: of the unmerged model, or of a merge before it is corrected.
         let streams = calibrating + 2 * models.checkpoint.tp_size();
         let calibration_tokens = tokens.min(calibration_chunk);
-        let own = models.candidates().map(|(_, model)| model);
-        let widest = std::iter::once(models.checkpoint).chain(own).map(|model| {
-            // A merged model has one rank, whose activations are as wide as all ranks' together.
-            let elements = |ranks| activations(model.architecture(), ranks);
-            elements(model.tp_size()).max(elements(1))
-        });
         Self {
             weights: weights(models, element, calibrates),
-            chunk: product(&[(chunk_tokens * element).max(calibration_tokens * FLOAT), widest.max().unwrap_or(0)]),
+            chunk: product(&[(chunk_tokens * element).max(calibration_tokens * FLOAT), activations(models)]),
             logits: logits(models, element),
             calibration: product(&[tokens, streams, architecture.hidden_size, FLOAT]),
             libraries: Self::LIBRARIES,
@@ -142,8 +138,25 @@ fn layer_parameters(model: &dyn ModelSource) -> u64 {
     in_layers(model).div_ceil(model.architecture().layer_count.max(1) as u64)
 }
 
-/// Elements of a token in a layer when most of them exist at once.
-fn activations(architecture: &Architecture, ranks: usize) -> usize {
+/// Elements of a token in a layer when most of them exist at once. libtorch keeps the memory that one model's tensors had, and
+/// those of models with another number of ranks are of other sizes; chunks are not quite equal, so that the largest tensors
+/// may have been made for a smaller chunk before.
+fn activations(models: Models<'_>) -> usize {
+    let merged = models.strategies().next().map(|_| (models.checkpoint.architecture(), 1));
+    let own = models.candidates().map(|(_, model)| (model.architecture(), model.tp_size()));
+    let mut by_ranks = BTreeMap::new();
+    let mut largest = 0;
+    for (architecture, ranks) in
+        own.chain(merged).chain([(models.checkpoint.architecture(), models.checkpoint.tp_size())])
+    {
+        let most: &mut usize = by_ranks.entry(ranks).or_default();
+        *most = (*most).max(activations_of(architecture, ranks));
+        largest = largest.max(architecture.mlp_input_size().max(architecture.qkv_size()).div_ceil(ranks));
+    }
+    by_ranks.values().sum::<usize>() + largest
+}
+
+fn activations_of(architecture: &Architecture, ranks: usize) -> usize {
     let hidden = architecture.hidden_size;
     let streams = if architecture.streams_can_differ() { ranks } else { 1 };
     let own_norm = architecture.mlp_input != MlpInput::AttentionNorm;

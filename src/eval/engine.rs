@@ -149,10 +149,12 @@ pub fn evaluate_chunks<E: From<EvalError>>(
     let passages = todo.iter().map(|&chunk| plan.passages(chunk).len()).sum();
     observer.start(Work { passages, tokens, total });
     let _no_grad = tch::no_grad_guard();
+    let shares = slices.iter().flat_map(|slice| divide(slice, &options.backends));
+    let largest = shares.map(|(_, chunks)| plan.tokens(&chunks)).max().unwrap_or(0);
     for (number, slice) in slices.iter().enumerate() {
         let devices = divide(slice, &options.backends)
             .into_iter()
-            .map(|(backend, chunks)| DeviceRun::new(architecture, backend, &plan.lay_out(&chunks)))
+            .map(|(backend, chunks)| Ok(DeviceRun::new(architecture, backend, &plan.lay_out(&chunks))?.with_room(largest)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
         let calibrator = Calibrator::new(architecture, backend.device, models.strategies(), &options.calibration)?;

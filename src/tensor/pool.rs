@@ -117,6 +117,16 @@ mod tests {
     }
 
     #[test]
+    fn a_larger_pool_keeps_what_the_usual_one_does_not() {
+        for (pool, kept) in [(Pool::default(), false), (Pool::keeping(0), false), (Pool::keeping(2 * KEPT), true)] {
+            let pool = Arc::new(pool);
+            let large = pool.take(KEPT + 1);
+            drop(Block { bytes: large, pool: Some(pool.clone()) });
+            assert_eq!(pool.find(KEPT + 1).is_some(), kept);
+        }
+    }
+
+    #[test]
     fn small_tensors_do_not_take_large_blocks() {
         let pool = Arc::new(Pool { limit: 10 * SMALLEST, free: Mutex::default() });
         let large = pool.take(SMALLEST);

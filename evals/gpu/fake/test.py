@@ -7,6 +7,7 @@ The whole CUDA host path on the fake GPU in BUILT (see README.md): every referen
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -106,6 +107,24 @@ class Tests:
         missing = [text for text in texts if text not in run.stdout]
         return run.complaint() or (f"without {missing}: {run.stdout}" if missing else "")
 
+    def plan(self, command, gibibytes, *options, slices=None):
+        """At the 20b width, with all passages of LAMBADA where they are there: the memory that a dry run names is enough, nothing is
+        refused, and there are as many slices as it says."""
+        lambada = ROOT.parent / "shared/data/lambada/lambada_test.jsonl"
+        data = lambada if lambada.exists() else DEMO["data"]
+        of = (command, self.gpu.synthetic("20b", 3), "--tokenizer", DEMO["tokenizer"], "--data", data, "--device", "cuda:0", *options)
+        plan = self.gpu.run("compare", *of[1:], "--dry-run", FAKE_MEM_GB=gibibytes).stdout
+        run = self.gpu.run(*of, FAKE_MEM_GB=gibibytes)
+        if run.complaint():
+            return run.complaint()
+        planned, peak = float(re.search(r"at most ([\d.]+) GiB of each GPU", plan)[1]), run.counts["peak_bytes"]["0"] / 2**30
+        found = run.report["run"]["slices"]
+        expected = int((re.search(r"(\d+) slices", plan) or [0, 1])[1])
+        print(f"     {gibibytes} GiB: {found} slices, peak {peak:.2f} GiB of {planned:.2f} planned")
+        if peak > planned or planned > gibibytes or run.counter("cudaMalloc refused"):
+            return f"peak {peak:.2f} GiB of {planned:.2f} planned, {run.counter('cudaMalloc refused')} refused"
+        return "" if found == expected and slices in (None, found) else f"{found} slices, not {slices or expected}"
+
     # ---- a layer at the 20b width
 
     def layer(self, name):
@@ -148,6 +167,11 @@ class Tests:
         self.check("a GPU that is not there", lambda: self.refuses(some, "cuda:3", 2, ["there are 2, counted from 0"], FAKE_GPUS=2))
         self.check("too little memory for anything", lambda: self.refuses(some, "cuda", 2, ["out of memory", "hint:"], FAKE_MEM_GB=0.004))
         self.check("doctor", self.doctor)
+        self.check("78 GiB, eight models at the 20b width", lambda: self.plan("compare", 78, slices=1))
+        merges = strategies(["zeroth", "mean", "reduce-aware"])
+        for gibibytes in (24, 12):
+            self.check(f"{gibibytes} GiB, four models at the 20b width", lambda: self.plan("compare", gibibytes, *merges))
+        self.check("12 GiB, float32 at the 20b width", lambda: self.plan("compare", 12, "--dtype", "f32", *merges))
         for name in WIDE:
             self.check(f"a layer at the 20b width, {name}", lambda: self.layer(name))
 

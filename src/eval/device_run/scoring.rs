@@ -11,6 +11,9 @@ use crate::model::{DeviceScores, ModelError, OutputStage, Reference, Streams, Ta
 /// Positions whose logits exist at once, for each thread; a row of a 50,432-word vocabulary takes 200 kB in float32.
 const CPU_OUTPUT_ROWS: i64 = 64;
 
+/// Bytes of differences between streams that exist at once on a GPU: they are read again before they leave its cache.
+const DIFFERENCES: i64 = 12 << 20;
+
 impl DeviceRun {
     /// For every chunk the squared norm of the baseline's stream, then the squared distances of the others from it,
     /// `[chunks, 1 + others]`, float64, over all rows that all of these have. Reading it would make a GPU wait.
@@ -57,7 +60,7 @@ impl DeviceRun {
     pub(in crate::eval) fn score(&self, outputs: &[(OutputStage, usize)]) -> Result<Vec<TargetScores>, ModelError> {
         let most = if self.backend.device == Device::Cpu { CPU_OUTPUT_ROWS } else { to_i64(GPU_OUTPUT_ROWS) };
         let blocks = self.target_ranges()?.into_iter().flat_map(|(first, count)| {
-            let starts = (0..count).step_by(usize::try_from(most).unwrap_or(1));
+            let starts = (0..count.max(1)).step_by(usize::try_from(most).unwrap_or(1));
             starts.map(move |start| (first + start, most.min(count - start)))
         });
         let tasks = blocks.map(|(start, length)| {
@@ -93,13 +96,10 @@ impl DeviceRun {
 
 /// Σ‖x‖² of all rows, float64. Squares of float16 overflow.
 fn sum_of_squares(rows: &Tensor) -> Result<Tensor, ModelError> {
-    let wide = wide(rows.kind());
     if rows.device() == Device::Cpu {
-        return Ok(rows.f_to_kind(wide)?.f_square()?.f_sum(Kind::Double)?);
+        return Ok(rows.f_to_kind(wide(rows.kind()))?.f_square()?.f_sum(Kind::Double)?);
     }
-    // One pass over memory: a GPU's kernel widens, squares and adds.
-    let norm = rows.f_norm_scalaropt_dtype(2, wide)?;
-    Ok(norm.f_to_kind(Kind::Double)?.f_square()?)
+    Ok(norm(rows)?.f_to_kind(Kind::Double)?.f_square()?)
 }
 
 /// Σ‖x − reference‖² of all rows, float64.
@@ -108,6 +108,19 @@ fn squared_distance(rows: &Tensor, reference: &Tensor) -> Result<Tensor, ModelEr
         let wide = wide(rows.kind());
         return sum_of_squares(&rows.f_to_kind(wide)?.f_sub(&reference.f_to_kind(wide)?)?);
     }
-    // In 16 bits where the streams are: that rounds each difference by a part in 256 at most, at random, and halves the time.
-    sum_of_squares(&rows.f_sub(reference)?)
+    let (count, width) = rows.size2()?;
+    let step = (DIFFERENCES / (width * to_i64(rows.kind().elt_size_in_bytes())).max(1)).max(1);
+    let starts = (0..count.max(1)).step_by(usize::try_from(step).unwrap_or(1));
+    let norms = starts.map(|start| {
+        let block = |rows: &Tensor| rows.f_narrow(0, start, step.min(count - start));
+        // In 16 bits where the streams are, which rounds each difference by a part in 256 at most, up or down.
+        norm(&block(rows)?.f_sub(&block(reference)?)?)
+    });
+    let norms = Tensor::f_stack(&norms.collect::<Result<Vec<_>, _>>()?, 0)?;
+    Ok(norms.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?)
+}
+
+/// ‖x‖ in at least float32: one pass over memory, in which a GPU's kernel widens, squares and adds.
+fn norm(rows: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(rows.f_norm_scalaropt_dtype(2, wide(rows.kind()))?)
 }
