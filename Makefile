@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test test-launchers reliability bench bench-peers verify-hf verify-written verify-rolling lint doc deny msrv man fuzz soak clean
+.PHONY: help setup build demo test test-launchers test-cuda-host reliability bench bench-peers verify-hf verify-written verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,6 +25,9 @@ test: setup ## Run all tests, with libtorch and without
 
 test-launchers: build ## Shards under a real Slurm, mpirun and torchrun, compared with one process (installs Debian's packages)
 	evals/launchers/test.sh target/release/kintsugi
+
+test-cuda-host: build ## The CUDA host path on a GPU that computes nothing (fetches the CUDA wheel, 2.7 GB, unless KINTSUGI_CUDA_PYTHON has it)
+	evals/gpu/fake/test.sh target/release/kintsugi $(ARGS)
 
 KILLS ?= 100
 

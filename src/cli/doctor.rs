@@ -23,7 +23,7 @@ pub(super) fn run(args: DoctorArgs, screen: &Screen) -> Result<()> {
     screen.data(&lines.concat())
 }
 
-fn facts() -> Vec<(&'static str, String)> {
+fn facts() -> Vec<(String, String)> {
     let mut facts = vec![("kintsugi", env!("CARGO_PKG_VERSION").to_owned())];
     let threads = std::thread::available_parallelism().map_or_else(|_| "unknown".to_owned(), |count| count.to_string());
     facts.push(("cpu threads", threads));
@@ -38,16 +38,34 @@ fn facts() -> Vec<(&'static str, String)> {
             if crate::model::has_tiles() { "AMX: f32 products twice as fast" } else { "none: products by libtorch" };
         facts.push(("cpu tiles", tiles.to_owned()));
         facts.push(("libtorch", crate::run::versions().libtorch));
-        facts.push((
-            "cuda",
-            match crate::model::cuda_device_count() {
-                Ok(0) => "libtorch finds no device".to_owned(),
-                Ok(count) => format!("{count} device(s)"),
-                Err(reason) => format!("none: {}", reason.lines().next().unwrap_or_default()),
-            },
-        ));
     }
     #[cfg(not(feature = "libtorch"))]
     facts.push(("libtorch", "built without: compare, eval and demo are missing".to_owned()));
+    let mut facts: Vec<_> = facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+    #[cfg(feature = "libtorch")]
+    facts.extend(gpus());
+    facts
+}
+
+/// What is known of CUDA, and every GPU after a trial.
+#[cfg(feature = "libtorch")]
+fn gpus() -> Vec<(String, String)> {
+    use crate::model::{self, Gpu};
+    let gpus = match model::gpus() {
+        Ok(gpus) => gpus,
+        Err(error) => return vec![("cuda".to_owned(), format!("none: {error}"))],
+    };
+    let versions =
+        model::cuda_versions().into_iter().filter_map(|(name, version)| Some(format!("{name} {}", version?)));
+    let mut facts = vec![("cuda".to_owned(), versions.collect::<Vec<_>>().join(", "))];
+    facts.extend(gpus.iter().map(|gpu| {
+        let memory = model::gpu_memory(gpu.index).map_or_else(|error| error.to_string(), |memory| memory.to_string());
+        let works = match model::probe(tch::Device::Cuda(gpu.index)) {
+            Ok(()) => "product and attention work".to_owned(),
+            Err(error) => format!("DOES NOT WORK: {error}"),
+        };
+        let Gpu { index, .. } = gpu;
+        (format!("cuda:{index}"), format!("{gpu}, {memory}; {works}"))
+    }));
     facts
 }

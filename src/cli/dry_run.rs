@@ -10,6 +10,7 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         1 => "all passages in one pass".to_owned(),
         count => format!("{count} slices of passages, one pass each"),
     };
+    let on_gpu = work.device_bytes.map_or_else(String::new, |bytes| format!(", at most {} of each GPU", size(bytes)));
     let seconds = match &forecast.seconds {
         Ok(seconds) => format!("about {} at the speed of a matrix product just measured", duration(*seconds)),
         Err(error) => format!("unknown: {error}"),
@@ -24,7 +25,7 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         ("tokenizer", forecast.tokenizer.display().to_string()),
         ("evaluates", forecast.models.join(", ")),
         ("on", format!("{}, {threads} threads, {} tokens at a time", forecast.devices.join(", "), work.chunk_tokens)),
-        ("memory", format!("{} for residual streams; {slices}", size(work.memory_budget))),
+        ("memory", format!("{} for residual streams; {slices}{on_gpu}", size(work.memory_budget))),
         ("reads", format!("{} of weights", size(work.read_bytes))),
         ("computes", format!("at most {:.1e} floating-point operations in matrix products", work.operations)),
         ("takes", seconds),

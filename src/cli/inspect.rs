@@ -92,7 +92,7 @@ fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<S
             "checkpoint_validation_logits are stored: --self-check compares the model with them".to_owned(),
         ));
     }
-    let Some(&device) = DeviceChoice::Auto.resolve()?.first() else { return Ok(None) };
+    let Some(device) = DeviceChoice::Auto.resolve()?.first().map(|chosen| chosen.device) else { return Ok(None) };
     let kind = Compute::Exactly(DType::F32).resolve(DType::F32, device);
     let Some(check) = self_check(checkpoint, Backend { device, kind })? else { return Ok(None) };
     let found = format!("largest difference {:.1e} over {} positions", check.max_abs_difference, check.positions);

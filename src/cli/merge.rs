@@ -149,8 +149,8 @@ fn calibration(
 fn run_job(job: &MergeJob<'_>, calibration: Option<&Calibration>, progress: &dyn Progress) -> Result<MergeSummary> {
     let Some(calibration) = calibration else { return Ok(job.run(None, progress)?) };
     let architecture = job.checkpoint.architecture();
-    let (backend, passages) = (calibration.backend, &calibration.passages);
-    let mut merge = crate::eval::CalibratedMerge::new(architecture, job.choice.strategy, backend, passages)?;
+    let (device, passages) = (calibration.device, &calibration.passages);
+    let mut merge = crate::eval::CalibratedMerge::new(architecture, job.choice.strategy, device, passages)?;
     let mut supply = |stage: &StageTensors, exactness: &mut Exactness| Ok(merge.stage(stage, exactness)?);
     Ok(job.run(Some(&mut supply), progress)?)
 }

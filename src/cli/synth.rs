@@ -18,6 +18,9 @@ pub(super) struct SynthArgs {
     /// Layer count, widths and vocabulary of this model: Pythia's, or GPT-NeoX-20B's
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Shape::names()))]
     shape: String,
+    /// Number of layers [default: the shape's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    layers: Option<u16>,
     /// Number of ranks
     #[arg(long, value_name = "N", default_value_t = 2)]
     tensor_parallel: usize,
@@ -39,7 +42,8 @@ pub(super) struct SynthArgs {
 }
 
 pub(super) fn run(args: &SynthArgs, screen: &Screen) -> Result<()> {
-    let shape = Shape::named(&args.shape).ok_or_else(|| Error::usage(format!("no shape `{}`", args.shape)))?;
+    let mut shape = Shape::named(&args.shape).ok_or_else(|| Error::usage(format!("no shape `{}`", args.shape)))?;
+    shape.layer_count = args.layers.map_or(shape.layer_count, usize::from);
     let mut options = SynthOptions::new(shape);
     options.tp_size = args.tensor_parallel;
     options.dtype = match args.dtype.as_str() {

@@ -1,12 +1,13 @@
 //! The stages of a merge that calibrates, to be written: the same calibration, stage by stage, that the evaluation runs,
 //! without passages to score.
 
+use tch::Device;
+
+use super::EvalError;
 use super::calibration::Calibrator;
 use super::packing::TokenizedPassage;
-use super::{EvalError, budget};
 use crate::config::Architecture;
 use crate::merge::{Exactness, StageMerger, Strategy};
-use crate::model::Backend;
 use crate::partition::StageTensors;
 
 pub struct CalibratedMerge<'a> {
@@ -16,17 +17,16 @@ pub struct CalibratedMerge<'a> {
 }
 
 impl<'a> CalibratedMerge<'a> {
-    /// Nothing runs yet. With the passages, device and type of an evaluation the stages are bit for bit the ones that it
-    /// evaluates.
+    /// Nothing runs yet. With the passages and the device of an evaluation the stages are bit for bit the ones that it
+    /// evaluates, whatever type it computes in.
     pub fn new(
         architecture: &'a Architecture,
         strategy: &'a Strategy,
-        backend: Backend,
+        device: Device,
         passages: &[TokenizedPassage],
     ) -> Result<Self, EvalError> {
         let strategies = std::iter::once((0, strategy));
-        let chunk_tokens = budget::default_chunk_tokens(backend);
-        let calibrator = Calibrator::new(architecture, backend, strategies, passages, chunk_tokens)?;
+        let calibrator = Calibrator::new(architecture, device, strategies, passages)?;
         Ok(Self { architecture, strategy, calibrator })
     }
 
@@ -35,7 +35,7 @@ impl<'a> CalibratedMerge<'a> {
         let _no_grad = tch::no_grad_guard();
         let mut merger = StageMerger::new(stage, self.architecture);
         if let Some(calibrator) = &mut self.calibrator
-            && let Some(corrected) = calibrator.stage(stage, &mut merger, std::slice::from_mut(exactness))?.remove(&0)
+            && let Some(corrected) = calibrator.stage(stage, &mut merger, None, std::slice::from_mut(exactness))?.remove(&0)
         {
             return Ok(corrected);
         }

@@ -3,7 +3,7 @@
 mod pieces;
 mod scoring;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::chunk_plan::DeviceChunks;
 use super::packing::Target;
@@ -46,6 +46,8 @@ pub(super) struct DeviceRun {
     pub(super) backend: Backend,
     input_ids: Tensor,
     tokens: i64,
+    /// Tokens of the largest slice on a GPU.
+    room: i64,
     pieces: Vec<Piece>,
     /// The same rows in chunks of another size.
     other_pieces: Vec<Piece>,
@@ -65,6 +67,7 @@ impl DeviceRun {
         backend: Backend,
         chunks: &DeviceChunks,
     ) -> Result<Self, ModelError> {
+        backend.prepare()?;
         let on_device = |values: &[i64]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(backend.device)?)
         };
@@ -79,6 +82,7 @@ impl DeviceRun {
             backend,
             input_ids: on_device(&chunks.packed.input_ids)?,
             tokens: to_i64(chunks.packed.input_ids.len()),
+            room: 0,
             pieces: pieces(&chunks.chunks, &positions)?,
             other_pieces: pieces(&chunks.rechunked(), &positions)?,
             longest: chunks.longest,
@@ -91,6 +95,12 @@ impl DeviceRun {
         };
         run.rotary_of(architecture)?;
         Ok(run)
+    }
+
+    /// Makes streams of so many tokens, which those of later slices will find.
+    pub(super) fn with_room(self, tokens: usize) -> Self {
+        // A CPU's allocator has no need of it.
+        if self.backend.device == Device::Cpu { self } else { Self { room: to_i64(tokens), ..self } }
     }
 
     /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which
@@ -126,10 +136,7 @@ impl DeviceRun {
         architecture: &Architecture,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Streams, ModelError> {
-        let on_device = (self.backend.kind, self.backend.device);
-        let blank = || Tensor::f_empty([self.tokens, to_i64(architecture.hidden_size)], on_device);
-        let streams =
-            Streams::new((0..embedding.stream_count()).map(|_| blank()).collect::<Result<_, tch::TchError>>()?);
+        let streams = self.blank(embedding.stream_count(), architecture.hidden_size)?;
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| {
             let ids = self.input_ids.f_narrow(0, chunk.start, chunk.tokens)?;
             Ok((chunk.shallow_clone(), ids, streams.narrow(chunk.start, chunk.tokens)?))
@@ -144,6 +151,10 @@ impl DeviceRun {
             },
         )?;
         Ok(streams)
+    }
+
+    fn blank(&self, count: usize, hidden_size: usize) -> Result<Streams, ModelError> {
+        Streams::blank(count, self.tokens, self.room, to_i64(hidden_size), self.backend)
     }
 
     fn run_layer(
@@ -186,7 +197,7 @@ impl DeviceRun {
             (held.streams, None)
         } else {
             let source = self.stream(stream)?;
-            (source.blank(count)?, Some(source))
+            (self.blank(count, source.hidden_size())?, Some(source))
         };
         let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
         let rotary = self.rotary[layer.rotary].1.as_ref();
@@ -271,9 +282,10 @@ impl DeviceRun {
         &self,
         architecture: &Architecture,
         stage: &StageTensors,
+        uploader: &mut Uploader,
         stream: usize,
     ) -> Result<Vec<Vec<f64>>, ModelError> {
-        let output = OutputStage::new(stage, architecture, &mut Uploader::new(self.backend))?;
+        let output = OutputStage::new(stage, architecture, uploader)?;
         let streams = self.stream(stream)?;
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| streams.narrow(chunk.start, chunk.tokens));
         let parts = each(self.backend, tasks.collect::<Result<_, _>>()?, |rows: Streams| output.norm_means(&rows))?;

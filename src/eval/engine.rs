@@ -6,6 +6,7 @@ use tch::{Device, Kind};
 
 use super::calibration::Calibrator;
 use super::chunk_plan::{Assignment, ChunkPlan};
+use super::device_memory::stream_bytes_per_token;
 use super::device_run::DeviceRun;
 use super::outcome::SliceOutcome;
 use super::packing::{TokenizedPassage, after_prompt};
@@ -37,8 +38,13 @@ impl EngineOptions {
         Self { backends, ..Self::default() }
     }
 
-    fn memory_budget(&self, backend: Backend) -> u64 {
-        self.memory_budget.unwrap_or_else(|| budget::default_memory_budget(backend))
+    /// Bytes for residual streams on each device, if chunks have so many tokens: what the device with the least memory has, as
+    /// all get equal shares of the passages.
+    fn stream_bytes(&self, models: Models<'_>, chunk_tokens: usize) -> u64 {
+        let by_device = |&backend: &Backend| {
+            budget::default_memory_budget(models, backend, chunk_tokens, &self.calibration)
+        };
+        self.memory_budget.or_else(|| self.backends.iter().map(by_device).min()).unwrap_or(0)
     }
 }
 
@@ -55,9 +61,16 @@ pub fn plan_chunks(
     let passages = after_prompt(models.checkpoint.architecture(), passages);
     let lengths = || passages.iter().map(TokenizedPassage::length);
     let longest = lengths().max().unwrap_or(0);
-    let capacity = capacity(models, longest, backend, options)?;
-    let mut chunk_tokens =
-        options.chunk_tokens.unwrap_or_else(|| budget::even_chunk_tokens(backend, lengths().sum(), longest));
+    let fitting = |asked| {
+        let by_device = options.backends.iter().map(|&backend| {
+            budget::fitting_chunk_tokens(models, backend, asked, &options.calibration)
+        });
+        by_device.min().unwrap_or(asked)
+    };
+    let mut chunk_tokens = options
+        .chunk_tokens
+        .unwrap_or_else(|| fitting(budget::even_chunk_tokens(backend, lengths().sum(), longest)));
+    let capacity = Capacity::new(models, &passages, chunk_tokens, backend, options)?.tokens;
     // In halves, so that a little more or less memory makes no other plan.
     while chunk_tokens > capacity && options.chunk_tokens.is_none() {
         chunk_tokens /= 2;
@@ -65,21 +78,45 @@ pub fn plan_chunks(
     Ok(ChunkPlan::new(passages, chunk_tokens.max(1)))
 }
 
-/// Bytes for residual streams, and in how many slices these chunks are computed.
-pub(super) fn slice_count(
-    models: Models<'_>,
-    plan: &ChunkPlan,
-    options: &EngineOptions,
-) -> Result<(u64, usize), EvalError> {
-    let backend = first_backend(options)?;
-    let capacity = capacity(models, plan.longest(), backend, options)?;
-    let tokens = capacity.saturating_mul(options.backends.len());
-    Ok((options.memory_budget(backend), slices(plan, &plan.whole(), tokens, options.slice_tokens).len()))
+/// How much of a slice a device holds.
+pub(super) struct Capacity {
+    /// Bytes for residual streams.
+    pub stream_bytes: u64,
+    /// Of these for every token.
+    pub bytes_per_token: u64,
+    /// Tokens whose streams fit.
+    pub tokens: usize,
 }
 
-/// Tokens whose residual streams a device holds.
-fn capacity(models: Models<'_>, longest: usize, backend: Backend, options: &EngineOptions) -> Result<usize, EvalError> {
-    budget::slice_tokens(models, backend, longest, options.memory_budget(backend))
+impl Capacity {
+    /// An error where not even the longest passage fits.
+    fn new(
+        models: Models<'_>,
+        passages: &[TokenizedPassage],
+        chunk_tokens: usize,
+        backend: Backend,
+        options: &EngineOptions,
+    ) -> Result<Self, EvalError> {
+        let longest = passages.iter().map(TokenizedPassage::length).max().unwrap_or(0);
+        let count = |of: fn(&TokenizedPassage) -> usize| passages.iter().map(of).sum();
+        let (targets, all) = (count(|passage| passage.target_ids.len()), count(TokenizedPassage::length));
+        let bytes_per_token = stream_bytes_per_token(models, backend, (targets, all)).max(1);
+        let stream_bytes = options.stream_bytes(models, chunk_tokens.max(longest));
+        let tokens = usize::try_from(stream_bytes / bytes_per_token).unwrap_or(usize::MAX);
+        if tokens < longest {
+            return Err(EvalError::Budget { budget: stream_bytes, needed: bytes_per_token * longest as u64 });
+        }
+        Ok(Self { stream_bytes, bytes_per_token, tokens })
+    }
+
+    pub(super) fn of_plan(models: Models<'_>, plan: &ChunkPlan, options: &EngineOptions) -> Result<Self, EvalError> {
+        Self::new(models, &plan.packed.passages, plan.chunk_tokens(), first_backend(options)?, options)
+    }
+
+    /// The slices of an assignment, each of at most so many tokens a device.
+    pub(super) fn slices(&self, plan: &ChunkPlan, assignment: &Assignment, options: &EngineOptions) -> Vec<Vec<usize>> {
+        slices(plan, assignment, self.tokens.saturating_mul(options.backends.len()), options.slice_tokens)
+    }
 }
 
 fn first_backend(options: &EngineOptions) -> Result<Backend, EvalError> {
@@ -104,8 +141,7 @@ pub fn evaluate_chunks<E: From<EvalError>>(
     if backend.device == Device::Cpu && backend.kind == Kind::Half {
         tracing::warn!("float16 arithmetic on a CPU is emulated and very slow: f32 or bf16 is what you want");
     }
-    let capacity = capacity(models, plan.longest(), backend, options)?;
-    let slices = slices(plan, assignment, capacity.saturating_mul(options.backends.len()), options.slice_tokens);
+    let slices = Capacity::of_plan(models, plan, options)?.slices(plan, assignment, options);
     let ids = models.checkpoint.stage_ids();
     let todo = slices.concat();
     let tokens = plan.tokens(&todo) as u64;
@@ -113,16 +149,15 @@ pub fn evaluate_chunks<E: From<EvalError>>(
     let passages = todo.iter().map(|&chunk| plan.passages(chunk).len()).sum();
     observer.start(Work { passages, tokens, total });
     let _no_grad = tch::no_grad_guard();
+    let shares = slices.iter().flat_map(|slice| divide(slice, &options.backends));
+    let largest = shares.map(|(_, chunks)| plan.tokens(&chunks)).max().unwrap_or(0);
     for (number, slice) in slices.iter().enumerate() {
         let devices = divide(slice, &options.backends)
             .into_iter()
-            .map(|(backend, chunks)| DeviceRun::new(architecture, backend, &plan.lay_out(&chunks)))
+            .map(|(backend, chunks)| Ok(DeviceRun::new(architecture, backend, &plan.lay_out(&chunks))?.with_room(largest)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
-        // In chunks as `merge` has them, so that it writes what was evaluated.
-        let chunk_tokens = budget::default_chunk_tokens(backend);
-        let calibrator =
-            Calibrator::new(architecture, backend, models.strategies(), &options.calibration, chunk_tokens)?;
+        let calibrator = Calibrator::new(architecture, backend.device, models.strategies(), &options.calibration)?;
         let outcome = SliceRun::new(models, observer, devices, calibrator, options.divergence).run(
             &ids,
             number,

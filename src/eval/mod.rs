@@ -9,6 +9,7 @@ pub mod chunk_plan;
 pub mod data_error;
 pub mod data_place;
 pub mod data_set;
+mod device_memory;
 mod device_run;
 mod engine;
 mod error;

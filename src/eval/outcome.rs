@@ -9,10 +9,15 @@ use crate::samples::TokenScore;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timings {
+    /// Waiting for the next stage.
     pub read: Duration,
     pub merge: Duration,
-    /// Copying to the device and computing.
+    /// Copying weights to GPUs while they compute.
+    pub copy: Duration,
+    /// Computing, and whatever copying is left to it.
     pub compute: Duration,
+    /// Measuring how far residual streams are from the baseline's.
+    pub divergence: Duration,
 }
 
 /// How far a residual stream is from the baseline's after a stage: over all tokens, after the last layer over those that

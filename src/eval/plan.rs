@@ -1,8 +1,11 @@
 //! The cost of an evaluation, before it is run.
 
+use tch::Device;
+
 use super::EvalError;
-use super::budget::in_layers;
-use super::engine::{EngineOptions, plan_chunks, slice_count};
+use super::budget::device_memory;
+use super::device_memory::in_layers;
+use super::engine::{Capacity, EngineOptions, plan_chunks};
 use super::packing::{Packed, TokenizedPassage};
 use super::variant::Models;
 use crate::checkpoint::ModelSource;
@@ -21,6 +24,8 @@ pub struct Plan {
     pub read_bytes: u64,
     /// Memory for residual streams, and how much of it a slice may take.
     pub memory_budget: u64,
+    /// The most that is used of a GPU's memory, its streams included; `None` on a CPU.
+    pub device_bytes: Option<u64>,
     /// Floating-point operations in matrix products, if no two variants have a weight in common.
     pub operations: f64,
 }
@@ -29,7 +34,15 @@ impl Plan {
     /// Checks what can be checked without reading weights: candidates fit, the streams of one passage fit the memory.
     pub fn new(models: Models<'_>, passages: &[TokenizedPassage], options: &EngineOptions) -> Result<Self, EvalError> {
         let chunks = plan_chunks(models, passages, options)?;
-        let (memory_budget, slices) = slice_count(models, &chunks, options)?;
+        let capacity = Capacity::of_plan(models, &chunks, options)?;
+        let slices = capacity.slices(&chunks, &chunks.whole(), options);
+        let largest = slices.iter().map(|slice| chunks.tokens(slice)).max().unwrap_or(0);
+        let on_gpus = options.backends.iter().filter(|backend| backend.device != Device::Cpu);
+        let device_bytes = on_gpus.map(|&backend| {
+            let chunk_tokens = chunks.chunk_tokens().max(chunks.longest());
+            let streams = largest.div_ceil(options.backends.len()) as u64 * capacity.bytes_per_token;
+            device_memory(models, backend, chunk_tokens, &options.calibration).besides_streams() + streams
+        });
         let packed = &chunks.packed;
         let targets = packed.passages.iter().map(|passage| passage.target_ids.len()).sum();
         let (_, bytes) = models.checkpoint.size();
@@ -38,10 +51,11 @@ impl Plan {
             passages: packed.passages.len(),
             tokens: packed.input_ids.len(),
             targets,
-            slices,
+            slices: slices.len(),
             chunk_tokens: chunks.chunk_tokens(),
-            read_bytes: (bytes + of_candidates).saturating_mul(slices as u64),
-            memory_budget,
+            read_bytes: (bytes + of_candidates).saturating_mul(slices.len() as u64),
+            memory_budget: capacity.stream_bytes,
+            device_bytes: device_bytes.max(),
             operations: operations(models.checkpoint, packed, targets) * float(models.variants.len()),
         })
     }

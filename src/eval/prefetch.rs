@@ -1,45 +1,74 @@
-//! The reader thread: while a stage is being computed, the next one is read, joined and hashed. It sends one stage
-//! (of every model) at a time and waits with the next one, so that two stages are in memory at most.
+//! The reader thread: while a stage is being computed, the next one is read, joined and hashed, and where GPUs compute also
+//! merged and copied to them, so that they need not wait. It sends one stage (of every model) at a time and waits with the
+//! next one, so that two stages are in memory at most.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
 use super::EvalError;
 use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, ReadDigests, Reading};
+use crate::config::Architecture;
+use crate::merge::{MergedTensors, StageMerger, Strategy};
+use crate::model::{Backend, Fed, Feed};
 use crate::partition::{StageId, StageTensors};
 use crate::tensor::Pool;
 
 /// The same stage of every model.
-pub(super) type Stages = Vec<StageTensors>;
+type Stages = Vec<StageTensors>;
+
+/// A stage, and what was made of it ahead.
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// Of every model.
+    pub stages: Stages,
+    pub merged: MergedTensors,
+    /// By device; `None` for one whose uploader copies when it is asked to.
+    pub fed: Vec<Option<Fed>>,
+    pub merging: Duration,
+    pub copying: Duration,
+}
+
+/// What is done with a stage for GPUs once it is read.
+#[derive(Debug)]
+pub(super) struct Ahead<'a> {
+    /// Of the first model.
+    pub architecture: &'a Architecture,
+    pub strategies: Vec<&'a Strategy>,
+    pub backends: Vec<Backend>,
+    /// About what the largest stage takes on a GPU.
+    pub stage_bytes: u64,
+}
 
 /// Stages in the order asked for, read ahead by one.
 pub(super) struct Prefetcher<'scope> {
-    stages: Receiver<Result<Stages, CheckpointError>>,
+    stages: Receiver<Result<Prepared, EvalError>>,
     thread: Option<ScopedJoinHandle<'scope, Vec<Vec<FileDigest>>>>,
 }
 
 impl<'scope> Prefetcher<'scope> {
-    /// Starts the thread. `hash` asks for the digest of every file it reads from.
+    /// Starts the thread. `hash` asks for the digest of every file it reads from; with no `ahead` it reads and hashes alone.
     pub(super) fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
         models: Vec<&'env dyn ModelSource>,
         ids: Vec<StageId>,
         hash: bool,
+        ahead: Option<Ahead<'env>>,
     ) -> Self {
         let (sender, stages) = sync_channel(0);
-        let thread = scope.spawn(move || read_all(&models, &ids, hash, &sender));
+        let thread = scope.spawn(move || read_all(&models, &ids, hash, ahead.as_ref(), &sender));
         Self { stages, thread: Some(thread) }
     }
 
     /// Waits for the next stage, of every model in the order given.
-    pub(super) fn next(&mut self, expected: StageId) -> Result<Stages, EvalError> {
-        if let Ok(stages) = self.stages.recv() {
-            return Ok(stages?);
+    pub(super) fn next(&mut self, expected: StageId) -> Result<Prepared, EvalError> {
+        if let Ok(prepared) = self.stages.recv() {
+            return prepared;
         }
         // Joined here, a thread that died is an error; left to the scope, it would take the process along.
         let _ = self.thread.take().map(ScopedJoinHandle::join);
@@ -58,15 +87,23 @@ fn read_all(
     models: &[&dyn ModelSource],
     ids: &[StageId],
     hash: bool,
-    sender: &SyncSender<Result<Stages, CheckpointError>>,
+    ahead: Option<&Ahead<'_>>,
+    sender: &SyncSender<Result<Prepared, EvalError>>,
 ) -> Vec<Vec<FileDigest>> {
-    let pool = Arc::<Pool>::default();
+    // Shards, and what they are joined to.
+    let kept = ahead.map_or(0, |ahead| usize::try_from(2 * ahead.stage_bytes).unwrap_or(0));
+    let pool = Arc::new(Pool::keeping(kept));
+    let feeds = ahead.map(Ahead::feeds).unwrap_or_default();
     let mut readers: Vec<_> = models.iter().map(|&model| ModelReader::new(model, ids, hash, pool.clone())).collect();
     for &id in ids {
         let stages = readers.iter_mut().map(|reader| reader.read(id)).collect::<Result<Stages, CheckpointError>>();
-        let failed = stages.is_err();
+        let prepared = stages.map_err(EvalError::from).and_then(|stages| match ahead {
+            Some(ahead) => ahead.prepare(id, stages, &feeds),
+            None => Ok(Prepared { stages, ..Prepared::default() }),
+        });
+        let failed = prepared.is_err();
         // The receiver is gone if the run has ended with an error of its own.
-        if sender.send(stages).is_err() || failed {
+        if sender.send(prepared).is_err() || failed {
             break;
         }
     }
@@ -75,6 +112,28 @@ fn read_all(
         reader.digests
     };
     readers.into_iter().map(sorted).collect()
+}
+
+impl Ahead<'_> {
+    fn feeds(&self) -> Vec<Option<Feed>> {
+        self.backends.iter().map(|&backend| Feed::new(backend, self.stage_bytes)).collect()
+    }
+
+    fn prepare(&self, id: StageId, stages: Stages, feeds: &[Option<Feed>]) -> Result<Prepared, EvalError> {
+        let merging = Instant::now();
+        let strategies = self.strategies.iter().copied();
+        let merged = stages.first().map(|stage| StageMerger::ahead(stage, self.architecture, strategies));
+        let (merged, merging) = (merged.unwrap_or_default(), merging.elapsed());
+        let copying = Instant::now();
+        let tensors = || {
+            let params = stages.iter().flat_map(|stage| stage.params.values());
+            params.flat_map(|param| param.value.tensors()).chain(merged.iter())
+        };
+        let copy = |feed: &Option<Feed>| feed.as_ref().map(|feed| feed.copy(tensors())).transpose();
+        let fed = feeds.iter().map(copy).collect::<Result<_, _>>();
+        let fed = fed.map_err(|source| EvalError::Model { stage: id, source })?;
+        Ok(Prepared { merged, fed, merging, copying: copying.elapsed(), stages })
+    }
 }
 
 /// Reads the stages of a model and hashes its files, each when its last stage has been read.

@@ -2,15 +2,17 @@
 //! rule, push all passages of all variants through it, drop it. Variants whose weights have been equal so far share one
 //! residual stream; candidates go through the same loop with stages of their own.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
+
+use tch::{Device, Tensor};
 
 use super::EvalError;
 use super::calibration::Calibrator;
+use super::device_memory::largest_stage;
 use super::device_run::{DeviceRun, StageInput};
 use super::outcome::{Divergence, SliceOutcome};
-use super::prefetch::Prefetcher;
+use super::prefetch::{Ahead, Prefetcher, Prepared};
 use super::progress::Observer;
 use super::variant::{Models, Weights};
 use crate::config::Architecture;
@@ -45,6 +47,15 @@ pub(super) struct SliceRun<'a> {
     divergence: bool,
     calibrator: Option<Calibrator<'a>>,
     streams: Vec<Option<usize>>,
+    measured: Vec<Measured>,
+}
+
+/// How far streams are from the baseline's after a stage, not read yet.
+struct Measured {
+    /// Each variant's column after the first of a device's distances; `None` for those in the baseline's stream.
+    columns: Vec<Option<usize>>,
+    /// As [`DeviceRun::distances`] gives them, by device.
+    distances: Vec<Tensor>,
 }
 
 impl<'a> SliceRun<'a> {
@@ -62,7 +73,7 @@ impl<'a> SliceRun<'a> {
             ..SliceOutcome::default()
         };
         let (streams, divergence) = (vec![None; models.variants.len()], divergence && models.variants.len() > 1);
-        Self { models, observer, outcome, devices, divergence, calibrator, streams }
+        Self { models, observer, outcome, devices, divergence, calibrator, streams, measured: Vec::new() }
     }
 
     /// Runs all stages. The first slice also analyses the candidates, and keeps the digests of the files if `hash` asks for
@@ -79,12 +90,15 @@ impl<'a> SliceRun<'a> {
         let models =
             std::iter::once(self.models.checkpoint).chain(candidates.iter().map(|&(_, model)| model)).collect();
         std::thread::scope(|scope| {
-            let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash);
+            let mut reader = Prefetcher::start(scope, models, ids.to_vec(), hash, self.ahead());
             for &id in ids {
                 self.observer.stage(id, number + 1, slice_count);
                 let waiting = Instant::now();
-                let mut stages = reader.next(id)?.into_iter();
+                let mut prepared = reader.next(id)?;
                 self.outcome.timings.read += waiting.elapsed();
+                self.outcome.timings.merge += prepared.merging;
+                self.outcome.timings.copy += prepared.copying;
+                let mut stages = std::mem::take(&mut prepared.stages).into_iter();
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
                 for (&at, other) in own.iter().filter(|_| number == 0) {
@@ -92,9 +106,11 @@ impl<'a> SliceRun<'a> {
                     let theirs = ModelStage { architecture: self.architecture_of(&[at]), tensors: other };
                     self.outcome.candidate_analyses.entry(at).or_default().add(ours, theirs)?;
                 }
-                self.stage(&stage, own)?;
+                self.stage(&stage, own, prepared)?;
                 self.measure_divergence(id)?;
             }
+            let failed = |source| EvalError::Model { stage: StageId::Output, source };
+            self.read_divergence().map_err(failed)?;
             let mut digests = reader.finish()?.into_iter();
             if hash {
                 self.outcome.digests = digests.next().unwrap_or_default();
@@ -104,14 +120,37 @@ impl<'a> SliceRun<'a> {
         })
     }
 
+    /// What the reader does for GPUs.
+    fn ahead(&self) -> Option<Ahead<'a>> {
+        let backends: Vec<_> = self.devices.iter().map(|device| device.backend).collect();
+        let (strategies, architecture) = (self.models.strategies(), self.models.checkpoint.architecture());
+        let stage_bytes = largest_stage(self.models);
+        let on_gpu = backends.iter().any(|backend| backend.device != Device::Cpu);
+        let strategies = strategies.map(|(_, strategy)| strategy).collect();
+        on_gpu.then_some(Ahead { architecture, strategies, backends, stage_bytes })
+    }
+
     /// Runs all variants through a stage; candidates bring their own.
-    fn stage(&mut self, stage: &StageTensors, candidates: BTreeMap<usize, StageTensors>) -> Result<(), EvalError> {
+    fn stage(
+        &mut self,
+        stage: &StageTensors,
+        candidates: BTreeMap<usize, StageTensors>,
+        prepared: Prepared,
+    ) -> Result<(), EvalError> {
         let architecture = self.models.checkpoint.architecture();
         let failed = |source| EvalError::Model { stage: stage.id, source };
         let is_last_layer = architecture.layer_count.checked_sub(1).map(StageId::Layer) == Some(stage.id);
-        let mut merger = StageMerger::new(stage, architecture);
+        let fed = prepared.fed.into_iter().chain(std::iter::repeat_with(|| None));
+        let uploaders = self.devices.iter().zip(fed).map(|(device, fed)| match fed {
+            Some(fed) => Uploader::with(device.backend, fed),
+            None => Ok(Uploader::new(device.backend)),
+        });
+        let mut uploaders = uploaders.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let mut merger = StageMerger::with(stage, architecture, prepared.merged);
         let mut own = match &mut self.calibrator {
-            Some(calibrator) => calibrator.stage(stage, &mut merger, &mut self.outcome.exactness)?,
+            Some(calibrator) => {
+                calibrator.stage(stage, &mut merger, uploaders.first(), &mut self.outcome.exactness)?
+            }
             None => BTreeMap::new(),
         };
         own.extend(candidates);
@@ -120,7 +159,6 @@ impl<'a> SliceRun<'a> {
         let groups = self.with_weights(groups, &mut merger, stage, &own)?;
         self.outcome.timings.merge += merging.elapsed();
         part_those_of_other_groups(&mut self.outcome.same_as, &groups);
-        let mut uploaders: Vec<_> = self.devices.iter().map(|device| Uploader::new(device.backend)).collect();
         let mut outputs: Vec<Vec<(OutputStage, usize)>> = self.devices.iter().map(|_| Vec::new()).collect();
         for (at, Group { key, members, weights }) in groups.iter().enumerate() {
             let computing = Instant::now();
@@ -152,7 +190,7 @@ impl<'a> SliceRun<'a> {
             self.keep(&groups, &scores.map_err(failed)?);
         }
         // So that times measure work done.
-        self.devices.iter().for_each(|device| device.backend.synchronize());
+        self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
         self.outcome.timings.compute += computing.elapsed();
         Ok(())
     }
@@ -264,30 +302,45 @@ impl<'a> SliceRun<'a> {
         }
     }
 
-    /// Notes how far every variant's stream is from the baseline's in every chunk, where that was asked for.
+    /// Measures how far every variant's stream is from the baseline's in every chunk, where that was asked for.
     fn measure_divergence(&mut self, id: StageId) -> Result<(), EvalError> {
         if id == StageId::Output || !self.divergence {
             return Ok(());
         }
         let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
-        for device in &self.devices {
-            let mut of_stream: BTreeMap<usize, Vec<Divergence>> = BTreeMap::new();
-            for &stream in self.streams.iter().flatten() {
-                if let Entry::Vacant(vacant) = of_stream.entry(stream) {
-                    let measured =
-                        device.distance(baseline, stream).map_err(|source| EvalError::Model { stage: id, source })?;
-                    vacant.insert(measured);
-                }
-            }
-            for (at, &number) in device.numbers.iter().enumerate() {
-                let variants = vec![Vec::new(); self.models.variants.len()];
-                let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
-                for (steps, stream) in of_chunk.iter_mut().zip(&self.streams) {
-                    let measured = stream.and_then(|stream| of_stream.get(&stream)?.get(at).copied());
-                    steps.push(measured.unwrap_or_default());
+        let measuring = Instant::now();
+        let others: BTreeSet<_> = self.streams.iter().flatten().copied().filter(|&stream| stream != baseline).collect();
+        let others: Vec<_> = others.into_iter().collect();
+        let distances = self.devices.iter().map(|device| device.distances(baseline, &others));
+        let failed = |source| EvalError::Model { stage: id, source };
+        let distances = distances.collect::<Result<_, _>>().map_err(failed)?;
+        let column = |&stream: &Option<usize>| others.iter().position(|&other| Some(other) == stream);
+        self.measured.push(Measured { columns: self.streams.iter().map(column).collect(), distances });
+        // So that times measure work done.
+        self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
+        self.outcome.timings.divergence += measuring.elapsed();
+        Ok(())
+    }
+
+    /// Reads what was measured after every stage.
+    fn read_divergence(&mut self) -> Result<(), ModelError> {
+        let reading = Instant::now();
+        for Measured { columns, distances } in std::mem::take(&mut self.measured) {
+            for (device, distances) in self.devices.iter().zip(distances) {
+                let width = usize::try_from(distances.size().last().copied().unwrap_or(1)).unwrap_or(1).max(1);
+                let read = Vec::<f64>::try_from(&distances.f_flatten(0, -1)?)?;
+                for (&number, squares) in device.numbers.iter().zip(read.chunks(width)) {
+                    let of_column = |column: usize| squares.get(column).copied().unwrap_or_default();
+                    let variants = vec![Vec::new(); columns.len()];
+                    let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
+                    for (steps, column) in of_chunk.iter_mut().zip(&columns) {
+                        let squared_distance = column.map_or(0.0, |column| of_column(1 + column));
+                        steps.push(Divergence { squared_distance, squared_norm: of_column(0) });
+                    }
                 }
             }
         }
+        self.outcome.timings.divergence += reading.elapsed();
         Ok(())
     }
 }

@@ -73,13 +73,6 @@ impl<'a> Models<'a> {
         })
     }
 
-    /// Residual streams that all variants together need: one each, but one per rank for a candidate whose ranks can
-    /// differ.
-    pub(super) fn stream_count(self) -> usize {
-        let forking = self.candidates().filter(|(_, model)| model.architecture().streams_can_differ());
-        self.variants.len() + forking.map(|(_, model)| model.tp_size().saturating_sub(1)).sum::<usize>()
-    }
-
     /// Whether the models can be evaluated: every candidate goes through the checkpoint's stages, with residual streams of
     /// the same width, and takes the passages.
     pub(super) fn check(self, passages: &[TokenizedPassage]) -> Result<(), EvalError> {

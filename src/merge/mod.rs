@@ -32,5 +32,5 @@ pub use fold::FoldSummary;
 pub use layout::ModelStage;
 pub use model_diff::{DiffSetting, DiffSide, DiffTensor, ModelDiff, ParameterDiff, ValueDiff, diff_models};
 pub use rule::Rule;
-pub use stage::{Signature, StageMerger};
+pub use stage::{MergedTensors, Signature, StageMerger};
 pub use strategy::{Override, Strategy, full_name};

@@ -23,8 +23,21 @@ pub struct StageMerger<'a> {
     stage: &'a StageTensors,
     architecture: &'a Architecture,
     units: Vec<NormUnit>,
-    made: Vec<(Role, Rule, Arithmetic, HostTensor)>,
+    merged: MergedTensors,
+}
+
+/// The tensors of a stage that merges have of their own.
+#[derive(Debug, Default)]
+pub struct MergedTensors {
+    reduced: Vec<(Role, Rule, Arithmetic, HostTensor)>,
     folded: Vec<(Role, Folded)>,
+}
+
+impl MergedTensors {
+    pub fn iter(&self) -> impl Iterator<Item = &HostTensor> {
+        let folded = self.folded.iter().flat_map(|(_, folded)| folded.params.iter().map(|(_, tensor)| tensor));
+        self.reduced.iter().map(|(.., tensor)| tensor).chain(folded)
+    }
 }
 
 const POSITION_DEPENDENT: &str = "replicas differ, and with sequence_parallel each was trained on its own stretch of the \
@@ -38,8 +51,25 @@ struct Plan<'a> {
 
 impl<'a> StageMerger<'a> {
     pub fn new(stage: &'a StageTensors, architecture: &'a Architecture) -> Self {
-        let units = NormUnit::of_stage(architecture, stage.id);
-        Self { stage, architecture, units, made: Vec::new(), folded: Vec::new() }
+        Self::with(stage, architecture, MergedTensors::default())
+    }
+
+    /// Starts with what [`StageMerger::ahead`] made of this stage.
+    pub fn with(stage: &'a StageTensors, architecture: &'a Architecture, merged: MergedTensors) -> Self {
+        Self { stage, architecture, units: NormUnit::of_stage(architecture, stage.id), merged }
+    }
+
+    /// Makes what the strategies will ask for. What cannot be made is left out: asked for, it fails again.
+    pub fn ahead<'s>(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        strategies: impl Iterator<Item = &'s Strategy>,
+    ) -> MergedTensors {
+        let mut merger = StageMerger::new(stage, architecture);
+        for strategy in strategies {
+            let _ = merger.merge(strategy, &mut Exactness::default());
+        }
+        merger.merged
     }
 
     /// Strategies with equal signatures make the same tensors of this stage.
@@ -101,7 +131,7 @@ impl<'a> StageMerger<'a> {
             params.insert(role, Param { name: param.name.clone(), kind: param.kind, value });
         }
         for unit in folding {
-            let Some((_, folded)) = self.folded.iter().find(|(gain, _)| *gain == unit.gain) else { continue };
+            let Some((_, folded)) = self.merged.folded.iter().find(|(gain, _)| *gain == unit.gain) else { continue };
             exactness.add_fold(folded.summary);
             for (role, tensor) in &folded.params {
                 if let Some(param) = params.get_mut(role) {
@@ -211,10 +241,10 @@ impl<'a> StageMerger<'a> {
 
     fn fold_missing(&mut self, units: &[NormUnit]) -> Result<(), MergeError> {
         for &unit in units {
-            if self.folded.iter().all(|(gain, _)| *gain != unit.gain) {
+            if self.merged.folded.iter().all(|(gain, _)| *gain != unit.gain) {
                 let folded = fold(self.stage, self.architecture, unit)
                     .map_err(|source| MergeError::Fold { stage: self.stage.id, source })?;
-                self.folded.push((unit.gain, folded));
+                self.merged.folded.push((unit.gain, folded));
             }
         }
         Ok(())
@@ -233,12 +263,13 @@ impl<'a> StageMerger<'a> {
                     Ok((role, rule, arithmetic, merged))
                 })
                 .collect::<Result<Vec<_>, MergeError>>()?;
-        self.made.extend(made);
+        self.merged.reduced.extend(made);
         Ok(())
     }
 
     fn find(&self, role: Role, rule: Rule, arithmetic: Arithmetic) -> Option<&HostTensor> {
-        self.made
+        let reduced = &self.merged.reduced;
+        reduced
             .iter()
             .find(|&&(made, by, with, _)| made == role && by == rule && with == arithmetic)
             .map(|(_, _, _, tensor)| tensor)

@@ -74,6 +74,26 @@ fn only(stage: &StageTensors, role: Role) -> &HostTensor {
 }
 
 #[test]
+fn what_is_merged_ahead_is_what_is_merged_when_asked_for() {
+    let architecture = sequential();
+    let values: &[&[f64]] = &[&[1.0, 2.0], &[3.0, 5.0]];
+    let stage = bias_alone(DType::F32, values);
+    // The last asks for a rank that does not exist.
+    let strategies = ["mean", "sum", "{rank: 7}"].map(by);
+    let ahead = StageMerger::ahead(&stage, &architecture, strategies.iter());
+    let made: Vec<_> = ahead.iter().map(HostTensor::storage_id).collect();
+    assert_eq!(made.len(), 2);
+    let mut merger = StageMerger::with(&stage, &architecture, ahead);
+    for (strategy, made) in strategies[..2].iter().zip(made) {
+        let merged = merger.merge(strategy, &mut Exactness::default()).unwrap();
+        assert!(merged.same_bits(&merge(&stage, &architecture, strategy).unwrap()));
+        assert_eq!(only(&merged, Role::AttentionOutputBias).storage_id(), made);
+    }
+    let error = merger.merge(&strategies[2], &mut Exactness::default()).unwrap_err();
+    assert!(matches!(error, MergeError::NoSuchRank { tp_rank: 7, .. }), "{error}");
+}
+
+#[test]
 fn each_rule_makes_the_numbers_worked_by_hand() {
     let stage = bias_alone(DType::F32, &[&[1.0, -4.0, 2.0], &[3.0, -1.0, 2.0], &[8.0, -4.0, -10.0]]);
     for (rule, expected) in [

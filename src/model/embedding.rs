@@ -6,10 +6,10 @@ use super::backend::kind_of;
 use super::extent::to_i64;
 use super::rotary::sinusoidal;
 use super::streams::of_rank;
+use super::weights::Owners;
 use super::{Chunk, ModelError, Streams, Uploader};
 use crate::config::{Architecture, Multipliers, Positions};
 use crate::partition::{ParamValue, Role, StageTensors};
-use crate::tensor::HostTensor;
 
 #[derive(Debug)]
 pub struct EmbeddingStage {
@@ -22,8 +22,7 @@ pub struct EmbeddingStage {
     prompt_length: i64,
     multipliers: Multipliers,
     backend: super::Backend,
-    // On the CPU weights may be views of these.
-    _owners: Vec<HostTensor>,
+    _owners: Owners,
 }
 
 impl EmbeddingStage {

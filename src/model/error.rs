@@ -7,8 +7,9 @@ use crate::partition::{PartitionError, Role, StageId};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
+    /// No source of its own: its text, which the message begins with, ends in a C++ stack trace.
     #[error("libtorch: {}", first_line(.0))]
-    Torch(#[from] TchError),
+    Torch(TchError),
     #[error("{stage}: no {role:?}")]
     MissingParameter { stage: StageId, role: Role },
     #[error(transparent)]
@@ -17,10 +18,20 @@ pub enum ModelError {
     Device { device: String, reason: String },
 }
 
+impl From<TchError> for ModelError {
+    fn from(error: TchError) -> Self {
+        Self::Torch(error)
+    }
+}
+
 impl ModelError {
     /// Whether a smaller chunk might do.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Torch(error) if error.to_string().contains("out of memory"))
+        /// What libtorch's allocator and the CUDA runtime, cuBLAS, and the driver call it.
+        const NAMES: [&str; 3] = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA_ERROR_OUT_OF_MEMORY"];
+        let Self::Torch(error) = self else { return false };
+        let message = error.to_string();
+        NAMES.iter().any(|name| message.contains(name))
     }
 
     pub fn hint(&self) -> Option<String> {
@@ -41,4 +52,35 @@ impl ModelError {
 /// The message without the C++ stack trace that libtorch appends.
 fn first_line(error: &TchError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use tch::TchError;
+
+    use super::ModelError;
+
+    fn torch(message: &str) -> ModelError {
+        TchError::Torch(message.to_owned()).into()
+    }
+
+    #[test]
+    fn only_the_first_line_of_libtorchs_text_is_shown() {
+        let error = torch("CUDA error: invalid argument\nException raised from f at g.cpp:1\nframe #0: h");
+        assert_eq!(error.to_string(), "libtorch: Internal torch error: CUDA error: invalid argument");
+        assert!(error.source().is_none());
+    }
+
+    #[test]
+    fn every_library_s_name_for_too_little_memory_is_known() {
+        let full = [
+            "CUDA out of memory. Tried to allocate 2.00 MiB.",
+            "CUDA error: out of memory",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ];
+        assert!(full.iter().all(|message| torch(message).is_out_of_memory()));
+        assert!(!torch("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`").is_out_of_memory());
+    }
 }

@@ -8,10 +8,10 @@ use super::mlp::Mlp;
 use super::norm::{Norm, NormMeans};
 use super::parallel::RowParallelLinear;
 use super::streams::of_rank;
+use super::weights::Owners;
 use super::{Chunk, ModelError, RotaryTable, Streams, Uploader};
 use crate::config::{Architecture, MlpInput, Residual};
 use crate::partition::{Role, StageTensors};
-use crate::tensor::HostTensor;
 
 /// Means over tokens of the outputs of a layer's norms, rank by rank.
 #[derive(Debug, Default)]
@@ -42,8 +42,7 @@ pub struct LayerStage {
     mlp: Mlp,
     // Where biases are added before the all-reduce.
     bias_sum: Option<Tensor>,
-    // On the CPU weights may be views of these.
-    _owners: Vec<HostTensor>,
+    _owners: Owners,
 }
 
 impl LayerStage {

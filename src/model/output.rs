@@ -5,10 +5,10 @@ use tch::{Device, Kind, Tensor};
 use super::backend::wide;
 use super::norm::{Norm, NormMeans};
 use super::streams::of_rank;
+use super::weights::Owners;
 use super::{ModelError, Streams, Uploader};
 use crate::config::{Architecture, Head};
 use crate::partition::{Role, StageTensors};
-use crate::tensor::HostTensor;
 
 #[derive(Debug)]
 pub struct OutputStage {
@@ -16,8 +16,7 @@ pub struct OutputStage {
     norm: Norm,
     weights: Vec<Tensor>,
     divisor: f64,
-    // On the CPU weights may be views of these.
-    _owners: Vec<HostTensor>,
+    _owners: Owners,
 }
 
 /// The scores of target tokens under a model.
@@ -62,7 +61,7 @@ impl OutputStage {
         Ok(means)
     }
 
-    /// The logits at all rows of the streams, `[rows, vocabulary]`, in the compute type.
+    /// The logits at all rows of the streams, `[rows, vocabulary]`: on a GPU at least in float32, on a CPU in the compute type.
     ///
     /// Each rank's part of the vocabulary comes from that rank's own final norm and stream. A row-parallel head takes
     /// slice r of rank r's normalised stream.
@@ -77,7 +76,7 @@ impl OutputStage {
                     .weights
                     .iter()
                     .enumerate()
-                    .map(|(tp_rank, weight)| Ok(of_rank(&normed, tp_rank).f_linear(weight, None::<&Tensor>)?))
+                    .map(|(tp_rank, weight)| product(of_rank(&normed, tp_rank), weight))
                     .collect::<Result<Vec<_>, ModelError>>()?;
                 Ok(Tensor::f_cat(&parts, -1)?)
             }
@@ -87,7 +86,7 @@ impl OutputStage {
                     let width = weight.size()[1];
                     let slice = of_rank(&normed, tp_rank).f_narrow(-1, start, width)?;
                     start += width;
-                    let partial = slice.f_linear(weight, None::<&Tensor>)?;
+                    let partial = product(&slice, weight)?;
                     total = Some(match total {
                         None => partial,
                         Some(mut total) => total.f_add_(&partial)?,
@@ -97,6 +96,15 @@ impl OutputStage {
             }
         }
     }
+}
+
+/// `x Wᵀ`, `[rows, outputs]`. On a GPU the result of 16-bit numbers is float32, as their sums are: logits of 10 and more would
+/// lose their third digit, which is half of a 16-bit evaluation's error. A CPU has no such product.
+fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(match (x.device(), x.kind()) {
+        (Device::Cuda(_), Kind::Half | Kind::BFloat16) => x.f_mm_dtype(&weight.f_transpose(0, 1)?, Kind::Float)?,
+        _ => x.f_linear(weight, None::<&Tensor>)?,
+    })
 }
 
 /// The unmerged model's distributions, which those of others are compared with; `[rows, vocabulary]` both.

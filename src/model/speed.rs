@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::products::{self, Packed};
 use super::threads::thread_count;
@@ -10,8 +10,9 @@ use super::{Backend, ModelError, each};
 use crate::partition::PartitionError;
 use crate::tensor::{DType, HostTensor};
 
-/// Rows of the product: tokens that go through a layer together, about.
+/// Rows of the product: tokens that go through a layer together, about, and on a GPU enough of them to keep it busy.
 const ROWS: i64 = 512;
+const GPU_ROWS: i64 = 4096;
 
 const WIDEST: i64 = 4096;
 
@@ -20,19 +21,20 @@ const LONG_ENOUGH: Duration = Duration::from_millis(300);
 /// Floating-point operations per second in products `[rows, hidden] × [hidden, 4 hidden]`.
 pub fn matrix_product_flops(backend: Backend, hidden_size: usize) -> Result<f64, ModelError> {
     let _no_grad = tch::no_grad_guard();
+    let rows = if backend.device == Device::Cpu { ROWS } else { GPU_ROWS };
+    backend.prepare()?;
     let hidden = i64::try_from(hidden_size).unwrap_or(WIDEST).clamp(1, WIDEST);
     #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
-    let operations = 2.0 * (ROWS * hidden * 4 * hidden) as f64;
+    let operations = 2.0 * (rows * hidden * 4 * hidden) as f64;
     if products::usable(backend) {
         return Ok(operations * tiled_products_per_second(backend, hidden)?);
     }
     let options = (backend.kind, backend.device);
-    let left = Tensor::f_ones([ROWS, hidden], options)?;
+    let left = Tensor::f_ones([rows, hidden], options)?;
     let right = Tensor::f_ones([hidden, 4 * hidden], options)?;
     let multiply = || {
         let _ = left.f_matmul(&right)?;
-        backend.synchronize();
-        Ok(())
+        backend.synchronize()
     };
     Ok(operations * calls_per_second(multiply)?)
 }

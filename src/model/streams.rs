@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::ModelError;
+use super::{Backend, ModelError};
 
 /// The residual streams of one variant, each `[packed rows, hidden]`: one for all ranks as long as they are bound to be
 /// equal, one per rank after something was added that differs between them.
@@ -18,6 +18,10 @@ impl Streams {
         self.0.len()
     }
 
+    pub fn hidden_size(&self) -> usize {
+        self.0.first().and_then(|stream| stream.size().last().copied()).map_or(0, |size| usize::try_from(size).unwrap_or(0))
+    }
+
     pub fn of_rank(&self, tp_rank: usize) -> &Tensor {
         of_rank(&self.0, tp_rank)
     }
@@ -31,9 +35,14 @@ impl Streams {
         Ok(())
     }
 
-    /// As many streams as asked for, of the same size, with anything in them.
-    pub fn blank(&self, count: usize) -> Result<Self, ModelError> {
-        Ok(Self((0..count).map(|_| self.0[0].f_empty_like()).collect::<Result<_, _>>()?))
+    /// As many streams of `rows` rows as asked for, with anything in them, in memory that has room for `room`: of equal
+    /// blocks one serves as well as the other.
+    pub fn blank(count: usize, rows: i64, room: i64, hidden_size: i64, backend: Backend) -> Result<Self, ModelError> {
+        let blank = |_| {
+            let memory = Tensor::f_empty([room.max(rows), hidden_size], (backend.kind, backend.device))?;
+            Ok(memory.f_narrow(0, 0, rows)?)
+        };
+        Ok(Self((0..count).map(blank).collect::<Result<_, ModelError>>()?))
     }
 
     /// A copy that shares no memory.

@@ -1,11 +1,13 @@
 //! Host tensors on the device. A tensor that several variants share is converted and copied once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::backend::kind_of;
 use super::extent::to_i64;
+use super::feed::{Fed, Late, WeightBlock};
 use super::products::{self, LinearWeight, Packed};
 use super::{Backend, ModelError, each};
 use crate::config::Architecture;
@@ -21,21 +23,43 @@ pub struct Uploader {
     pub(super) backend: Backend,
     // The host tensor is kept: its address is the key, and on the CPU its memory may be the device tensor's own.
     done: HashMap<(usize, Kind), (HostTensor, Tensor)>,
+    block: Option<Arc<WeightBlock>>,
+    late: Option<Late>,
     // Matrices in tiles; `None` of those that cannot be.
     packed: HashMap<usize, (HostTensor, Option<Packed>)>,
-    /// Whether products with weights uploaded from now on are summed in another order than usual, where this crate decides
-    /// the order: libtorch's own depends on the chunk's size.
+    /// Whether products with weights uploaded from now on are summed in another order than usual.
     pub other_order: bool,
 }
 
 impl Uploader {
     pub fn new(backend: Backend) -> Self {
-        Self { backend, done: HashMap::new(), packed: HashMap::new(), other_order: false }
+        let (done, packed) = (HashMap::new(), HashMap::new());
+        Self { backend, done, block: None, late: None, packed, other_order: false }
     }
 
-    /// The host tensors whose memory device tensors may share; they are kept as long as views of those are.
-    pub(super) fn owners(&self) -> Vec<HostTensor> {
-        self.done.values().map(|(host, _)| host.clone()).collect()
+    /// Starts with what was copied ahead.
+    pub fn with(backend: Backend, fed: Fed) -> Result<Self, ModelError> {
+        let mut uploader = Self::new(backend);
+        for (host, address) in fed.tensors {
+            let kind = kind_of(host.dtype());
+            let tensor = over_memory(&host, address, backend.device)?;
+            uploader.done.insert((host.storage_id(), kind), (host, tensor));
+        }
+        (uploader.block, uploader.late) = (fed.block, Some(fed.late));
+        Ok(uploader)
+    }
+
+    /// Another on the same device, which need not copy what is there.
+    pub fn sharing(&self, backend: Backend) -> Self {
+        let there = self.done.iter().map(|(&key, (host, tensor))| (key, (host.clone(), tensor.shallow_clone())));
+        let done = if backend.device == self.backend.device { there.collect() } else { HashMap::new() };
+        Self { done, block: self.block.clone(), late: self.late.clone(), ..Self::new(backend) }
+    }
+
+    /// What device tensors share memory with; it is kept as long as views of those are.
+    pub(super) fn owners(&self) -> Owners {
+        let hosts = self.done.values().map(|(host, _)| host.clone()).collect();
+        Owners { _hosts: hosts, _block: self.block.clone() }
     }
 
     pub(super) fn upload_as(&mut self, host: &HostTensor, kind: Kind) -> Result<Tensor, ModelError> {
@@ -43,15 +67,30 @@ impl Uploader {
         if let Some((_, tensor)) = self.done.get(&key) {
             return Ok(tensor.shallow_clone());
         }
-        let tensor = self.converted(&borrowed(host)?, kind)?;
+        let tensor = if self.backend.device == Device::Cpu {
+            self.converted(&borrowed(host)?, kind)?
+        } else if kind_of(host.dtype()) == kind {
+            self.copied(host)?
+        } else {
+            // The bytes as they are stored, 16 bits of a number, are half of those that it is computed with.
+            self.upload_as(host, kind_of(host.dtype()))?.f_to_kind(kind)?
+        };
         self.done.insert(key, (host.clone(), tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    /// On a GPU.
+    fn copied(&self, host: &HostTensor) -> Result<Tensor, ModelError> {
+        let stored = borrowed(host)?;
+        let Some(late) = &self.late else { return Ok(stored.f_to_device(self.backend.device)?) };
+        let tensor = Tensor::f_empty(stored.size(), (stored.kind(), self.backend.device))?;
+        late.fill(&tensor, host.bytes())?;
         Ok(tensor)
     }
 
     /// A CPU's threads convert large tensors together.
     fn converted(&self, stored: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
-        let on_cpu = self.backend.device == Device::Cpu;
-        if !on_cpu || stored.kind() == kind || stored.numel() < CONVERTED_TOGETHER {
+        if stored.kind() == kind || stored.numel() < CONVERTED_TOGETHER {
             return Ok(stored.f_to_device_(self.backend.device, kind, false, false)?);
         }
         let converted = Tensor::f_empty(stored.size(), (kind, self.backend.device))?;
@@ -122,8 +161,11 @@ impl Uploader {
         {
             return Ok(ranks);
         }
-        let plain = |ranges: Vec<Tensor>| ranges.into_iter().map(LinearWeight::Plain).collect();
-        Ok(self.per_rank(stage, architecture, role)?.into_iter().map(plain).collect())
+        let other_order = self.other_order;
+        let plain = |ranges: Vec<Tensor>| {
+            ranges.into_iter().map(|range| LinearWeight::plain(range, other_order)).collect::<Result<_, _>>()
+        };
+        self.per_rank(stage, architecture, role)?.into_iter().map(plain).collect()
     }
 
     /// Every rank's ranges of a joined matrix in tiles; `None` if it is not joined or cannot be.
@@ -184,18 +226,30 @@ impl Uploader {
     }
 }
 
+/// Keeps the memory that a stage's weights are in.
+#[derive(Debug)]
+pub(super) struct Owners {
+    // On the CPU weights may be views of these.
+    _hosts: Vec<HostTensor>,
+    _block: Option<Arc<WeightBlock>>,
+}
+
 /// A libtorch tensor over the host tensor's own memory.
-#[expect(unsafe_code, reason = "copying every weight once more would cost a stage of memory")]
 fn borrowed(host: &HostTensor) -> Result<Tensor, ModelError> {
+    over_memory(host, host.bytes().as_ptr(), Device::Cpu)
+}
+
+/// A libtorch tensor of the host tensor's form over its bytes, which are at `address` in this device's memory.
+#[expect(unsafe_code, reason = "copying every weight once more would cost a stage of memory")]
+fn over_memory(host: &HostTensor, address: *const u8, device: Device) -> Result<Tensor, ModelError> {
     let shape: Vec<i64> = host.shape().iter().map(|&extent| to_i64(extent)).collect();
     let mut strides = vec![1_i64; shape.len()];
     for at in (1..shape.len()).rev() {
         strides[at - 1] = strides[at] * shape[at];
     }
-    // SAFETY: the bytes fill the shape (`HostTensor::new` checks it), are never written to (stages only read weights),
-    // and outlive the tensor: `Uploader::done` keeps the host tensor beside it, and every stage that is built from views
-    // of it keeps `Uploader::owners`, and hands out no weight.
-    let tensor =
-        unsafe { Tensor::f_from_blob(host.bytes().as_ptr(), &shape, &strides, kind_of(host.dtype()), Device::Cpu) };
+    // SAFETY: the bytes fill the shape (`HostTensor::new` checks it), are never written to (stages only read weights), and
+    // outlive the tensor: `Uploader` keeps the host tensor and the GPU's block beside it, and every stage that is built from
+    // views of it keeps `Uploader::owners`, and hands out no weight.
+    let tensor = unsafe { Tensor::f_from_blob(address, &shape, &strides, kind_of(host.dtype()), device) };
     Ok(tensor?)
 }

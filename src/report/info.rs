@@ -103,15 +103,22 @@ impl FromStr for RunShard {
     }
 }
 
-/// Seconds spent per kind of work. Reading overlaps with computing, so the sum may exceed `run.seconds`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Seconds spent per kind of work. On GPUs a stage is merged and copied while the one before is computed, so the sum may exceed
+/// `run.seconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StageSeconds {
-    /// Reading the checkpoint from disk.
+    /// Waiting for a stage to be read, on GPUs also to be merged and copied.
     pub read_seconds: f64,
     /// Merging parameters.
     pub merge_seconds: f64,
     /// Forward passes.
     pub compute_seconds: f64,
+    /// Copying weights to GPUs ahead of computing; 0 in reports that did not count it.
+    #[serde(default)]
+    pub copy_seconds: f64,
+    /// Measuring how far residual streams are from the baseline's; 0 in reports that did not count it.
+    #[serde(default)]
+    pub divergence_seconds: f64,
 }
 
 /// The checkpoint that was merged.

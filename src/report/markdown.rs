@@ -136,6 +136,10 @@ fn run_line(run: &RunInfo) -> String {
             ", reading {:.1} s, merging {:.1} s, computing {:.1} s",
             stages.read_seconds, stages.merge_seconds, stages.compute_seconds
         );
+        let counted = [("copying", stages.copy_seconds), ("comparing streams", stages.divergence_seconds)];
+        for (what, seconds) in counted.into_iter().filter(|&(_, seconds)| seconds > 0.0) {
+            let _ = write!(line, ", {what} {seconds:.1} s");
+        }
     }
     if let Some(peak) = run.peak_rss_bytes {
         let _ = write!(line, ", at most {} resident", format::bytes(peak));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tch::Device;
 
 use super::caller::Caller;
 use super::inputs::{backends, open_tokenizer};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::eval::calibration_passages;
 use crate::eval::packing::TokenizedPassage;
 use crate::merge::Strategy;
-use crate::model::{Backend, DeviceChoice};
+use crate::model::DeviceChoice;
 
 /// What fold-calibrated needs where the ranks' residual streams differ.
 #[derive(Debug, Clone, Args)]
@@ -31,8 +32,8 @@ pub struct CalibrationOptions {
 
 /// A calibration that is ready to run.
 pub struct Calibration {
-    /// Device and type.
-    pub backend: Backend,
+    /// Where it runs.
+    pub device: Device,
     /// They are never scored.
     pub passages: Vec<TokenizedPassage>,
 }
@@ -59,6 +60,6 @@ impl CalibrationOptions {
         let backends = backends(checkpoint, &resources, None)?;
         let &backend = backends.first().ok_or_else(|| Error::usage("no device to calibrate on"))?;
         tracing::info!("calibrating with {} passages on {backend}", passages.len());
-        Ok(Some(Calibration { backend, passages }))
+        Ok(Some(Calibration { device: backend.device, passages }))
     }
 }

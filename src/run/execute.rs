@@ -233,6 +233,8 @@ impl Recorder<'_> {
                 read_seconds: timings.read.as_secs_f64(),
                 merge_seconds: timings.merge.as_secs_f64(),
                 compute_seconds: timings.compute.as_secs_f64(),
+                copy_seconds: timings.copy.as_secs_f64(),
+                divergence_seconds: timings.divergence.as_secs_f64(),
             },
             peak_rss_bytes: peak_rss_bytes(),
         })

@@ -13,7 +13,7 @@ use crate::eval::data_set::read_passages;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::Tokenizer;
 use crate::eval::{EngineOptions, PassageOptions, Passages, calibration_passages, passages};
-use crate::model::{Backend, DeviceChoice};
+use crate::model::{Backend, ChosenDevice, DeviceChoice};
 use crate::report::{DataInfo, PassageCounts, RunShard, TaskInfo, TokenizerInfo};
 
 /// Everything an evaluation needs beside its models.
@@ -167,12 +167,16 @@ pub(super) fn backends(
     local_rank: Option<usize>,
 ) -> Result<Vec<Backend>> {
     let dtype = model.dtype();
-    let mut devices = resources.device.resolve()?;
-    if let (DeviceChoice::Auto, Some(local_rank), 2..) = (&resources.device, local_rank, devices.len()) {
+    let mut chosen = resources.device.resolve()?;
+    if let (DeviceChoice::Auto, Some(local_rank), 2..) = (&resources.device, local_rank, chosen.len()) {
         // The processes of a machine divide its GPUs.
-        devices = vec![devices[local_rank % devices.len()]];
+        chosen = vec![chosen.swap_remove(local_rank % chosen.len())];
     }
-    Ok(devices.into_iter().map(|device| Backend { device, kind: resources.dtype.resolve(dtype, device) }).collect())
+    if resources.device != DeviceChoice::Cpu {
+        chosen.iter().for_each(|device| tracing::info!("device {}", device.reason));
+    }
+    let on = |ChosenDevice { device, .. }| Backend { device, kind: resources.dtype.resolve(dtype, device) };
+    Ok(chosen.into_iter().map(on).collect())
 }
 
 /// One pool size for libtorch and for the threads that read and merge.

@@ -125,7 +125,8 @@ pub struct ResourceOptions {
     /// CPU threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = count(u16::MAX.into()))]
     pub threads: Option<usize>,
-    /// Memory for residual streams, for example 8GiB or 500MB [default: half of what is available]
+    /// Memory for residual streams, for example 8GiB or 500MB [default: half of what is available; on a GPU 85 % of what
+    /// weights and activations leave]
     #[arg(long, value_name = "BYTES", value_parser = super::bytes::parse_bytes)]
     pub memory_budget: Option<u64>,
     /// Tokens that go through a layer together [default: by device]

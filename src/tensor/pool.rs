@@ -23,6 +23,11 @@ impl Default for Pool {
 }
 
 impl Pool {
+    /// Keeps so many bytes for later at most.
+    pub fn keeping(limit: usize) -> Self {
+        Self { limit: limit.max(KEPT), free: Mutex::default() }
+    }
+
     /// So many bytes, of any value.
     pub fn take(&self, count: usize) -> Vec<u8> {
         match self.find(count) {
@@ -109,6 +114,16 @@ mod tests {
         give_back(regrown);
         let empty = pool.take_empty(3 * SMALLEST);
         assert_eq!((empty.as_ptr(), empty.len()), (small_at, 0));
+    }
+
+    #[test]
+    fn a_larger_pool_keeps_what_the_usual_one_does_not() {
+        for (pool, kept) in [(Pool::default(), false), (Pool::keeping(0), false), (Pool::keeping(2 * KEPT), true)] {
+            let pool = Arc::new(pool);
+            let large = pool.take(KEPT + 1);
+            drop(Block { bytes: large, pool: Some(pool.clone()) });
+            assert_eq!(pool.find(KEPT + 1).is_some(), kept);
+        }
     }
 
     #[test]

@@ -25,7 +25,10 @@ impl HostTensor {
         if row_bytes == 0 {
             return Ok((self.clone(), Vec::new()));
         }
-        let mut bytes = vec![0_u8; self.bytes().len()];
+        let pool = self.block.pool.clone();
+        let count = self.bytes().len();
+        // Every byte is written.
+        let mut bytes = pool.as_ref().map_or_else(|| vec![0_u8; count], |pool| pool.take(count));
         let results = bytes
             .par_chunks_exact_mut(row_bytes)
             .zip(self.bytes().par_chunks_exact(row_bytes))
@@ -37,7 +40,7 @@ impl HostTensor {
                 result
             })
             .collect();
-        Ok((Self::new(self.dtype, self.shape.clone(), bytes)?, results))
+        Ok((Self::of_pool(self.dtype, self.shape.clone(), bytes, pool)?, results))
     }
 }
 

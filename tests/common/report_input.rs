@@ -116,7 +116,13 @@ fn run_info() -> RunInfo {
         chunk_tokens: 16_384,
         slices: 1,
         peak_rss_bytes: Some(5_300_000_000),
-        stages: Some(StageSeconds { read_seconds: 40.0, merge_seconds: 12.25, compute_seconds: 150.0 }),
+        stages: Some(StageSeconds {
+            read_seconds: 40.0,
+            merge_seconds: 12.25,
+            compute_seconds: 150.0,
+            copy_seconds: 8.0,
+            divergence_seconds: 1.5,
+        }),
         tokens: 32_000,
         tokens_per_second: 753.0,
     }

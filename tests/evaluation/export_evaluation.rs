@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::common::TinyModel;
-use crate::common::evaluation::{cpu, demo, demo_reference, evaluate, merge_by, options, pairs, passages};
+use crate::common::evaluation::{demo, demo_reference, evaluate, merge_by, options, pairs, passages};
 use crate::common::merging::Merge;
 use kintsugi::checkpoint::Checkpoint;
 use kintsugi::eval::packing::TokenizedPassage;
@@ -64,11 +64,11 @@ fn a_calibrated_merge_is_written_as_it_was_evaluated() {
         TinyModel::new().with(|o| (o.gpt_j_residual, o.tied_embeddings, o.drift) = (false, true, 0.05)).write();
     let checkpoint = source.open();
     let options = EngineOptions { calibration: tiny_passages(100, 12), ..options() };
-    let expected = scores(&checkpoint, merge_by("fold-calibrated"), tiny_passages(0, 20), &options);
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("merged");
     let strategy = Strategy::resolve("fold-calibrated").unwrap();
-    let mut merge = CalibratedMerge::new(checkpoint.architecture(), &strategy, cpu(), &options.calibration).unwrap();
+    let cpu = tch::Device::Cpu;
+    let mut merge = CalibratedMerge::new(checkpoint.architecture(), &strategy, cpu, &options.calibration).unwrap();
     let mut supply = |stage: &StageTensors, exactness: &mut Exactness| Ok(merge.stage(stage, exactness)?);
     Merge::by("fold-calibrated")
         .with(&checkpoint, &directory, |job| {
@@ -77,9 +77,14 @@ fn a_calibrated_merge_is_written_as_it_was_evaluated() {
             job.run(Some(&mut supply), &())
         })
         .unwrap();
-    assert_eq!(bits(&alone(&directory, tiny_passages(0, 20), &options)), bits(&expected));
-    let folded = scores(&checkpoint, merge_by("fold"), tiny_passages(0, 20), &options);
-    assert_ne!(bits(&folded), bits(&expected), "the calibration changes something");
+    // Whatever the evaluation computes in, of which a merge knows nothing.
+    for kind in [tch::Kind::Float, tch::Kind::BFloat16, tch::Kind::Double] {
+        let options = EngineOptions { backends: vec![Backend { device: cpu, kind }], ..options.clone() };
+        let expected = scores(&checkpoint, merge_by("fold-calibrated"), tiny_passages(0, 20), &options);
+        assert_eq!(bits(&alone(&directory, tiny_passages(0, 20), &options)), bits(&expected), "{kind:?}");
+        let folded = scores(&checkpoint, merge_by("fold"), tiny_passages(0, 20), &options);
+        assert_ne!(bits(&folded), bits(&expected), "{kind:?}: the calibration changes something");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use kintsugi::eval::chunk_plan::Assignment;
 use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::tokenizer::TokenPair;
 use kintsugi::eval::{EngineOptions, EvalError, Models, Quiet, SliceOutcome, Variant, evaluate_chunks, plan_chunks};
-use kintsugi::model::set_threads;
+use kintsugi::model::{Backend, set_threads};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 
@@ -147,6 +147,20 @@ fn the_baseline_in_other_chunks_is_the_baseline() {
         let found = case.evaluate_with(|options| options.chunk_tokens = Some(64));
         let worst = worst_difference(&found.scores[0], &found.scores[1]);
         assert!(worst <= TOLERANCE, "{}: {worst:e}", case.name);
+    }
+}
+
+/// In types whose products are libtorch's on every processor.
+#[test]
+fn the_noise_floor_is_another_order_in_every_type() {
+    for (kind, largest) in [(tch::Kind::Double, 1e-9), (tch::Kind::BFloat16, 1.0)] {
+        for mut case in Case::all() {
+            case.variants = vec![Variant::baseline(), Variant::noise_floor()];
+            let backend = Backend { device: tch::Device::Cpu, kind };
+            let found = case.evaluate_with(|options| options.backends = vec![backend]);
+            let worst = worst_difference(&found.scores[0], &found.scores[1]);
+            assert!(worst > 0.0 && worst <= largest, "{}, {kind:?}: {worst:e}", case.name);
+        }
     }
 }
 

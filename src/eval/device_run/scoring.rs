@@ -3,47 +3,45 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::super::outcome::Divergence;
+use super::super::device_memory::GPU_OUTPUT_ROWS;
 use super::pieces::Piece;
 use super::{DeviceRun, Held};
-use crate::model::{DeviceScores, ModelError, OutputStage, Reference, Streams, TargetScores, each, wide};
+use crate::model::{DeviceScores, ModelError, OutputStage, Reference, Streams, TargetScores, each, to_i64, wide};
 
 /// Positions whose logits exist at once, for each thread; a row of a 50,432-word vocabulary takes 200 kB in float32.
 const CPU_OUTPUT_ROWS: i64 = 64;
 
-/// The same on a GPU, which needs more to be busy.
-const GPU_OUTPUT_ROWS: i64 = 512;
+/// Bytes of differences between streams that exist at once on a GPU: they are read again before they leave its cache.
+const DIFFERENCES: i64 = 12 << 20;
 
 impl DeviceRun {
-    /// How far a stream is from the baseline's in every chunk, over all rows that the streams have.
-    pub(in crate::eval) fn distance(&self, baseline: usize, stream: usize) -> Result<Vec<Divergence>, ModelError> {
-        let (baseline, other) = (self.held(baseline)?, self.held(stream)?);
+    /// For every chunk the squared norm of the baseline's stream, then the squared distances of the others from it,
+    /// `[chunks, 1 + others]`, float64, over all rows that all of these have. Reading it would make a GPU wait.
+    pub(in crate::eval) fn distances(&self, baseline: usize, others: &[usize]) -> Result<Tensor, ModelError> {
+        let baseline = self.held(baseline)?;
+        let others = others.iter().map(|&other| self.held(other)).collect::<Result<Vec<_>, _>>()?;
+        let at_targets = others.iter().any(|held| held.at_targets) || baseline.at_targets;
         let mut tasks = Vec::new();
         for (Piece { chunk, .. }, (start, length)) in self.pieces.iter().zip(self.target_ranges()?) {
             let rows_of = |held: &Held| match held {
                 Held { streams, at_targets: true } => streams.narrow(start, length),
-                Held { streams, at_targets: false } if baseline.at_targets || other.at_targets => {
+                Held { streams, at_targets: false } if at_targets => {
                     streams.select(&self.target_rows.f_narrow(0, start, length)?)
                 }
                 Held { streams, at_targets: false } => streams.narrow(chunk.start, chunk.tokens),
             };
-            tasks.push((rows_of(baseline)?, rows_of(other)?));
+            let others = others.iter().map(|held| rows_of(held)).collect::<Result<Vec<_>, _>>()?;
+            tasks.push((rows_of(baseline)?, others));
         }
-        // Squares of float16 overflow.
-        let wide = wide(self.backend.kind);
-        let parts = each(self.backend, tasks, |(baseline, other)| {
-            let reference = baseline.mean()?.f_to_kind(wide)?;
-            let difference = other.mean()?.f_to_kind(wide)?.f_sub(&reference)?;
-            let sum_of_squares = |x: &Tensor| x.f_square()?.f_sum(Kind::Double);
-            Ok((sum_of_squares(&difference)?, sum_of_squares(&reference)?))
+        let chunks = each(self.backend, tasks, |(baseline, others): (Streams, Vec<Streams>)| {
+            let reference = baseline.mean()?;
+            let mut squares = vec![sum_of_squares(&reference)?];
+            for other in others {
+                squares.push(squared_distance(&other.mean()?, &reference)?);
+            }
+            Ok(Tensor::f_stack(&squares, 0)?)
         })?;
-        let read = |(difference, reference): (Tensor, Tensor)| {
-            Ok(Divergence {
-                squared_distance: difference.f_double_value(&[])?,
-                squared_norm: reference.f_double_value(&[])?,
-            })
-        };
-        parts.into_iter().map(read).collect()
+        Ok(Tensor::f_stack(&chunks, 0)?)
     }
 
     /// Where the targets of each chunk are among all of them: first and number.
@@ -60,9 +58,9 @@ impl DeviceRun {
     /// Runs the last stage for all distinct variants; the first is the baseline that the others are compared with. Blocks
     /// of rows end where chunks end, so that a chunk's scores do not depend on which others are here.
     pub(in crate::eval) fn score(&self, outputs: &[(OutputStage, usize)]) -> Result<Vec<TargetScores>, ModelError> {
-        let most = if self.backend.device == Device::Cpu { CPU_OUTPUT_ROWS } else { GPU_OUTPUT_ROWS };
+        let most = if self.backend.device == Device::Cpu { CPU_OUTPUT_ROWS } else { to_i64(GPU_OUTPUT_ROWS) };
         let blocks = self.target_ranges()?.into_iter().flat_map(|(first, count)| {
-            let starts = (0..count).step_by(usize::try_from(most).unwrap_or(1));
+            let starts = (0..count.max(1)).step_by(usize::try_from(most).unwrap_or(1));
             starts.map(move |start| (first + start, most.min(count - start)))
         });
         let tasks = blocks.map(|(start, length)| {
@@ -94,4 +92,35 @@ impl DeviceRun {
         }
         parts.iter().map(|parts| TargetScores::read(parts)).collect()
     }
+}
+
+/// Σ‖x‖² of all rows, float64. Squares of float16 overflow.
+fn sum_of_squares(rows: &Tensor) -> Result<Tensor, ModelError> {
+    if rows.device() == Device::Cpu {
+        return Ok(rows.f_to_kind(wide(rows.kind()))?.f_square()?.f_sum(Kind::Double)?);
+    }
+    Ok(norm(rows)?.f_to_kind(Kind::Double)?.f_square()?)
+}
+
+/// Σ‖x − reference‖² of all rows, float64.
+fn squared_distance(rows: &Tensor, reference: &Tensor) -> Result<Tensor, ModelError> {
+    if rows.device() == Device::Cpu {
+        let wide = wide(rows.kind());
+        return sum_of_squares(&rows.f_to_kind(wide)?.f_sub(&reference.f_to_kind(wide)?)?);
+    }
+    let (count, width) = rows.size2()?;
+    let step = (DIFFERENCES / (width * to_i64(rows.kind().elt_size_in_bytes())).max(1)).max(1);
+    let starts = (0..count.max(1)).step_by(usize::try_from(step).unwrap_or(1));
+    let norms = starts.map(|start| {
+        let block = |rows: &Tensor| rows.f_narrow(0, start, step.min(count - start));
+        // In 16 bits where the streams are, which rounds each difference by a part in 256 at most, up or down.
+        norm(&block(rows)?.f_sub(&block(reference)?)?)
+    });
+    let norms = Tensor::f_stack(&norms.collect::<Result<Vec<_>, _>>()?, 0)?;
+    Ok(norms.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?)
+}
+
+/// ‖x‖ in at least float32: one pass over memory, in which a GPU's kernel widens, squares and adds.
+fn norm(rows: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(rows.f_norm_scalaropt_dtype(2, wide(rows.kind()))?)
 }

@@ -100,7 +100,7 @@ impl Records {
     pub(crate) fn run_info(&self) -> RunInfo {
         let run = &self.run;
         let mut devices: Vec<&str> = Vec::new();
-        let mut stages = StageSeconds { read_seconds: 0.0, merge_seconds: 0.0, compute_seconds: 0.0 };
+        let mut stages = StageSeconds::default();
         for slice in &self.slices {
             if !devices.contains(&slice.device.as_str()) {
                 devices.push(&slice.device);
@@ -108,6 +108,8 @@ impl Records {
             stages.read_seconds += slice.stages.read_seconds;
             stages.merge_seconds += slice.stages.merge_seconds;
             stages.compute_seconds += slice.stages.compute_seconds;
+            stages.copy_seconds += slice.stages.copy_seconds;
+            stages.divergence_seconds += slice.stages.divergence_seconds;
         }
         let tokens: u64 = self.slices.iter().map(|slice| slice.tokens).sum();
         #[expect(clippy::cast_precision_loss, reason = "a speed for people to read")]
