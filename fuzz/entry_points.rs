@@ -16,7 +16,7 @@ use kintsugi::eval::task::Task;
 #[cfg(feature = "libtorch")]
 use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::export::TokenizerFiles;
-use kintsugi::gate::Gates;
+use kintsugi::limits::Gates;
 use kintsugi::merge::Strategy;
 use kintsugi::report::{ReportFiles, parse_json, render_html, render_markdown, to_json};
 use kintsugi::samples::{PassageText, Sample, parse_jsonl};

@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::export::ExportError;
 use crate::gate::GateError;
 use crate::hub::HubError;
+use crate::limits::LimitsError;
 use crate::merge::MergeError;
 use crate::report::ReportError;
 use crate::samples::SampleError;
@@ -162,6 +163,7 @@ from! {
     ExportError => Export,
     GateError => Gate,
     HubError => Hub,
+    LimitsError => Gate,
     MergeError => Merge,
     ReportError => Report,
 }

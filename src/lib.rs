@@ -15,6 +15,7 @@
 //! | 2 | `samples` | the outcome of every passage, on disk |
 //! | 2 | `partition` | the one table: parameter name → kind; joining and splitting |
 //! | 3 | `checkpoint` | directories and `.pt` files: layout, accounting, reading a stage at a time |
+//! | 3 | `limits` | limits for what a model may lose, and what was proven of them |
 //! | 4 | `merge` | strategies as data, reducing, folding, drift, exactness |
 //! | 4 | `model` | the forward pass on libtorch |
 //! | 5 | `export` | writing merges, for gpt-neox and transformers; the `.pt` writer; synthetic checkpoints |
@@ -72,6 +73,8 @@ pub mod files;
 pub mod gate;
 #[doc(hidden)]
 pub mod hub;
+#[doc(hidden)]
+pub mod limits;
 #[doc(hidden)]
 pub mod merge;
 #[cfg(feature = "libtorch")]

@@ -6,11 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::screen::Screen;
 use crate::error::{Error, Result};
-use crate::gate::{
-    Assumed, Comparisons, Evidence, Gates, Limits, Nats, Outcome, Percent, Points, compare_samples, judge, plan,
-    plan_assumed, render, render_plan, to_json, to_junit,
-};
-use crate::report::{Criterion, TerminalStyle, write_atomically};
+use crate::gate::{Assumed, Evidence, compare_samples, plan, plan_assumed, render, render_plan, to_json, to_junit};
+use crate::limits::{Comparisons, Criterion, Gates, Limits, Nats, Outcome, Percent, Points, judge};
+use crate::report::{TerminalStyle, write_atomically};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct GateArgs {

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::limits::LimitsError;
 use crate::report::ReportError;
 use crate::samples::SampleError;
-use crate::stats::StatsError;
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,8 +15,8 @@ pub enum GateError {
     Samples(#[from] SampleError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("{origin}: {message}")]
-    Syntax { origin: String, message: String },
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     #[error("{path}: nothing to judge: {reason}", path = path.display())]
     NothingToJudge { path: PathBuf, reason: String },
     #[error("{path}: no model is called `{name}`; there are {known}", path = path.display())]
@@ -27,12 +27,6 @@ pub enum GateError {
     NotHarness { path: PathBuf, what: String },
     #[error("{task}: {what}: {baseline} in the baseline, {model} in `{name}`")]
     OtherSettings { task: String, name: String, what: &'static str, baseline: String, model: String },
-    #[error("nothing to judge: there is no limit for any of the models")]
-    NoLimit,
-    #[error("{what}: no sample has what its limit is for")]
-    NotMeasured { what: &'static str },
-    #[error("`{name}`: {source}")]
-    Stats { name: String, source: StatsError },
 }
 
 impl GateError {
@@ -44,15 +38,12 @@ impl GateError {
                     .to_owned(),
             ),
             Self::Io(error) => crate::files::hint(error),
-            Self::Syntax { .. } => Some("evals/gates.yml of the source shows every key".to_owned()),
+            Self::Limits(error) => error.hint(),
             Self::NotHarness { .. } => Some(
                 "--baseline and --model take samples_*.jsonl of lm-evaluation-harness (--log_samples), or a folder with them"
                     .to_owned(),
             ),
             Self::OtherSettings { .. } => Some("evaluate both models with the same settings".to_owned()),
-            Self::NotMeasured { .. } => Some(
-                "kintsugi's own reports have KL divergences and top tokens, samples of lm-evaluation-harness have not".to_owned(),
-            ),
             Self::OtherPassages { .. } => Some("evaluate both on the same data, with the same --limit".to_owned()),
             _ => None,
         }

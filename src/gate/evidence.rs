@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::GateError;
-use super::comparison::{Comparison, Comparisons, Reference};
-use super::limits::{Gates, Limits, Policy};
-use crate::report::{ModelRow, PairedOutcomes, Report, read_json};
+use crate::limits::PairedOutcomes;
+use crate::limits::{Comparison, Comparisons, Reference};
+use crate::limits::{Gates, Limits, Policy};
+use crate::report::{ModelRow, Report, read_json};
 use crate::samples::{Sample, read_jsonl};
 
 pub(crate) struct Evidence {

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::GateError;
-use super::comparison::{Comparison, Comparisons, Reference};
 use super::harness_samples::{HarnessSample, TaskSamples, read};
-use super::limits::Gates;
-use crate::report::PairedOutcomes;
+use crate::limits::Gates;
+use crate::limits::PairedOutcomes;
+use crate::limits::{Comparison, Comparisons, Reference};
 
 /// Samples files and folders of one model.
 pub(crate) type OfModel = (String, Vec<PathBuf>);

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::judge::{Check, Finding, Judgement, Outcome};
-use super::limits::Policy;
+use crate::limits::Policy;
+use crate::limits::{Check, Finding, Judgement, Outcome};
 use crate::stats::Verdict;
 
 #[derive(Serialize)]

@@ -3,7 +3,7 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::GateError;
-use super::judge::{Check, Judgement, Outcome};
+use crate::limits::{Check, Judgement, Outcome};
 
 /// One suite a model, one test case a check. What is beyond its limit is a failure of the check's name, what is not
 /// proven a failure of the type `undecided`, unless it is allowed.

@@ -1,10 +1,12 @@
 //! What a number of passages can show, before or after a run.
 
 use super::GateError;
-use super::comparison::{Comparisons, Reference};
-use super::limits::{Gates, Limits};
-use super::shown::{Rounding, grouped, limit, loss};
-use crate::report::{Criterion, Entry, TerminalStyle, render_table};
+use crate::limits::Criterion;
+use crate::limits::LimitsError;
+use crate::limits::{Comparisons, Reference};
+use crate::limits::{Gates, Limits};
+use crate::limits::{Rounding, grouped, limit, loss};
+use crate::report::{Entry, TerminalStyle, render_table};
 use crate::stats::{Measured, POWER, assumed_mean, passages_to_prove, smallest_detectable};
 
 /// What the plan is made of where there is no report.
@@ -37,7 +39,7 @@ pub(crate) fn plan(compared: &Comparisons, significance: f64) -> Result<Vec<Row>
         for criterion in Criterion::ALL {
             let Some(bound) = comparison.limits.bound(criterion) else { continue };
             let measured = comparison.outcomes.measured(criterion);
-            let measured = measured.map_err(|source| GateError::Stats { name: comparison.model.clone(), source })?;
+            let measured = measured.map_err(|source| LimitsError::Stats { name: comparison.model.clone(), source })?;
             if let Some(seen) = measured {
                 rows.push(row((&comparison.task, &comparison.model), criterion, bound.limit, seen, significance));
             }

@@ -1,8 +1,8 @@
 //! The judgement on a terminal.
 
-use super::judge::{Check, Judgement, Outcome};
-use super::limits::Policy;
-use super::shown::grouped;
+use crate::limits::Policy;
+use crate::limits::grouped;
+use crate::limits::{Check, Judgement, Outcome};
 use crate::report::{Entry, TerminalStyle, render_table};
 use crate::stats::Verdict;
 

@@ -2,7 +2,7 @@
 //! renderings of it. A report is built from samples and runs nothing; the numbers come from `stats`.
 //!
 //! `contents.rs` is the report, `build.rs` computes it from a run (`rows.rs` a row of it), `verdict.rs` puts it into
-//! words; `outcomes.rs` pairs the samples that limits are for. Renderings: `json.rs` is the format other programs read; `terminal.rs`, `markdown.rs` and `html/` are for people;
+//! words. Renderings: `json.rs` is the format other programs read; `terminal.rs`, `markdown.rs` and `html/` are for people;
 //! `lm_eval/` is for lm-evaluation-harness's tools. `output.rs` writes an output directory, `report_files.rs` reads it.
 //! `inspection.rs` is the result of `inspect`, `explanation.rs` that of `explain`, `model_diff.rs` shows that of `diff`.
 
@@ -20,7 +20,6 @@ mod lm_eval;
 mod markdown;
 mod model;
 mod model_diff;
-mod outcomes;
 mod output;
 mod output_dir;
 mod page;
@@ -57,7 +56,6 @@ pub use lm_eval::write_lm_eval;
 pub use markdown::render_markdown;
 pub use model::{Exact, ModelRecord, ModelRole};
 pub use model_diff::render_model_diff;
-pub(crate) use outcomes::{Criterion, PairedOutcomes};
 pub use output::{write_all, write_explanation};
 pub(crate) use output_dir::write_atomically;
 pub use output_dir::{OutputDir, prepare_output};

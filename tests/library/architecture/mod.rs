@@ -14,7 +14,7 @@ const LEVELS: &[&[&str]] = &[
     &["files"],
     &["stats", "tensor", "config", "hub"],
     &["partition", "samples"],
-    &["checkpoint"],
+    &["checkpoint", "limits"],
     &["merge", "model"],
     &["eval", "export", "report"],
     &["gate"],

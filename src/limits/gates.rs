@@ -9,10 +9,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::GateError;
 use super::amounts::{Nats, Percent, Points};
+use super::error::LimitsError;
+use super::outcomes::Criterion;
 use crate::files;
-use crate::report::Criterion;
 
 /// The limits where none are given.
 const BUILT_IN: &str = include_str!("../../evals/gates.yml");
@@ -106,7 +106,7 @@ pub struct Limits {
 
 /// A limit of one criterion.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bound {
+pub(crate) struct Bound {
     /// The largest loss, in the unit of [`Criterion`].
     pub limit: f64,
     pub policy: Policy,
@@ -126,7 +126,7 @@ impl Limits {
         }
     }
 
-    pub(super) fn bound(&self, criterion: Criterion) -> Option<Bound> {
+    pub(crate) fn bound(&self, criterion: Criterion) -> Option<Bound> {
         let (limit, of_limit) = match criterion {
             Criterion::AccuracyLoss => self.max_acc_loss.map(|limit| (limit.amount.fraction(), limit.policy))?,
             Criterion::PerplexityIncrease => {
@@ -220,11 +220,11 @@ impl Default for Gates {
 }
 
 impl Gates {
-    pub fn read(path: &Path) -> Result<Self, GateError> {
+    pub fn read(path: &Path) -> Result<Self, LimitsError> {
         Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, &path.display().to_string())
     }
 
-    pub fn built_in() -> Result<Self, GateError> {
+    pub fn built_in() -> Result<Self, LimitsError> {
         Self::parse(BUILT_IN, "built-in gates")
     }
 
@@ -234,8 +234,8 @@ impl Gates {
     }
 
     /// Reads limits from YAML; `origin` is named in errors.
-    pub fn parse(text: &str, origin: &str) -> Result<Self, GateError> {
-        let syntax = |message: String| GateError::Syntax { origin: origin.to_owned(), message };
+    pub fn parse(text: &str, origin: &str) -> Result<Self, LimitsError> {
+        let syntax = |message: String| LimitsError::Syntax { origin: origin.to_owned(), message };
         let gates: Self = serde_saphyr::from_str(text).map_err(|error| syntax(error.to_string()))?;
         gates.all().try_for_each(Limits::check).map_err(syntax)?;
         let significance = gates.significance;
@@ -248,18 +248,18 @@ impl Gates {
     }
 
     /// The same at another significance.
-    pub fn with_significance(mut self, significance: f64, origin: &str) -> Result<Self, GateError> {
+    pub fn with_significance(mut self, significance: f64, origin: &str) -> Result<Self, LimitsError> {
         if significance > 0.0 && significance < 0.5 {
             self.significance = significance;
             return Ok(self);
         }
         let message = format!("significance: expected a number between 0 and 0.5, found {significance}");
-        Err(GateError::Syntax { origin: origin.to_owned(), message })
+        Err(LimitsError::Syntax { origin: origin.to_owned(), message })
     }
 
     /// Gives these limits precedence for every model and task.
-    pub fn override_with(&mut self, limits: Limits) -> Result<(), GateError> {
-        let syntax = |message| GateError::Syntax { origin: "options".to_owned(), message };
+    pub fn override_with(&mut self, limits: Limits) -> Result<(), LimitsError> {
+        let syntax = |message| LimitsError::Syntax { origin: "options".to_owned(), message };
         limits.check().map_err(syntax)?;
         self.default = limits.or(self.default);
         let of_tasks =
@@ -271,7 +271,7 @@ impl Gates {
     }
 
     /// The limits of a model that goes by these names: of each kind the strictest.
-    pub(super) fn of_any<'a>(&self, task: &str, names: impl Iterator<Item = &'a str>) -> Limits {
+    pub(crate) fn of_any<'a>(&self, task: &str, names: impl Iterator<Item = &'a str>) -> Limits {
         names.map(|name| self.of(task, name)).reduce(Limits::stricter).unwrap_or_default()
     }
 

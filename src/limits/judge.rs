@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::GateError;
 use super::comparison::{Comparison, Comparisons, Reference};
-use super::limits::Policy;
-use crate::report::Criterion;
+use super::error::LimitsError;
+use super::gates::Policy;
+use super::outcomes::Criterion;
 use crate::stats::{Decision, Measured, Verdict, decide};
 
 const NAMED_PASSAGES: usize = 5;
@@ -29,7 +29,7 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         match &self.finding {
             Finding::Bounded { decision, .. } => decision.verdict,
             Finding::Exact { changed: 0, .. } => Verdict::Within,
@@ -37,7 +37,7 @@ impl Check {
         }
     }
 
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self.verdict() {
             _ if self.policy == Policy::Advisory => Outcome::Passed,
             Verdict::Beyond => Outcome::Failed,
@@ -47,7 +47,7 @@ impl Check {
     }
 
     /// How many more passages would decide it; `None` where no number does.
-    pub(super) fn passages_missing(&self) -> Option<u64> {
+    pub(crate) fn passages_missing(&self) -> Option<u64> {
         match &self.finding {
             Finding::Bounded { decision, .. } => decision.more_passages,
             Finding::Exact { .. } => None,
@@ -84,13 +84,13 @@ impl Judgement {
     }
 
     /// Whether the checks are of more than one task.
-    pub(super) fn has_tasks(&self) -> bool {
+    pub(crate) fn has_tasks(&self) -> bool {
         self.checks.iter().map(|check| &check.task).collect::<BTreeSet<_>>().len() > 1
     }
 }
 
 /// Judges all comparisons together. `given` are criteria whose limits were asked for: each must be checked somewhere.
-pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion]) -> Result<Judgement, GateError> {
+pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion]) -> Result<Judgement, LimitsError> {
     let Comparisons { comparisons, mut remarks } = compared;
     let mut measured: Vec<(&Comparison, Criterion, Policy, Measured, f64)> = Vec::new();
     for comparison in &comparisons {
@@ -98,7 +98,7 @@ pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion
         for criterion in Criterion::ALL {
             let Some(bound) = limits.bound(criterion) else { continue };
             let loss = outcomes.measured(criterion);
-            match loss.map_err(|source| GateError::Stats { name: model.clone(), source })? {
+            match loss.map_err(|source| LimitsError::Stats { name: model.clone(), source })? {
                 Some(loss) => measured.push((comparison, criterion, bound.policy, loss, bound.limit)),
                 None if *reference == Reference::Baseline => {
                     remarks
@@ -109,10 +109,10 @@ pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion
         }
     }
     if let Some(criterion) = given.iter().find(|given| !measured.iter().any(|(_, criterion, ..)| criterion == *given)) {
-        return Err(GateError::NotMeasured { what: criterion.name() });
+        return Err(LimitsError::NotMeasured { what: criterion.name() });
     }
     if measured.is_empty() && !comparisons.iter().any(|comparison| comparison.limits.expect_exact) {
-        return Err(GateError::NoLimit);
+        return Err(LimitsError::NoLimit);
     }
     let limits: Vec<_> = measured.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
     let decisions = decide(&limits, significance);

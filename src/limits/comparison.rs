@@ -1,7 +1,7 @@
 //! What a gate judges: one model beside another on the passages of one task.
 
-use super::limits::Limits;
-use crate::report::PairedOutcomes;
+use super::gates::Limits;
+use super::outcomes::PairedOutcomes;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reference {
@@ -12,14 +12,14 @@ pub(crate) enum Reference {
 }
 
 impl Reference {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Baseline => "the baseline",
             Self::Earlier => "the earlier report",
         }
     }
 
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Baseline => "baseline",
             Self::Earlier => "earlier",

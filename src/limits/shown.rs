@@ -1,20 +1,20 @@
 //! Checks in words and numbers, as the table, JUnit and sentences show them. A bound is rounded away from what it proves.
 
+use super::gates::Policy;
 use super::judge::{Check, Finding, Outcome};
-use super::limits::Policy;
-use crate::report::Criterion;
+use super::outcomes::Criterion;
 use crate::stats::{FEWEST_PASSAGES, Verdict};
 
 /// Which way a number is rounded.
 #[derive(Clone, Copy)]
-pub(super) enum Rounding {
+pub(crate) enum Rounding {
     Down,
     Nearest,
     Up,
 }
 
 /// A loss as it is shown: in points, per cent or nats; of top tokens the share that stays the same.
-pub(super) fn loss(criterion: Criterion, loss: f64, rounding: Rounding) -> String {
+pub(crate) fn loss(criterion: Criterion, loss: f64, rounding: Rounding) -> String {
     match criterion {
         Criterion::AccuracyLoss => format!("{} points", signed(100.0 * loss, 2, rounding)),
         Criterion::PerplexityIncrease => format!("{} %", signed(100.0 * loss.exp_m1(), 3, rounding)),
@@ -31,7 +31,7 @@ pub(super) fn loss(criterion: Criterion, loss: f64, rounding: Rounding) -> Strin
 }
 
 /// A limit as it was written.
-pub(super) fn limit(criterion: Criterion, limit: f64) -> String {
+pub(crate) fn limit(criterion: Criterion, limit: f64) -> String {
     match criterion {
         Criterion::AccuracyLoss => format!("{} points", shortest(100.0 * limit)),
         Criterion::PerplexityIncrease => format!("{} %", shortest(100.0 * limit.exp_m1())),
@@ -41,21 +41,21 @@ pub(super) fn limit(criterion: Criterion, limit: f64) -> String {
 }
 
 impl Check {
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match &self.finding {
             Finding::Bounded { criterion, .. } => criterion.name(),
             Finding::Exact { .. } => "changed passages",
         }
     }
 
-    pub(super) fn found(&self) -> String {
+    pub(crate) fn found(&self) -> String {
         match &self.finding {
             Finding::Bounded { criterion, loss: found, .. } => loss(*criterion, *found, Rounding::Nearest),
             Finding::Exact { changed, .. } => changed.to_string(),
         }
     }
 
-    pub(super) fn limit(&self) -> String {
+    pub(crate) fn limit(&self) -> String {
         match &self.finding {
             Finding::Bounded { criterion, limit: of, .. } => limit(*criterion, *of),
             Finding::Exact { .. } => "0".to_owned(),
@@ -63,7 +63,7 @@ impl Check {
     }
 
     /// What was proven of the loss.
-    pub(super) fn bound(&self) -> String {
+    pub(crate) fn bound(&self) -> String {
         let (criterion, decision) = match &self.finding {
             Finding::Bounded { criterion, decision, .. } => (*criterion, decision),
             Finding::Exact { changed: 0, .. } => return "every passage".to_owned(),
@@ -89,7 +89,7 @@ impl Check {
         }
     }
 
-    pub(super) fn verdict_words(&self) -> &'static str {
+    pub(crate) fn verdict_words(&self) -> &'static str {
         match (self.verdict(), self.outcome()) {
             (Verdict::Within, _) => "within",
             (Verdict::Beyond, Outcome::Failed) => "BEYOND",
@@ -101,7 +101,7 @@ impl Check {
     }
 
     /// How many more passages would decide it, at the rates and the spread seen; empty where it is decided.
-    pub(super) fn more_passages(&self) -> String {
+    pub(crate) fn more_passages(&self) -> String {
         match &self.finding {
             Finding::Bounded { decision, .. } if decision.verdict == Verdict::Undecided => {
                 decision.more_passages.map_or_else(|| "no number".to_owned(), grouped)
@@ -112,7 +112,7 @@ impl Check {
 }
 
 /// Digits in groups of three.
-pub(super) fn grouped(count: u64) -> String {
+pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

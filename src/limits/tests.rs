@@ -1,5 +1,5 @@
+use super::outcomes::Criterion;
 use super::{Gates, Limit, Limits, Percent, Points, Policy};
-use crate::report::Criterion;
 
 #[test]
 fn amounts_have_units() {

@@ -1,0 +1,22 @@
+//! Limits for what a model may lose, and what was proven of them: within, beyond or undecided. A verdict claims no more than it has
+//! proven. `gates.rs` reads limits (`amounts.rs` their units), `outcomes.rs` pairs samples, `judge.rs` decides, `shown.rs` puts a
+//! check into words and numbers.
+
+mod amounts;
+mod comparison;
+mod error;
+mod gates;
+mod judge;
+mod outcomes;
+mod shown;
+#[cfg(test)]
+mod tests;
+
+pub use amounts::{Nats, Percent, Points};
+pub(crate) use comparison::{Comparison, Comparisons, Reference};
+pub use error::LimitsError;
+pub use gates::{Gates, Limit, Limits, Policy};
+pub use judge::Outcome;
+pub(crate) use judge::{Check, Finding, Judgement, judge};
+pub(crate) use outcomes::{Criterion, PairedOutcomes};
+pub(crate) use shown::{Rounding, grouped, limit, loss};
