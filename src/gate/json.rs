@@ -81,14 +81,14 @@ fn check(check: &Check) -> CheckJson<'_> {
         },
         undecided_is_allowed: check.undecided_is_allowed,
         numbers: match &check.finding {
-            Finding::Bounded { loss, limit, passages, decision, .. } => Numbers::Bounded {
-                loss: *loss,
+            Finding::Bounded { measured, limit, decision, .. } => Numbers::Bounded {
+                loss: measured.estimate(),
                 limit: *limit,
                 lower: finite(decision.lower),
                 upper: finite(decision.upper),
                 p_beyond: decision.p_beyond,
                 beyond_significance: decision.beyond_alpha,
-                passages: *passages,
+                passages: measured.count(),
                 more_passages: decision.more_passages,
             },
             Finding::Exact { changed, .. } => Numbers::Exact { changed_passages: *changed },

@@ -13,7 +13,7 @@ const NAMED_PASSAGES: usize = 5;
 /// What was checked, and what was found.
 pub(crate) enum Finding {
     /// A loss and its limit, in the unit of the criterion.
-    Bounded { criterion: Criterion, loss: f64, limit: f64, passages: f64, decision: Decision },
+    Bounded { criterion: Criterion, measured: Measured, limit: f64, decision: Decision },
     /// The passages whose outcome changed, where none may.
     Exact { changed: usize, first: Vec<usize> },
 }
@@ -118,8 +118,7 @@ pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion
     let decisions = decide(&limits, significance);
     let bounded =
         measured.into_iter().zip(decisions).map(|((comparison, criterion, policy, loss, limit), decision)| {
-            let (loss, passages) = (loss.estimate(), loss.count());
-            check(comparison, policy, Finding::Bounded { criterion, loss, limit, passages, decision })
+            check(comparison, policy, Finding::Bounded { criterion, measured: loss, limit, decision })
         });
     let exact = comparisons.iter().filter(|comparison| comparison.limits.expect_exact).map(|comparison| {
         let changed = comparison.outcomes.changed();

@@ -18,5 +18,6 @@ pub use error::LimitsError;
 pub use gates::{Gates, Limit, Limits, Policy};
 pub use judge::Outcome;
 pub(crate) use judge::{Check, Finding, Judgement, judge};
-pub(crate) use outcomes::{Criterion, PairedOutcomes};
-pub(crate) use shown::{Rounding, grouped, limit, loss};
+pub use outcomes::Criterion;
+pub(crate) use outcomes::PairedOutcomes;
+pub(crate) use shown::{Rounding, bound, grouped, limit, loss};

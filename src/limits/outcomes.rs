@@ -1,11 +1,15 @@
 //! Two models' outcomes on the same passages, as limits take them.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::samples::{RollingText, Sample};
 use crate::stats::{Measured, PairedCounts, SampledMean, StatsError};
 
 /// What a limit is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Criterion {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Criterion {
     /// Accuracy of the baseline minus that of the model, a fraction.
     AccuracyLoss,
     /// The mean by which log-likelihoods fall, in nats: the logarithm of the ratio of perplexities.

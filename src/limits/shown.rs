@@ -40,6 +40,21 @@ pub(crate) fn limit(criterion: Criterion, limit: f64) -> String {
     }
 }
 
+/// What was proven of a loss whose one-sided bounds are these.
+pub(crate) fn bound(criterion: Criterion, verdict: Verdict, ends: Option<(f64, f64)>) -> String {
+    let Some((lower, upper)) = ends else { return format!("none: fewer than {FEWEST_PASSAGES} passages") };
+    let (lower, upper) = (loss(criterion, lower, Rounding::Down), loss(criterion, upper, Rounding::Up));
+    let same = criterion == Criterion::TopTokenChange;
+    match verdict {
+        Verdict::Within if same => format!("at least {upper}"),
+        Verdict::Within => format!("at most {upper}"),
+        Verdict::Beyond if same => format!("at most {lower}"),
+        Verdict::Beyond => format!("at least {lower}"),
+        Verdict::Undecided if same => format!("{upper} to {lower}"),
+        Verdict::Undecided => format!("{lower} to {upper}"),
+    }
+}
+
 impl Check {
     pub(crate) fn name(&self) -> &'static str {
         match &self.finding {
@@ -50,7 +65,7 @@ impl Check {
 
     pub(crate) fn found(&self) -> String {
         match &self.finding {
-            Finding::Bounded { criterion, loss: found, .. } => loss(*criterion, *found, Rounding::Nearest),
+            Finding::Bounded { criterion, measured, .. } => loss(*criterion, measured.estimate(), Rounding::Nearest),
             Finding::Exact { changed, .. } => changed.to_string(),
         }
     }
@@ -73,20 +88,9 @@ impl Check {
                 return format!("passages {}{more}", named.join(", "));
             }
         };
-        let (lower, upper) =
-            (loss(criterion, decision.lower, Rounding::Down), loss(criterion, decision.upper, Rounding::Up));
-        let same = criterion == Criterion::TopTokenChange;
-        match decision.verdict {
-            _ if !(decision.lower.is_finite() && decision.upper.is_finite()) => {
-                format!("none: fewer than {FEWEST_PASSAGES} passages")
-            }
-            Verdict::Within if same => format!("at least {upper}"),
-            Verdict::Within => format!("at most {upper}"),
-            Verdict::Beyond if same => format!("at most {lower}"),
-            Verdict::Beyond => format!("at least {lower}"),
-            Verdict::Undecided if same => format!("{upper} to {lower}"),
-            Verdict::Undecided => format!("{lower} to {upper}"),
-        }
+        let ends =
+            Some((decision.lower, decision.upper)).filter(|(lower, upper)| lower.is_finite() && upper.is_finite());
+        bound(criterion, decision.verdict, ends)
     }
 
     pub(crate) fn verdict_words(&self) -> &'static str {

@@ -7,9 +7,12 @@ use super::error::ReportError;
 use super::explanation::DivergenceCurve;
 use super::info::{CheckpointInfo, RunInfo, TaskInfo, Tool};
 use super::json;
+use super::judged::LimitsInfo;
 use super::model::{ModelRecord, ModelRole};
 use super::output_dir::SampleFiles;
 use super::rows::{Baseline, VariantRow};
+use super::standing::judge_rows;
+use crate::limits::Gates;
 use crate::merge::ParamDrift;
 use crate::samples::Sample;
 use crate::stats::{self, PairedBootstrap};
@@ -35,6 +38,8 @@ pub struct ReportInput {
     pub findings: Vec<String>,
     /// How intervals are computed.
     pub bootstrap: PairedBootstrap,
+    /// The limits in force, and where they come from.
+    pub limits: (String, Gates),
 }
 
 impl ReportInput {
@@ -74,6 +79,10 @@ impl Report {
         let mut variants = rows_of(ModelRole::Variant)?;
         let noise_floor = rows_of(ModelRole::NoiseFloor)?.pop();
         correct_for_multiplicity(&mut variants, &baseline.name)?;
+        let of_variants: Vec<_> = input.of_role(ModelRole::Variant).map(|(_, samples)| samples).collect();
+        let (origin, gates) = &input.limits;
+        let task = (input.task.name.as_str(), input.task.rolling);
+        judge_rows(&mut variants, (samples, &of_variants), task, gates)?;
         let report = Self {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool { name: "kintsugi".to_owned(), version: input.run.versions.kintsugi.clone() },
@@ -86,6 +95,7 @@ impl Report {
                 bootstrap_replicates: input.bootstrap.replicate_count,
                 bootstrap_seed: input.bootstrap.seed,
             },
+            limits: LimitsInfo { origin: origin.clone(), significance: gates.significance },
             baseline,
             variants,
             noise_floor,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::explanation::DivergenceCurve;
 use super::info::{CheckpointInfo, RunInfo, TaskInfo, Tool};
+use super::judged::LimitsInfo;
 use super::rows::{ModelRow, VariantRow};
 use crate::merge::ParamDrift;
 
@@ -41,6 +42,8 @@ pub struct Report {
     pub run: RunInfo,
     /// How the statistics were made.
     pub statistics: Statistics,
+    /// The limits that rows are judged by.
+    pub limits: LimitsInfo,
     /// The unmerged model, every rank with its own copy of the replicated parameters.
     pub baseline: ModelRow,
     /// Every merge and candidate, in the order given.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::files;
+use crate::limits::LimitsError;
 use crate::samples::SampleError;
 use crate::stats::StatsError;
 
@@ -58,6 +59,8 @@ pub enum ReportError {
     Png { file: String, reason: String },
     #[error(transparent)]
     Samples(#[from] SampleError),
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
 }
 
 impl ReportError {
@@ -68,6 +71,7 @@ impl ReportError {
             Self::Write { source, .. }
             | Self::Read(source)
             | Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
+            Self::Limits(error) => error.hint(),
             Self::Outside { .. } => {
                 Some("`--output-dir` writes samples/ beside report.json: this report was changed afterwards".to_owned())
             }

@@ -58,12 +58,6 @@ pub(super) fn p_value(p: f64) -> String {
     }
 }
 
-/// A p-value in a sentence.
-pub(super) fn p_statement(p: f64) -> String {
-    let value = p_value(p);
-    if value.starts_with('<') { format!("p {value}") } else { format!("p = {value}") }
-}
-
 /// A confidence level as a percentage, without needless decimals.
 pub(super) fn level(confidence: f64) -> String {
     // Rounded, because 100 · 0.997 is 99.70000000000000-something.

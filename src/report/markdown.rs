@@ -29,7 +29,12 @@ pub fn render_markdown(report: &Report) -> String {
     if let Some(partial) = why::partial(report) {
         blocks.push(format!("> **{partial}.**"));
     }
-    blocks.push(report.verdict());
+    let (lead, clauses) = report.verdict_parts();
+    blocks.push(format!("**{lead}**"));
+    blocks.extend(
+        (!clauses.is_empty())
+            .then(|| clauses.iter().map(|clause| format!("- {clause}")).collect::<Vec<_>>().join("\n")),
+    );
     blocks.push(table(report));
     blocks.extend(why::cautions(report));
     let inexact = why::inexact(report);

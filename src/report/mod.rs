@@ -1,8 +1,8 @@
 //! Reports: what every model scored on the same passages, what each merge loses against the unmerged baseline, and the
 //! renderings of it. A report is built from samples and runs nothing; the numbers come from `stats`.
 //!
-//! `contents.rs` is the report, `build.rs` computes it from a run (`rows.rs` a row of it), `verdict.rs` puts it into
-//! words. Renderings: `json.rs` is the format other programs read; `terminal.rs`, `markdown.rs` and `html/` are for people;
+//! `contents.rs` is the report, `build.rs` computes it from a run (`rows.rs` a row of it), `standing.rs` judges
+//! rows, `verdict.rs` puts all into words. Renderings: `json.rs` is the format other programs read; `terminal.rs`, `markdown.rs` and `html/` are for people;
 //! `lm_eval/` is for lm-evaluation-harness's tools. `output.rs` writes an output directory, `report_files.rs` reads it.
 //! `inspection.rs` is the result of `inspect`, `explanation.rs` that of `explain`, `model_diff.rs` shows that of `diff`.
 
@@ -16,6 +16,7 @@ mod html;
 mod info;
 mod inspection;
 mod json;
+mod judged;
 mod lm_eval;
 mod markdown;
 mod model;
@@ -27,6 +28,7 @@ mod picture;
 mod plots;
 mod report_files;
 mod rows;
+mod standing;
 mod table;
 mod terminal;
 mod verdict;
@@ -52,6 +54,7 @@ pub use inspection::{
     render_inspection,
 };
 pub use json::{parse_json, read_json, schema, to_json, write_json};
+pub use judged::{LimitVerdict, LimitsInfo};
 pub use lm_eval::write_lm_eval;
 pub use markdown::render_markdown;
 pub use model::{Exact, ModelRecord, ModelRole};

@@ -24,6 +24,8 @@ impl Ink {
     pub(super) const NOISE: &str = "#7d8590";
     /// For results.
     pub(super) const GOLD: &str = "#b7791f";
+    /// For limits.
+    pub(super) const LIMIT: &str = "#d1495b";
     pub(super) const SERIES: [&str; 8] =
         ["#d1495b", "#d97706", "#9a6dd7", "#3b82c4", "#2e9d6a", "#1d98a8", "#cf5d9c", "#8a7a3b"];
 }

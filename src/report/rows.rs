@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::CandidateInfo;
 use super::error::ReportError;
+use super::judged::LimitVerdict;
 use super::model::{Exact, ModelRecord};
 use crate::samples::{RollingText, Sample, TokenScore};
 use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, Proportion, StatsError, TokenPairs};
@@ -80,6 +81,9 @@ pub struct VariantRow {
     /// where the divergences were not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
+    /// What was proven of its losses; empty where there is no limit for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<LimitVerdict>,
     /// Whether it is the baseline by construction; absent where this is unknown, as for a candidate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact: Option<Exact>,
@@ -195,6 +199,7 @@ impl<'a> Baseline<'a> {
                 Some(kl) => Some(self.fidelity(samples, &kl).map_err(stats)?),
                 None => None,
             },
+            verdicts: Vec::new(),
             exact: model.exact.clone(),
             candidate: model.candidate.clone(),
         })

@@ -43,8 +43,10 @@ pub fn render_terminal(report: &Report, style: TerminalStyle) -> String {
     }
     page.groups("why not exact", why::inexact(report));
     page.section("findings", &report.findings);
+    let (lead, clauses) = report.verdict_parts();
+    page.section("what was proven", &clauses);
     page.blank();
-    page.heading(&report.verdict());
+    page.heading(&lead);
     page.text
 }
 

@@ -40,7 +40,6 @@ fn p_values_end_at_a_thousandth() {
     assert_eq!(format::p_value(0.25), "0.25");
     assert_eq!(format::p_value(0.0112), "0.011");
     assert_eq!(format::p_value(1e-9), "< 0.001");
-    assert_eq!(format::p_statement(1e-9), "p < 0.001");
     assert_eq!(format::level(0.95), "95 %");
     assert_eq!(format::level(0.997), "99.7 %");
 }

@@ -1,87 +1,38 @@
-//! The report in one or two sentences.
-
-use std::cmp::Ordering;
+//! The report in a few sentences: what was proven of every merge, the surest first.
 
 use super::contents::Report;
 use super::format;
-use super::rows::{Loss, VariantRow};
-
-/// A mean log-likelihood difference below this, in nats, is no change: the ratio of perplexities that people see has four
-/// decimals and would read 1.0000. Folded weights, rounded to 16 bits, differ by less.
-const NEGLIGIBLE: f64 = 5e-5;
-
-/// The significant differences of a merge, in words: merges with the same differences share a clause.
-#[derive(PartialEq)]
-struct Difference {
-    /// `Greater` where accuracy is lost.
-    accuracy: Ordering,
-    points: String,
-    p: String,
-    /// `Greater` where perplexity rises.
-    perplexity: Ordering,
-    rise: String,
-    ratio: String,
-}
-
-impl Difference {
-    /// `a and b lose 2.04 points of accuracy (p < 0.001)`.
-    fn clause(&self, names: &[&str]) -> String {
-        let ending = if names.len() == 1 { "s" } else { "" };
-        let Self { accuracy, points, p, perplexity, rise, ratio } = self;
-        let accuracy_words = match accuracy {
-            Ordering::Greater => format!("lose{ending} {points} points of accuracy ({p})"),
-            Ordering::Less => format!("gain{ending} {points} points of accuracy ({p})"),
-            Ordering::Equal => format!("no measurable change of accuracy ({p})"),
-        };
-        let perplexity_words = match perplexity {
-            Ordering::Greater => format!("raise{ending} perplexity by {rise} (× {ratio})"),
-            Ordering::Less => format!("lower{ending} perplexity by {rise} (× {ratio})"),
-            Ordering::Equal => "no measurable change of perplexity".to_owned(),
-        };
-        let names = format::list(names);
-        match (accuracy, perplexity) {
-            (Ordering::Equal, _) => format!("{names} {perplexity_words}, {accuracy_words}"),
-            (_, Ordering::Equal) => format!("{names} {accuracy_words}, {perplexity_words}"),
-            _ => format!("{names} {accuracy_words} and {perplexity_words}"),
-        }
-    }
-}
+use super::rows::VariantRow;
+use super::standing::Standing;
+use crate::limits::Criterion;
+use crate::stats::Verdict;
 
 impl Report {
-    /// Names the merges without a measurable loss, and the loss of the others.
-    ///
-    /// Accuracy counts as changed where the corrected `McNemar` p-value is below one minus the confidence level;
-    /// perplexity where the interval of the mean log-likelihood difference leaves out zero and the difference is larger
-    /// than anything in the noise floor's interval, and large enough to be seen in a ratio of four decimals.
+    /// Which merges are within the limits, which are beyond and which undecided; then for each what was proven.
     pub fn verdict(&self) -> String {
-        let (lead, differences) = self.verdict_parts();
-        if differences.is_empty() { lead } else { format!("{lead} {}.", differences.join("; ")) }
+        let (lead, clauses) = self.verdict_parts();
+        if clauses.is_empty() { lead } else { format!("{lead} {}.", clauses.join(". ")) }
     }
 
-    /// The verdict's first sentences, and a clause for every group of merges that differs from the baseline.
+    /// The verdict's first sentences, and a clause for every merge: those within first, the smaller divergence first.
     pub(super) fn verdict_parts(&self) -> (String, Vec<String>) {
-        let (lead, differences) = if self.variants.is_empty() {
-            (format!("{} has {}.", self.baseline.name, self.baseline_scores()), Vec::new())
-        } else {
-            self.compare()
-        };
         let passages = self.task.passages;
+        let lead = if self.variants.is_empty() {
+            format!("{} has {}.", self.baseline.name, self.baseline_scores())
+        } else {
+            [Some(self.counted()), self.shown()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        };
         let lead = if self.partial {
             format!("Of {} passages {} were evaluated. {lead}", passages.original, passages.effective)
         } else {
             lead
         };
-        (lead, differences)
-    }
-
-    /// How a variant compares, in a word or two.
-    pub(super) fn standing(&self, row: &VariantRow) -> &'static str {
-        match (self.accuracy_change(&row.loss), self.perplexity_change(&row.loss)) {
-            (Ordering::Equal, Ordering::Equal) => "nothing measurable",
-            (Ordering::Greater, Ordering::Less) | (Ordering::Less, Ordering::Greater) => "mixed",
-            (Ordering::Greater, _) | (_, Ordering::Greater) => "worse",
-            _ => "better",
-        }
+        let mut rows: Vec<&VariantRow> = self.variants.iter().collect();
+        let divergence = |row: &VariantRow| row.fidelity.as_ref().map_or(f64::INFINITY, |fidelity| fidelity.kl_mean);
+        rows.sort_by(|one, other| {
+            one.standing().cmp(&other.standing()).then(divergence(one).total_cmp(&divergence(other)))
+        });
+        (lead, rows.into_iter().map(|row| self.clause(row)).collect())
     }
 
     fn baseline_scores(&self) -> String {
@@ -89,97 +40,63 @@ impl Report {
         format!("accuracy {accuracy} % and perplexity {}", format::perplexity(self.baseline.perplexity))
     }
 
-    fn compare(&self) -> (String, Vec<String>) {
-        let mut harmless = Vec::new();
-        let mut differences: Vec<(Difference, Vec<&str>)> = Vec::new();
-        for row in &self.variants {
-            let Some(difference) = self.difference(&row.loss) else {
-                harmless.push(row);
-                continue;
+    /// `fold is within the limits, mean and zeroth are beyond, against the baseline (…).`
+    fn counted(&self) -> String {
+        let part = |standing: Standing| {
+            let rows = self.variants.iter().filter(|row| row.standing() == standing);
+            let names: Vec<_> = rows.flat_map(|row| row.model.names()).collect();
+            let verb = if names.len() == 1 { "is" } else { "are" };
+            let words = match standing {
+                Standing::Within => "within the limits",
+                Standing::Undecided => "undecided",
+                Standing::Beyond => "beyond the limits",
+                Standing::NotJudged => "not judged",
             };
-            match differences.iter_mut().find(|(known, _)| *known == difference) {
-                Some((_, names)) => names.extend(row.model.names()),
-                None => differences.push((difference, row.model.names().collect())),
-            }
-        }
-        let lead = if harmless.is_empty() {
-            let scores = self.baseline_scores();
-            format!("No merge is free of measurable change against the baseline ({scores}).")
-        } else {
-            let names: Vec<_> = harmless.iter().flat_map(|row| row.model.names()).collect();
-            let verb = if names.len() == 1 { "loses" } else { "lose" };
-            let most = harmless.iter().map(|row| row.loss.acc_interval.upper).fold(0.0, f64::max);
-            format!(
-                "{} {verb} nothing measurable against the baseline ({}); at {} confidence at most {} points of accuracy.",
-                format::list(&names),
-                self.baseline_scores(),
-                format::level(self.statistics.confidence),
-                format::points(most),
-            )
+            (!names.is_empty()).then(|| format!("{} {verb} {words}", format::list(&names)))
         };
-        (lead, differences.iter().map(|(difference, names)| difference.clause(names)).collect())
+        let all = [Standing::Within, Standing::Undecided, Standing::Beyond, Standing::NotJudged];
+        let parts: Vec<_> = all.into_iter().filter_map(part).collect();
+        format!("{}. The baseline has {}.", parts.join("; "), self.baseline_scores())
     }
 
-    /// `None` where neither accuracy nor perplexity differs measurably from the baseline's.
-    fn difference(&self, loss: &Loss) -> Option<Difference> {
-        let (accuracy, perplexity) = (self.accuracy_change(loss), self.perplexity_change(loss));
-        let unless_equal = |change: Ordering, text: String| if change.is_eq() { String::new() } else { text };
-        (accuracy.is_ne() || perplexity.is_ne()).then(|| Difference {
-            accuracy,
-            points: unless_equal(accuracy, format::points(loss.acc.abs())),
-            p: format::p_statement(loss.mcnemar_p_holm),
-            perplexity,
-            rise: unless_equal(perplexity, format::perplexity(loss.perplexity.abs())),
-            ratio: unless_equal(perplexity, format::ratio(loss.perplexity_ratio)),
+    /// The loss of accuracy that these passages can show at all.
+    fn shown(&self) -> Option<String> {
+        let verdicts = self.variants.iter().flat_map(|row| &row.verdicts);
+        let of_accuracy = verdicts.filter(|verdict| verdict.criterion == Criterion::AccuracyLoss);
+        let largest = of_accuracy.max_by(|one, other| {
+            let detectable = |one: Option<f64>| one.unwrap_or(f64::INFINITY);
+            detectable(one.detectable).total_cmp(&detectable(other.detectable))
+        })?;
+        let passages = format::count(self.task.passages.effective, "passage");
+        Some(match largest.detectable_words() {
+            Some(loss) => format!("{passages} show a loss of accuracy of {loss} or more, and may miss a smaller one."),
+            None => format!("{passages} are too few to show any loss of accuracy."),
         })
     }
 
-    /// `Greater` where accuracy is lost.
-    fn accuracy_change(&self, loss: &Loss) -> Ordering {
-        let flips = |loss: &Loss| loss.baseline_only + loss.variant_only;
-        let noise = self.noise_floor.as_ref().map_or(0, |floor| flips(&floor.loss));
-        if loss.mcnemar_p_holm < 1.0 - self.statistics.confidence && flips(loss) > noise {
-            loss.baseline_only.cmp(&loss.variant_only)
-        } else {
-            Ordering::Equal
-        }
-    }
-
-    /// `Greater` where perplexity rises.
-    fn perplexity_change(&self, loss: &Loss) -> Ordering {
-        let noise = self.noise_floor.as_ref().map_or(0.0, |floor| largest_mean_difference(&floor.loss)).max(NEGLIGIBLE);
-        match loss.delta_loglikelihood_interval {
-            Some(interval) if interval.upper < 0.0 && -loss.delta_loglikelihood > noise => Ordering::Greater,
-            Some(interval) if interval.lower > 0.0 && loss.delta_loglikelihood > noise => Ordering::Less,
-            _ => Ordering::Equal,
-        }
-    }
-}
-
-/// The largest mean difference of log-likelihoods in a row's interval, either way.
-fn largest_mean_difference(loss: &Loss) -> f64 {
-    let ends = loss.delta_loglikelihood_interval.map_or(0.0, |interval| interval.lower.abs().max(interval.upper.abs()));
-    ends.max(loss.delta_loglikelihood.abs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn merges_with_the_same_differences_share_a_clause() {
-        let clause = |accuracy, perplexity, names: &[&str]| {
-            let [points, p, rise, ratio] = ["2.04", "p < 0.001", "0.5", "1.1000"].map(str::to_owned);
-            Difference { accuracy, points, p, perplexity, rise, ratio }.clause(names)
+    /// What was proven of a merge: the limits that decided it, then the others.
+    fn clause(&self, row: &VariantRow) -> String {
+        let standing = row.standing();
+        let decides = |verdict: Verdict| match standing {
+            Standing::Within => verdict == Verdict::Within,
+            Standing::Beyond => verdict == Verdict::Beyond,
+            Standing::Undecided | Standing::NotJudged => verdict == Verdict::Undecided,
         };
-        let both = clause(Ordering::Greater, Ordering::Greater, &["a", "b"]);
-        assert_eq!(both, "a and b lose 2.04 points of accuracy (p < 0.001) and raise perplexity by 0.5 (× 1.1000)");
-        let one = clause(Ordering::Less, Ordering::Equal, &["a"]);
-        assert_eq!(one, "a gains 2.04 points of accuracy (p < 0.001), no measurable change of perplexity");
-        let other = clause(Ordering::Equal, Ordering::Less, &["a", "b", "c"]);
-        assert_eq!(
-            other,
-            "a, b and c lower perplexity by 0.5 (× 1.1000), no measurable change of accuracy (p < 0.001)"
-        );
+        let (first, others): (Vec<_>, Vec<_>) = row.verdicts.iter().partition(|limit| decides(limit.verdict));
+        let mut words: Vec<String> = first.into_iter().chain(others).map(super::judged::LimitVerdict::words).collect();
+        if row.exact.as_ref().is_some_and(|exact| exact.exact) {
+            words.insert(0, self.exact_words(row));
+        }
+        let words = if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
+        format!("{} {}{words}", row.model.title(), standing.word())
+    }
+
+    /// An exact merge differs by rounding alone.
+    fn exact_words(&self, row: &VariantRow) -> String {
+        let largest = format::scientific(row.loss.max_abs_delta_loglikelihood);
+        let floor = self.noise_floor.as_ref().map_or_else(String::new, |floor| {
+            format!(", of the noise floor by {}", format::scientific(floor.loss.max_abs_delta_loglikelihood))
+        });
+        format!("exact in exact arithmetic (no passage changes by more than {largest} nats{floor})")
     }
 }

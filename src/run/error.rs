@@ -15,6 +15,8 @@ pub enum RunError {
     Eval(#[from] crate::eval::EvalError),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Limits(#[from] crate::limits::LimitsError),
     #[error("{path}: could not write the journal: {source}", path = path.display())]
     JournalWrite { path: PathBuf, source: io::Error },
     #[error("{path}: record {record} is damaged: {reason}", path = path.display())]
@@ -42,6 +44,7 @@ impl RunError {
         let text = match self {
             #[cfg(feature = "libtorch")]
             Self::Eval(error) => return error.hint(),
+            Self::Limits(error) => return error.hint(),
             Self::JournalWrite { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space and run the same command again: it goes on after the last finished slice"
             }

@@ -1,10 +1,14 @@
 //! Within, beyond or undecided: what a limit's verdict may say.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::measured::Measured;
 use super::plan::passages_needed;
 
 /// What was proven about a loss and its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The loss is at most the limit: the upper end of its one-sided bound is.
     Within,

@@ -180,6 +180,7 @@ pub(crate) fn input() -> ReportInput {
     let mean = [&format!("attention.dense.bias (44 layers): {bias}, `mean` keeps 1/2 of it"), norms];
     let exact = Exact { exact: true, because: Vec::new() };
     ReportInput {
+        limits: ("built-in".into(), kintsugi::limits::Gates::built_in().unwrap()),
         run: run_info(),
         checkpoint: checkpoint_info(),
         task: task_info(n),

@@ -59,6 +59,7 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
         "tokenizer": {"file": "t", "sha256": "0"}, "splitting": "s", "truncated_count": 0,
     });
     let input = ReportInput {
+        limits: ("built-in".into(), kintsugi::limits::Gates::built_in().unwrap()),
         run: serde_json::from_value(run).unwrap(),
         checkpoint: serde_json::from_value(checkpoint).unwrap(),
         task: serde_json::from_value(task).unwrap(),

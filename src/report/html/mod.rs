@@ -153,7 +153,7 @@ fn comparison(report: &Report) -> Comparison {
         let standing = match line.variant {
             None => "",
             Some(_) if report.noise_floor.as_ref().is_some_and(|floor| floor.model.name == model.name) => "noise",
-            Some(row) => report.standing(row),
+            Some(row) => row.standing().word(),
         };
         Row {
             name: model.title(),

@@ -1,9 +1,10 @@
 //! Forest plots: what each merge loses, with its interval, beside the noise floor.
 
 use kuva::plot::ForestPlot;
-use kuva::plot::annotations::ShadedRegion;
+use kuva::plot::annotations::{ReferenceLine, ShadedRegion};
 use kuva::prelude::{Layout, Plot};
 
+use crate::limits::Criterion;
 use crate::report::picture::{Ink, Picture, label};
 use crate::report::{Report, VariantRow, format};
 use crate::stats::Interval;
@@ -19,6 +20,7 @@ pub(super) fn draw(report: &Report) -> Vec<Picture> {
         "accuracy-loss",
         format!("Accuracy lost against the baseline, with {level} interval"),
         "points of accuracy (right of zero: the merge is worse)",
+        (Criterion::AccuracyLoss, 100.0),
         |row| (100.0 * row.loss.acc, scaled(row.loss.acc_interval, 100.0)),
     );
     let perplexity = forest(
@@ -26,6 +28,7 @@ pub(super) fn draw(report: &Report) -> Vec<Picture> {
         "perplexity-ratio",
         format!("Log-perplexity ratio to the baseline, with {level} interval"),
         "ln(perplexity / perplexity of the baseline)",
+        (Criterion::PerplexityIncrease, 1.0),
         |row| {
             let value = -row.loss.delta_loglikelihood;
             let interval = row.loss.delta_loglikelihood_interval;
@@ -42,6 +45,7 @@ fn forest(
     file: &str,
     title: String,
     axis: &str,
+    (criterion, unit): (Criterion, f64),
     estimate: impl Fn(&VariantRow) -> (f64, Interval),
 ) -> Picture {
     let mut plot = ForestPlot::new().with_null_value(0.0).with_marker_size(5.0).with_whisker_width(2.0);
@@ -60,6 +64,18 @@ fn forest(
             short(interval.upper)
         ));
     }
+    let mut limits: Vec<f64> = report
+        .variants
+        .iter()
+        .flat_map(|row| &row.verdicts)
+        .filter(|limit| limit.criterion == criterion)
+        .map(|limit| unit * limit.limit)
+        .collect();
+    limits.sort_by(f64::total_cmp);
+    limits.dedup();
+    for &limit in &limits {
+        extent = (extent.0.min(limit), extent.1.max(limit));
+    }
     let count = lines.len();
     let plots = vec![Plot::Forest(plot)];
     // A little air, so that caps do not lie on the frame; something to see where all is zero.
@@ -77,7 +93,12 @@ fn forest(
         layout =
             layout.with_shaded_region(ShadedRegion::vertical(lower, upper).with_color(Ink::NOISE).with_opacity(0.15));
     }
-    Picture::of_plots(file, title, format!("{}.", lines.join("; ")), plots, layout)
+    for &limit in &limits {
+        layout = layout.with_reference_line(ReferenceLine::vertical(limit).with_color(Ink::LIMIT).with_label("limit"));
+    }
+    let named: Vec<_> = limits.iter().map(|&limit| format!("limit at {}", short(limit))).collect();
+    let description = format!("{}.", lines.into_iter().chain(named).collect::<Vec<_>>().join("; "));
+    Picture::of_plots(file, title, description, plots, layout)
 }
 
 fn scaled(interval: Interval, factor: f64) -> Interval {

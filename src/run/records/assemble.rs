@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{ModelScores, Records};
+use crate::limits::Gates;
 use crate::merge::FoldSummary;
 use crate::report::{DivergenceCurve, ModelRecord, ModelRole, ReportInput, RunInfo, StageSeconds, TaskInfo};
 use crate::run::error::RunError;
@@ -46,6 +47,7 @@ impl Records {
             drift: recorded.drift.clone(),
             findings,
             bootstrap: PairedBootstrap { replicate_count, seed, ..PairedBootstrap::default() },
+            limits: ("built-in".to_owned(), Gates::built_in()?),
         })
     }
 

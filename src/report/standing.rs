@@ -1,0 +1,97 @@
+//! The rows of a report against their limits.
+
+use super::error::ReportError;
+use super::judged::LimitVerdict;
+use super::rows::VariantRow;
+use crate::limits::{
+    Check, Comparison, Comparisons, Finding, Gates, LimitsError, PairedOutcomes, Policy, Reference, judge,
+};
+use crate::samples::{RollingText, Sample};
+use crate::stats::{Verdict, smallest_detectable};
+
+/// What the verdicts on a row's limits amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Every limit that must be proven is.
+    Within,
+    Undecided,
+    /// One is exceeded for certain.
+    Beyond,
+    /// There is no limit for it.
+    NotJudged,
+}
+
+impl Standing {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Within => "within",
+            Self::Undecided => "undecided",
+            Self::Beyond => "beyond",
+            Self::NotJudged => "not judged",
+        }
+    }
+}
+
+impl VariantRow {
+    pub(super) fn standing(&self) -> Standing {
+        let any = |is: fn(&LimitVerdict) -> bool| self.verdicts.iter().any(is);
+        if self.verdicts.is_empty() {
+            Standing::NotJudged
+        } else if any(|limit| limit.verdict == Verdict::Beyond) {
+            Standing::Beyond
+        } else if any(|limit| limit.verdict == Verdict::Undecided && !limit.may_stay_undecided) {
+            Standing::Undecided
+        } else {
+            Standing::Within
+        }
+    }
+}
+
+/// Judges all rows together; `samples` are those of the rows, in their order.
+pub(super) fn judge_rows(
+    rows: &mut [VariantRow],
+    (baseline, samples): (&[Sample], &[&[Sample]]),
+    (task, rolling): (&str, Option<RollingText>),
+    gates: &Gates,
+) -> Result<(), ReportError> {
+    let comparisons = rows.iter().zip(samples).map(|(row, samples)| {
+        let pairs: Vec<_> = baseline.iter().zip(*samples).collect();
+        Comparison {
+            task: task.to_owned(),
+            model: row.model.name.clone(),
+            reference: Reference::Baseline,
+            limits: gates.of_any(task, row.model.names()),
+            outcomes: PairedOutcomes::of_samples(&pairs, rolling, true),
+            doc_ids: baseline.iter().map(|sample| sample.doc_id).collect(),
+        }
+    });
+    let comparisons: Vec<_> = comparisons.filter(|comparison| !comparison.limits.skip).collect();
+    let checks = match judge(Comparisons { comparisons, remarks: Vec::new() }, gates.significance, &[]) {
+        Ok(judgement) => judgement.checks,
+        Err(LimitsError::NoLimit) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    for row in rows {
+        let own = checks.iter().filter(|check| check.model == row.model.name);
+        let proven = own.clone().any(|check| check.verdict() == Verdict::Within);
+        row.verdicts = own.filter_map(|check| verdict(check, proven, gates.significance)).collect();
+    }
+    Ok(())
+}
+
+/// None of a limit that is not a number. `proven`: whether another limit of the model is.
+fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdict> {
+    let Finding::Bounded { criterion, measured, limit, decision } = &check.finding else { return None };
+    let finite = |bound: f64| Some(bound).filter(|bound| bound.is_finite());
+    Some(LimitVerdict {
+        criterion: *criterion,
+        verdict: decision.verdict,
+        loss: measured.estimate(),
+        lower: finite(decision.lower),
+        upper: finite(decision.upper),
+        limit: *limit,
+        may_stay_undecided: proven && check.policy != Policy::Critical,
+        more_passages: decision.more_passages,
+        detectable: smallest_detectable(measured.without_loss(), *limit, significance),
+    })
+}
