@@ -17,9 +17,8 @@ from fake_gpu import DEMO, WIDE, FakeGpu, limited, of_a_layer, strategies  # noq
 # What is assumed of the machine.
 KERNELS, COPIES, DISK, CORES = 700e12, 25e9, 2e9, 16
 MERGES = ["zeroth", "mean", "merge20b", "reduce-aware", "fold"]
-RUNS = WIDE | {"compare, all defaults": ["compare", "--dtype", "f16"]}
-NAMES = {"eval": "eval", "compare": "compare, four merges", "compare, all defaults": "compare, all built-in merges and the noise floor"}
-# Of a GPU with less memory only the plan is of interest: how many passes.
+NAMES = {"eval": "`eval`", "compare": "`compare` with four merges"}
+# GiB. What is planned for every built-in merge and the noise floor.
 CARDS = [78, 24, 12]
 
 
@@ -28,7 +27,7 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def merging(gpu, data, repeats=2):
+def merging(gpu, data, repeats):
     """Seconds of one core for merging a layer by each strategy: a processor's time for a comparison with it less that for the baseline
     alone, which reads the same. The least of some runs."""
     def of(command):
@@ -47,12 +46,20 @@ def main():
     parser.add_argument("--data")
     parser.add_argument("--tokenizer")
     parser.add_argument("--work", default=".scratch/cuda-host/work")
+    parser.add_argument("--repeats", type=int, default=2, help="of the merges' times")
     args = parser.parse_args()
     data = {"data": args.data, "tokenizer": args.tokenizer} if args.data else DEMO
     gpu = FakeGpu(args.kintsugi, args.built, args.work)
     gibibytes = 1 << 30
     found, plans = {}, {}
-    for name, command in RUNS.items():
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def keep(**parts):
+        raw.update(parts)
+        (args.out / "counts.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+    raw = {"date": time.strftime("%Y-%m-%d")}
+    for name, command in WIDE.items():
         added, _, run = of_a_layer(gpu, command, data)
         report = run.report["run"]
         found[name] = limited(added) | {
@@ -63,18 +70,17 @@ def main():
             "passes": report["slices"],
             "tokens": report["tokens"],
         }
+        keep(layer=found)
     options = ["--tokenizer", data["tokenizer"], "--data", data["data"], "--device", "cuda:0"]
     for card in CARDS:
-        run = gpu.run("compare", gpu.synthetic("20b", 3), *RUNS["compare, all defaults"][1:], *options, FAKE_MEM_GB=card)
-        plans[card] = {"complaint": run.complaint()} if run.complaint() else {
-            "passes": run.report["run"]["slices"], "peak bytes": run.counts["peak_bytes"]["0"],
-            "chunk_tokens": run.report["run"]["chunk_tokens"], "refused": run.counter("cudaMalloc refused")}
-    merges = merging(gpu, data)
+        run = gpu.run("compare", gpu.synthetic("20b", 3), "--dtype", "f16", "--dry-run", *options, FAKE_MEM_GB=card)
+        plan = [line for line in run.stdout.splitlines() if line.startswith("memory")]
+        plans[card] = run.complaint() or (plan[0].removeprefix("memory").strip() if plan else "no plan")
+    keep(cards=plans)
+    merges = merging(gpu, data, args.repeats)
     # Embedding, norm and head aside: the third layer's files.
     layer_bytes = sum(file.stat().st_size for file in (gpu.synthetic("20b", 3) / "global_step1").glob("layer_04-*"))
-    args.out.mkdir(parents=True, exist_ok=True)
-    raw = {"command": sys.argv, "date": time.strftime("%Y-%m-%d"), "layer": found, "cards": plans, "merge seconds of one core": merges, "layer bytes": layer_bytes}
-    (args.out / "counts.json").write_text(json.dumps(raw, indent=1) + "\n")
+    keep(**{"merge seconds of one core": merges, "layer bytes": layer_bytes})
 
     slowest = max(merges, key=merges.get)
     mb = lambda count: f"{count / 1e6:,.1f} MB"
@@ -102,8 +108,7 @@ def main():
         merge = sum(merges[each] for each in used(name)) / CORES
         waits.append([NAMES[name], f"{kernels * 1e3:,.0f} ms", fits(found[name]["bytes to the device"] / COPIES), fits(layer_bytes / DISK),
                       fits(merges[slowest] / CORES if name != "eval" else 0.0), fits(merge)])
-    cards = [[f"{card} GiB", plan.get("passes", "–"), f"{plan['peak bytes'] / gibibytes:.1f} GiB" if "peak bytes" in plan else "–",
-              plan.get("chunk_tokens", "–"), plan.get("refused", "–"), plan.get("complaint", "")] for card, plan in plans.items()]
+    cards = [[f"{card} GiB", plan] for card, plan in plans.items()]
     text = f"""# What a layer takes on a GPU, counted without one
 
 {time.strftime("%Y-%m-%d")}. Counted on the [fake GPU](../../gpu/fake/README.md), which launches nothing: libtorch's real CUDA half, no times. The shape of
@@ -121,9 +126,9 @@ A layer:
 Three layers with embedding and head, on a GPU of 78 GiB:
 
 {table(["", *(NAMES[name] for name in columns)], whole)}
-`{NAMES["compare, all defaults"]}` on smaller ones:
+What `compare` plans for all built-in merges and the noise floor (`--dry-run`):
 
-{table(["memory", "passes", "peak", "tokens of a chunk", "allocations refused", ""], cards)}
+{table(["a GPU of", "memory"], cards)}
 ## Is the GPU ever waiting by design?
 
 A layer's kernels at {KERNELS / 1e12:.0f} TFLOP/s (matrix products alone) against what the host does for it meanwhile: copying at {COPIES / 1e9:.0f} GB/s, reading its
@@ -138,7 +143,8 @@ divided by {CORES}. It takes the processor's time of a comparison with that merg
 
 
 def used(name):
-    return {"eval": [], "compare": ["zeroth", "mean", "reduce-aware", "fold"]}.get(name, MERGES)
+    """The merges of a run."""
+    return [part for part in WIDE[name] if part in MERGES]
 
 
 main()

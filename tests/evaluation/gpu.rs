@@ -13,7 +13,8 @@ fn an_evaluation_loads_what_it_needs_and_can_be_repeated() {
     let checkpoint = source.open();
     let backend = Backend { device: tch::Device::Cuda(0), kind: tch::Kind::Half };
     let options = EngineOptions { memory_budget: Some(1 << 20), ..EngineOptions::on(vec![backend]) };
-    let pairs: Vec<_> = (0..20).map(|seed| ((0..8 + seed % 5).map(|at| (seed + at) % 120).collect(), vec![seed])).collect();
+    let pairs: Vec<_> =
+        (0..20).map(|seed| ((0..8 + seed % 5).map(|at| (seed + at) % 120).collect(), vec![seed])).collect();
     let run = |options: &EngineOptions| {
         let found = evaluate(&checkpoint, &variants(&["mean", "fold"]), passages(&pairs, 64), options, &Quiet).unwrap();
         (found.scores.len(), found.slice_count)
