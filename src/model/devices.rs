@@ -121,7 +121,9 @@ fn usable_gpus() -> Result<Vec<ChosenDevice>, ModelError> {
     if usable.is_empty() {
         return Err(ModelError::Device { device: "cuda".to_owned(), reason: reasons.join("; ") });
     }
-    reasons.iter().for_each(|reason| tracing::warn!("{reason}: not used"));
+    for reason in reasons {
+        tracing::warn!("{reason}: not used");
+    }
     Ok(usable)
 }
 

@@ -35,7 +35,8 @@ fn product(backend: Backend) -> Result<bool, ModelError> {
 fn attention(backend: Backend) -> Result<bool, ModelError> {
     const LENGTH: i64 = 16;
     const SHAPE: [i64; 4] = [2, 4, LENGTH, 64];
-    let positions = Tensor::f_arange(LENGTH, (backend.kind, Device::Cpu))?.f_view([1, 1, LENGTH, 1])?.f_expand(SHAPE, false)?;
+    let positions =
+        Tensor::f_arange(LENGTH, (backend.kind, Device::Cpu))?.f_view([1, 1, LENGTH, 1])?.f_expand(SHAPE, false)?;
     let zeros = Tensor::f_zeros(SHAPE, (backend.kind, backend.device))?;
     let values = positions.f_mul_scalar(2.0)?.f_to_device(backend.device)?;
     let found = Tensor::f_scaled_dot_product_attention(
