@@ -35,7 +35,8 @@ impl<'a> CalibratedMerge<'a> {
         let _no_grad = tch::no_grad_guard();
         let mut merger = StageMerger::new(stage, self.architecture);
         if let Some(calibrator) = &mut self.calibrator
-            && let Some(corrected) = calibrator.stage(stage, &mut merger, None, std::slice::from_mut(exactness))?.remove(&0)
+            && let Some(corrected) =
+                calibrator.stage(stage, &mut merger, None, std::slice::from_mut(exactness))?.remove(&0)
         {
             return Ok(corrected);
         }

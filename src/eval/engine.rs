@@ -41,9 +41,8 @@ impl EngineOptions {
     /// Bytes for residual streams on each device, if chunks have so many tokens: what the device with the least memory has, as
     /// all get equal shares of the passages.
     fn stream_bytes(&self, models: Models<'_>, chunk_tokens: usize) -> u64 {
-        let by_device = |&backend: &Backend| {
-            budget::default_memory_budget(models, backend, chunk_tokens, &self.calibration)
-        };
+        let by_device =
+            |&backend: &Backend| budget::default_memory_budget(models, backend, chunk_tokens, &self.calibration);
         self.memory_budget.or_else(|| self.backends.iter().map(by_device).min()).unwrap_or(0)
     }
 }
@@ -62,14 +61,14 @@ pub fn plan_chunks(
     let lengths = || passages.iter().map(TokenizedPassage::length);
     let longest = lengths().max().unwrap_or(0);
     let fitting = |asked| {
-        let by_device = options.backends.iter().map(|&backend| {
-            budget::fitting_chunk_tokens(models, backend, asked, &options.calibration)
-        });
+        let by_device = options
+            .backends
+            .iter()
+            .map(|&backend| budget::fitting_chunk_tokens(models, backend, asked, &options.calibration));
         by_device.min().unwrap_or(asked)
     };
-    let mut chunk_tokens = options
-        .chunk_tokens
-        .unwrap_or_else(|| fitting(budget::even_chunk_tokens(backend, lengths().sum(), longest)));
+    let mut chunk_tokens =
+        options.chunk_tokens.unwrap_or_else(|| fitting(budget::even_chunk_tokens(backend, lengths().sum(), longest)));
     let capacity = Capacity::new(models, &passages, chunk_tokens, backend, options)?.tokens;
     // In halves, so that a little more or less memory makes no other plan.
     while chunk_tokens > capacity && options.chunk_tokens.is_none() {
@@ -154,7 +153,9 @@ pub fn evaluate_chunks<E: From<EvalError>>(
     for (number, slice) in slices.iter().enumerate() {
         let devices = divide(slice, &options.backends)
             .into_iter()
-            .map(|(backend, chunks)| Ok(DeviceRun::new(architecture, backend, &plan.lay_out(&chunks))?.with_room(largest)))
+            .map(|(backend, chunks)| {
+                Ok(DeviceRun::new(architecture, backend, &plan.lay_out(&chunks))?.with_room(largest))
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(EvalError::Device)?;
         let calibrator = Calibrator::new(architecture, backend.device, models.strategies(), &options.calibration)?;

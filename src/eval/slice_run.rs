@@ -147,9 +147,7 @@ impl<'a> SliceRun<'a> {
         let mut uploaders = uploaders.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let mut merger = StageMerger::with(stage, architecture, prepared.merged);
         let mut own = match &mut self.calibrator {
-            Some(calibrator) => {
-                calibrator.stage(stage, &mut merger, uploaders.first(), &mut self.outcome.exactness)?
-            }
+            Some(calibrator) => calibrator.stage(stage, &mut merger, uploaders.first(), &mut self.outcome.exactness)?,
             None => BTreeMap::new(),
         };
         own.extend(candidates);

@@ -19,7 +19,10 @@ impl Streams {
     }
 
     pub fn hidden_size(&self) -> usize {
-        self.0.first().and_then(|stream| stream.size().last().copied()).map_or(0, |size| usize::try_from(size).unwrap_or(0))
+        self.0
+            .first()
+            .and_then(|stream| stream.size().last().copied())
+            .map_or(0, |size| usize::try_from(size).unwrap_or(0))
     }
 
     pub fn of_rank(&self, tp_rank: usize) -> &Tensor {
