@@ -29,10 +29,12 @@ def table(head, rows):
 
 def merging(gpu, data, repeats):
     """Seconds of one core for merging a layer by each strategy: a processor's time for a comparison with it less that for the baseline
-    alone, which reads the same. The least of some runs."""
+    alone, which reads the same; of each size the least of some runs."""
     def of(command):
         command = [*command, "--dtype", "f16", "--threads", 1, "--limit", 4]
-        return min(of_a_layer(gpu, command, data)[0]["cpu seconds"] for _ in range(repeats))
+        runs = [of_a_layer(gpu, command, data)[1:] for _ in range(repeats)]
+        two, three = (min(run.cpu_seconds for run in of_size) for of_size in zip(*runs))
+        return three - two
 
     alone = of(["eval"])
     return {name: max(of(["compare", *strategies([name])]) - alone, 0.0) for name in MERGES}

@@ -94,7 +94,8 @@ fn automatic() -> Vec<ChosenDevice> {
         return vec![ChosenDevice::cpu("no NVIDIA driver is here")];
     }
     usable_gpus().unwrap_or_else(|error| {
-        tracing::warn!("an NVIDIA driver is here, but no GPU can be used: {error}");
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        tracing::warn!("an NVIDIA driver is here, but no GPU can be used: {error}{hint}");
         vec![ChosenDevice::cpu("no GPU can be used")]
     })
 }
