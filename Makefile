@@ -28,6 +28,8 @@ test-launchers: build ## Shards under a real Slurm, mpirun and torchrun, compare
 
 test-cuda-host: build ## The CUDA host path on a GPU that computes nothing (fetches the CUDA wheel, 2.7 GB, unless KINTSUGI_CUDA_PYTHON has it)
 	evals/gpu/fake/test.sh target/release/kintsugi $(ARGS)
+	$(CARGO) test --locked --test evaluation --config "target.'cfg(all())'.runner = '$(CURDIR)/evals/gpu/fake/run.sh \
+		$(CURDIR)/.scratch/cuda-host/built $(CURDIR)/.scratch/cuda-host/counts.json'" -- --ignored gpu::
 
 KILLS ?= 100
 

@@ -1,45 +1,98 @@
-#!/bin/sh
-# The GPU measurements, on a machine with one NVIDIA GPU, a Python with torch 2.11 (CUDA), and this program built:
+#!/bin/bash
+# The first run on a machine with an NVIDIA GPU, and every later one: at most ten minutes, nothing is fetched, no step stops the ones after
+# it. README.md beside this says what to bring.
 #
-#     evals/gpu/run.sh LAMBADA_TEST.jsonl 20B_TOKENIZER.json [OUT]
+#     evals/gpu/run.sh [KIT]        KIT (.gpu): kintsugi, lambada_test.jsonl, 20B_tokenizer.json, checkpoints.tar.xz, as pack.sh makes it
 #
-# 1. the ceiling: float16 matrix products at the 20b shape's sizes;
-# 2. 20b shape (44 layers, hidden 6144, 2 ranks, float16, random weights, 41 GB written here), all passages: the unmerged model
-#    alone, then the unmerged model and four merges, each with its split into reading, merging and computing;
-# 3. 410m and 1b shapes beside transformers + lm-evaluation-harness, if that Python has them.
-#
-# KINTSUGI, PYTHON and WORK (where checkpoints go) can be set. Raw numbers go to OUT, a summary to stdout.
-set -eu
-data=$1 tokenizer=$2 out=${3:-.scratch/gpu}
+# Everything is appended to $OUT/log.txt as it happens; reports go to $OUT/reports.tgz after every step, so that a cut loses the step at hand
+# alone. Variables: OUT (/tmp/out), PYTHON (python3, with torch 2.11 for CUDA), WORK (a memory disk is made), BUDGET (560: seconds after which
+# no step begins), SHAPE (20b) and SMALL (410m), LIMIT (all passages), PREFIX (what kintsugi and Python run under, such as the fake GPU).
+set -u
 here=$(cd "$(dirname "$0")" && pwd)
-kintsugi=${KINTSUGI:-$here/../../target/release/kintsugi}
-python=${PYTHON:-python3}
-work=${WORK:-.scratch/gpu}
-mkdir -p "$out" "$work"
-LD_LIBRARY_PATH=$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-export LD_LIBRARY_PATH
+kit=$(cd "${1:-.gpu}" && pwd) || exit 2
+out=${OUT:-/tmp/out} shape=${SHAPE:-20b} small=${SMALL:-410m} budget=${BUDGET:-560} python=${PYTHON:-python3}
+read -ra prefix <<< "${PREFIX:-}"
+mkdir -p "$out"
+exec > >(tee -a "$out/log.txt") 2>&1
+data=$kit/lambada_test.jsonl tokenizer=$kit/20B_tokenizer.json
+began=$SECONDS
+now() { echo $((SECONDS - began)); }
 
-nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | tee "$out/gpu.txt"
-"$kintsugi" doctor | tee "$out/doctor.txt"
-"$python" "$here/ceiling.py" | tee "$out/ceiling.json"
+work=${WORK:-/tmp/kintsugi-ram}
+mkdir -p "$work"
+[ -n "${WORK:-}" ] || mountpoint -q "$work" || mount -t tmpfs -o size=72g none "$work" || echo "no memory disk: checkpoints go to the disk"
+rm -rf "$work/reports"
+mkdir -p "$work/reports"
+cp "$kit/kintsugi" "$work/kintsugi"
+chmod +x "$work/kintsugi"
+kintsugi=("${prefix[@]}" "$work/kintsugi")
+py=("${prefix[@]}" "$python")
+torch=$("$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') # without importing it
+export LD_LIBRARY_PATH=$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
-evaluate() { # name command checkpoint options…
-    name=$1 command=$2 checkpoint=$3
-    shift 3
-    "$kintsugi" -q "$command" "$checkpoint" --data "$data" --tokenizer "$tokenizer" --device cuda:0 --restart \
-        --output-dir "$out/$name" "$@" > "$out/$name.txt"
-    "$python" "$here/summary.py" "$out/$name/report.json" "$out/ceiling.json"
+# step NAME SECONDS COMMAND…: at most so long, never the end of the script
+step() {
+    local name=$1 most=$2
+    shift 2
+    if [ "$(now)" -gt "$budget" ]; then
+        echo "== $name: left out, $(now) s are over"
+        return
+    fi
+    echo "== $name (at $(now) s)"
+    timeout -k 5 "$most" "$@"
+    echo "== $name: exit $? at $(now) s"
+    (cd "$work/reports" && find . -name '*.json' -print0 | tar czf "$out/reports.tgz.part" --null -T - && mv "$out/reports.tgz.part" "$out/reports.tgz")
 }
 
-[ -d "$work/20b" ] || "$kintsugi" -q synth --shape 20b --drift 0.01 -o "$work/20b"
-# The first reading is from the disk, the others from the page cache as far as it is large enough.
-evaluate 20b-eval eval "$work/20b" --dtype f16
-evaluate 20b-eval-again eval "$work/20b" --dtype f16
-evaluate 20b-compare compare "$work/20b" --dtype f16 --no-noise-floor \
-    --strategy zeroth --strategy mean --strategy reduce-aware --strategy fold
+# ---- what this machine is (5 s)
+nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version,pcie.link.gen.current,pcie.link.width.current,clocks.sm,power.limit --format=csv,noheader
+nproc
+free -g | sed -n 2p
+df -h / "$work" | sed 1d
+ulimit -l
+env | grep -E '^(TORCH|CUDA|NVIDIA|CUBLAS|LD_LIB)'
 
-if "$python" -c 'import lm_eval, transformers' 2> /dev/null; then
-    "$python" "$here/../peers/bench.py" --device cuda:0 --dtype f16 --kintsugi "$kintsugi" --data "$data" --tokenizer "$tokenizer" \
-        --shapes 410m,1b --limit 5153 --trial-limit 1024 --batch-sizes 16,64,128,256 --no-compare \
-        --work "$work" --out "$out/peers"
-fi
+# ---- the big checkpoint is written meanwhile (10 to 15 s on 16 cores into memory, 41 GB)
+[ -d "$work/$shape" ] || (time "$work/kintsugi" -q synth --shape "$shape" --drift 0.01 -o "$work/$shape.part" && mv "$work/$shape.part" "$work/$shape") > "$work/synth.txt" 2>&1 &
+synth=$!
+
+# ---- right or wrong (60 s): from here on it is known whether anything runs at all
+step doctor 60 "${kintsugi[@]}" doctor
+tar -C "$work" -xJf "$kit/checkpoints.tar.xz"
+step against-gpt-neox 150 "$python" "$here/against_reference.py" "$work/checkpoints" cuda:0 f32,f16,bf16 "$work/reference" 6 "${kintsugi[@]}"
+wait $synth
+cat "$work/synth.txt"
+du -sh "$work/$shape"
+
+# ---- how fast (5 minutes)
+step where-time-goes 60 "${py[@]}" "$here/where_time_goes.py"
+step ceiling 60 bash -c '"$@" > "$0"; cat "$0"' "$work/reports/ceiling.json" "${py[@]}" "$here/ceiling.py"
+evaluate() { # name seconds command checkpoint options…
+    local name=$1 most=$2 command=$3 checkpoint=$4 report=$work/reports/$1/report.json
+    shift 4
+    # All passages in one piece of the journal, as far as memory has room.
+    step "$name" "$most" bash -c '"$@" > "$0"' "$work/reports/$name.txt" "${kintsugi[@]}" -q "$command" "$checkpoint" --data "$data" \
+        --tokenizer "$tokenizer" --device cuda:0 --restart --slice-tokens 10000000 --output-dir "$work/reports/$name" ${LIMIT:+--limit "$LIMIT"} "$@"
+    [ -e "$report" ] && "$python" "$here/summary.py" "$report" "$work/reports/ceiling.json" "$(basename "$checkpoint")"
+}
+evaluate "$shape-eval" 120 eval "$work/$shape" --dtype f16
+evaluate "$shape-compare" 300 compare "$work/$shape" --dtype f16 --no-noise-floor --strategy zeroth --strategy mean --strategy reduce-aware --strategy fold
+evaluate "$shape-eval-again" 90 eval "$work/$shape" --dtype f16
+[ -n "${WORK:-}" ] || rm -rf "${work:?}/$shape"
+
+# ---- a small model, sameness, too little memory (60 s)
+step "synth-$small" 60 bash -c '[ -d "$1" ] || "$2" -q synth --shape "$0" --drift 0.01 -o "$1"' "$small" "$work/$small" "$work/kintsugi"
+evaluate "$small-eval" 60 eval "$work/$small" --dtype f16
+evaluate "$small-eval-again" 60 eval "$work/$small" --dtype f16
+step same-bits 10 bash -c 'cmp "$0-eval/samples/baseline.jsonl" "$0-eval-again/samples/baseline.jsonl" && echo "twice the same bits"' "$work/reports/$small"
+evaluate "$small-f32" 60 eval "$work/$small" --dtype f32
+# All but 1.9 GB is taken by another process: chunks have to be halved.
+hold='import time, torch; free, _ = torch.cuda.mem_get_info(); held = torch.empty(max(free - (1900 << 20), 0), dtype=torch.uint8, device="cuda"); print("held", flush=True); time.sleep(80)'
+"${py[@]}" -c "$hold" > "$work/held.txt" 2>&1 &
+holder=$!
+for _ in $(seq 100); do grep -q held "$work/held.txt" && break || sleep 0.2; done
+evaluate little-memory 70 eval "$work/$small" --dtype f16 --memory-budget 800MiB --chunk-tokens 65536
+kill $holder
+wait $holder 2> /dev/null
+echo "== done at $(now) s"
+sleep 1 # for tee

@@ -119,7 +119,9 @@ class Peer:
 
     def __init__(self, args, model):
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1",
-                                    "TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "error"}
+                                    "TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "error",
+                                    # As in kintsugi: cuDNN's attention makes a plan for every number and length of passages.
+                                    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
         command = [sys.executable, __file__, "--worker", str(model), "--threads", str(args.threads),
                    "--data", args.data, "--tokenizer", args.tokenizer, "--device", args.device, "--dtype", args.dtype]
         log = open(Path(args.out) / "lm-eval.log", "a")
@@ -243,8 +245,9 @@ def summary(args, shape, runs, ceilings):
         ours, theirs = runs["eval"][0], runs["lm-eval"][0]
         off = abs(ours["perplexity"] / theirs["perplexity"] - 1)
         found["metrics"] = {"perplexity": [ours["perplexity"], theirs["perplexity"]], "acc": [ours["acc"], theirs["acc"]]}
-        if off > 1e-3 or abs(ours["acc"] - theirs["acc"]) > 1e-9:
-            raise SystemExit(f"{shape}: the metrics differ: {found['metrics']}")
+        # In 16 bits two programs round differently, and a near tie may fall to either side.
+        wide = args.dtype == "f32"
+        found["metrics_agree"] = off <= (1e-3 if wide else 2e-2) and abs(ours["acc"] - theirs["acc"]) <= (1e-9 if wide else 2e-3)
     if runs["compare even"]:
         found["ratios"]["compare with 5 merges : eval, replicas agree"] = ratio("compare even", "eval")
         found["ratios"]["compare with 5 merges : eval, replicas drifted"] = ratio("compare drifted", "eval drifted")
@@ -262,7 +265,7 @@ def table(results):
         for name, value in shape["ratios"].items():
             print(f"  {name}: {value:.2f} ×")
         if "metrics" in shape:
-            print("  same metrics: " + ", ".join(f"{name} {ours:.6g} and {theirs:.6g}" for name, (ours, theirs) in shape["metrics"].items()))
+            print(f"  {'same metrics' if shape['metrics_agree'] else 'METRICS DIFFER'}: " + ", ".join(f"{name} {ours:.6g} and {theirs:.6g}" for name, (ours, theirs) in shape["metrics"].items()))
 
 
 def main():
@@ -301,6 +304,8 @@ def main():
         results["shapes"].append(measure(args, shape, ceilings))
         (Path(args.out) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     table(results)
+    if not all(shape.get("metrics_agree", True) for shape in results["shapes"]):
+        sys.exit("the metrics differ")
 
 
 if __name__ == "__main__":

@@ -41,16 +41,16 @@ fn facts() -> Vec<(String, String)> {
     }
     #[cfg(not(feature = "libtorch"))]
     facts.push(("libtorch", "built without: compare, eval and demo are missing".to_owned()));
-    let mut facts: Vec<_> = facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+    let facts = facts.into_iter().map(|(name, fact)| (name.to_owned(), fact));
     #[cfg(feature = "libtorch")]
-    facts.extend(gpus());
-    facts
+    let facts = facts.chain(gpus());
+    facts.collect()
 }
 
 /// What is known of CUDA, and every GPU after a trial.
 #[cfg(feature = "libtorch")]
 fn gpus() -> Vec<(String, String)> {
-    use crate::model::{self, Gpu};
+    use crate::model;
     let gpus = match model::gpus() {
         Ok(gpus) => gpus,
         Err(error) => return vec![("cuda".to_owned(), format!("none: {error}"))],
@@ -60,12 +60,11 @@ fn gpus() -> Vec<(String, String)> {
     let mut facts = vec![("cuda".to_owned(), versions.collect::<Vec<_>>().join(", "))];
     facts.extend(gpus.iter().map(|gpu| {
         let memory = model::gpu_memory(gpu.index).map_or_else(|error| error.to_string(), |memory| memory.to_string());
-        let works = match model::probe(tch::Device::Cuda(gpu.index)) {
+        let works = match model::probe(model::Device::Cuda(gpu.index)) {
             Ok(()) => "product and attention work".to_owned(),
             Err(error) => format!("DOES NOT WORK: {error}"),
         };
-        let Gpu { index, .. } = gpu;
-        (format!("cuda:{index}"), format!("{gpu}, {memory}; {works}"))
+        (format!("cuda:{}", gpu.index), format!("{gpu}, {memory}; {works}"))
     }));
     facts
 }

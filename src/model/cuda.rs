@@ -271,3 +271,18 @@ mod runtime {
         (None, None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Capability, Gpu};
+
+    #[test]
+    fn gpus_without_kernels_are_unusable() {
+        let gpu = |major, minor| Gpu { index: 0, name: "a GPU".to_owned(), capability: Capability { major, minor } };
+        for old in [gpu(5, 0), gpu(6, 1), gpu(7, 0), gpu(7, 2)] {
+            let reason = old.unusable().unwrap();
+            assert!(reason.contains(&old.capability.to_string()) && reason.contains("7.5"), "{reason}");
+        }
+        assert!([gpu(7, 5), gpu(8, 0), gpu(9, 0), gpu(10, 0), gpu(12, 1)].iter().all(|gpu| gpu.unusable().is_none()));
+    }
+}

@@ -94,7 +94,8 @@ fn automatic() -> Vec<ChosenDevice> {
         return vec![ChosenDevice::cpu("no NVIDIA driver is here")];
     }
     usable_gpus().unwrap_or_else(|error| {
-        tracing::warn!("an NVIDIA driver is here, but no GPU can be used: {error}");
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        tracing::warn!("an NVIDIA driver is here, but no GPU can be used: {error}{hint}");
         vec![ChosenDevice::cpu("no GPU can be used")]
     })
 }
@@ -121,7 +122,9 @@ fn usable_gpus() -> Result<Vec<ChosenDevice>, ModelError> {
     if usable.is_empty() {
         return Err(ModelError::Device { device: "cuda".to_owned(), reason: reasons.join("; ") });
     }
-    reasons.iter().for_each(|reason| tracing::warn!("{reason}: not used"));
+    for reason in reasons {
+        tracing::warn!("{reason}: not used");
+    }
     Ok(usable)
 }
 

@@ -45,5 +45,6 @@ pub use products::has_tiles;
 pub use rotary::RotaryTable;
 pub use speed::matrix_product_flops;
 pub use streams::Streams;
+pub use tch::Device;
 pub use threads::{each, set_threads};
 pub use weights::Uploader;

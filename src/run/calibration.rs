@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tch::Device;
 
 use super::caller::Caller;
 use super::inputs::{backends, open_tokenizer};
@@ -14,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::eval::calibration_passages;
 use crate::eval::packing::TokenizedPassage;
 use crate::merge::Strategy;
-use crate::model::DeviceChoice;
+use crate::model::{Device, DeviceChoice};
 
 /// What fold-calibrated needs where the ranks' residual streams differ.
 #[derive(Debug, Clone, Args)]

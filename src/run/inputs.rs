@@ -173,7 +173,9 @@ pub(super) fn backends(
         chosen = vec![chosen.swap_remove(local_rank % chosen.len())];
     }
     if resources.device != DeviceChoice::Cpu {
-        chosen.iter().for_each(|device| tracing::info!("device {}", device.reason));
+        for device in &chosen {
+            tracing::info!("device {}", device.reason);
+        }
     }
     let on = |ChosenDevice { device, .. }| Backend { device, kind: resources.dtype.resolve(dtype, device) };
     Ok(chosen.into_iter().map(on).collect())

@@ -15,6 +15,7 @@ mod changed_files;
 mod dead_reader;
 mod export_evaluation;
 mod gpt_neox_reference;
+mod gpu;
 mod invariance;
 mod read_and_merged;
 mod self_check;

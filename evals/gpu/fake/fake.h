@@ -19,7 +19,7 @@ bool tracing();           // FAKE_TRACE: every call as a line on stderr
 // ---- counters
 void count(const std::string& name, double by = 1);
 void launched(const std::string& mangled_kernel);
-// What a real GPU would refuse, or what the program must not do. The process ends with exit code 99.
+// What a real GPU would refuse, or what the program must not do. The process ends with exit code 99, but for FAKE_LENIENT.
 void violation(const std::string& what);
 
 // ---- memory

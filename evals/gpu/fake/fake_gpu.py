@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,10 +14,10 @@ DEMO = {"tokenizer": ROOT / "evals/demo/tokenizer.json", "data": ROOT / "evals/d
 
 
 class Run:
-    """What a run left: exit code, output, the fake GPU's counts, the program's report."""
+    """What a run left: exit code, output, the fake GPU's counts, the program's report, and the processor's seconds."""
 
-    def __init__(self, code, stdout, stderr, counts, report):
-        self.code, self.stdout, self.stderr, self.counts, self.report = code, stdout, stderr, counts, report
+    def __init__(self, code, stdout, stderr, counts, report, cpu_seconds):
+        self.code, self.stdout, self.stderr, self.counts, self.report, self.cpu_seconds = code, stdout, stderr, counts, report, cpu_seconds
 
     def counter(self, name):
         return self.counts["counters"].get(name, 0)
@@ -31,6 +32,11 @@ class Run:
         if self.code:
             return f"exit {self.code}: {' | '.join(self.stderr.strip().splitlines()[-4:])[:600]}"
         return "" if self.counts else "nothing was counted"
+
+
+def cpu_seconds_of_children():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class FakeGpu:
@@ -48,9 +54,11 @@ class FakeGpu:
             arguments += ["--output-dir", str(out)]
         environment = os.environ | {name: str(value) for name, value in environment.items()}
         command = ["bash", str(HERE / "run.sh"), str(self.built), str(counts), str(self.kintsugi), *arguments]
+        before = cpu_seconds_of_children()
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        cpu_seconds = cpu_seconds_of_children() - before
         read = lambda path: json.loads(path.read_text()) if path.exists() else None
-        return Run(done.returncode, done.stdout, done.stderr, read(counts), read(out / "report.json"))
+        return Run(done.returncode, done.stdout, done.stderr, read(counts), read(out / "report.json"), cpu_seconds)
 
     def synthetic(self, shape, layers):
         """A checkpoint of two ranks with drift; one that is there is used again."""
@@ -102,8 +110,7 @@ def of_a_layer(gpu, command, data=DEMO, shape="20b", **environment):
     names = two.counts["counters"].keys() | three.counts["counters"].keys()
     added = {name: three.counter(name) - two.counter(name) for name in names}
     added["launches"] = three.counts["launches"] - two.counts["launches"]
-    for part in ("read", "merge"):
-        added[f"{part} seconds"] = three.report["run"]["stages"][f"{part}_seconds"] - two.report["run"]["stages"][f"{part}_seconds"]
+    added["cpu seconds"] = three.cpu_seconds - two.cpu_seconds
     return added, two, three
 
 

@@ -82,7 +82,7 @@ class Tests:
 
     def small_card(self, gibibytes, command):
         """A model whose weights, logits and chunks do not fit at once: chunks are halved."""
-        run = self.on(command, self.gpu.synthetic("160m", 2), "--dtype", "f16", FAKE_MEM_GB=gibibytes)
+        run = self.on(command, self.gpu.synthetic("160m", 2), "--dtype", "f16", "--chunk-tokens", 16384, FAKE_MEM_GB=gibibytes)
         return run.complaint() or ("" if run.counter("cudaMalloc refused") else "the card was not too small: lower it")
 
     def refused_handle(self, checkpoint):
