@@ -6,6 +6,9 @@ use std::ops::Range;
 
 use super::packing::{Chunk, Packed, TokenizedPassage};
 
+/// Passages that the noise floor is measured on, at most.
+const NOISE_PASSAGES: usize = 512;
+
 /// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, from the longest passages to the shortest.
 #[derive(Debug, Clone)]
 pub struct ChunkPlan {
@@ -13,6 +16,8 @@ pub struct ChunkPlan {
     chunk_tokens: usize,
     /// Of every chunk: its passages, as a range of [`Packed::passages`], and its tokens.
     chunks: Vec<(Range<usize>, usize)>,
+    /// The chunks that are computed again in other sums.
+    noise: BTreeSet<usize>,
 }
 
 /// The chunks of a plan that a process computes.
@@ -28,6 +33,8 @@ pub(super) struct DeviceChunks {
     pub packed: Packed,
     pub chunks: Vec<Chunk>,
     pub numbers: Vec<usize>,
+    /// Of each, whether it is computed again in other sums.
+    pub noise: Vec<bool>,
     /// The longest passage of the plan, in tokens: what is made for so many positions is the same on every device.
     pub longest: usize,
     chunk_tokens: usize,
@@ -37,8 +44,15 @@ impl ChunkPlan {
     /// Cuts passages into chunks of at most so many tokens; a longer passage is a chunk by itself.
     pub fn new(passages: Vec<TokenizedPassage>, chunk_tokens: usize) -> Self {
         let packed = Packed::new(passages);
-        let chunks = packed.chunks(chunk_tokens).into_iter().map(|chunk| (chunk.passages, chunk.rows.len())).collect();
-        Self { packed, chunk_tokens, chunks }
+        let chunks = packed.chunks(chunk_tokens).into_iter().map(|chunk| (chunk.passages, chunk.rows.len()));
+        let chunks: Vec<_> = chunks.collect();
+        let noise = noise_chunks(&chunks);
+        Self { packed, chunk_tokens, chunks, noise }
+    }
+
+    /// Tokens that are computed again for the noise floor.
+    pub(super) fn noise_tokens(&self, chunks: &[usize]) -> usize {
+        chunks.iter().filter(|chunk| self.noise.contains(chunk)).map(|&chunk| self.chunks[chunk].1).sum()
     }
 
     pub fn chunk_tokens(&self) -> usize {
@@ -104,6 +118,7 @@ impl ChunkPlan {
             chunks: chunks.collect(),
             packed,
             numbers: numbers.to_vec(),
+            noise: numbers.iter().map(|number| self.noise.contains(number)).collect(),
             longest: self.longest(),
             chunk_tokens: self.chunk_tokens,
         }
@@ -115,15 +130,38 @@ impl ChunkPlan {
 }
 
 impl DeviceChunks {
-    /// The same passages in smaller chunks, each chunk cut on its own: to compute the same in other sums.
-    pub(super) fn rechunked(&self) -> Vec<Chunk> {
+    /// The passages of the noise floor in smaller chunks, each chunk cut on its own: to compute the same in other sums. `all`:
+    /// with the other chunks as they are.
+    pub(super) fn rechunked(&self, all: bool) -> Vec<Chunk> {
         let finer = |chunk: &Chunk| {
             // A chunk of few tokens may fit the smaller size too: half of it is another chunking all the same.
             let tokens = (self.chunk_tokens / 3 + 1).min(chunk.rows.len().div_ceil(2));
             self.packed.cut(chunk.passages.clone(), tokens)
         };
-        self.chunks.iter().flat_map(finer).collect()
+        let chunks = self.chunks.iter().zip(&self.noise);
+        let parts = chunks.map(|(chunk, &noise)| match (noise, all) {
+            (true, _) => finer(chunk),
+            (false, true) => vec![chunk.clone()],
+            (false, false) => Vec::new(),
+        });
+        parts.flatten().collect()
     }
+
+    /// The passages that the noise floor has scores of, by [`TokenizedPassage::index`].
+    pub(super) fn noise_passages(&self) -> BTreeSet<usize> {
+        let chunks = self.chunks.iter().zip(&self.noise).filter(|(_, noise)| **noise);
+        chunks
+            .flat_map(|(chunk, _)| &self.packed.passages[chunk.passages.clone()])
+            .map(|passage| passage.index)
+            .collect()
+    }
+}
+
+/// Every so many chunks, so that long passages and short ones are among them, the first in any case.
+fn noise_chunks(chunks: &[(Range<usize>, usize)]) -> BTreeSet<usize> {
+    let count = |step: usize| chunks.iter().step_by(step).map(|(passages, _)| passages.len()).sum::<usize>();
+    let step = (1..chunks.len()).find(|&step| count(step) <= NOISE_PASSAGES).unwrap_or(chunks.len().max(1));
+    (0..chunks.len()).step_by(step).collect()
 }
 
 #[cfg(test)]
@@ -178,7 +216,8 @@ mod tests {
         #[test]
         fn chunks_are_cut_otherwise_within_themselves(plan in any_plan()) {
             let laid_out = plan.everything();
-            let finer = laid_out.rechunked();
+            let finer = laid_out.rechunked(true);
+            prop_assert_eq!(laid_out.rechunked(false).len(), finer.len(), "so few passages are all measured");
             let ends: BTreeSet<_> = finer.iter().map(|chunk| chunk.passages.end).collect();
             prop_assert!(laid_out.chunks.iter().all(|chunk| ends.contains(&chunk.passages.end)));
             prop_assert_eq!(finer.iter().map(|chunk| chunk.rows.len()).sum::<usize>(), laid_out.packed.input_ids.len());

@@ -3,6 +3,8 @@
 mod pieces;
 mod scoring;
 
+use std::collections::BTreeSet;
+
 use tch::{Device, Tensor};
 
 use super::chunk_plan::DeviceChunks;
@@ -49,8 +51,10 @@ pub(super) struct DeviceRun {
     /// Tokens of the largest slice on a GPU.
     room: i64,
     pieces: Vec<Piece>,
-    /// The same rows in chunks of another size.
+    /// The rows of the noise floor, in chunks of another size.
     other_pieces: Vec<Piece>,
+    /// All rows, some of them in chunks of another size.
+    all_pieces: Vec<Piece>,
     longest: usize,
     rotary: Vec<(RotaryKey, Option<RotaryTable>)>,
     /// Packed rows of the targets, their ids, and where their scores belong.
@@ -58,6 +62,8 @@ pub(super) struct DeviceRun {
     target_ids: Tensor,
     pub(super) targets: Vec<Target>,
     pub(super) numbers: Vec<usize>,
+    /// The passages that are scored in chunks of another size too.
+    pub(super) noise: BTreeSet<usize>,
     streams: Vec<Option<Held>>,
 }
 
@@ -84,7 +90,9 @@ impl DeviceRun {
             tokens: to_i64(chunks.packed.input_ids.len()),
             room: 0,
             pieces: pieces(&chunks.chunks, &positions)?,
-            other_pieces: pieces(&chunks.rechunked(), &positions)?,
+            other_pieces: pieces(&chunks.rechunked(false), &positions)?,
+            all_pieces: pieces(&chunks.rechunked(true), &positions)?,
+            noise: chunks.noise_passages(),
             longest: chunks.longest,
             rotary: Vec::new(),
             target_rows: on_device(&rows)?,
@@ -238,7 +246,8 @@ impl DeviceRun {
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Streams, ModelError> {
         let source = self.stream(stream)?;
-        let pieces = if rechunked { &self.other_pieces } else { &self.pieces };
+        // Rows in the order of the targets: where chunks are not computed again, they mean nothing.
+        let pieces = if rechunked { &self.all_pieces } else { &self.pieces };
         let tasks = pieces.iter().map(|Piece { chunk, targets }| {
             Ok((chunk.shallow_clone(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
         });

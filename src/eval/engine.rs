@@ -144,7 +144,10 @@ pub fn evaluate_chunks<E: From<EvalError>>(
     let ids = models.checkpoint.stage_ids();
     let todo = slices.concat();
     let tokens = plan.tokens(&todo) as u64;
-    let total = tokens.saturating_mul(((ids.len() - 1) * models.variants.len()) as u64);
+    let noise_floors = models.variants.iter().filter(|variant| variant.rechunked).count();
+    let full = tokens.saturating_mul((models.variants.len() - noise_floors) as u64);
+    let again = (plan.noise_tokens(&todo) as u64).saturating_mul(noise_floors as u64);
+    let total = (full + again).saturating_mul((ids.len() - 1) as u64);
     let passages = todo.iter().map(|&chunk| plan.passages(chunk).len()).sum();
     observer.start(Work { passages, tokens, total });
     let _no_grad = tch::no_grad_guard();

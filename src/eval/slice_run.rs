@@ -290,7 +290,10 @@ impl<'a> SliceRun<'a> {
                         kl: scores.kl.get(at).copied(),
                         top: top_tokens(&scores.top[at]),
                     };
-                    for &variant in members {
+                    let has = |variant: &&usize| {
+                        !self.models.variants[**variant].rechunked || device.noise.contains(&target.passage)
+                    };
+                    for &variant in members.iter().filter(has) {
                         let tokens = self.outcome.scores[variant].entry(target.passage).or_default();
                         debug_assert_eq!(tokens.len(), target.ordinal, "targets come in order");
                         tokens.push(score.clone());
@@ -307,7 +310,10 @@ impl<'a> SliceRun<'a> {
         }
         let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
         let measuring = Instant::now();
-        let others: BTreeSet<_> = self.streams.iter().flatten().copied().filter(|&stream| stream != baseline).collect();
+        // The noise floor has not all passages.
+        let compared = self.models.variants.iter().zip(&self.streams).filter(|(variant, _)| !variant.rechunked);
+        let others = compared.filter_map(|(_, stream)| *stream).filter(|&stream| stream != baseline);
+        let others: BTreeSet<_> = others.collect();
         let others: Vec<_> = others.into_iter().collect();
         let distances = self.devices.iter().map(|device| device.distances(baseline, &others));
         let failed = |source| EvalError::Model { stage: id, source };

@@ -71,13 +71,9 @@ impl Report {
         let rows = Baseline::new(samples, input.bootstrap, input.task.rolling);
         let mut files = SampleFiles::default();
         let baseline = rows.model_row(baseline, samples, files.baseline())?;
-        let mut rows_of = |role| {
-            let row =
-                |(model, samples): (&ModelRecord, _)| rows.variant_row(model, samples, files.variant(&model.name));
-            input.of_role(role).map(row).collect::<Result<Vec<_>, _>>()
-        };
-        let mut variants = rows_of(ModelRole::Variant)?;
-        let noise_floor = rows_of(ModelRole::NoiseFloor)?.pop();
+        let row = |(model, samples): (&ModelRecord, _)| rows.variant_row(model, samples, files.variant(&model.name));
+        let mut variants = input.of_role(ModelRole::Variant).map(row).collect::<Result<Vec<_>, _>>()?;
+        let noise_floor = noise_floor(input, samples, &mut files)?;
         correct_for_multiplicity(&mut variants, &baseline.name)?;
         let of_variants: Vec<_> = input.of_role(ModelRole::Variant).map(|(_, samples)| samples).collect();
         let (origin, gates) = &input.limits;
@@ -106,6 +102,21 @@ impl Report {
         json::check_finite(&report)?;
         Ok(report)
     }
+}
+
+/// The noise floor is measured on some of the passages.
+fn noise_floor(
+    input: &ReportInput,
+    baseline: &[Sample],
+    files: &mut SampleFiles,
+) -> Result<Option<VariantRow>, ReportError> {
+    let Some((model, samples)) = input.of_role(ModelRole::NoiseFloor).find(|(_, samples)| !samples.is_empty()) else {
+        return Ok(None);
+    };
+    let measured: HashSet<usize> = samples.iter().map(|sample| sample.doc_id).collect();
+    let same: Vec<_> = baseline.iter().filter(|sample| measured.contains(&sample.doc_id)).cloned().collect();
+    let rows = Baseline::new(&same, input.bootstrap, input.task.rolling);
+    rows.variant_row(model, samples, files.variant(&model.name)).map(Some)
 }
 
 fn check_names(models: &[ModelRecord]) -> Result<(), ReportError> {

@@ -53,9 +53,8 @@ impl LimitVerdict {
             return format!("{} {bound} (limit {limit})", self.criterion.name());
         }
         let more = match self.more_passages {
-            Some(more) => {
-                format!("{} more would decide", format::count(usize::try_from(more).unwrap_or(usize::MAX), "passage"))
-            }
+            Some(1) => "1 more passage would decide".to_owned(),
+            Some(more) => format!("{} more passages would decide", format::grouped(more)),
             None => "no number of such passages would decide".to_owned(),
         };
         format!("{} undecided: {bound}, limit {limit}; {more}", self.criterion.name())
@@ -63,6 +62,7 @@ impl LimitVerdict {
 
     /// The loss that the passages show, in words.
     pub(super) fn detectable_words(&self) -> Option<String> {
-        self.detectable.map(|detectable| loss(self.criterion, detectable, Rounding::Up))
+        self.detectable
+            .map(|detectable| loss(self.criterion, detectable, Rounding::Up).trim_start_matches('+').to_owned())
     }
 }

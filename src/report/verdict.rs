@@ -87,8 +87,8 @@ impl Report {
         if row.exact.as_ref().is_some_and(|exact| exact.exact) {
             words.insert(0, self.exact_words(row));
         }
-        let words = if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
-        format!("{} {}{words}", row.model.title(), standing.word())
+        words.insert(0, standing.word().to_owned());
+        format!("{}: {}", row.model.title(), words.join("; "))
     }
 
     /// An exact merge differs by rounding alone.
@@ -97,6 +97,6 @@ impl Report {
         let floor = self.noise_floor.as_ref().map_or_else(String::new, |floor| {
             format!(", of the noise floor by {}", format::scientific(floor.loss.max_abs_delta_loglikelihood))
         });
-        format!("exact in exact arithmetic (no passage changes by more than {largest} nats{floor})")
+        format!("exact but for rounding (no passage changes by more than {largest} nats{floor})")
     }
 }
