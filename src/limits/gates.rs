@@ -110,6 +110,8 @@ pub(crate) struct Bound {
     /// The largest loss, in the unit of [`Criterion`].
     pub limit: f64,
     pub policy: Policy,
+    /// Whether an evaluation may stop without a verdict on it, whatever the model's policy is.
+    pub may_stay_undecided: bool,
 }
 
 impl Limits {
@@ -137,7 +139,8 @@ impl Limits {
                 self.min_same_top.map(|limit| (1.0 - limit.amount.fraction(), limit.policy))?
             }
         };
-        Some(Bound { limit, policy: policy(of_limit, self.policy) })
+        let may_stay_undecided = of_limit == Some(Policy::AllowUndecided);
+        Some(Bound { limit, policy: policy(of_limit, self.policy), may_stay_undecided })
     }
 
     /// The limits of a model that goes by two names: of each kind the stricter.

@@ -91,6 +91,19 @@ impl Judgement {
 
 /// Judges all comparisons together. `given` are criteria whose limits were asked for: each must be checked somewhere.
 pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion]) -> Result<Judgement, LimitsError> {
+    judge_by(compared, significance, given, |limits| {
+        let limits: Vec<_> = limits.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
+        Ok(decide(&limits, significance))
+    })
+}
+
+/// As [`judge`], with what decides about every loss and its limit.
+pub(super) fn judge_by(
+    compared: Comparisons,
+    significance: f64,
+    given: &[Criterion],
+    decide: impl Fn(&[(&Comparison, Criterion, Measured, f64)]) -> Result<Vec<Decision>, LimitsError>,
+) -> Result<Judgement, LimitsError> {
     let Comparisons { comparisons, mut remarks } = compared;
     let mut measured: Vec<(&Comparison, Criterion, Policy, Measured, f64)> = Vec::new();
     for comparison in &comparisons {
@@ -114,8 +127,9 @@ pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion
     if measured.is_empty() && !comparisons.iter().any(|comparison| comparison.limits.expect_exact) {
         return Err(LimitsError::NoLimit);
     }
-    let limits: Vec<_> = measured.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
-    let decisions = decide(&limits, significance);
+    let limits: Vec<_> =
+        measured.iter().map(|(comparison, criterion, _, loss, limit)| (*comparison, *criterion, *loss, *limit)).collect();
+    let decisions = decide(&limits)?;
     let bounded =
         measured.into_iter().zip(decisions).map(|((comparison, criterion, policy, loss, limit), decision)| {
             let (loss, passages) = (loss.estimate(), loss.count());

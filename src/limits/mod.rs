@@ -1,9 +1,10 @@
 //! Limits for what a model may lose, and what was proven of them: within, beyond or undecided. A verdict claims no more than it has
-//! proven. `gates.rs` reads limits (`amounts.rs` their units), `outcomes.rs` pairs samples, `judge.rs` decides, `shown.rs` puts a
-//! check into words and numbers.
+//! proven. `gates.rs` reads limits (`amounts.rs` their units), `outcomes.rs` pairs samples, `judge.rs` decides, `early.rs` before all
+//! passages are seen, `shown.rs` puts a check into words and numbers.
 
 mod amounts;
 mod comparison;
+mod early;
 mod error;
 mod gates;
 mod judge;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use amounts::{Nats, Percent, Points};
 pub(crate) use comparison::{Comparison, Comparisons, Reference};
+pub(crate) use early::{judge_early, settled, stopping_rule};
 pub use error::LimitsError;
 pub use gates::{Gates, Limit, Limits, Policy};
 pub use judge::Outcome;
