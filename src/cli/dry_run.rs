@@ -15,6 +15,11 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         Ok(seconds) => format!("about {} at the speed of a matrix product just measured", duration(*seconds)),
         Err(error) => format!("unknown: {error}"),
     };
+    let looks: Vec<_> = forecast.looks.iter().map(usize::to_string).collect();
+    let stops = match looks.len() {
+        0 => "after all passages".to_owned(),
+        count => format!("when every model is decided, at one of {count} looks: after {} passages", looks.join(", ")),
+    };
     let lines = [
         ("checkpoint", forecast.checkpoint.clone()),
         (
@@ -28,6 +33,7 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         ("memory", format!("{} for residual streams; {slices}{on_gpu}", size(work.memory_budget))),
         ("reads", format!("{} of weights", size(work.read_bytes))),
         ("computes", format!("at most {:.1e} floating-point operations in matrix products", work.operations)),
+        ("stops", stops),
         ("takes", seconds),
         ("writes", writes(forecast.writes.as_ref())?),
     ];

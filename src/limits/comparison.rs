@@ -42,4 +42,7 @@ pub(crate) struct Comparison {
 pub(crate) struct Comparisons {
     pub comparisons: Vec<Comparison>,
     pub remarks: Vec<String>,
+    /// Where the passages seen are the beginning of a random order, in which the outcomes are, and an evaluation looked at them to
+    /// decide whether to go on: of how many passages.
+    pub seen_of: Option<usize>,
 }

@@ -160,6 +160,11 @@ impl Limits {
         }
     }
 
+    /// Whether anything is checked.
+    pub(crate) fn has_any(&self) -> bool {
+        self.expect_exact || Criterion::ALL.into_iter().any(|criterion| self.bound(criterion).is_some())
+    }
+
     fn check(&self) -> Result<(), String> {
         match self.min_same_top {
             Some(limit) if limit.amount.fraction() > 1.0 => Err("min-same-top: expected at most 100%".to_owned()),
@@ -224,7 +229,15 @@ impl Default for Gates {
 
 impl Gates {
     pub fn read(path: &Path) -> Result<Self, LimitsError> {
-        Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, &path.display().to_string())
+        Self::parse(&Self::text(Some(path))?, &path.display().to_string())
+    }
+
+    /// The text of a file of limits, or of the built-in ones.
+    pub(crate) fn text(path: Option<&Path>) -> Result<String, LimitsError> {
+        Ok(match path {
+            Some(path) => files::read_to_string(path, MAX_FILE_BYTES)?,
+            None => BUILT_IN.to_owned(),
+        })
     }
 
     pub fn built_in() -> Result<Self, LimitsError> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::comparison::{Comparison, Comparisons, Reference};
+use super::early::decide_early;
 use super::error::LimitsError;
 use super::gates::Policy;
 use super::outcomes::Criterion;
@@ -91,20 +92,7 @@ impl Judgement {
 
 /// Judges all comparisons together. `given` are criteria whose limits were asked for: each must be checked somewhere.
 pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion]) -> Result<Judgement, LimitsError> {
-    judge_by(compared, significance, given, |limits| {
-        let limits: Vec<_> = limits.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
-        Ok(decide(&limits, significance))
-    })
-}
-
-/// As [`judge`], with what decides about every loss and its limit.
-pub(super) fn judge_by(
-    compared: Comparisons,
-    significance: f64,
-    given: &[Criterion],
-    decide: impl Fn(&[(&Comparison, Criterion, Measured, f64)]) -> Result<Vec<Decision>, LimitsError>,
-) -> Result<Judgement, LimitsError> {
-    let Comparisons { comparisons, mut remarks } = compared;
+    let Comparisons { comparisons, mut remarks, seen_of } = compared;
     let mut measured: Vec<(&Comparison, Criterion, Policy, Measured, f64)> = Vec::new();
     for comparison in &comparisons {
         let Comparison { model, reference, limits, outcomes, .. } = comparison;
@@ -127,9 +115,14 @@ pub(super) fn judge_by(
     if measured.is_empty() && !comparisons.iter().any(|comparison| comparison.limits.expect_exact) {
         return Err(LimitsError::NoLimit);
     }
-    let limits: Vec<_> =
-        measured.iter().map(|(comparison, criterion, _, loss, limit)| (*comparison, *criterion, *loss, *limit)).collect();
-    let decisions = decide(&limits)?;
+    let decisions = if let Some(total) = seen_of {
+        let limits: Vec<_> =
+            measured.iter().map(|(one, criterion, _, loss, limit)| (*one, *criterion, *loss, *limit)).collect();
+        decide_early(&limits, significance, total)?
+    } else {
+        let limits: Vec<_> = measured.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
+        decide(&limits, significance)
+    };
     let bounded =
         measured.into_iter().zip(decisions).map(|((comparison, criterion, policy, loss, limit), decision)| {
             let (loss, passages) = (loss.estimate(), loss.count());

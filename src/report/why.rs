@@ -2,7 +2,7 @@
 
 use super::contents::Report;
 use super::format;
-use super::info::{CheckpointInfo, RunInfo, RunShard};
+use super::info::{CheckpointInfo, RunInfo, RunShard, UntilDecided};
 
 pub(super) fn question(report: &Report) -> String {
     format!("{} ({})", report.task.name, format::count(report.task.passages.effective, "passage"))
@@ -26,6 +26,9 @@ pub(super) fn partial(report: &Report) -> Option<String> {
     let passages = report.task.passages;
     let share = format!("{} of {} passages", passages.effective, passages.original);
     let run = &report.run;
+    if let Some(until) = &run.until_decided {
+        return Some(until_decided(until, report));
+    }
     match (run.run_shard, run.limit) {
         _ if !report.partial => None,
         (Some(RunShard { index, count }), _) => Some(format!(
@@ -34,6 +37,21 @@ pub(super) fn partial(report: &Report) -> Option<String> {
         (None, Some(limit)) => Some(format!("PARTIAL: {share} (limit {limit}); tests the setup, not a result")),
         (None, None) => Some(format!("PARTIAL: {share}; not a result")),
     }
+}
+
+/// For a run that stops when it is decided: by which rule, and what the numbers are.
+fn until_decided(until: &UntilDecided, report: &Report) -> String {
+    let UntilDecided { rule, decided, looked_after, of, .. } = until;
+    let (seen, all) = (report.task.passages.effective, report.task.passages.original);
+    let looks: Vec<String> = looked_after.iter().map(usize::to_string).collect();
+    let looks = format::list(&looks.iter().map(String::as_str).collect::<Vec<_>>());
+    let of = if of < &all { format!("the first {of} of {all}") } else { all.to_string() };
+    let state = if *decided {
+        format!("STOPPED WHEN DECIDED: {seen} of {of} passages, and the numbers are those of what was seen")
+    } else {
+        format!("NOT DECIDED after {seen} of {of} passages")
+    };
+    format!("{state}; looked after {looks}; the rule: {rule}")
 }
 
 /// Cautions for anyone who compares the numbers with others.

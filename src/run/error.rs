@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::key::Differences;
 use crate::error::{Error, ErrorKind};
+use crate::limits::LimitsError;
 
 #[doc(hidden)]
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,8 @@ pub enum RunError {
     #[cfg(feature = "libtorch")]
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("{path}: could not write the journal: {source}", path = path.display())]
@@ -42,6 +45,7 @@ impl RunError {
         let text = match self {
             #[cfg(feature = "libtorch")]
             Self::Eval(error) => return error.hint(),
+            Self::Limits(error) => return error.hint(),
             Self::JournalWrite { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space and run the same command again: it goes on after the last finished slice"
             }
@@ -65,6 +69,7 @@ impl From<RunError> for Error {
         match error {
             #[cfg(feature = "libtorch")]
             RunError::Eval(error) => error.into(),
+            RunError::Limits(error) => error.into(),
             RunError::Io(error) => error.into(),
             RunError::Interrupted { signal, .. } => {
                 let code = u8::try_from(128 + signal).unwrap_or(2);

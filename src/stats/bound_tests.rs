@@ -214,9 +214,8 @@ fn an_early_look_decides_what_is_plain_and_nothing_else() {
 #[test]
 fn an_early_decision_is_that_of_its_bounds_and_says_when_it_would_decide() {
     let look = EarlyLook { alpha: 0.05, beyond_alpha: 0.01 };
-    let differing = |share: f64, count: usize| -> Vec<bool> {
-        (0..count).map(|passage| scatter(passage as f64) < share).collect()
-    };
+    let differing =
+        |share: f64, count: usize| -> Vec<bool> { (0..count).map(|passage| scatter(passage as f64) < share).collect() };
     let mut seen = Vec::new();
     for share in [0.0, 0.004, 0.03, 0.3] {
         for count in [40, 200, 1500] {
@@ -235,7 +234,11 @@ fn an_early_decision_is_that_of_its_bounds_and_says_when_it_would_decide() {
                     _ => Verdict::Undecided,
                 };
                 assert_eq!(decision.verdict, expected, "{share} {count} {decision:?}");
-                assert_eq!(decision.verdict == Verdict::Beyond, decision.p_beyond <= 0.01, "{share} {count} {decision:?}");
+                assert_eq!(
+                    decision.verdict == Verdict::Beyond,
+                    decision.p_beyond <= 0.01,
+                    "{share} {count} {decision:?}"
+                );
                 assert!(decision.verdict == Verdict::Undecided || decision.more_passages.is_none());
                 seen.push(decision.verdict);
             }

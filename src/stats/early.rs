@@ -84,7 +84,8 @@ impl EarlyLook {
     /// of [`SampledMean`], whose skewness and unseen tail the sequence does not know either.
     #[must_use]
     pub fn mean(&self, seen: &SampledMean, limit: f64, total: f64) -> Decision {
-        let quantile = |seen: &SampledMean, alpha| AsymptoticSequence { alpha, sharpest_at: total / 4.0 }.quantile(seen.count());
+        let quantile =
+            |seen: &SampledMean, alpha| AsymptoticSequence { alpha, sharpest_at: total / 4.0 }.quantile(seen.count());
         let lower = |seen: &SampledMean, alpha| seen.lower_at(quantile(seen, alpha), alpha);
         let upper = |seen: &SampledMean| seen.upper_at(quantile(seen, self.alpha), self.alpha);
         let verdict = |seen: &SampledMean| {

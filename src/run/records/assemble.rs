@@ -37,7 +37,7 @@ impl Records {
         let (replicate_count, seed) = self.run.bootstrap;
         findings.extend(self.run.task.rolling.map(|text| per_word(text, &models, &samples)));
         Ok(ReportInput {
-            run: self.run_info(),
+            run: RunInfo { until_decided: self.until_decided()?, ..self.run_info() },
             checkpoint: recorded.checkpoint.clone(),
             task: self.task_info(),
             models,
@@ -125,6 +125,7 @@ impl Records {
             limit: run.limit,
             run_shard: run.shard,
             run_shards: self.joined,
+            until_decided: None,
             chunk_tokens: run.chunk_tokens,
             slices: self.slices.len(),
             peak_rss_bytes: self.slices.iter().filter_map(|slice| slice.peak_rss_bytes).max(),
