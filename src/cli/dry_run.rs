@@ -15,11 +15,6 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         Ok(seconds) => format!("about {} at the speed of a matrix product just measured", duration(*seconds)),
         Err(error) => format!("unknown: {error}"),
     };
-    let looks: Vec<_> = forecast.looks.iter().map(usize::to_string).collect();
-    let stops = match looks.len() {
-        0 => "after all passages".to_owned(),
-        count => format!("when every model is decided, at one of {count} looks: after {} passages", looks.join(", ")),
-    };
     let lines = [
         ("checkpoint", forecast.checkpoint.clone()),
         (
@@ -33,18 +28,25 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         ("memory", format!("{} for residual streams; {slices}{on_gpu}", size(work.memory_budget))),
         ("reads", format!("{} of weights", size(work.read_bytes))),
         ("computes", format!("at most {:.1e} floating-point operations in matrix products", work.operations)),
-        ("stops", stops),
         ("takes", seconds),
         ("writes", writes(forecast.writes.as_ref())?),
     ];
-    let lines = lines.map(|(name, value)| format!("{name:11} {value}\n"));
-    screen.data(&lines.concat())
+    let lines = lines.into_iter().chain(stops(&forecast.looks).map(|stops| ("stops", stops)));
+    let lines: String = lines.map(|(name, value)| format!("{name:11} {value}\n")).collect();
+    screen.data(&lines)
 }
 
 fn counts(forecast: &Forecast) -> String {
     let (work, all) = (&forecast.work, forecast.passage_count);
     let of = if work.passages == all { String::new() } else { format!(" of {all}") };
     format!("{}{of} passages, {} tokens, {} of them predicted", work.passages, work.tokens, work.targets)
+}
+
+fn stops(looks: &[usize]) -> Option<String> {
+    let (last, others) = looks.split_last()?;
+    let others: Vec<_> = others.iter().map(usize::to_string).collect();
+    let and = if others.is_empty() { "" } else { " and " };
+    Some(format!("when every model is decided; looks after {}{and}{last} passages", others.join(", ")))
 }
 
 /// The disk must have room for it.

@@ -9,9 +9,9 @@ use crate::stats::Verdict;
 /// The rule by which an evaluation stops, in words.
 pub(crate) fn stopping_rule(significance: f64) -> String {
     format!(
-        "of every model a limit is beyond, or all that may not stay undecided are within, by confidence sequences over a random \
-         order of the passages (betting for shares, asymptotic for means), whose errors of at most {significance} hold wherever \
-         one stops"
+        "stop when of every model one limit is beyond, or all that may not stay undecided are within, by confidence sequences \
+         (betting for shares, asymptotic for means) over a random order of the passages, whose errors of at most {significance} hold \
+         wherever one stops"
     )
 }
 

@@ -42,16 +42,16 @@ pub(super) fn partial(report: &Report) -> Option<String> {
 /// For a run that stops when it is decided: by which rule, and what the numbers are.
 fn until_decided(until: &UntilDecided, report: &Report) -> String {
     let UntilDecided { rule, decided, looked_after, of, .. } = until;
-    let (seen, all) = (report.task.passages.effective, report.task.passages.original);
+    let (seen, original) = (report.task.passages.effective, report.task.passages.original);
     let looks: Vec<String> = looked_after.iter().map(usize::to_string).collect();
     let looks = format::list(&looks.iter().map(String::as_str).collect::<Vec<_>>());
-    let of = if of < &all { format!("the first {of} of {all}") } else { all.to_string() };
-    let state = if *decided {
-        format!("STOPPED WHEN DECIDED: {seen} of {of} passages, and the numbers are those of what was seen")
-    } else {
-        format!("NOT DECIDED after {seen} of {of} passages")
+    let all = if *of < original { format!("the first {of} of {original} passages") } else { format!("{of} passages") };
+    let state = match (decided, seen < *of) {
+        (true, true) => format!("STOPPED EARLY: {seen} of {all}, and the numbers are those of what was seen"),
+        (true, false) => format!("DECIDED after all of {all}"),
+        (false, _) => format!("NOT DECIDED after all of {all}"),
     };
-    format!("{state}; looked after {looks}; the rule: {rule}")
+    format!("{state} (looked after {looks}; the rule: {rule})")
 }
 
 /// Cautions for anyone who compares the numbers with others.
