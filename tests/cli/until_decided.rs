@@ -10,6 +10,9 @@ use crate::common::evaluation::{demo, json};
 use crate::common::runs::{assert_same, compare, fail, finish, kintsugi, records};
 use serde_json::Value;
 
+/// A slice is a whole block.
+const LARGE: [&str; 4] = ["--chunk-tokens", "2000", "--slice-tokens", "20000"];
+
 /// `mean` and `fold` on all 200 passages, until they are decided.
 fn run_into(folder: &Path, further: &[&str]) -> Command {
     let mut command = compare(&demo(), &[&["--limit", "200", "--until-decided"], further].concat());
@@ -36,7 +39,7 @@ fn stdout(command: &mut Command) -> String {
 #[test]
 fn merges_that_lose_are_beyond_within_150_passages_and_every_rendering_says_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
-    let stderr = finish(&mut run_into(folder.path(), &["--strategy", "zeroth"]));
+    let stderr = finish(&mut run_into(folder.path(), &[&["--strategy", "zeroth"], &LARGE[..]].concat()));
     let report = json(&folder.path().join("report.json"));
     let until = &report["run"]["until_decided"];
     let order: Vec<u64> = until["order"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
@@ -81,24 +84,19 @@ fn merges_that_lose_are_beyond_within_150_passages_and_every_rendering_says_wher
 #[test]
 fn what_only_all_passages_decide_takes_all_of_them() {
     let folder = tempfile::tempdir().unwrap();
-    let limits =
-        write_limits(folder.path(), "default: {skip: true}\nmodels: {fold: {skip: false, expect-exact: true}}");
+    let limits = folder.path().join("limits.yml").display().to_string();
     for (text, decided) in [
         ("default: {expect-exact: true}\nmodels: {mean: {skip: true}}", true),
         ("default: {max-acc-loss: 0.1pp}\nmodels: {mean: {skip: true}}", false),
     ] {
         fs_err::write(&limits, text).unwrap();
         let out = folder.path().join(format!("{decided}"));
-        let stderr =
-            finish(&mut run_into(&out, &["--gates", &limits, "--chunk-tokens", "2000", "--slice-tokens", "20000"]));
+        let stderr = finish(&mut run_into(&out, &[&["--gates", &limits], &LARGE[..]].concat()));
         let report = json(&out.join("report.json"));
         assert_eq!(looks(&report), [64, 96, 144, 200], "{stderr}");
         assert_eq!((&report["run"]["until_decided"]["decided"], &report["partial"]), (&decided.into(), &false.into()));
         let page = fs_err::read_to_string(out.join("report.md")).unwrap();
-        assert!(
-            page.contains(if decided { "DECIDED after all of 200" } else { "NOT DECIDED after all of 200" }),
-            "{page}"
-        );
+        assert!(page.contains("DECIDED after all of 200") && page.contains("NOT DECIDED") != decided, "{page}");
     }
 }
 
