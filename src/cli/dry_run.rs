@@ -32,8 +32,8 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         ("writes", writes(forecast.writes.as_ref())?),
     ];
     let lines = lines.into_iter().chain(stops(&forecast.looks).map(|stops| ("stops", stops)));
-    let lines: String = lines.map(|(name, value)| format!("{name:11} {value}\n")).collect();
-    screen.data(&lines)
+    let lines: Vec<_> = lines.map(|(name, value)| format!("{name:11} {value}\n")).collect();
+    screen.data(&lines.concat())
 }
 
 fn counts(forecast: &Forecast) -> String {

@@ -39,6 +39,7 @@ pub(crate) struct Comparison {
 
 /// Comparisons that are judged together, and why others are not among them.
 #[derive(Default)]
+#[expect(clippy::struct_field_names, reason = "it is the comparisons, with what is to be known of all of them")]
 pub(crate) struct Comparisons {
     pub comparisons: Vec<Comparison>,
     pub remarks: Vec<String>,

@@ -161,6 +161,7 @@ impl Limits {
     }
 
     /// Whether anything is checked.
+    #[cfg(feature = "libtorch")]
     pub(crate) fn has_any(&self) -> bool {
         self.expect_exact || Criterion::ALL.into_iter().any(|criterion| self.bound(criterion).is_some())
     }

@@ -21,7 +21,7 @@ pub(super) fn setting(checkpoint: &CheckpointInfo, run: &RunInfo) -> String {
     format!("{}, {dtype}, {}", format::count(checkpoint.tp_size, "rank"), run.device)
 }
 
-/// For a run over some of the passages: how many, and why the numbers are no result.
+/// For a run over some of the passages, or one that decides when to stop: how many, and what the numbers are.
 pub(super) fn partial(report: &Report) -> Option<String> {
     let passages = report.task.passages;
     let share = format!("{} of {} passages", passages.effective, passages.original);
