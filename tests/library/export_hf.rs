@@ -126,7 +126,11 @@ fn a_window_makes_llama_mistral() {
     assert_eq!(written(&source, serde_json::json!([[["global"], "all"]]), 7).unwrap()["model_type"], "llama");
     for (source, kinds, reason) in [
         (source, serde_json::json!([[["flash", "global"], 1]]), "all its layers have the window"),
-        (llama(|o| o.mlp_bias = true), flash.clone(), "MistralForCausalLM: its linear layers have no biases"),
+        (
+            llama(|o| o.mlp_bias = true),
+            flash.clone(),
+            "MistralForCausalLM cannot express this model: its linear layers have no biases",
+        ),
         (TinyModel::new().write(), flash, "its attention has no window"),
     ] {
         let error = written(&source, kinds, 7).unwrap_err();
