@@ -33,7 +33,10 @@ impl Records {
                 }
                 (of_model, _) => samples.push(of_model.map_err(|message| RunError::Overflow { message })?),
             }
-            models.push(ModelRecord { also: recorded.also(at), ..model.clone() });
+            let also = recorded.also(at).map(|other| other.name.clone()).collect();
+            let others = recorded.also(at).flat_map(|other| &other.strategies);
+            let strategies = model.strategies.iter().chain(others).cloned().collect();
+            models.push(ModelRecord { also, strategies, ..model.clone() });
         }
         let (replicate_count, seed) = self.run.bootstrap;
         findings.extend(self.run.task.rolling.map(|text| per_word(text, &models, &samples)));
