@@ -18,6 +18,7 @@ use super::model::StrategyDigest;
 use super::rows::{ModelRow, VariantRow};
 use super::standing::Standing;
 use crate::limits::{Rounding, bound, limit, loss};
+use crate::stats::Verdict;
 
 /// Version of the format. It is raised when a field changes its meaning or is removed, not when one is added.
 const CERTIFICATE_VERSION: &str = "1";
@@ -229,7 +230,7 @@ impl Certificate {
                 loss(proven.criterion, proven.loss, Rounding::Nearest),
                 bound(proven.criterion, proven.verdict, proven.lower.zip(proven.upper)),
                 limit(proven.criterion, proven.limit),
-                proven.verdict.word(),
+                if undecided_counts_not(proven) { "undecided, which may stay" } else { proven.verdict.word() },
             );
         }
         let scores = |scores: &CertifiedScores| {
@@ -257,11 +258,19 @@ impl Certificate {
     }
 }
 
+fn undecided_counts_not(proven: &LimitVerdict) -> bool {
+    proven.verdict == Verdict::Undecided && proven.may_stay_undecided
+}
+
 /// One digest for many files: that of the sorted output of `b3sum`.
 fn of_files(files: &[FileDigest]) -> String {
     let mut lines: Vec<_> = files.iter().map(|file| format!("{}  {}\n", file.blake3, file.file)).collect();
     lines.sort();
-    format!("{}, BLAKE3 of `b3sum * | sort`: `{}`", format::count(files.len(), "file"), blake3::hash(lines.concat().as_bytes()))
+    format!(
+        "{}, BLAKE3 of `b3sum * | sort`: `{}`",
+        format::count(files.len(), "file"),
+        blake3::hash(lines.concat().as_bytes())
+    )
 }
 
 fn choose<'a>(report: &'a Report, model: Option<&str>) -> Result<&'a VariantRow, ReportError> {
