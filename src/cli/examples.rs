@@ -61,7 +61,7 @@ Examples:
 pub(super) const VERIFY: &str = "\
 Examples:
   kintsugi verify certificate.json merged
-  kintsugi verify certificate.json merged --json";
+  kintsugi verify certificate.json merged --checkpoint path/to/checkpoint";
 
 pub(super) const REPORT: &str = "\
 Examples:

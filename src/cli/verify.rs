@@ -21,12 +21,12 @@ pub(super) struct VerifyArgs {
     /// Save directory (its `latest` is followed) or `global_stepN` directory.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    #[cfg(feature = "libtorch")]
-    #[command(flatten)]
-    measurement: measurement::MeasurementOptions,
     /// Print the checks as JSON
     #[arg(long)]
     json: bool,
+    #[cfg(feature = "libtorch")]
+    #[command(flatten)]
+    measurement: measurement::MeasurementOptions,
     #[command(flatten)]
     reading: ReadingOptions,
 }

@@ -206,7 +206,7 @@ fn certificates_and_recipes_are_not_trusted() {
     let recipe: Value = serde_json::from_slice(&fs::read(&recipe_path).unwrap()).unwrap();
     let hostile = [json!(null), json!("\u{1b}[2J../../etc/passwd"), json!(-1), json!(1e308), json!([]), json!({})];
     for (original, path) in [(&certificate, &path), (&recipe, &recipe_path)] {
-        fs::write(&path, original.to_string()).unwrap();
+        fs::write(path, original.to_string()).unwrap();
         for pointer in pointers(original, "") {
             for value in &hostile {
                 let mut changed = original.clone();
