@@ -207,10 +207,10 @@ impl Certificate {
         };
         let partial = if self.partial { format!(" of {}", task.passages.original) } else { String::new() };
         let mut text = format!(
-            "## Certificate: {} the limits\n\n{made}, compared with the unmerged checkpoint {} (step {}, {}) on {}{partial} passages of \
+            "## Certificate: {}\n\n{made}, compared with the unmerged checkpoint {} (step {}, {}) on {}{partial} passages of \
              {} by kintsugi {} on {}, {}, in {}. Bounds are one-sided, at α = {}.\n\n| criterion | seen | bound | limit | verdict |\n\
              |---|---|---|---|---|\n",
-            self.standing.word(),
+            self.standing.words(),
             checkpoint.name,
             checkpoint.iteration,
             format::count(checkpoint.tp_size, "rank"),
@@ -267,7 +267,7 @@ fn of_files(files: &[FileDigest]) -> String {
     let mut lines: Vec<_> = files.iter().map(|file| format!("{}  {}\n", file.blake3, file.file)).collect();
     lines.sort();
     format!(
-        "{}, BLAKE3 of `b3sum * | sort`: `{}`",
+        "{}, BLAKE3 of the sorted lines of `b3sum`: `{}`",
         format::count(files.len(), "file"),
         blake3::hash(lines.concat().as_bytes())
     )
@@ -275,7 +275,7 @@ fn of_files(files: &[FileDigest]) -> String {
 
 fn choose<'a>(report: &'a Report, model: Option<&str>) -> Result<&'a VariantRow, ReportError> {
     let rows = &report.variants[..];
-    let known = || rows.iter().map(|row| row.model.title()).collect::<Vec<_>>().join(", ");
+    let known = || rows.iter().map(|row| row.model.name.as_str()).collect::<Vec<_>>().join(", ");
     match (model, rows) {
         (Some(name), _) => rows
             .iter()

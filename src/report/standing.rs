@@ -40,6 +40,16 @@ impl Standing {
         }
     }
 
+    /// `within the limits`.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Within => "within the limits",
+            Self::Undecided => "a limit is undecided",
+            Self::Beyond => "beyond a limit",
+            Self::NotJudged => "no limit",
+        }
+    }
+
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Within => "within",

@@ -48,6 +48,11 @@ impl Check {
     }
 }
 
+/// `1 file`, `2 files`.
+pub(super) fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
 /// What all checks come to.
 pub fn outcome(checks: &[Check]) -> Outcome {
     checks.iter().map(|check| check.outcome).max().unwrap_or(Outcome::Unknown)

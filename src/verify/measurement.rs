@@ -1,6 +1,6 @@
 //! A new measurement against what a certificate says of an earlier one.
 
-use super::check::{Check, Outcome};
+use super::check::{Check, Outcome, files};
 use crate::limits::{bound, limit};
 use crate::report::{Certificate, LimitVerdict, Report};
 use crate::stats::Verdict;
@@ -32,7 +32,7 @@ fn checkpoint(certificate: &Certificate, report: &Report) -> Check {
     };
     let same = in_order(found) == in_order(&certificate.checkpoint.files);
     let wrong: Vec<_> = (!same).then(|| "its files are not those in the certificate".to_owned()).into_iter().collect();
-    Check::unless("checkpoint given", &wrong, format!("the {} files in the certificate", found.len()))
+    Check::unless("checkpoint given", &wrong, format!("those in the certificate ({})", files(found.len())))
 }
 
 fn data(certificate: &Certificate, report: &Report) -> Check {

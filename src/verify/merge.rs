@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::check::{Check, Outcome};
+use super::check::{Check, Outcome, files};
 use super::digests::{difference, differences};
 use crate::checkpoint::{Checkpoint, FileDigest, OpenOptions, digest_file, open_model};
 use crate::config::Architecture;
@@ -49,8 +49,7 @@ fn verdicts(certificate: &Certificate) -> Check {
     if standing != certificate.standing {
         wrong.push(format!("it says `{}`, its limits `{}`", certificate.standing.word(), standing.word()));
     }
-    let limits =
-        format!("{}: {} the limits at α = {}", certificate.model.name, standing.word(), certificate.significance);
+    let limits = format!("{}: {} at α = {}", certificate.model.name, standing.words(), certificate.significance);
     Check::unless("certificate", &wrong, limits)
 }
 
@@ -63,7 +62,7 @@ fn recipe_checks(certificate: &Certificate, recipe: &RecipeFile, directory: &Pat
     let other = || format!("made by `{}` (BLAKE3 {blake3}), certified is {}", strategy.name, names.join(" = "));
     let other_strategy: Vec<_> = (!known).then(other).into_iter().collect();
     let other_inputs = differences(&recipe.inputs, &certificate.checkpoint.files);
-    let inputs = format!("made of the {} files that were compared, says its recipe", recipe.inputs.len());
+    let inputs = format!("made of what was compared ({}), says its recipe", files(recipe.inputs.len()));
     let mut checks = vec![
         written(recipe, directory),
         others(recipe, directory),
@@ -96,7 +95,7 @@ fn written<'a>(recipe: &'a RecipeFile, directory: &Path) -> Check {
         Ok(_) if recipe.outputs.is_empty() => Check::new("files", Outcome::Failed, "the recipe names none"),
         Ok(found) => {
             let wrong: Vec<_> = found.into_iter().flatten().collect();
-            Check::unless("files", &wrong, format!("{} files are as they were written", recipe.outputs.len()))
+            Check::unless("files", &wrong, format!("as they were written ({})", files(recipe.outputs.len())))
         }
     }
 }
@@ -184,7 +183,7 @@ fn candidate_checks(
     let files = match found {
         Err(error) => Check::new("files", Outcome::Unknown, error.to_string()),
         Ok(found) => {
-            let right = format!("{} files with its weights are those that were compared", found.len());
+            let right = format!("the weights are those that were compared ({})", files(found.len()));
             Check::unless("files", &differences(&found, &candidate.files), right)
         }
     };

@@ -23,8 +23,20 @@ fn certified() -> &'static Certified {
         succeed(kintsugi().args(merge).arg(certified.path("merged")));
         let rows = ["--strategy", "mean", "--strategy", "fold", "--limit", "48", "--no-noise-floor", "--candidate"];
         let candidate = format!("other={}", certified.path("merged").display());
+        // The same model by another text.
+        let fold = include_str!("../../configs/strategies/fold.yml").replace("name: fold", "name: folded");
+        fs::write(certified.path("folded.yml"), fold).unwrap();
         let out = certified.path("out");
-        succeed(kintsugi().args(demo_arguments()).args(rows).arg(candidate).arg("--output-dir").arg(out));
+        succeed(
+            kintsugi()
+                .args(demo_arguments())
+                .args(rows)
+                .arg(candidate)
+                .arg("--strategy")
+                .arg(certified.path("folded.yml"))
+                .arg("--output-dir")
+                .arg(out),
+        );
         for name in ["mean", "fold", "other"] {
             let arguments = ["--format", "certificate", "--model", name, "--output"];
             let path = certified.path(&format!("{name}.json"));
@@ -80,6 +92,12 @@ fn a_merge_is_what_was_compared() {
     let checks: Vec<_> = lines.lines().map(|line| line.split(':').next().unwrap()).collect();
     let expected = ["certificate", "files", "other files", "checkpoint", "strategy", "form"];
     assert_eq!(checks, expected.map(|check| format!("ok       {check}")));
+    // So is the merge by a strategy that makes the same model.
+    let folded = tempfile::tempdir().unwrap();
+    let strategy = certified.path("folded.yml");
+    succeed(kintsugi().args(["merge", &demo("checkpoint"), "-o"]).arg(folded.path()).arg("--strategy").arg(strategy));
+    let (code, lines) = verify(&certified.path("fold.json"), folded.path(), &[]);
+    assert!(code == 0 && lines.contains("ok       strategy: folded, "), "{lines}");
     // As a candidate it is known by its weights.
     let (code, lines) = verify(&certified.path("other.json"), &certified.path("merged"), &["--json"]);
     let checks: Value = serde_json::from_str(&lines).unwrap();
