@@ -78,10 +78,10 @@ impl Loss {
             #[expect(clippy::cast_possible_truncation, reason = "−1, 0 or 1")]
             Self::Accuracy { .. } => {
                 let losses: Vec<i8> = drawn.iter().map(|drawn| *drawn as i8).collect();
-                look.accuracy(&losses, limit)
+                Ok(look.accuracy(&losses, limit)?.verdict)
             }
-            Self::Divergence { .. } => Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit, total as f64)),
-            Self::Fall { .. } => Ok(look.mean(&SampledMean::of(drawn)?, limit, total as f64)),
+            Self::Divergence { .. } => Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit, total as f64).verdict),
+            Self::Fall { .. } => Ok(look.mean(&SampledMean::of(drawn)?, limit, total as f64).verdict),
         }
     }
 }

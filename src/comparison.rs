@@ -250,9 +250,22 @@ impl Comparison {
         self
     }
 
-    /// Seed of the paired bootstrap.
+    /// Seed of the paired bootstrap and of the order of [`until_decided`](Self::until_decided).
     pub fn seed(mut self, seed: u64) -> Self {
         self.request.statistics.seed = seed;
+        self
+    }
+
+    /// Whether to stop as soon as every model is decided against its limits. The report is marked, and its numbers are those of
+    /// the passages seen.
+    pub fn until_decided(mut self, stop: bool) -> Self {
+        self.request.statistics.until_decided = stop;
+        self
+    }
+
+    /// Limits for [`until_decided`](Self::until_decided), instead of the built-in ones.
+    pub fn gates(mut self, file: impl Into<PathBuf>) -> Self {
+        self.request.statistics.gates = Some(file.into());
         self
     }
 }
@@ -298,12 +311,14 @@ mod tests {
             .slice_tokens(192)
             .no_noise_floor(true)
             .bootstrap_replicates(100)
-            .seed(7);
+            .seed(7)
+            .until_decided(true)
+            .gates("gates.yml");
         let arguments = "checkpoint --neox-config a.yml --era 2022-12-10 --quirk norm-tying=inverted --task task.yml --data data.jsonl \
             --tokenizer tokenizer.json --add-special-tokens yes --limit 3 --max-length 64 --calibration calibration.jsonl --strategy mean --strategy fold \
             --allow-inexact --candidate upstream=out/hf --output-dir out --restart --shard 2/4 --device cuda:0,1 --dtype bf16 \
             --threads 3 --memory-budget 8GiB --chunk-tokens 96 --slice-tokens 192 --no-noise-floor --bootstrap-replicates 100 \
-            --seed 7";
+            --seed 7 --until-decided --gates gates.yml";
         (comparison, arguments.split_whitespace().collect())
     }
 

@@ -138,7 +138,8 @@ A layer's kernels at {KERNELS / 1e12:.0f} TFLOP/s (matrix products alone) agains
 
 {table(["", "kernels", "copying", "reading", f"slowest merge ({slowest})", "all its merges"], waits)}
 Merging is an estimate: processor seconds of one thread of the machine that counted ({", ".join(f"{name} {seconds:.2f} s" for name, seconds in merges.items())}),
-divided by {CORES}. It takes the processor's time of a comparison with that merge alone, less that of the baseline alone.
+divided by {CORES}. It takes the processor's time of a comparison with that merge alone, less that of the baseline alone. Whole runs are timed, so on a machine with
+other work each is good to a second or two, and one that comes out below zero is shown as 0.
 """
     (args.out / "README.md").write_text(text)
     print(text)

@@ -31,7 +31,8 @@ pub(super) fn show(forecast: &Forecast, screen: &Screen) -> Result<()> {
         ("takes", seconds),
         ("writes", writes(forecast.writes.as_ref())?),
     ];
-    let lines = lines.map(|(name, value)| format!("{name:11} {value}\n"));
+    let lines = lines.into_iter().chain(stops(&forecast.looks).map(|stops| ("stops", stops)));
+    let lines: Vec<_> = lines.map(|(name, value)| format!("{name:11} {value}\n")).collect();
     screen.data(&lines.concat())
 }
 
@@ -39,6 +40,13 @@ fn counts(forecast: &Forecast) -> String {
     let (work, all) = (&forecast.work, forecast.passage_count);
     let of = if work.passages == all { String::new() } else { format!(" of {all}") };
     format!("{}{of} passages, {} tokens, {} of them predicted", work.passages, work.tokens, work.targets)
+}
+
+fn stops(looks: &[usize]) -> Option<String> {
+    let (last, others) = looks.split_last()?;
+    let others: Vec<_> = others.iter().map(usize::to_string).collect();
+    let and = if others.is_empty() { "" } else { " and " };
+    Some(format!("when every model is decided; looks after {}{and}{last} passages", others.join(", ")))
 }
 
 /// The disk must have room for it.

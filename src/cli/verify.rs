@@ -73,7 +73,7 @@ mod measurement {
     use super::super::caller::Process;
     use super::super::screen::Screen;
     use super::VerifyArgs;
-    use crate::error::Result;
+    use crate::error::{Error, Result};
     use crate::eval::SpecialTokens;
     use crate::report::Certificate;
     use crate::run::{
@@ -103,6 +103,12 @@ mod measurement {
 
     pub(super) fn measure(args: &VerifyArgs, certificate: &Certificate, screen: &Screen) -> Result<Vec<Check>> {
         let MeasurementOptions { task, data, tokenizer, max_length, resources } = args.measurement.clone();
+        if certificate.stopping_rule.is_some() {
+            return Err(Error::usage(
+                "--checkpoint: the certified run stopped when its limits were decided, which is not repeated here",
+            )
+            .with_hint("compare --until-decided --candidate NAME=DIR repeats it, with the certified seed"));
+        }
         let begins = certificate.task.tokenizer.special_tokens.starts_with("bos");
         let request = Request {
             checkpoint: args.checkpoint.clone().unwrap_or_default(),

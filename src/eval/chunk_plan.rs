@@ -1,5 +1,6 @@
 //! The plan of a run: all its passages in packed order, cut into chunks once. Everything that divides work (slices, run
 //! shards, devices, threads) divides it into whole chunks, so that every number is computed in the same sums everywhere.
+//! Where a run may stop early, the passages are cut into blocks first, and no slice has chunks of two blocks.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -9,7 +10,8 @@ use super::packing::{Chunk, Packed, TokenizedPassage};
 /// Passages that the noise floor is measured on, at most.
 const NOISE_PASSAGES: usize = 512;
 
-/// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, from the longest passages to the shortest.
+/// All passages of a run and where they are cut; chunks are numbered 0, 1, 2, …, in every block from the longest passages to the
+/// shortest.
 #[derive(Debug, Clone)]
 pub struct ChunkPlan {
     pub(super) packed: Packed,
@@ -18,6 +20,8 @@ pub struct ChunkPlan {
     chunks: Vec<(Range<usize>, usize)>,
     /// The chunks that are computed again in other sums.
     noise: BTreeSet<usize>,
+    /// Of every block: its chunks.
+    blocks: Vec<Range<usize>>,
 }
 
 /// The chunks of a plan that a process computes.
@@ -43,11 +47,23 @@ pub(super) struct DeviceChunks {
 impl ChunkPlan {
     /// Cuts passages into chunks of at most so many tokens; a longer passage is a chunk by itself.
     pub fn new(passages: Vec<TokenizedPassage>, chunk_tokens: usize) -> Self {
-        let packed = Packed::new(passages);
-        let chunks = packed.chunks(chunk_tokens).into_iter().map(|chunk| (chunk.passages, chunk.rows.len()));
-        let chunks: Vec<_> = chunks.collect();
+        Self::in_blocks(vec![passages], chunk_tokens)
+    }
+
+    /// The same of blocks of passages, one after the other.
+    pub fn in_blocks(blocks: Vec<Vec<TokenizedPassage>>, chunk_tokens: usize) -> Self {
+        let sizes: Vec<usize> = blocks.iter().map(Vec::len).collect();
+        let packed = Packed::in_blocks(blocks);
+        let (mut chunks, mut blocks, mut place) = (Vec::new(), Vec::new(), 0);
+        for size in sizes {
+            let of_block = packed.cut(place..place + size, chunk_tokens);
+            let first = chunks.len();
+            chunks.extend(of_block.into_iter().map(|chunk| (chunk.passages, chunk.rows.len())));
+            blocks.push(first..chunks.len());
+            place += size;
+        }
         let noise = noise_chunks(&chunks);
-        Self { packed, chunk_tokens, chunks, noise }
+        Self { packed, chunk_tokens, chunks, noise, blocks }
     }
 
     /// Tokens that are computed again for the noise floor.
@@ -60,7 +76,12 @@ impl ChunkPlan {
     }
 
     pub fn longest(&self) -> usize {
-        self.packed.passages.first().map_or(0, TokenizedPassage::length)
+        self.packed.passages.iter().map(TokenizedPassage::length).max().unwrap_or(0)
+    }
+
+    /// Of every block: its chunks.
+    pub fn blocks(&self) -> &[Range<usize>] {
+        &self.blocks
     }
 
     pub fn chunk_count(&self) -> usize {
@@ -86,14 +107,15 @@ impl ChunkPlan {
         Assignment { chunks, done: BTreeSet::new() }
     }
 
-    /// Divides chunks into slices that are computed one after the other, each of at most `max_tokens` tokens or one chunk.
+    /// Divides chunks into slices that are computed one after the other, each of one block and of at most `max_tokens` tokens or
+    /// one chunk.
     pub fn slices(&self, chunks: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
         let mut slices: Vec<Vec<usize>> = Vec::new();
         let mut tokens = 0;
         for &chunk in chunks {
             tokens += self.tokens(&[chunk]);
             match slices.last_mut() {
-                Some(slice) if tokens <= max_tokens => slice.push(chunk),
+                Some(slice) if tokens <= max_tokens && !self.begins_block(chunk) => slice.push(chunk),
                 _ => {
                     slices.push(vec![chunk]);
                     tokens = self.tokens(&[chunk]);
@@ -103,7 +125,11 @@ impl ChunkPlan {
         slices
     }
 
-    /// Lays out chunks, given in ascending order.
+    fn begins_block(&self, chunk: usize) -> bool {
+        self.blocks.iter().any(|block| block.start == chunk)
+    }
+
+    /// Lays out chunks of one block, given in ascending order.
     pub(super) fn lay_out(&self, numbers: &[usize]) -> DeviceChunks {
         let passages = numbers.iter().flat_map(|&chunk| self.passages(chunk).iter().cloned()).collect();
         // In packed order already, and so they stay.
@@ -124,6 +150,7 @@ impl ChunkPlan {
         }
     }
 
+    /// All chunks of a plan of one block.
     pub(super) fn everything(&self) -> DeviceChunks {
         self.lay_out(&self.whole().chunks)
     }
@@ -211,6 +238,37 @@ mod tests {
                 }
             }
             prop_assert!(seen.into_iter().eq(plan.whole().chunks));
+        }
+
+        #[test]
+        fn blocks_hold_every_passage_once_and_are_computed_one_after_the_other(
+            plan in any_plan(), sizes in prop::collection::vec(0_usize..9, 0..6), max_tokens in 0_usize..200,
+        ) {
+            let mut left = plan.packed.passages.clone();
+            let mut blocks: Vec<_> = sizes.iter().map(|&size| left.drain(..size.min(left.len())).collect()).collect();
+            blocks.push(left);
+            let indices = |passages: &[TokenizedPassage]| passages.iter().map(|passage| passage.index).collect::<BTreeSet<_>>();
+            let expected: Vec<_> = blocks.iter().map(|block: &Vec<TokenizedPassage>| indices(block)).collect();
+            let cut = ChunkPlan::in_blocks(blocks.clone(), plan.chunk_tokens);
+            prop_assert_eq!(cut.longest(), plan.longest());
+            let found = cut.blocks().iter().map(|chunks| chunks.clone().flat_map(|chunk| cut.passages(chunk).to_vec()).collect());
+            let found: Vec<Vec<_>> = found.collect();
+            prop_assert_eq!(found.iter().map(|block| indices(block)).collect::<Vec<_>>(), expected);
+            prop_assert_eq!(found.concat().len(), plan.packed.passages.len());
+            // What comes first does not depend on what follows.
+            let half = blocks.len().div_ceil(2);
+            let first = ChunkPlan::in_blocks(blocks[..half].to_vec(), plan.chunk_tokens);
+            for chunk in first.whole().chunks {
+                prop_assert_eq!(first.passages(chunk), cut.passages(chunk));
+            }
+            let slices = cut.slices(&cut.whole().chunks, max_tokens);
+            prop_assert!(slices.concat().into_iter().eq(cut.whole().chunks));
+            for slice in slices {
+                prop_assert!(cut.blocks().iter().any(|block| slice.iter().all(|chunk| block.contains(chunk))));
+                let laid_out = cut.lay_out(&slice);
+                let passages: Vec<_> = slice.iter().flat_map(|&chunk| cut.passages(chunk).to_vec()).collect();
+                prop_assert_eq!(laid_out.packed.passages, passages);
+            }
         }
 
         #[test]

@@ -15,6 +15,7 @@ use super::slice_run::SliceRun;
 use super::variant::Models;
 use super::{EvalError, budget};
 use crate::model::{Backend, ModelError};
+use crate::stats::EarlyLook;
 
 #[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
@@ -31,6 +32,9 @@ pub struct EngineOptions {
     pub calibration: Vec<TokenizedPassage>,
     /// Whether to measure how far each variant's residual stream is from the baseline's after every stage.
     pub divergence: bool,
+    /// The passages' indices in the order in which they are evaluated, block by block, where the evaluation may stop early; empty
+    /// where all are evaluated.
+    pub order: Vec<usize>,
 }
 
 impl EngineOptions {
@@ -74,7 +78,21 @@ pub fn plan_chunks(
     while chunk_tokens > capacity && options.chunk_tokens.is_none() {
         chunk_tokens /= 2;
     }
-    Ok(ChunkPlan::new(passages, chunk_tokens.max(1)))
+    Ok(ChunkPlan::in_blocks(blocks(passages, &options.order), chunk_tokens.max(1)))
+}
+
+/// The passages that are seen between one look and the next.
+fn blocks(passages: Vec<TokenizedPassage>, order: &[usize]) -> Vec<Vec<TokenizedPassage>> {
+    if order.is_empty() {
+        return vec![passages];
+    }
+    let mut first = 0;
+    let blocks = EarlyLook::slices(order.len()).into_iter().map(|end| {
+        let block = order[first..end].iter().filter_map(|&index| passages.get(index).cloned()).collect();
+        first = end;
+        block
+    });
+    blocks.collect()
 }
 
 /// How much of a slice a device holds.

@@ -124,8 +124,17 @@ pub(super) fn after_prompt(architecture: &Architecture, passages: &[TokenizedPas
 }
 
 impl Packed {
-    pub fn new(mut passages: Vec<TokenizedPassage>) -> Self {
-        passages.sort_by(TokenizedPassage::packing_order);
+    pub fn new(passages: Vec<TokenizedPassage>) -> Self {
+        Self::in_blocks(vec![passages])
+    }
+
+    /// Blocks of passages one after the other, each longest first.
+    pub(super) fn in_blocks(blocks: Vec<Vec<TokenizedPassage>>) -> Self {
+        let passages = blocks.into_iter().flat_map(|mut block| {
+            block.sort_by(TokenizedPassage::packing_order);
+            block
+        });
+        let passages: Vec<_> = passages.collect();
         let mut starts = vec![0];
         let (mut input_ids, mut positions) = (Vec::new(), Vec::new());
         for passage in &passages {

@@ -57,8 +57,9 @@ impl Evidence {
         for (title, row, limits) in self.chosen(earlier.is_some(), gates, only)? {
             let samples = self.samples(row)?;
             let mut add = |reference, source: &Self, before: &BTreeMap<usize, Sample>| {
-                let outcomes = source.paired(before, &samples, reference)?;
-                let (task, model, doc_ids) = (task.clone(), title.clone(), samples.keys().copied().collect());
+                let doc_ids = self.order(&samples)?;
+                let outcomes = source.paired(before, &samples, &doc_ids, reference)?;
+                let (task, model) = (task.clone(), title.clone());
                 found.comparisons.push(Comparison { task, model, reference, limits, outcomes, doc_ids });
                 Ok::<(), GateError>(())
             };
@@ -71,7 +72,10 @@ impl Evidence {
                 None => found.remarks.push(format!("`{title}` is not in {}: new", earlier.path.display())),
             }
         }
-        if self.report.partial {
+        if let Some(until) = &self.report.run.until_decided {
+            found.seen_of = Some(until.of);
+            found.remarks.push("the report stopped by its verdicts: they are those of confidence sequences".to_owned());
+        } else if self.report.partial {
             found.remarks.push("the report covers only a part of the passages".to_owned());
         }
         Ok(found)
@@ -111,11 +115,23 @@ impl Evidence {
         Ok(rows)
     }
 
-    /// Pairs samples of this report with a model's by passage.
+    /// The passages of a model in the order in which they were seen, where that matters.
+    fn order(&self, samples: &BTreeMap<usize, Sample>) -> Result<Vec<usize>, GateError> {
+        let Some(until) = &self.report.run.until_decided else { return Ok(samples.keys().copied().collect()) };
+        if until.order.len() == samples.len() && until.order.iter().all(|doc_id| samples.contains_key(doc_id)) {
+            return Ok(until.order.clone());
+        }
+        let (expected, found) = (until.order.len().to_string(), samples.len().to_string());
+        let what = "passages of the order in which they were seen".to_owned();
+        Err(GateError::OtherPassages { path: self.path.clone(), what, expected, found })
+    }
+
+    /// Pairs samples of this report with a model's by passage, in this order.
     fn paired(
         &self,
         before: &BTreeMap<usize, Sample>,
         samples: &BTreeMap<usize, Sample>,
+        order: &[usize],
         reference: Reference,
     ) -> Result<PairedOutcomes, GateError> {
         let other = |what: String, expected: String, found: String| GateError::OtherPassages {
@@ -128,8 +144,8 @@ impl Evidence {
             return Err(other("number of passages".to_owned(), samples.len().to_string(), before.len().to_string()));
         }
         let mut pairs = Vec::with_capacity(samples.len());
-        for (doc_id, sample) in samples {
-            let Some(before) = before.get(doc_id) else {
+        for doc_id in order {
+            let (Some(before), Some(sample)) = (before.get(doc_id), samples.get(doc_id)) else {
                 return Err(other(format!("passage {doc_id}"), "there".to_owned(), "missing".to_owned()));
             };
             let (tokens, tokens_before) = (sample.tokens.len().to_string(), before.tokens.len().to_string());

@@ -39,7 +39,11 @@ pub(crate) struct Comparison {
 
 /// Comparisons that are judged together, and why others are not among them.
 #[derive(Default)]
+#[expect(clippy::struct_field_names, reason = "it is the comparisons, with what is to be known of all of them")]
 pub(crate) struct Comparisons {
     pub comparisons: Vec<Comparison>,
     pub remarks: Vec<String>,
+    /// Where the passages seen are the beginning of a random order, in which the outcomes are, and an evaluation looked at them to
+    /// decide whether to go on: of how many passages.
+    pub seen_of: Option<usize>,
 }

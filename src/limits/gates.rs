@@ -110,6 +110,8 @@ pub(crate) struct Bound {
     /// The largest loss, in the unit of [`Criterion`].
     pub limit: f64,
     pub policy: Policy,
+    /// Whether an evaluation may stop without a verdict on it, whatever the model's policy is.
+    pub may_stay_undecided: bool,
 }
 
 impl Limits {
@@ -137,7 +139,8 @@ impl Limits {
                 self.min_same_top.map(|limit| (1.0 - limit.amount.fraction(), limit.policy))?
             }
         };
-        Some(Bound { limit, policy: policy(of_limit, self.policy) })
+        let may_stay_undecided = of_limit == Some(Policy::AllowUndecided);
+        Some(Bound { limit, policy: policy(of_limit, self.policy), may_stay_undecided })
     }
 
     /// The limits of a model that goes by two names: of each kind the stricter.
@@ -155,6 +158,12 @@ impl Limits {
             skip: self.skip && other.skip,
             policy: Some(own.unwrap_or_default().min(others.unwrap_or_default())),
         }
+    }
+
+    /// Whether anything is checked.
+    #[cfg(feature = "libtorch")]
+    pub(crate) fn has_any(&self) -> bool {
+        self.expect_exact || Criterion::ALL.into_iter().any(|criterion| self.bound(criterion).is_some())
     }
 
     fn check(&self) -> Result<(), String> {
@@ -221,7 +230,15 @@ impl Default for Gates {
 
 impl Gates {
     pub fn read(path: &Path) -> Result<Self, LimitsError> {
-        Self::parse(&files::read_to_string(path, MAX_FILE_BYTES)?, &path.display().to_string())
+        Self::parse(&Self::text(Some(path))?, &path.display().to_string())
+    }
+
+    /// The text of a file of limits, or of the built-in ones.
+    pub(crate) fn text(path: Option<&Path>) -> Result<String, LimitsError> {
+        Ok(match path {
+            Some(path) => files::read_to_string(path, MAX_FILE_BYTES)?,
+            None => BUILT_IN.to_owned(),
+        })
     }
 
     pub fn built_in() -> Result<Self, LimitsError> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::comparison::{Comparison, Comparisons, Reference};
+use super::early::decide_early;
 use super::error::LimitsError;
 use super::gates::Policy;
 use super::outcomes::Criterion;
@@ -91,7 +92,7 @@ impl Judgement {
 
 /// Judges all comparisons together. `given` are criteria whose limits were asked for: each must be checked somewhere.
 pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion]) -> Result<Judgement, LimitsError> {
-    let Comparisons { comparisons, mut remarks } = compared;
+    let Comparisons { comparisons, mut remarks, seen_of } = compared;
     let mut measured: Vec<(&Comparison, Criterion, Policy, Measured, f64)> = Vec::new();
     for comparison in &comparisons {
         let Comparison { model, reference, limits, outcomes, .. } = comparison;
@@ -114,8 +115,14 @@ pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion
     if measured.is_empty() && !comparisons.iter().any(|comparison| comparison.limits.expect_exact) {
         return Err(LimitsError::NoLimit);
     }
-    let limits: Vec<_> = measured.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
-    let decisions = decide(&limits, significance);
+    let decisions = if let Some(total) = seen_of {
+        let limits: Vec<_> =
+            measured.iter().map(|(one, criterion, _, loss, limit)| (*one, *criterion, *loss, *limit)).collect();
+        decide_early(&limits, significance, total)?
+    } else {
+        let limits: Vec<_> = measured.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
+        decide(&limits, significance)
+    };
     let bounded =
         measured.into_iter().zip(decisions).map(|((comparison, criterion, policy, loss, limit), decision)| {
             check(comparison, policy, Finding::Bounded { criterion, measured: loss, limit, decision })

@@ -1,13 +1,15 @@
 //! Limits for what a model may lose, and what was proven of them: within, beyond or undecided. A verdict claims no more than it has
-//! proven. `gates.rs` reads limits (`amounts.rs` their units), `outcomes.rs` pairs samples, `judge.rs` decides, `shown.rs` puts a
-//! check into words and numbers.
+//! proven. `gates.rs` reads limits (`amounts.rs` their units), `outcomes.rs` pairs samples, `judge.rs` decides, `early.rs` before all
+//! passages are seen, `settled.rs` says when to stop, `shown.rs` puts a check into words and numbers.
 
 mod amounts;
 mod comparison;
+mod early;
 mod error;
 mod gates;
 mod judge;
 mod outcomes;
+mod settled;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -20,4 +22,5 @@ pub use judge::Outcome;
 pub(crate) use judge::{Check, Finding, Judgement, judge};
 pub use outcomes::Criterion;
 pub(crate) use outcomes::PairedOutcomes;
+pub(crate) use settled::{settled, stopping_rule};
 pub(crate) use shown::{Rounding, bound, grouped, limit, loss};

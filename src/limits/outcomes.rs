@@ -111,6 +111,17 @@ impl PairedOutcomes {
         self.answers.iter().fold((0, 0), |(lost, gained), answers| (lost + answers.lost, gained + answers.gained))
     }
 
+    /// Answers lost with each passage, in their order: −1, 0 or 1 where a passage has one answer.
+    pub(super) fn losses(&self) -> Vec<i8> {
+        let loss = |answers: &Answers| i8::from(answers.lost > 0) - i8::from(answers.gained > 0);
+        self.answers.iter().map(loss).collect()
+    }
+
+    /// Whether a top token of each passage differs, in their order.
+    pub(super) fn differing(&self) -> Vec<bool> {
+        self.top_changes.iter().flatten().map(|changes| *changes > 0).collect()
+    }
+
     /// The loss that a limit is for; `None` where it was not measured.
     ///
     /// Passages are what is independent. Where a passage has several answers or tokens, the bound is that of a mean over

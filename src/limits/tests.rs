@@ -1,5 +1,8 @@
 use super::outcomes::Criterion;
-use super::{Gates, Limit, Limits, Percent, Points, Policy};
+use super::{
+    Comparison, Comparisons, Gates, Limit, Limits, PairedOutcomes, Percent, Points, Policy, Reference, judge, settled,
+};
+use crate::stats::Verdict;
 
 #[test]
 fn amounts_have_units() {
@@ -83,4 +86,65 @@ fn files_that_say_something_else_are_refused_with_their_place() {
         assert!(error.to_string().contains(words), "{text}: {error}");
         assert!(error.hint().is_some());
     }
+}
+
+/// Passages whose log-likelihood falls by `fall`, of `total` in a random order; of the first `lost` the answer is lost.
+fn seen(model: &str, gates: &Gates, (count, total): (usize, usize), fall: f64, lost: usize) -> Comparisons {
+    let answers: Vec<_> = (0..count).map(|passage| (true, passage >= lost)).collect();
+    let falls = (0..count).map(|passage| fall + 1e-6 * f64::from(u8::from(passage % 2 == 0)));
+    let comparison = Comparison {
+        task: "t".to_owned(),
+        model: model.to_owned(),
+        reference: Reference::Baseline,
+        limits: gates.of("t", model),
+        outcomes: PairedOutcomes::of_answers(&answers).with_falls(falls.collect(), None),
+        doc_ids: (0..count).collect(),
+    };
+    Comparisons { comparisons: vec![comparison], seen_of: Some(total), ..Comparisons::default() }
+}
+
+#[test]
+fn a_model_is_settled_by_one_limit_beyond_or_by_all_that_must_be_within() {
+    let text = "
+default: {max-ppl-increase: 1%, max-acc-loss: {limit: 0.5pp, policy: allow-undecided}}
+models:
+  advised: {policy: advisory}
+  strict: {max-acc-loss: 0.5pp}
+  exact: {expect-exact: true}
+";
+    let gates = Gates::parse(text, "gates.yml").unwrap();
+    let is_settled = |model, counts, fall, lost| {
+        let (settled, all) = settled(seen(model, &gates, counts, fall, lost), gates.significance).unwrap();
+        assert_eq!(all, 1);
+        settled == 1
+    };
+    let look = (64, 5000);
+    // The accuracy stays undecided in all of these.
+    assert!(is_settled("any", look, 1e-5, 0) && is_settled("advised", look, 1e-5, 0));
+    assert!(!is_settled("strict", look, 1e-5, 0));
+    assert!(!is_settled("any", (20, 5000), 1e-5, 0), "too few passages for a bound");
+    // One limit beyond, perplexity or accuracy, settles whatever the others are.
+    assert!(is_settled("strict", look, 0.1, 0) && is_settled("advised", look, 0.1, 0));
+    assert!(is_settled("strict", (600, 5000), 1e-5, 200));
+    // That none changes is known at the end, that one does at once.
+    assert!(!is_settled("exact", look, 1e-5, 0) && is_settled("exact", (64, 64), 1e-5, 0));
+    assert!(is_settled("exact", look, 1e-5, 1));
+}
+
+#[test]
+fn what_may_stay_undecided_is_asked_for_where_nothing_else_is_limited() {
+    let gates = Gates::parse("default: {max-acc-loss: {limit: 5pp, policy: allow-undecided}}", "gates.yml").unwrap();
+    let settled = |count| settled(seen("any", &gates, (count, 5000), 0.0, 0), gates.significance).unwrap().0;
+    assert_eq!([settled(64), settled(2000)], [0, 1]);
+}
+
+#[test]
+fn early_verdicts_need_more_passages_than_those_of_a_fixed_number() {
+    let gates = Gates::parse("default: {max-acc-loss: 1pp}", "gates.yml").unwrap();
+    let verdict = |seen_of| {
+        let compared = Comparisons { seen_of, ..seen("any", &gates, (300, 5000), 0.0, 0) };
+        judge(compared, gates.significance, &[]).unwrap().checks.first().map(super::Check::verdict)
+    };
+    assert_eq!(verdict(None), Some(Verdict::Within));
+    assert_eq!(verdict(Some(5000)), Some(Verdict::Undecided));
 }

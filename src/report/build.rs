@@ -78,7 +78,7 @@ impl Report {
         let of_variants: Vec<_> = input.of_role(ModelRole::Variant).map(|(_, samples)| samples).collect();
         let (origin, gates) = &input.limits;
         let task = (input.task.name.as_str(), input.task.rolling);
-        judge_rows(&mut variants, (samples, &of_variants), task, gates)?;
+        judge_rows(&mut variants, (samples, &of_variants), task, gates, input.run.until_decided.as_ref())?;
         let report = Self {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool { name: "kintsugi".to_owned(), version: input.run.versions.kintsugi.clone() },

@@ -44,6 +44,9 @@ pub struct Certificate {
     pub dtype: String,
     /// Whether only some of the passages were evaluated.
     pub partial: bool,
+    /// The rule by which the run stopped when its limits were decided; absent where all passages were to be evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_rule: Option<String>,
     /// The unmerged model.
     pub checkpoint: CertifiedCheckpoint,
     /// The merge.
@@ -162,6 +165,7 @@ impl Certificate {
             device: report.run.device.clone(),
             dtype: report.run.dtype.clone(),
             partial: report.partial,
+            stopping_rule: report.run.until_decided.as_ref().map(|until| until.rule.clone()),
             checkpoint: CertifiedCheckpoint { name, iteration, tp_size, dtype, architecture, files },
             model: CertifiedModel {
                 name: row.model.name.clone(),
@@ -208,7 +212,7 @@ impl Certificate {
         let partial = if self.partial { format!(" of {}", task.passages.original) } else { String::new() };
         let mut text = format!(
             "## Certificate: {}\n\n{made}, compared with the unmerged checkpoint {} (step {}, {}) on {}{partial} passages of \
-             {} by kintsugi {} on {}, {}, in {}. Bounds are one-sided, at α = {}.\n\n| criterion | seen | bound | limit | verdict |\n\
+             {} by kintsugi {} on {}, {}, in {}. Bounds are one-sided, at α = {}.{}\n\n| criterion | seen | bound | limit | verdict |\n\
              |---|---|---|---|---|\n",
             self.standing.words(),
             checkpoint.name,
@@ -221,6 +225,7 @@ impl Certificate {
             self.evaluated.strftime("%Y-%m-%d"),
             self.dtype,
             self.significance,
+            self.stopping_rule.as_ref().map(|rule| format!(" It stopped when decided: {rule}.")).unwrap_or_default(),
         );
         for proven in &self.limits {
             let _ = writeln!(

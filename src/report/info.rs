@@ -47,6 +47,9 @@ pub struct RunInfo {
     /// Number of run shards that were joined (`combine`); absent where one process evaluated all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_shards: Option<usize>,
+    /// How the run decided when to stop (`--until-decided`); absent where all passages were to be evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_decided: Option<UntilDecided>,
     /// Packed tokens per matrix product.
     pub chunk_tokens: usize,
     /// Number of slices the passages were cut into, so that the residual streams fit in memory and results are saved from
@@ -62,6 +65,23 @@ pub struct RunInfo {
     pub tokens: u64,
     /// Tokens a second over all models evaluated.
     pub tokens_per_second: f64,
+}
+
+/// A run that stops when every model is decided against its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UntilDecided {
+    /// The rule by which it stops.
+    pub rule: String,
+    /// The limits it was judged by: their file, or `built-in`.
+    pub limits: String,
+    /// Whether every model was decided at the last look; otherwise all passages were evaluated.
+    pub decided: bool,
+    /// The numbers of passages after which it looked.
+    pub looked_after: Vec<usize>,
+    /// Passages that it would have evaluated if nothing had been decided.
+    pub of: usize,
+    /// The passages seen, by `doc_id`, in the random order in which they were seen.
+    pub order: Vec<usize>,
 }
 
 /// Versions of the software that computed the numbers.

@@ -51,7 +51,7 @@ pub use explanation::{
 pub use html::render_html;
 pub use info::{
     CheckpointInfo, DataInfo, FileDigest, PassageCounts, RunInfo, RunShard, StageSeconds, TaskInfo, TokenizerInfo,
-    Tool, Versions,
+    Tool, UntilDecided, Versions,
 };
 pub use inspection::{
     DTypeCount, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, Vocabulary, render_drift_svg,

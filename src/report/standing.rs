@@ -1,8 +1,11 @@
 //! The rows of a report against their limits.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::ReportError;
+use super::info::UntilDecided;
 use super::judged::LimitVerdict;
 use super::rows::VariantRow;
 use crate::limits::{
@@ -66,26 +69,34 @@ impl VariantRow {
     }
 }
 
-/// Judges all rows together; `samples` are those of the rows, in their order.
+/// Judges all rows together; `samples` are those of the rows, in their order. Of a run that stops once it is decided the verdicts are
+/// those of its last look.
 pub(super) fn judge_rows(
     rows: &mut [VariantRow],
     (baseline, samples): (&[Sample], &[&[Sample]]),
     (task, rolling): (&str, Option<RollingText>),
     gates: &Gates,
+    until: Option<&UntilDecided>,
 ) -> Result<(), ReportError> {
+    let places: HashMap<usize, usize> = baseline.iter().enumerate().map(|(at, sample)| (sample.doc_id, at)).collect();
+    let order: Vec<usize> = match until {
+        Some(until) => until.order.iter().filter_map(|doc_id| places.get(doc_id).copied()).collect(),
+        None => (0..baseline.len()).collect(),
+    };
     let comparisons = rows.iter().zip(samples).map(|(row, samples)| {
-        let pairs: Vec<_> = baseline.iter().zip(*samples).collect();
+        let pairs: Vec<_> = order.iter().map(|&at| (&baseline[at], &samples[at])).collect();
         Comparison {
             task: task.to_owned(),
             model: row.model.name.clone(),
             reference: Reference::Baseline,
             limits: gates.of_any(task, row.model.names()),
             outcomes: PairedOutcomes::of_samples(&pairs, rolling, true),
-            doc_ids: baseline.iter().map(|sample| sample.doc_id).collect(),
+            doc_ids: order.iter().map(|&at| baseline[at].doc_id).collect(),
         }
     });
     let comparisons: Vec<_> = comparisons.filter(|comparison| !comparison.limits.skip).collect();
-    let checks = match judge(Comparisons { comparisons, remarks: Vec::new() }, gates.significance, &[]) {
+    let seen_of = until.map(|until| until.of);
+    let checks = match judge(Comparisons { comparisons, remarks: Vec::new(), seen_of }, gates.significance, &[]) {
         Ok(judgement) => judgement.checks,
         Err(LimitsError::NoLimit) => Vec::new(),
         Err(error) => return Err(error.into()),

@@ -2,7 +2,7 @@
 
 use super::contents::Report;
 use super::format;
-use super::info::{CheckpointInfo, RunInfo, RunShard};
+use super::info::{CheckpointInfo, RunInfo, RunShard, UntilDecided};
 
 pub(super) fn question(report: &Report) -> String {
     format!("{} ({})", report.task.name, format::count(report.task.passages.effective, "passage"))
@@ -21,11 +21,14 @@ pub(super) fn setting(checkpoint: &CheckpointInfo, run: &RunInfo) -> String {
     format!("{}, {dtype}, {}", format::count(checkpoint.tp_size, "rank"), run.device)
 }
 
-/// For a run over some of the passages: how many, and why the numbers are no result.
+/// For a run over some of the passages, or one that decides when to stop: how many, and what the numbers are.
 pub(super) fn partial(report: &Report) -> Option<String> {
     let passages = report.task.passages;
     let share = format!("{} of {} passages", passages.effective, passages.original);
     let run = &report.run;
+    if let Some(until) = &run.until_decided {
+        return Some(until_decided(until, report));
+    }
     match (run.run_shard, run.limit) {
         _ if !report.partial => None,
         (Some(RunShard { index, count }), _) => Some(format!(
@@ -34,6 +37,21 @@ pub(super) fn partial(report: &Report) -> Option<String> {
         (None, Some(limit)) => Some(format!("PARTIAL: {share} (limit {limit}); tests the setup, not a result")),
         (None, None) => Some(format!("PARTIAL: {share}; not a result")),
     }
+}
+
+/// For a run that stops when it is decided: by which rule, and what the numbers are.
+fn until_decided(until: &UntilDecided, report: &Report) -> String {
+    let UntilDecided { rule, decided, looked_after, of, .. } = until;
+    let (seen, original) = (report.task.passages.effective, report.task.passages.original);
+    let looks: Vec<String> = looked_after.iter().map(usize::to_string).collect();
+    let looks = format::list(&looks.iter().map(String::as_str).collect::<Vec<_>>());
+    let all = if *of < original { format!("the first {of} of {original} passages") } else { format!("{of} passages") };
+    let state = match (decided, seen < *of) {
+        (true, true) => format!("STOPPED EARLY: {seen} of {all}, and the numbers are those of what was seen"),
+        (true, false) => format!("DECIDED after all of {all}"),
+        (false, _) => format!("NOT DECIDED after all of {all}"),
+    };
+    format!("{state} (looked after {looks}; the rule: {rule})")
 }
 
 /// Cautions for anyone who compares the numbers with others.

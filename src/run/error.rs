@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::key::Differences;
 use crate::error::{Error, ErrorKind};
+use crate::limits::LimitsError;
 
 #[doc(hidden)]
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +15,9 @@ pub enum RunError {
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Limits(#[from] LimitsError),
     #[error(transparent)]
-    Limits(#[from] crate::limits::LimitsError),
+    Io(#[from] io::Error),
     #[error("{path}: could not write the journal: {source}", path = path.display())]
     JournalWrite { path: PathBuf, source: io::Error },
     #[error("{path}: record {record} is damaged: {reason}", path = path.display())]
@@ -68,6 +69,7 @@ impl From<RunError> for Error {
         match error {
             #[cfg(feature = "libtorch")]
             RunError::Eval(error) => error.into(),
+            RunError::Limits(error) => error.into(),
             RunError::Io(error) => error.into(),
             RunError::Interrupted { signal, .. } => {
                 let code = u8::try_from(128 + signal).unwrap_or(2);

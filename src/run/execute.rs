@@ -27,6 +27,9 @@ use crate::samples::{PassageText, Sample};
 
 pub(super) fn execute(job: &Job<'_>, inputs: &mut Inputs, caller: &dyn Caller) -> Result<Records> {
     let models = &job.models;
+    if let Some(rule) = &inputs.stopping {
+        rule.check(&inputs.task.name, models.judged())?;
+    }
     let plan = plan_chunks(models.evaluated(), &inputs.passages.tokenized, &inputs.options)?;
     let files = InputFiles::new(models.source, &models.variants)?;
     let run = run_record(job, inputs, &plan, &files, caller);
@@ -45,16 +48,23 @@ pub(super) fn execute(job: &Job<'_>, inputs: &mut Inputs, caller: &dyn Caller) -
     let assignment = Assignment { done: records.done(), ..assigned };
     let mut recorder =
         Recorder { job, inputs, plan: &plan, assignment: &assignment, caller, journal, records, drift: None };
+    let mut ended = assignment.done.len() == assignment.chunks.len() || recorder.is_decided()?;
     if !recorder.records.slices.is_empty() {
-        recorder.announce();
+        recorder.announce(ended);
     }
-    if assignment.done.len() < assignment.chunks.len() {
-        if recorder.records.models.is_none() {
-            recorder.drift = Some(drift_of_model(models.source)?);
+    if !ended && recorder.records.models.is_none() {
+        recorder.drift = Some(drift_of_model(models.source)?);
+    }
+    for block in plan.blocks() {
+        let chunks = assignment.chunks.iter().copied().filter(|chunk| block.contains(chunk)).collect();
+        let left = Assignment { chunks, done: assignment.done.clone() };
+        if ended || left.chunks.iter().all(|chunk| left.done.contains(chunk)) {
+            continue;
         }
         let observer = caller.evaluation();
         let mut keep = |slice| recorder.keep(slice);
-        evaluate_chunks(models.evaluated(), &plan, &assignment, &inputs.options, &*observer, &mut keep)?;
+        evaluate_chunks(models.evaluated(), &plan, &left, &inputs.options, &*observer, &mut keep)?;
+        ended = recorder.is_decided()?;
     }
     Ok(recorder.records)
 }
@@ -100,6 +110,7 @@ fn run_record(
         chunks: (0..plan.chunk_count()).map(passage_ids).collect(),
         files: files.stamps.clone(),
         bootstrap: (job.bootstrap.replicate_count, job.bootstrap.seed),
+        stopping: inputs.stopping.clone(),
     }
 }
 
@@ -159,17 +170,27 @@ impl Recorder<'_> {
     }
 
     /// Logs what an earlier process has computed.
-    fn announce(&self) {
+    fn announce(&self, ended: bool) {
         let Some(journal) = &self.journal else { return };
-        match self.progress() {
-            (done, total) if done == total => tracing::info!(
+        let (done, total) = self.progress();
+        if ended {
+            tracing::info!(
                 "nothing is left to compute: every slice of this run is in {} (--restart computes all anew)",
                 journal.path().display()
-            ),
-            (done, total) => {
-                tracing::info!("continuing: {done} of {total} slices are done ({})", journal.path().display());
-            }
+            );
+        } else {
+            tracing::info!("continuing: {done} of {total} slices are done ({})", journal.path().display());
         }
+    }
+
+    /// Whether the run stops here, though passages are left.
+    fn is_decided(&self) -> Result<bool, RunError> {
+        let Some(looks) = self.records.looks()? else { return Ok(false) };
+        if let Some(passages) = looks.after.last() {
+            let ((settled, models), all) = (looks.settled, self.inputs.passages.tokenized.len());
+            tracing::info!("after {passages} of {all} passages {settled} of {models} models are decided");
+        }
+        Ok(looks.decided())
     }
 
     fn keep(&mut self, slice: SliceOutcome) -> Result<(), RunError> {

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::eval::{EvalError, Plan};
 use crate::files::{free_bytes, probe};
 use crate::report::ReportError;
+use crate::stats::EarlyLook;
 
 /// About the bytes that samples and lm-evaluation-harness's files take for each passage and each further target token of a
 /// model, and those of page and plots.
@@ -43,6 +44,8 @@ pub struct Forecast {
     pub threads: usize,
     /// Passages, slices, bytes and operations.
     pub work: Plan,
+    /// The numbers of passages after which it is looked whether every model is decided; empty where all are evaluated.
+    pub looks: Vec<usize>,
     /// Seconds of the matrix products at the speed of one that has just been measured.
     pub seconds: Result<f64, EvalError>,
     /// None without an output directory.
@@ -63,6 +66,9 @@ pub struct Writing {
 impl Forecast {
     pub(super) fn new(models: &ModelSet<'_>, inputs: &Inputs, request: &Request) -> Result<Self> {
         let (source, passages) = (models.source, &inputs.passages);
+        if let Some(rule) = &inputs.stopping {
+            rule.check(&inputs.task.name, models.judged())?;
+        }
         let work = Plan::new(models.evaluated(), &passages.tokenized, &inputs.options)?;
         let (parameter_count, bytes) = source.size();
         let folder = request.output.output_dir.as_ref();
@@ -78,6 +84,7 @@ impl Forecast {
             models: models.variants.iter().map(|variant| variant.name.clone()).collect(),
             devices: inputs.options.backends.iter().map(ToString::to_string).collect(),
             threads: inputs.threads,
+            looks: inputs.stopping.as_ref().map_or_else(Vec::new, |rule| EarlyLook::slices(rule.order.len())),
             seconds: work.seconds(source, &inputs.options),
             writes: folder.map(|folder| writing(&work, models.variants.len(), folder.clone())).transpose()?,
             work,

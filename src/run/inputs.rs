@@ -5,8 +5,10 @@ use std::path::Path;
 
 use super::caller::Caller;
 use super::clock::Clock;
+use super::records::StoppingRule;
 use super::request::{Request, ResourceOptions};
 use super::resolve;
+use super::stopping;
 use crate::checkpoint::ModelSource;
 use crate::error::Result;
 use crate::eval::data_set::read_passages;
@@ -29,6 +31,8 @@ pub(super) struct Inputs {
     pub limit: Option<usize>,
     /// Longest input in tokens.
     pub max_length: usize,
+    /// How the run decides when to stop.
+    pub stopping: Option<StoppingRule>,
     pub clock: Clock,
 }
 
@@ -45,6 +49,7 @@ impl Inputs {
         let threads = set_threads(resources.threads);
         model.check_evaluation()?;
         let task = Task::resolve(&options.task)?;
+        stopping::check_request(request, &task)?;
         let data = resolve::data(options.data.as_deref(), &task, &mut *caller.download())?;
         let tokenizer = open_tokenizer(model, options.tokenizer.as_deref(), caller)?;
         let tokenizer = tokenizer.with_special_tokens(options.add_special_tokens)?;
@@ -62,6 +67,7 @@ impl Inputs {
         };
         let passages = Passages::new(data, &PassageOptions { task: &task, tokenizer: &tokenizer, max_length })?;
         announce(&task, &passages, max_length);
+        let (stopping, order) = stopping::stopping_rule(request, &passages)?.unzip();
         let engine = EngineOptions {
             backends: backends(model, resources, caller.local_rank())?,
             chunk_tokens: resources.chunk_tokens,
@@ -70,9 +76,10 @@ impl Inputs {
             digests: true,
             calibration,
             divergence: true,
+            order: order.unwrap_or_default(),
         };
         let (shard, limit) = (request.output.shard.filter(|shard| shard.count > 1), options.limit);
-        Ok(Self { task, tokenizer, passages, options: engine, threads, shard, limit, max_length, clock })
+        Ok(Self { task, tokenizer, passages, options: engine, threads, shard, limit, max_length, stopping, clock })
     }
 
     /// Data type of the matrix products.

@@ -36,6 +36,13 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// How the run decides when to stop.
+    fn stopping(&self, inputs: &Inputs) -> String {
+        inputs.stopping.as_ref().map_or("no".to_owned(), |rule| {
+            format!("seed {}, limits {}", self.bootstrap.seed, &digest(&rule.gates)[..12])
+        })
+    }
+
     pub(super) fn key(&self, inputs: &Inputs, chunk_tokens: usize) -> RunKey {
         let (source, variants) = (self.models.source, &self.models.variants);
         let versions = versions();
@@ -62,6 +69,7 @@ impl<'a> Job<'a> {
             .with("dtype", inputs.dtype_name())
             .with("device", inputs.device_kind())
             .with("chunk_tokens", chunk_tokens.to_string())
+            .with("until_decided", self.stopping(inputs))
             .with("models", names.join(", "));
         variants.iter().fold(key, |key, variant| key.with(format!("model `{}`", variant.name), weights(variant)))
     }

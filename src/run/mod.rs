@@ -44,6 +44,8 @@ mod records;
 #[cfg(feature = "libtorch")]
 mod request;
 mod resolve;
+#[cfg(feature = "libtorch")]
+mod stopping;
 mod strategies;
 mod text;
 

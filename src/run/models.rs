@@ -60,6 +60,11 @@ impl<'a> ModelSet<'a> {
         Models { checkpoint: self.source, variants: &self.variants }
     }
 
+    /// The names of the merges and candidates.
+    pub(super) fn judged(&self) -> impl Iterator<Item = &str> {
+        self.records.iter().filter(|record| record.role == ModelRole::Variant).map(|record| record.name.as_str())
+    }
+
     fn add(&mut self, variant: Variant, record: ModelRecord) -> usize {
         self.variants.push(variant);
         self.records.push(record);

@@ -171,15 +171,27 @@ pub struct StatisticsOptions {
     /// Resamples of the paired bootstrap
     #[arg(long, value_name = "N", default_value_t = Self::default().bootstrap_replicates, value_parser = count(u32::MAX))]
     pub bootstrap_replicates: usize,
-    /// Seed of the paired bootstrap
+    /// Seed of the paired bootstrap and of the order of --until-decided
     #[arg(long, value_name = "SEED", default_value_t = Self::default().seed)]
     pub seed: u64,
+    /// Stop as soon as every model is decided against its limits
+    ///
+    /// The passages are evaluated in a random order (--seed), and after 64, 96, 144, … of them every limit of every model is judged
+    /// with confidence sequences, whose errors hold wherever one stops. A model is decided when one of its limits is beyond, or
+    /// when all are within but those that may stay undecided (`allow-undecided`: of the built-in limits the accuracy's, which takes
+    /// thousands of passages). The report says so, and its numbers are those of the passages seen. The checkpoint is read again
+    /// after every look. Not for shards, nor for tasks of whole texts.
+    #[arg(long)]
+    pub until_decided: bool,
+    /// Limits for --until-decided [default: the built-in ones of `gate`]
+    #[arg(long, value_name = "FILE", requires = "until_decided")]
+    pub gates: Option<PathBuf>,
 }
 
 impl Default for StatisticsOptions {
     fn default() -> Self {
         let PairedBootstrap { replicate_count, seed, .. } = PairedBootstrap::default();
-        Self { no_noise_floor: false, bootstrap_replicates: replicate_count, seed }
+        Self { no_noise_floor: false, bootstrap_replicates: replicate_count, seed, until_decided: false, gates: None }
     }
 }
 

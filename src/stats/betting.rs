@@ -55,12 +55,19 @@ impl Betting {
 
     /// The logarithm of the largest capital that bets on a mean above `mean` (`side` 1) or below it (−1) have reached.
     pub fn largest_capital(&self, mean: f64, side: f64) -> f64 {
+        self.capital(mean, side).fold(0.0, f64::max)
+    }
+
+    /// After how many values that logarithm reaches `target`.
+    pub(super) fn passages_to_reach(&self, target: f64, mean: f64, side: f64) -> Option<usize> {
+        self.capital(mean, side).position(|capital| capital >= target).map(|before| before + 1)
+    }
+
+    fn capital(&self, mean: f64, side: f64) -> impl Iterator<Item = f64> {
         let limit = LARGEST_BET / if side > 0.0 { mean } else { 1.0 - mean };
-        let (mut capital, mut largest) = (0.0_f64, 0.0_f64);
-        for (value, bet) in self.values.iter().zip(&self.bets) {
-            capital += (side * bet.min(limit) * (value - mean)).ln_1p();
-            largest = largest.max(capital);
-        }
-        largest
+        self.values.iter().zip(&self.bets).scan(0.0_f64, move |capital, (value, bet)| {
+            *capital += (side * bet.min(limit) * (value - mean)).ln_1p();
+            Some(*capital)
+        })
     }
 }

@@ -82,6 +82,17 @@ impl PairedBootstrap {
         })
     }
 
+    /// The numbers below `count` in a random order that the seed fixes, in a stream that no resample is drawn from. By R. Durstenfeld.
+    #[must_use]
+    pub fn permutation(&self, count: usize) -> Vec<usize> {
+        let mut random = self.stream(u64::MAX);
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            order.swap(last, draw_index(&mut random, last + 1));
+        }
+        order
+    }
+
     /// Draws passages with replacement and keeps the mean of every column (one value per passage) over each resample.
     pub(super) fn resample<const COLUMNS: usize>(
         &self,

@@ -198,17 +198,78 @@ fn an_early_look_decides_what_is_plain_and_nothing_else() {
     let lost = |share: f64, count: usize| -> Vec<i8> {
         (0..count).map(|passage| i8::from(scatter(passage as f64) < share)).collect()
     };
-    assert_eq!(look.accuracy(&lost(0.2, 300), 0.01).unwrap(), Verdict::Beyond);
-    assert_eq!(look.accuracy(&lost(0.0, 2000), 0.01).unwrap(), Verdict::Within);
-    assert_eq!(look.accuracy(&lost(0.01, 300), 0.01).unwrap(), Verdict::Undecided);
+    assert_eq!(look.accuracy(&lost(0.2, 300), 0.01).unwrap().verdict, Verdict::Beyond);
+    assert_eq!(look.accuracy(&lost(0.0, 2000), 0.01).unwrap().verdict, Verdict::Within);
+    assert_eq!(look.accuracy(&lost(0.01, 300), 0.01).unwrap().verdict, Verdict::Undecided);
     let divergences = |scale: f64, count: usize| -> SampledMean {
         let values: Vec<f64> = (0..count).map(|passage| scale * scatter(passage as f64)).collect();
         SampledMean::of_divergences(&values).unwrap()
     };
-    assert_eq!(look.mean(&divergences(0.008, 64), 0.001, 5153.0), Verdict::Beyond);
-    assert_eq!(look.mean(&divergences(1e-5, 64), 0.001, 5153.0), Verdict::Within);
-    assert_eq!(look.mean(&divergences(0.002, 64), 0.001, 5153.0), Verdict::Undecided);
-    assert_eq!(look.mean(&divergences(1e-5, 29), 0.001, 5153.0), Verdict::Undecided);
+    assert_eq!(look.mean(&divergences(0.008, 64), 0.001, 5153.0).verdict, Verdict::Beyond);
+    assert_eq!(look.mean(&divergences(1e-5, 64), 0.001, 5153.0).verdict, Verdict::Within);
+    assert_eq!(look.mean(&divergences(0.002, 64), 0.001, 5153.0).verdict, Verdict::Undecided);
+    assert_eq!(look.mean(&divergences(1e-5, 29), 0.001, 5153.0).verdict, Verdict::Undecided);
+}
+
+#[test]
+fn an_early_decision_is_that_of_its_bounds_and_says_when_it_would_decide() {
+    let look = EarlyLook { alpha: 0.05, beyond_alpha: 0.01 };
+    let differing =
+        |share: f64, count: usize| -> Vec<bool> { (0..count).map(|passage| scatter(passage as f64) < share).collect() };
+    let mut seen = Vec::new();
+    for share in [0.0, 0.004, 0.03, 0.3] {
+        for count in [40, 200, 1500] {
+            let differing = differing(share, count);
+            let losses: Vec<i8> = differing.iter().map(|differs| i8::from(*differs)).collect();
+            let values: Vec<f64> = losses.iter().map(|loss| 0.01 * f64::from(*loss)).collect();
+            let mean = SampledMean::of_divergences(&values).unwrap();
+            for (decision, limit) in [
+                (look.share(&differing, 0.02).unwrap(), 0.02),
+                (look.accuracy(&losses, 0.02).unwrap(), 0.02),
+                (look.mean(&mean, 2e-4, 5153.0), 2e-4),
+            ] {
+                let expected = match decision {
+                    _ if decision.lower > limit => Verdict::Beyond,
+                    _ if decision.upper <= limit => Verdict::Within,
+                    _ => Verdict::Undecided,
+                };
+                assert_eq!(decision.verdict, expected, "{share} {count} {decision:?}");
+                assert_eq!(
+                    decision.verdict == Verdict::Beyond,
+                    decision.p_beyond <= 0.01,
+                    "{share} {count} {decision:?}"
+                );
+                assert!(decision.verdict == Verdict::Undecided || decision.more_passages.is_none());
+                seen.push(decision.verdict);
+            }
+        }
+    }
+    for verdict in [Verdict::Within, Verdict::Beyond, Verdict::Undecided] {
+        assert!(seen.iter().filter(|seen| **seen == verdict).count() > 3, "{seen:?}");
+    }
+    // As many more passages as it says decide it.
+    let few = look.share(&differing(0.0, 40), 0.02).unwrap().more_passages.unwrap();
+    let enough = |count| look.share(&differing(0.0, count), 0.02).unwrap().verdict == Verdict::Within;
+    let needed = 40 + usize::try_from(few).unwrap();
+    assert!(enough(needed) && !enough(needed - 1));
+}
+
+#[test]
+fn a_random_order_has_every_number_once_and_follows_the_seed() {
+    let order = |seed, count| PairedBootstrap { seed, ..PairedBootstrap::default() }.permutation(count);
+    for count in [0, 1, 2, 200] {
+        let mut sorted = order(1, count);
+        assert_eq!(sorted, order(1, count));
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..count));
+    }
+    assert_ne!(order(1, 200), order(2, 200));
+    // Every number comes first about equally often: 1,000 each, with a standard deviation of 27.
+    let mut first = [0; 4];
+    for seed in 0..4000 {
+        first[order(seed, 4)[0]] += 1;
+    }
+    assert!(first.iter().all(|count| (890..1110).contains(count)), "{first:?}");
 }
 
 #[test]

@@ -4,12 +4,20 @@ use super::asymptotic::AsymptoticSequence;
 use super::betting::Betting;
 use super::error::StatsError;
 use super::mean_bound::SampledMean;
-use super::verdict::Verdict;
+use super::plan::{smallest_count, whole};
+use super::tail::bisect;
+use super::verdict::{Decision, Verdict};
 
 /// The passages before the first look.
 const FIRST_SLICE: usize = 64;
 
+/// How many times the passages seen are repeated to find how many more a bet needs.
+const REPEATED: usize = 64;
+
 /// How to look early at one limit. The passages are seen in a random order that is fixed before.
+///
+/// The p-value of a decision is the smallest error at which *beyond* would be said at this look, and its number of passages is an
+/// estimate at the rates and the spread seen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EarlyLook {
     /// Chance that *within* is false, at any slice.
@@ -26,34 +34,85 @@ impl EarlyLook {
         growing.take_while(|slice| *slice < count).chain([count]).collect()
     }
 
-    /// The verdict on an accuracy: a passage's loss is 1 where only the baseline is right, −1 where only the variant is, else 0. By betting:
-    /// [`Betting`] on numbers from 0 to 1.
-    pub fn accuracy(&self, losses: &[i8], limit: f64) -> Result<Verdict, StatsError> {
+    /// Decides about an accuracy: a passage's loss is 1 where only the baseline is right, −1 where only the variant is, else 0. By
+    /// betting: [`Betting`] on numbers from 0 to 1.
+    pub fn accuracy(&self, losses: &[i8], limit: f64) -> Result<Decision, StatsError> {
         let values: Vec<f64> = losses.iter().map(|loss| f64::midpoint(f64::from(*loss), 1.0)).collect();
-        let mean = f64::midpoint(limit, 1.0).min(1.0);
-        let reached = |alpha: f64, side: f64| -> Result<bool, StatsError> {
-            Ok(Betting::on(&values, alpha)?.largest_capital(mean, side) >= (1.0 / alpha).ln())
-        };
-        Ok(if reached(self.beyond_alpha, 1.0)? {
+        let decision = self.betting(&values, f64::midpoint(limit, 1.0).min(1.0))?;
+        let loss = |mean: f64| 2.0 * mean - 1.0;
+        Ok(Decision { lower: loss(decision.lower), upper: loss(decision.upper), ..decision })
+    }
+
+    /// Decides about a share of passages, by betting.
+    pub fn share(&self, differing: &[bool], limit: f64) -> Result<Decision, StatsError> {
+        let values: Vec<f64> = differing.iter().map(|differs| f64::from(u8::from(*differs))).collect();
+        self.betting(&values, limit.clamp(0.0, 1.0))
+    }
+
+    fn betting(&self, values: &[f64], limit: f64) -> Result<Decision, StatsError> {
+        let (above, below) = (Betting::on(values, self.beyond_alpha)?, Betting::on(values, self.alpha)?);
+        let capital = above.largest_capital(limit, 1.0);
+        let verdict = if capital >= (1.0 / self.beyond_alpha).ln() {
             Verdict::Beyond
-        } else if reached(self.alpha, -1.0)? {
+        } else if below.largest_capital(limit, -1.0) >= (1.0 / self.alpha).ln() {
             Verdict::Within
         } else {
             Verdict::Undecided
+        };
+        let more_passages = if verdict == Verdict::Undecided {
+            let repeated: Vec<f64> = values.iter().copied().cycle().take(REPEATED * values.len()).collect();
+            let needed = [(self.beyond_alpha, 1.0), (self.alpha, -1.0)].map(|(alpha, side)| {
+                Betting::on(&repeated, alpha).map(|bets| bets.passages_to_reach((1.0 / alpha).ln(), limit, side))
+            });
+            let [beyond, within] = needed;
+            let needed = beyond?.into_iter().chain(within?).min();
+            needed.map(|needed| (needed.saturating_sub(values.len()) as u64).max(1))
+        } else {
+            None
+        };
+        Ok(Decision {
+            verdict,
+            upper: below.bounds().upper,
+            lower: above.bounds().lower,
+            beyond_alpha: self.beyond_alpha,
+            p_beyond: (-capital).exp(),
+            more_passages,
         })
     }
 
-    /// The verdict on a mean of unbounded numbers, of which `total` are to be seen: the asymptotic sequence's margin as the quantile
+    /// Decides about a mean of unbounded numbers, of which `total` are to be seen: the asymptotic sequence's margin as the quantile
     /// of [`SampledMean`], whose skewness and unseen tail the sequence does not know either.
     #[must_use]
-    pub fn mean(&self, seen: &SampledMean, limit: f64, total: f64) -> Verdict {
-        let quantile = |alpha: f64| AsymptoticSequence { alpha, sharpest_at: total / 4.0 }.quantile(seen.count());
-        if seen.lower_at(quantile(self.beyond_alpha), self.beyond_alpha) > limit {
-            Verdict::Beyond
-        } else if seen.upper_at(quantile(self.alpha), self.alpha) <= limit {
-            Verdict::Within
+    pub fn mean(&self, seen: &SampledMean, limit: f64, total: f64) -> Decision {
+        let quantile =
+            |seen: &SampledMean, alpha| AsymptoticSequence { alpha, sharpest_at: total / 4.0 }.quantile(seen.count());
+        let lower = |seen: &SampledMean, alpha| seen.lower_at(quantile(seen, alpha), alpha);
+        let upper = |seen: &SampledMean| seen.upper_at(quantile(seen, self.alpha), self.alpha);
+        let verdict = |seen: &SampledMean| {
+            if lower(seen, self.beyond_alpha) > limit {
+                Verdict::Beyond
+            } else if upper(seen) <= limit {
+                Verdict::Within
+            } else {
+                Verdict::Undecided
+            }
+        };
+        let found = verdict(seen);
+        let more_passages = if found == Verdict::Undecided {
+            let decided = |count| verdict(&seen.scaled_to(count)) != Verdict::Undecided;
+            smallest_count(seen.count(), decided).map(|count| whole(count - seen.count()))
         } else {
-            Verdict::Undecided
+            None
+        };
+        // −ln of an error, from that of a coin to the smallest that there is.
+        let exponent = bisect(std::f64::consts::LN_2, 690.0, |exponent| lower(seen, (-exponent).exp()) > limit);
+        Decision {
+            verdict: found,
+            upper: upper(seen),
+            lower: lower(seen, self.beyond_alpha),
+            beyond_alpha: self.beyond_alpha,
+            p_beyond: (-exponent).exp(),
+            more_passages,
         }
     }
 }

@@ -47,7 +47,7 @@ pub fn assumed_mean(count: f64, stddev: f64) -> Measured {
 }
 
 /// The smallest whole count from `least` on at which `decided` holds.
-fn smallest_count(least: f64, decided: impl Fn(f64) -> bool) -> Option<f64> {
+pub(super) fn smallest_count(least: f64, decided: impl Fn(f64) -> bool) -> Option<f64> {
     let (mut below, mut above) = (least.ceil() - 1.0, least.ceil());
     while !decided(above) {
         (below, above) = (above, 2.0 * above);
@@ -63,6 +63,6 @@ fn smallest_count(least: f64, decided: impl Fn(f64) -> bool) -> Option<f64> {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below MOST_PASSAGES, not negative")]
-fn whole(count: f64) -> u64 {
+pub(super) fn whole(count: f64) -> u64 {
     count.max(0.0) as u64
 }

@@ -175,6 +175,24 @@ fn a_model_that_is_named_is_neither_skipped_nor_advisory() {
 }
 
 #[test]
+fn a_row_of_two_strategies_is_judged_once_by_the_stricter_limits() {
+    let folder = folder();
+    let report = write_report(folder.path(), baseline(), vec![("mean", model(200, 0, 0.0, 0.0))]);
+    let path = folder.path().join("report.json");
+    let mut json: serde_json::Value = serde_json::from_str(&fs_err::read_to_string(&path).unwrap()).unwrap();
+    json["variants"][0]["also"] = serde_json::json!(["reduce-aware"]);
+    fs_err::write(&path, json.to_string()).unwrap();
+    let gates = folder.path().join("gates.yml");
+    fs_err::write(&gates, "default: {max-acc-loss: 0.2pp}\nmodels: {mean: {policy: advisory}}").unwrap();
+    let gates = gates.to_str().unwrap();
+    let (code, out, _) = gate(&[&report, "--gates", gates]);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("mean, reduce-aware") && out.contains("1 of 1 limit exceeded"), "{out}");
+    let (code, out, _) = gate(&[&report, "--gates", gates, "--model", "reduce-aware"]);
+    assert_eq!((code, out.contains("\nreduce-aware  accuracy loss")), (Some(1), true), "{out}");
+}
+
+#[test]
 fn a_merge_that_got_worse_than_it_was_is_caught() {
     let (before, now) = (folder(), folder());
     let good = write_report(before.path(), baseline(), vec![("merged", baseline())]);

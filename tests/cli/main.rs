@@ -45,6 +45,8 @@ mod resume;
 mod settings;
 mod strategies;
 #[cfg(feature = "libtorch")]
+mod until_decided;
+#[cfg(feature = "libtorch")]
 mod verify;
 #[cfg(feature = "libtorch")]
 mod whole_texts;

@@ -114,6 +114,7 @@ fn run_info() -> RunInfo {
         limit: None,
         run_shard: None,
         run_shards: None,
+        until_decided: None,
         chunk_tokens: 16_384,
         slices: 1,
         peak_rss_bytes: Some(5_300_000_000),

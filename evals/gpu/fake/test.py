@@ -107,13 +107,15 @@ class Tests:
         missing = [text for text in texts if text not in run.stdout]
         return run.complaint() or (f"without {missing}: {run.stdout}" if missing else "")
 
-    def plan(self, command, gibibytes, *options, slices=None):
+    def plan(self, gibibytes, *options, slices=None):
         """At the 20b width, with all passages of LAMBADA where they are there: the memory that a dry run names is enough, nothing is
         refused, and there are as many slices as it says."""
-        lambada = ROOT.parent / "shared/data/lambada/lambada_test.jsonl"
-        data = lambada if lambada.exists() else DEMO["data"]
-        of = (command, self.gpu.synthetic("20b", 3), "--tokenizer", DEMO["tokenizer"], "--data", data, "--device", "cuda:0", *options)
-        plan = self.gpu.run("compare", *of[1:], "--dry-run", FAKE_MEM_GB=gibibytes).stdout
+        shared = ROOT.parent / "shared/data"
+        lambada = {"data": shared / "lambada/lambada_test.jsonl", "tokenizer": shared / "tokenizers/20B_tokenizer.json"}
+        data = lambada if all(path.exists() for path in lambada.values()) else DEMO
+        texts = ("--tokenizer", data["tokenizer"], "--data", data["data"])
+        of = ("compare", self.gpu.synthetic("20b", 3), *texts, "--device", "cuda:0", *options)
+        plan = self.gpu.run(*of, "--dry-run", FAKE_MEM_GB=gibibytes).stdout
         run = self.gpu.run(*of, FAKE_MEM_GB=gibibytes)
         if run.complaint():
             return run.complaint()
@@ -167,11 +169,11 @@ class Tests:
         self.check("a GPU that is not there", lambda: self.refuses(some, "cuda:3", 2, ["there are 2, counted from 0"], FAKE_GPUS=2))
         self.check("too little memory for anything", lambda: self.refuses(some, "cuda", 2, ["out of memory", "hint:"], FAKE_MEM_GB=0.004))
         self.check("doctor", self.doctor)
-        self.check("78 GiB, eight models at the 20b width", lambda: self.plan("compare", 78, slices=1))
+        self.check("78 GiB, eight models at the 20b width", lambda: self.plan(78, slices=1))
         merges = strategies(["zeroth", "mean", "reduce-aware"])
         for gibibytes in (24, 12):
-            self.check(f"{gibibytes} GiB, four models at the 20b width", lambda: self.plan("compare", gibibytes, *merges))
-        self.check("12 GiB, float32 at the 20b width", lambda: self.plan("compare", 12, "--dtype", "f32", *merges))
+            self.check(f"{gibibytes} GiB, four models at the 20b width", lambda: self.plan(gibibytes, *merges))
+        self.check("12 GiB, float32 at the 20b width", lambda: self.plan(12, "--dtype", "f32", *merges))
         for name in WIDE:
             self.check(f"a layer at the 20b width, {name}", lambda: self.layer(name))
 

@@ -38,7 +38,6 @@ macro_rules! calls {
 }
 
 calls! {
-    get_device = "cudaGetDevice" (*mut c_int);
     set_device = "cudaSetDevice" (c_int);
     allocate = "cudaMalloc" (*mut *mut c_void, usize);
     free = "cudaFree" (*mut c_void);
@@ -76,20 +75,14 @@ impl Calls {
         Err(ModelError::Device { device: "cuda".to_owned(), reason: format!("CUDA error {status} while {what}") })
     }
 
-    /// `work` with this GPU as the thread's current one, which events and the compute stream refer to.
+    /// `work` with this GPU as the thread's current one, which events and the compute stream refer to. It stays that: going back
+    /// would set up the first GPU for a process that uses another, and libtorch names its device with every call.
     pub(super) fn on<T>(&self, device: c_int, work: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
-        let mut before = 0;
-        #[expect(unsafe_code, reason = "functions of the CUDA runtime")]
-        // SAFETY: both change or tell a number of this thread's.
-        let set = |device| unsafe { (self.set_device)(device) };
-        #[expect(unsafe_code, reason = "functions of the CUDA runtime")]
-        // SAFETY: as above; the pointer is good for the call.
-        let status = unsafe { (self.get_device)(&raw mut before) };
-        self.checked(status, "asking for the current device")?;
-        self.checked(set(device), "choosing a device")?;
-        let done = work();
-        self.checked(set(before), "choosing a device")?;
-        done
+        #[expect(unsafe_code, reason = "a function of the CUDA runtime")]
+        // SAFETY: it changes a number of this thread's.
+        let status = unsafe { (self.set_device)(device) };
+        self.checked(status, "choosing a device")?;
+        work()
     }
 }
 

@@ -41,7 +41,7 @@ impl Records {
         let (replicate_count, seed) = self.run.bootstrap;
         findings.extend(self.run.task.rolling.map(|text| per_word(text, &models, &samples)));
         Ok(ReportInput {
-            run: self.run_info(),
+            run: RunInfo { until_decided: self.until_decided()?, ..self.run_info() },
             checkpoint: recorded.checkpoint.clone(),
             task: self.task_info(),
             models,
@@ -50,7 +50,10 @@ impl Records {
             drift: recorded.drift.clone(),
             findings,
             bootstrap: PairedBootstrap { replicate_count, seed, ..PairedBootstrap::default() },
-            limits: ("built-in".to_owned(), Gates::built_in()?),
+            limits: match &self.run.stopping {
+                Some(rule) => (rule.limits.clone(), rule.gates()?),
+                None => ("built-in".to_owned(), Gates::built_in()?),
+            },
         })
     }
 
@@ -130,6 +133,7 @@ impl Records {
             limit: run.limit,
             run_shard: run.shard,
             run_shards: self.joined,
+            until_decided: None,
             chunk_tokens: run.chunk_tokens,
             slices: self.slices.len(),
             peak_rss_bytes: self.slices.iter().filter_map(|slice| slice.peak_rss_bytes).max(),

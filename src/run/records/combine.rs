@@ -34,7 +34,8 @@ pub(crate) fn combine(mut parts: Vec<(PathBuf, Records)>) -> Result<Records, Run
         }
     }
     let missing: Vec<usize> = (0..first.run.chunks.len()).filter(|chunk| !owners.contains_key(chunk)).collect();
-    if !missing.is_empty() {
+    let stopped = parts.len() == 1 && first.looks()?.is_some_and(|looks| looks.decided());
+    if !missing.is_empty() && !stopped {
         let passages = listed(missing.iter().flat_map(|&chunk| &first.run.chunks[chunk]));
         return Err(RunError::Gap { passages, because: why_missing(&parts, &missing) });
     }

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod combine;
+mod looks;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,11 @@ use crate::report::{
 use crate::samples::{PassageText, Sample};
 
 pub(crate) use combine::combine;
+pub(crate) use looks::StoppingRule;
 
 /// The form of the records. It changes whenever they do: a journal is no archive.
 #[cfg(feature = "libtorch")]
-pub(crate) const RECORDS_VERSION: u32 = 3;
+pub(crate) const RECORDS_VERSION: u32 = 4;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -58,6 +60,8 @@ pub(crate) struct RunRecord {
     pub files: Vec<FileStamp>,
     /// Resamples of the paired bootstrap, and its seed.
     pub bootstrap: (usize, u64),
+    /// How the run decides when to stop; none: once all passages are evaluated.
+    pub stopping: Option<StoppingRule>,
 }
 
 /// Shows cheaply whether a file has changed.
