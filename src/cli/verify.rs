@@ -107,7 +107,7 @@ mod measurement {
             return Err(Error::usage(
                 "--checkpoint: the certified run stopped when its limits were decided, which is not repeated here",
             )
-            .with_hint("compare --until-decided --candidate NAME=DIR repeats it, with the certified seed"));
+            .with_hint("compare --until-decided --candidate NAME=DIR measures it again; give the --seed of that run"));
         }
         let begins = certificate.task.tokenizer.special_tokens.starts_with("bos");
         let request = Request {

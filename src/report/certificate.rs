@@ -225,7 +225,7 @@ impl Certificate {
             self.evaluated.strftime("%Y-%m-%d"),
             self.dtype,
             self.significance,
-            self.stopping_rule.as_ref().map(|rule| format!(" It stopped when decided: {rule}.")).unwrap_or_default(),
+            self.stopping_rule.as_ref().map(|rule| format!(" Stopping rule: {rule}.")).unwrap_or_default(),
         );
         for proven in &self.limits {
             let _ = writeln!(
