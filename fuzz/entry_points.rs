@@ -7,7 +7,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, TorchFile};
+use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, OpenOptions, TorchFile};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
 #[cfg(feature = "libtorch")]
 use kintsugi::eval::data_set::parse_passages;
@@ -18,8 +18,9 @@ use kintsugi::eval::tokenizer::Tokenizer;
 use kintsugi::export::TokenizerFiles;
 use kintsugi::limits::Gates;
 use kintsugi::merge::Strategy;
-use kintsugi::report::{ReportFiles, parse_json, render_html, render_markdown, to_json};
+use kintsugi::report::{Certificate, ReportFiles, parse_json, render_html, render_markdown, to_json};
 use kintsugi::samples::{PassageText, Sample, parse_jsonl};
+use kintsugi::verify::{check_merge, render};
 use tempfile::{NamedTempFile, TempDir};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -30,6 +31,7 @@ pub type EntryPoint = fn(&[u8]);
 /// Every entry point by the name of its fuzz target and corpus folder.
 pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
     ("archive", archive),
+    ("certificate", certificate),
     ("config", config),
     ("gates", gates),
     ("hugging_face", hugging_face),
@@ -155,6 +157,19 @@ fn in_folder(files: &[(&str, Option<&[u8]>)], run: impl FnOnce(&Path)) {
         }
         *slot = Some(folder);
     });
+}
+
+/// A certificate and what is made of it, and the recipe that it is compared with; a zero byte divides them.
+pub fn certificate(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |&byte| byte == 0);
+    if let Ok(certificate) = Certificate::parse(parts.next().unwrap_or_default(), Path::new("certificate.json")) {
+        let _ = (certificate.to_json(), certificate.to_markdown());
+        let recipe = [("kintsugi_recipe.json", parts.next())];
+        in_folder(&recipe, |folder| {
+            let checks = check_merge(&certificate, folder, &OpenOptions::default(), false);
+            let _ = render(&checks);
+        });
+    }
 }
 
 /// gpt-neox's configuration, YAML or JSON, up to the architecture; a zero byte divides files.

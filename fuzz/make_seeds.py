@@ -170,6 +170,24 @@ write("samples", "numbers.jsonl", json.dumps(SAMPLE).replace("-1.5", "1e999"))
 REPORT = (REPOSITORY / "tests/library/snapshots/library__report_snapshots__json.snap").read_text().split("---\n", 2)[2]
 write("report", "report.json", json.dumps(json.loads(REPORT)))
 
+FOUND = json.loads(REPORT)
+FILES = [{"file": "global_step1/layer_00-model_00-model_states.pt", "blake3": "0" * 64, "bytes": 1}]
+CERTIFICATE = {
+    "certificate_version": "1", "tool": FOUND["tool"], "evaluated": FOUND["run"]["started"],
+    "versions": FOUND["run"]["versions"], "device": "cpu", "dtype": "f32", "partial": False,
+    "checkpoint": {"name": "c", "iteration": 1, "tp_size": 2, "dtype": "f16", "architecture": {"padded_vocab_size": 128},
+                   "files": FILES},
+    "model": {"name": "fold", "strategies": [{"name": "fold", "blake3": "0" * 64}], "exact": True},
+    "task": FOUND["task"], "baseline": {"perplexity": 3.5, "acc": 0.5}, "merged": {"perplexity": 3.5, "acc": 0.5},
+    "standing": "within", "significance": 0.05, "limits_origin": "built-in",
+    "limits": [{"criterion": "kl-divergence", "verdict": "within", "loss": 1e-8, "lower": -1e-9, "upper": 1e-7,
+                "limit": 0.001, "may_stay_undecided": False}]}
+RECIPE = {"schema_version": 1, "strategy": {"name": "fold", "text": (REPOSITORY / "configs/strategies/fold.yml").read_text()},
+          "output": {"tp_size": 1, "dtype": "f16", "vocab_size": 128}, "exact": True, "inputs": FILES, "outputs": FILES}
+CANDIDATE = {"format": "Hugging Face GPTNeoXForCausalLM", "settings": [], "files": FILES}
+write("certificate", "merge.json", json.dumps(CERTIFICATE) + "\0" + json.dumps(RECIPE))
+write("certificate", "candidate.json", json.dumps({**CERTIFICATE, "model": {"name": "other", "candidate": CANDIDATE}}))
+
 WORDS = {f"w{number}": number for number in range(4)}
 TOKENIZER = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": {"type": "NFC"},
              "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,

@@ -22,6 +22,7 @@
 //! | 5 | `eval` | tasks, tokens, the layer-major engine |
 //! | 5 | [`report`] | reports and their renderings; runs nothing |
 //! | 6 | `gate` | reports checked against limits and against earlier reports |
+//! | 6 | `verify` | merges checked against their certificates |
 //! | 7 | `error` | the one [`Error`] that every module's errors become |
 //! | 8 | [`run`] | the main job: a request in, a report out; journal, resume, run shards |
 //! | 9 | `comparison` | [`Comparison`], the main job for callers from Rust |
@@ -90,6 +91,8 @@ pub mod samples;
 pub mod stats;
 #[doc(hidden)]
 pub mod tensor;
+#[doc(hidden)]
+pub mod verify;
 
 #[cfg(feature = "libtorch")]
 pub use comparison::{Comparison, compare};

@@ -58,10 +58,16 @@ Examples:
   kintsugi diff path/to/checkpoint path/to/hf_converted
   kintsugi diff merged-a merged-b --json";
 
+pub(super) const VERIFY: &str = "\
+Examples:
+  kintsugi verify certificate.json merged
+  kintsugi verify certificate.json merged --checkpoint path/to/checkpoint";
+
 pub(super) const REPORT: &str = "\
 Examples:
   kintsugi report out
   kintsugi report out --format markdown > comment.md
+  kintsugi report out --format certificate --model fold > certificate.json
   kintsugi report out --output report.html";
 
 pub(super) const DOCTOR: &str = "\

@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand, which parses its arguments, calls a module below and shows what that returns.
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate failed, 2 could not finish, 3 a gate is undecided, 130 and 143
-//! stopped by SIGINT and SIGTERM with all finished slices kept; a broken pipe is 0.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate failed or a merge is not as certified, 2 could not finish, 3 a gate
+//! is undecided, 130 and 143 stopped by SIGINT and SIGTERM with all finished slices kept; a broken pipe is 0.
 
 #[cfg(feature = "libtorch")]
 mod caller;
@@ -30,6 +30,7 @@ mod run_file;
 mod screen;
 mod show;
 mod synth;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -81,7 +82,10 @@ enum Command {
     /// Compare two models tensor by tensor, across formats: unmerged, merged, Hugging Face
     #[command(after_help = examples::DIFF)]
     Diff(diff::DiffArgs),
-    /// Render a finished run again: terminal, HTML, Markdown, JSON, or lm-evaluation-harness's schema
+    /// Check a merge against its certificate: exit code 0 all is as certified, 1 something is not, 2 it cannot be told
+    #[command(after_help = examples::VERIFY)]
+    Verify(Box<verify::VerifyArgs>),
+    /// Render a finished run again: terminal, HTML, Markdown, JSON, a certificate, or lm-evaluation-harness's schema
     #[command(after_help = examples::REPORT)]
     Report(report::ReportArgs),
     /// Show what this machine can do: libtorch, devices, threads, memory
@@ -123,12 +127,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     for warning in expanded.warnings {
         tracing::warn!("{warning}");
     }
+    let finish = |verdict: crate::error::Result<u8>| match verdict {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => failed(&error, &screen),
+    };
     let outcome = match cli.command {
-        Command::Gate(args) => match gate::run(&args, &screen) {
-            Ok(0) => Ok(()),
-            Ok(code) => return ExitCode::from(code),
-            Err(error) => Err(error),
-        },
+        Command::Gate(args) => return finish(gate::run(&args, &screen)),
+        Command::Verify(args) => return finish(verify::run(&args, &screen)),
         #[cfg(feature = "libtorch")]
         Command::Compare(args) => compare::run(*args, &screen),
         #[cfg(feature = "libtorch")]
@@ -153,12 +158,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            screen.error(&error);
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => failed(&error, &screen),
     }
+}
+
+fn failed(error: &crate::error::Error, screen: &screen::Screen) -> ExitCode {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return ExitCode::SUCCESS;
+    }
+    screen.error(error);
+    ExitCode::from(error.exit_code())
 }
 
 /// Writes `kintsugi.1`, `kintsugi-compare.1`, ….

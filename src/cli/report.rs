@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::screen::Screen;
 use crate::error::{Error, Result};
-use crate::report::{self, Report, ReportFiles, Results, TerminalStyle};
+use crate::report::{self, Certificate, Report, ReportFiles, Results, TerminalStyle, Tool};
+use crate::run::versions;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReportArgs {
@@ -21,6 +22,9 @@ pub(super) struct ReportArgs {
     /// Default for lm-eval: lm-eval beside the report.
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
+    /// The merge that a certificate is of [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
 }
 
 /// The renderings of a report.
@@ -34,6 +38,10 @@ enum Format {
     Markdown,
     /// JSON by configs/report.schema.json.
     Json,
+    /// JSON for `kintsugi verify`: digests and proven bounds of one merge.
+    Certificate,
+    /// The same as a section for a model card.
+    CertificateMarkdown,
     /// lm-evaluation-harness's results_*.json and samples_*.jsonl, a folder for each model.
     LmEval,
 }
@@ -57,6 +65,9 @@ pub(super) fn run(args: &ReportArgs, screen: &Screen) -> Result<()> {
         return Err(Error::usage(format!("{output}: its ending is none of .html, .md, .json and .txt: give --format")));
     }
     let format = asked.unwrap_or(Format::Terminal);
+    if args.model.is_some() && !matches!(format, Format::Certificate | Format::CertificateMarkdown) {
+        return Err(Error::usage("--model: only a certificate is of one merge").with_hint("add --format certificate"));
+    }
     let results = Results::read(&args.path)?;
     let files = results.files();
     if format == Format::LmEval {
@@ -81,8 +92,15 @@ fn render(format: Format, files: &ReportFiles<'_>, args: &ReportArgs) -> Result<
         (Format::Terminal, None, Some(explanation)) => report::render_explanation(explanation, style),
         (Format::Markdown, ..) => report::render_markdown(comparison()?),
         (Format::Json, ..) => report::to_json(comparison()?)?,
+        (Format::Certificate, ..) => certificate(comparison()?, args)?.to_json()?,
+        (Format::CertificateMarkdown, ..) => certificate(comparison()?, args)?.to_markdown(),
         _ => report::render_terminal(comparison()?, style),
     })
+}
+
+fn certificate(report: &Report, args: &ReportArgs) -> Result<Certificate> {
+    let tool = Tool { name: "kintsugi".to_owned(), version: versions().kintsugi };
+    Ok(Certificate::new(report, tool, args.model.as_deref())?)
 }
 
 fn write_lm_eval(args: &ReportArgs, files: &ReportFiles<'_>) -> Result<()> {

@@ -49,8 +49,15 @@ impl Architecture {
     /// The settings that make the other model compute something else from the same parameters: name, this model's value,
     /// the other's. How the files lay parameters out, and how many rows the vocabulary was padded to, is left out.
     pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
+        Self::summary_differences(&self.summary(), &other.summary())
+    }
+
+    /// The same between two of [`Architecture::summary`].
+    pub fn summary_differences(
+        ours: &Map<String, Value>,
+        theirs: &Map<String, Value>,
+    ) -> Vec<(String, String, String)> {
         const LAYOUT: [&str; 5] = ["qkv", "mlp", "head", "padded_vocab_size", "max_position_embeddings"];
-        let (ours, theirs) = (self.summary(), other.summary());
         let names = ours.keys().chain(theirs.keys().filter(|name| !ours.contains_key(*name)));
         let words = |settings: &Map<String, Value>, name: &str| match settings.get(name) {
             None => "none".to_owned(),
@@ -59,7 +66,7 @@ impl Architecture {
         };
         names
             .filter(|name| !LAYOUT.contains(&name.as_str()))
-            .map(|name| (name.clone(), words(&ours, name), words(&theirs, name)))
+            .map(|name| (name.clone(), words(ours, name), words(theirs, name)))
             .filter(|(_, ours, theirs)| ours != theirs)
             .collect()
     }

@@ -15,6 +15,8 @@ use crate::tensor::{DType, TensorError};
 pub enum ExportError {
     #[error("{path}: cannot be written: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: not the recipe of a merge: {source}", path = path.display())]
+    NotARecipe { path: PathBuf, source: serde_json::Error },
     #[error("{path}: exists already", path = path.display())]
     Exists { path: PathBuf, replaceable: bool },
     #[error("{path}: contains files that `kintsugi merge` did not write", path = path.display())]

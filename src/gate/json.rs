@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::limits::Policy;
 use crate::limits::{Check, Finding, Judgement, Outcome};
-use crate::stats::Verdict;
 
 #[derive(Serialize)]
 struct JudgementJson<'a> {
@@ -69,11 +68,7 @@ fn check(check: &Check) -> CheckJson<'_> {
         model: &check.model,
         against: check.reference.word(),
         check: check.name(),
-        verdict: match check.verdict() {
-            Verdict::Within => "within",
-            Verdict::Beyond => "beyond",
-            Verdict::Undecided => "undecided",
-        },
+        verdict: check.verdict().word(),
         policy: match check.policy {
             Policy::Critical => "critical",
             Policy::AllowUndecided => "allow-undecided",

@@ -31,6 +31,7 @@ fn by_rules(name: String, rules: BTreeMap<Kind, Rule>) -> Strategy {
         overrides: Vec::new(),
         origin: "factor analysis".to_owned(),
         lines: BTreeMap::new(),
+        blake3: None,
         only_for: None,
     }
 }
@@ -39,7 +40,8 @@ fn by_rules(name: String, rules: BTreeMap<Kind, Rule>) -> Strategy {
 pub fn only(strategy: &Strategy, factor: Factor) -> Strategy {
     let name = format!("{}: only {}", strategy.name, factor.name());
     let reference = by_rules("reference".to_owned(), reference_rules());
-    Strategy { name, allow_inexact: true, only_for: Some((factor, Box::new(reference))), ..strategy.clone() }
+    let only_for = Some((factor, Box::new(reference)));
+    Strategy { name, allow_inexact: true, blake3: None, only_for, ..strategy.clone() }
 }
 
 /// The reference for one group, the strategy for everything else.

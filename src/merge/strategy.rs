@@ -38,6 +38,8 @@ pub struct Strategy {
     pub origin: String,
     /// The lines of the file with the rules.
     pub lines: BTreeMap<Kind, u64>,
+    /// BLAKE3 of its text, hexadecimal; `None` where it is not what a text says.
+    pub blake3: Option<String>,
     /// The group of parameters that the rules are limited to, if they are, and the strategy for all others.
     pub only_for: Option<(Factor, Box<Self>)>,
 }
@@ -187,6 +189,7 @@ impl Strategy {
             rules: file.rules.into_iter().map(|(kind, rule)| (kind, rule.value)).collect(),
             overrides: overrides.collect(),
             origin: origin.to_owned(),
+            blake3: Some(blake3::hash(text.as_bytes()).to_hex().to_string()),
             only_for: None,
         })
     }

@@ -51,6 +51,18 @@ pub enum ReportError {
     NothingComputed,
     #[error("{folder}: the report names `{found}` as the samples of `{name}`, expected a file below the report's folder", folder = folder.display())]
     Outside { folder: PathBuf, name: String, found: String },
+    #[error("{path}: not a certificate: {source}", path = path.display())]
+    NotACertificate { path: PathBuf, source: serde_json::Error },
+    #[error("{path}: certificate_version is \"{found}\", this program reads \"{expected}\"", path = path.display())]
+    CertificateVersion { path: PathBuf, found: String, expected: &'static str },
+    #[error("the report has no row `{name}`, only {known}")]
+    NoRow { name: String, known: String },
+    #[error("the report has several rows: {known}")]
+    ManyRows { known: String },
+    #[error("the report has no merge, only the model itself")]
+    NothingToCertify,
+    #[error("`{name}` cannot be certified: the report has no {lacks}")]
+    NotCertifiable { name: String, lacks: &'static str },
     #[error("there is neither a report nor an explanation to show")]
     NothingToShow,
     #[error("the page could not be made: {reason}")]
@@ -72,6 +84,13 @@ impl ReportError {
             | Self::Read(source)
             | Self::Samples(SampleError::Io(source) | SampleError::Write { source, .. }) => files::hint(source),
             Self::Limits(error) => error.hint(),
+            Self::NotACertificate { .. } => {
+                Some("pass what `kintsugi report OUT --format certificate` has written".to_owned())
+            }
+            Self::ManyRows { .. } => Some("a certificate is of one merge: name it with --model".to_owned()),
+            Self::NotCertifiable { .. } => {
+                Some("`kintsugi compare` of this version writes what a certificate needs: run it again".to_owned())
+            }
             Self::Outside { .. } => {
                 Some("`--output-dir` writes samples/ beside report.json: this report was changed afterwards".to_owned())
             }

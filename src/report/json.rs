@@ -44,7 +44,7 @@ pub fn write_json(path: &Path, report: &Report) -> Result<(), ReportError> {
 /// # Errors
 /// A file that cannot be read, is no report, or has a different `schema_version`.
 pub fn read_json(path: &Path) -> Result<Report, ReportError> {
-    parse_json(&read(path)?, path)
+    parse_json(&read(path, MAX_FILE_BYTES)?, path)
 }
 
 /// As [`read_json`], of bytes; `path` is named in errors.
@@ -57,11 +57,11 @@ pub fn parse_json(bytes: &[u8], path: &Path) -> Result<Report, ReportError> {
 
 /// Reads an `explanation.json`.
 pub(super) fn read_explanation(path: &Path) -> Result<Explanation, ReportError> {
-    parse(&read(path)?, path)
+    parse(&read(path, MAX_FILE_BYTES)?, path)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ReportError> {
-    files::read(path, MAX_FILE_BYTES).map_err(ReportError::Read)
+pub(super) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, ReportError> {
+    files::read(path, max_bytes).map_err(ReportError::Read)
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, ReportError> {
@@ -74,9 +74,34 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, ReportErro
     if found != SCHEMA_VERSION {
         return Err(ReportError::SchemaVersion { path: path.to_owned(), found, expected: SCHEMA_VERSION });
     }
-    let parsed = serde_json::from_slice(bytes).map_err(not_a_report)?;
-    let mut value: Value = serde_json::from_slice(bytes).map_err(not_a_report)?;
-    if replace_controls(&mut value) { serde_json::from_value(value).map_err(not_a_report) } else { Ok(parsed) }
+    without_controls(bytes, not_a_report)
+}
+
+/// A certificate.
+pub(super) fn parse_certificate<T: DeserializeOwned>(
+    bytes: &[u8],
+    path: &Path,
+    expected: &'static str,
+) -> Result<T, ReportError> {
+    #[derive(Deserialize)]
+    struct Probe {
+        certificate_version: String,
+    }
+    let not_one = |source| ReportError::NotACertificate { path: path.to_owned(), source };
+    let Probe { certificate_version: found } = serde_json::from_slice(bytes).map_err(not_one)?;
+    if found != expected {
+        return Err(ReportError::CertificateVersion { path: path.to_owned(), found, expected });
+    }
+    without_controls(bytes, not_one)
+}
+
+fn without_controls<T: DeserializeOwned>(
+    bytes: &[u8],
+    not_one: impl Fn(serde_json::Error) -> ReportError + Copy,
+) -> Result<T, ReportError> {
+    let parsed = serde_json::from_slice(bytes).map_err(not_one)?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(not_one)?;
+    if replace_controls(&mut value) { serde_json::from_value(value).map_err(not_one) } else { Ok(parsed) }
 }
 
 /// Replaces control characters, since reports of others are shown on a terminal. Whether there was any.

@@ -4,10 +4,11 @@
 //! `contents.rs` is the report, `build.rs` computes it from a run (`rows.rs` a row of it), `standing.rs` judges
 //! rows, `verdict.rs` puts all into words. Renderings: `json.rs` is the format other programs read; `terminal.rs`, `markdown.rs` and `html/` are for people;
 //! `lm_eval/` is for lm-evaluation-harness's tools. `output.rs` writes an output directory, `report_files.rs` reads it.
-//! `inspection.rs` is the result of `inspect`, `explanation.rs` that of `explain`, `model_diff.rs` shows that of `diff`.
+//! `certificate.rs` is what was proven of one row, to be kept beside the merge. `inspection.rs` is the result of `inspect`, `explanation.rs` that of `explain`, `model_diff.rs` shows that of `diff`.
 
 mod build;
 mod candidate;
+mod certificate;
 mod contents;
 mod error;
 mod explanation;
@@ -39,6 +40,9 @@ mod tests;
 
 pub use build::ReportInput;
 pub use candidate::{CandidateInfo, JoinedKind, ReplicatedKind, SettingDifference};
+pub use certificate::{
+    Certificate, CertifiedCandidate, CertifiedCheckpoint, CertifiedModel, CertifiedScores, read_certificate,
+};
 pub use contents::{Report, SCHEMA_VERSION, Statistics};
 pub use error::ReportError;
 pub use explanation::{
@@ -57,7 +61,7 @@ pub use json::{parse_json, read_json, schema, to_json, write_json};
 pub use judged::{LimitVerdict, LimitsInfo};
 pub use lm_eval::write_lm_eval;
 pub use markdown::render_markdown;
-pub use model::{Exact, ModelRecord, ModelRole};
+pub use model::{Exact, ModelRecord, ModelRole, StrategyDigest};
 pub use model_diff::render_model_diff;
 pub use output::{write_all, write_explanation};
 pub(crate) use output_dir::write_atomically;
@@ -66,4 +70,5 @@ pub use page::TerminalStyle;
 pub(crate) use page::{Entry, render_table};
 pub use report_files::{ReportFiles, Results};
 pub use rows::{Loss, ModelRow, VariantRow};
+pub use standing::Standing;
 pub use terminal::render_terminal;

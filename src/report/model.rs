@@ -18,6 +18,15 @@ pub enum ModelRole {
     NoiseFloor,
 }
 
+/// A strategy and the digest of its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StrategyDigest {
+    /// Its name.
+    pub name: String,
+    /// BLAKE3 of its text (256 bits), hexadecimal.
+    pub blake3: String,
+}
+
 /// A model that is evaluated, as it is known before its first passage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelRecord {
@@ -26,6 +35,9 @@ pub struct ModelRecord {
     /// Other strategies that make this model of the checkpoint.
     #[serde(default)]
     pub also: Vec<String>,
+    /// The strategies that make it, its own first; empty for a model that no strategy makes.
+    #[serde(default)]
+    pub strategies: Vec<StrategyDigest>,
     /// Its place in the comparison.
     pub role: ModelRole,
     /// A sentence about it.
@@ -50,6 +62,7 @@ impl ModelRecord {
         Self {
             name: name.to_owned(),
             also: Vec::new(),
+            strategies: Vec::new(),
             role,
             description: String::new(),
             source: String::new(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::candidate::CandidateInfo;
 use super::error::ReportError;
 use super::judged::LimitVerdict;
-use super::model::{Exact, ModelRecord};
+use super::model::{Exact, ModelRecord, StrategyDigest};
 use crate::samples::{RollingText, Sample, TokenScore};
 use crate::stats::{self, Fidelity, Interval, PairedBootstrap, PairedCounts, Proportion, StatsError, TokenPairs};
 
@@ -84,6 +84,9 @@ pub struct VariantRow {
     /// What was proven of its losses; empty where there is no limit for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<LimitVerdict>,
+    /// Of a merge: the strategies that make it of this checkpoint, its own first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strategies: Vec<StrategyDigest>,
     /// Whether it is the baseline by construction; absent where this is unknown, as for a candidate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact: Option<Exact>,
@@ -200,6 +203,7 @@ impl<'a> Baseline<'a> {
                 None => None,
             },
             verdicts: Vec::new(),
+            strategies: model.strategies.clone(),
             exact: model.exact.clone(),
             candidate: model.candidate.clone(),
         })

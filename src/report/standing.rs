@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::ReportError;
 use super::info::UntilDecided;
 use super::judged::LimitVerdict;
@@ -13,10 +15,12 @@ use crate::samples::{RollingText, Sample};
 use crate::stats::{Verdict, smallest_detectable};
 
 /// What the verdicts on a row's limits amount to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
     /// Every limit that must be proven is.
     Within,
+    /// None is exceeded, and one that must be proven is not.
     Undecided,
     /// One is exceeded for certain.
     Beyond,
@@ -25,7 +29,31 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    pub(super) fn word(self) -> &'static str {
+    /// What the verdicts on the limits of one row amount to.
+    pub(crate) fn of(verdicts: &[LimitVerdict]) -> Self {
+        let any = |is: fn(&LimitVerdict) -> bool| verdicts.iter().any(is);
+        if verdicts.is_empty() {
+            Self::NotJudged
+        } else if any(|limit| limit.verdict == Verdict::Beyond) {
+            Self::Beyond
+        } else if any(|limit| limit.verdict == Verdict::Undecided && !limit.may_stay_undecided) {
+            Self::Undecided
+        } else {
+            Self::Within
+        }
+    }
+
+    /// `within the limits`.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Within => "within the limits",
+            Self::Undecided => "a limit is undecided",
+            Self::Beyond => "beyond a limit",
+            Self::NotJudged => "no limit",
+        }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Within => "within",
             Self::Undecided => "undecided",
@@ -37,16 +65,7 @@ impl Standing {
 
 impl VariantRow {
     pub(super) fn standing(&self) -> Standing {
-        let any = |is: fn(&LimitVerdict) -> bool| self.verdicts.iter().any(is);
-        if self.verdicts.is_empty() {
-            Standing::NotJudged
-        } else if any(|limit| limit.verdict == Verdict::Beyond) {
-            Standing::Beyond
-        } else if any(|limit| limit.verdict == Verdict::Undecided && !limit.may_stay_undecided) {
-            Standing::Undecided
-        } else {
-            Standing::Within
-        }
+        Standing::of(&self.verdicts)
     }
 }
 

@@ -93,6 +93,19 @@ pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     Ok(Finished::new(records, output))
 }
 
+/// Evaluates the unmerged model and the candidates as [`compare`] does, and no strategy; nothing is written.
+///
+/// # Errors
+/// As [`compare`].
+#[cfg(feature = "libtorch")]
+pub fn compare_candidates(request: &Request, caller: &dyn Caller) -> Result<Finished> {
+    let clock = Clock::start();
+    let opened = open::candidates_alone(request)?;
+    let mut inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, clock, caller)?;
+    let job = Job { folder: None, ..Job::new(opened.models(request), journal_files::JOURNAL, request) };
+    Ok(Finished::new(execute::execute(&job, &mut inputs, caller)?, None))
+}
+
 /// What [`compare`] would read, compute and write, with the checks that need no journal. Data and tokenizer may be downloaded,
 /// and one matrix product is timed; nothing else is computed or written.
 ///

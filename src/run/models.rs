@@ -6,7 +6,7 @@ use super::candidates::{self, Candidate};
 use crate::checkpoint::ModelSource;
 use crate::eval::{Models, SliceOutcome, Variant};
 use crate::merge::Strategy;
-use crate::report::{Exact, ModelRecord, ModelRole};
+use crate::report::{Exact, ModelRecord, ModelRole, StrategyDigest};
 
 /// The models of a run, the baseline first. What only their weights show is added to the records by
 /// [`ModelSet::completed`] once the first slice has read them.
@@ -32,9 +32,12 @@ impl<'a> ModelSet<'a> {
 
     /// Adds a merge; returns its place.
     pub(super) fn add_merge(&mut self, strategy: Strategy) -> usize {
+        let digest = |blake3: &String| StrategyDigest { name: strategy.name.clone(), blake3: blake3.clone() };
+        let digest = strategy.blake3.as_ref().map(digest);
         let record = ModelRecord {
             description: strategy.description.clone(),
             source: strategy.source.clone(),
+            strategies: digest.into_iter().collect(),
             ..ModelRecord::new(&strategy.name, ModelRole::Variant)
         };
         self.add(Variant::merged(strategy), record)

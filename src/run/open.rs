@@ -18,7 +18,15 @@ pub(super) struct Opened {
 
 /// Opens everything that a comparison is asked for; no strategy named: all built-in ones.
 pub(super) fn comparison(request: &Request) -> Result<Opened> {
-    let strategies = request.strategies.resolve()?;
+    with_candidates(request, request.strategies.resolve()?)
+}
+
+/// Opens the checkpoint and the candidates, without any strategy.
+pub(super) fn candidates_alone(request: &Request) -> Result<Opened> {
+    with_candidates(request, Vec::new())
+}
+
+fn with_candidates(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
     let opened = checkpoint(request, strategies)?;
     let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies)?;
     Ok(Opened { candidates, ..opened })

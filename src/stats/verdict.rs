@@ -19,6 +19,16 @@ pub enum Verdict {
     Undecided,
 }
 
+impl Verdict {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Within => "within",
+            Self::Beyond => "beyond",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
 /// A verdict and what it rests on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decision {

@@ -47,6 +47,8 @@ mod strategies;
 #[cfg(feature = "libtorch")]
 mod until_decided;
 #[cfg(feature = "libtorch")]
+mod verify;
+#[cfg(feature = "libtorch")]
 mod whole_texts;
 
 use std::fmt::Write as _;

@@ -9,7 +9,7 @@ fn reference() -> String {
     let mut text = String::from(
         "# The command line\n\nThe help of every command, as the program prints it (`KINTSUGI_BLESS=1 cargo test --test \
          cli reference` writes this page).\nData goes to stdout, everything else to stderr. Exit codes: 0 done and within \
-         the gate, 1 a gate failed, 2 could not finish, 3 a gate is undecided.\n",
+         the gate, 1 a gate failed or a merge is not as certified, 2 could not finish, 3 a gate is undecided.\n",
     );
     let mut command = kintsugi::cli::Cli::command().term_width(100);
     command.build();

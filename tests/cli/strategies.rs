@@ -62,7 +62,6 @@ fn a_strategy_file_is_a_strategy_like_any_other() {
     let output = run(&mut inputs.compare(&["--strategy", path.to_str().unwrap(), "--strategy", "reduce-aware"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
-    let row = |name: &str| stdout.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim_start().to_owned();
-    // The same rules under another name.
-    assert_eq!(row("mine "), row("reduce-aware "));
+    // The same rules under another name make the same model.
+    assert!(stdout.lines().any(|line| line.starts_with("mine, reduce-aware ")), "{stdout}");
 }

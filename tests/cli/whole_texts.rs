@@ -51,7 +51,10 @@ fn perplexities_of_a_text_file_are_those_of_the_harness() {
     let ratio = report.variants[0].loss.perplexity_ratio;
     let gate = run(kintsugi().arg("gate").arg(&out).args(["--max-ppl-increase", "1%", "--model", "merge20b"]));
     let found = format!("{:+.3} %", (ratio - 1.0) * 100.0).replace('−', "-");
-    assert!(gate.status.success() && text(&gate.stdout).contains(&found), "{found}: {}", text(&gate.stdout));
+    assert!(text(&gate.stdout).contains(&found), "{found}: {}", text(&gate.stdout));
+    // So few windows prove nothing of a mean.
+    assert_eq!(gate.status.code(), Some(3));
+    assert!(text(&gate.stdout).contains("fewer than 30"), "{}", text(&gate.stdout));
     // Next tokens: those that `fold` answers otherwise are fewer than those of `merge20b`, whose norms differ.
     let changed = |at: usize| report.variants[at].loss.baseline_only + report.variants[at].loss.variant_only;
     assert!(report.variants[1].model.name == "fold" && changed(1) < changed(0), "{} {}", changed(0), changed(1));

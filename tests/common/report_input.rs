@@ -86,6 +86,7 @@ fn model(role: ModelRole, name: &str, description: &str, exact: Option<Exact>) -
     ModelRecord {
         name: name.into(),
         also: Vec::new(),
+        strategies: Vec::new(),
         role,
         description: description.into(),
         source: "built in".into(),

@@ -19,10 +19,12 @@ impl Records {
         let (mut models, mut samples, mut curves) = (Vec::new(), Vec::new(), Vec::new());
         let divergence = self.divergence();
         for (at, model) in recorded.models.iter().enumerate() {
-            if let (ModelRole::Variant, Some(relative)) = (model.role, divergence.get(at)) {
-                curves.push(DivergenceCurve { strategy: model.name.clone(), relative: relative.clone() });
-            }
-            if recorded.same_as.get(at).copied().flatten().is_some() {
+            let curve = divergence.get(at).filter(|_| model.role == ModelRole::Variant);
+            let curve =
+                curve.map(|relative| DivergenceCurve { strategy: model.name.clone(), relative: relative.clone() });
+            if let Some(first) = recorded.same_as.get(at).copied().flatten() {
+                let is_shown = models.iter().any(|shown: &ModelRecord| shown.name == recorded.models[first].name);
+                curves.extend(curve.filter(|_| is_shown));
                 continue;
             }
             match (self.samples(at), model.role) {
@@ -33,7 +35,11 @@ impl Records {
                 }
                 (of_model, _) => samples.push(of_model.map_err(|message| RunError::Overflow { message })?),
             }
-            models.push(ModelRecord { also: recorded.also(at), ..model.clone() });
+            let also = recorded.also(at).map(|other| other.name.clone()).collect();
+            let others = recorded.also(at).flat_map(|other| &other.strategies);
+            let strategies = model.strategies.iter().chain(others).cloned().collect();
+            curves.extend(curve);
+            models.push(ModelRecord { also, strategies, ..model.clone() });
         }
         let (replicate_count, seed) = self.run.bootstrap;
         findings.extend(self.run.task.rolling.map(|text| per_word(text, &models, &samples)));

@@ -108,7 +108,7 @@ impl Records {
         });
         for (at, model) in distinct {
             let also = models.also(at);
-            let names = std::iter::once(model.name.as_str()).chain(also.iter().map(String::as_str));
+            let names = std::iter::once(model.name.as_str()).chain(also.map(|other| other.name.as_str()));
             let limits = gates.of_any(&self.run.task.name, names);
             // One that overflows is left out of the report.
             let (false, Some(variant)) = (limits.skip, of(at)) else { continue };

@@ -87,10 +87,10 @@ pub(crate) struct ModelsRecord {
 }
 
 impl ModelsRecord {
-    /// The names of the merges that make the same model as the one in this place.
-    fn also(&self, at: usize) -> Vec<String> {
-        let same = self.models.iter().zip(&self.same_as).filter(|(_, same_as)| **same_as == Some(at));
-        same.map(|(model, _)| model.name.clone()).collect()
+    /// The merges that make the same model as the one in this place.
+    fn also(&self, at: usize) -> impl Iterator<Item = &ModelRecord> {
+        let same = self.models.iter().zip(&self.same_as).filter(move |(_, same_as)| **same_as == Some(at));
+        same.map(|(model, _)| model)
     }
 
     /// The digests of all files, the checkpoint's first.

@@ -17,7 +17,7 @@ const LEVELS: &[&[&str]] = &[
     &["checkpoint", "limits"],
     &["merge", "model"],
     &["eval", "export", "report"],
-    &["gate"],
+    &["gate", "verify"],
     &["error"],
     &["run"],
     &["comparison", "cli"],
