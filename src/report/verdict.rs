@@ -69,8 +69,12 @@ impl Report {
         })?;
         let passages = format::count(self.task.passages.effective, "passage");
         Some(match largest.detectable_words() {
-            Some(loss) => format!("{passages} show a loss of accuracy of {loss} or more, and may miss a smaller one."),
-            None => format!("{passages} are too few to show any loss of accuracy."),
+            Some(loss) => {
+                format!(
+                    "A loss of accuracy of {loss} would be found with these {passages}, a smaller one may be missed."
+                )
+            }
+            None => format!("{passages} are too few to find any loss of accuracy."),
         })
     }
 
