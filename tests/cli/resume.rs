@@ -125,7 +125,8 @@ fn a_signal_ends_the_run_after_the_slice_at_hand() {
 fn a_second_signal_ends_it_at_once_and_without_a_journal_the_first_does() {
     let folder = tempfile::tempdir().unwrap();
     // One slice takes longer than both signals.
-    let mut slow = compare(&demo(), &["--slice-tokens", "100000000", "--limit", "200", "--chunk-tokens", "8"]);
+    let arguments = ["--slice-tokens", "100000000", "--limit", "200", "--chunk-tokens", "8"];
+    let mut slow = compare(&demo(), &arguments);
     slow.args(["--output-dir"]).arg(folder.path());
     let mut child = slow.spawn().unwrap();
     wait_for(&folder.path().join("journal.jsonl"), 1, &mut child);
@@ -136,7 +137,7 @@ fn a_second_signal_ends_it_at_once_and_without_a_journal_the_first_does() {
     assert_eq!(status.code(), Some(130));
     assert_eq!(records(&folder.path().join("journal.jsonl")), 1);
 
-    let child = compare(&demo(), &[]).spawn().unwrap();
+    let child = compare(&demo(), &arguments).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     signal(&child, "-INT");
     let status = child.wait_with_output().unwrap().status;
