@@ -313,14 +313,12 @@ impl<'a> SliceRun<'a> {
         // The noise floor has not all passages.
         let compared = self.models.variants.iter().zip(&self.streams).filter(|(variant, _)| !variant.rechunked);
         let others = compared.filter_map(|(_, stream)| *stream).filter(|&stream| stream != baseline);
-        let others: BTreeSet<_> = others.collect();
-        let others: Vec<_> = others.into_iter().collect();
-        let distances = self.devices.iter().map(|device| device.distances(baseline, &others));
+        let others: Vec<_> = others.collect::<BTreeSet<_>>().into_iter().collect();
         let failed = |source| EvalError::Model { stage: id, source };
-        let distances = distances.collect::<Result<_, _>>().map_err(failed)?;
+        let measured = self.devices.iter().map(|device| device.distances(baseline, &others));
+        let distances = measured.collect::<Result<_, _>>().map_err(failed)?;
         let column = |&stream: &Option<usize>| others.iter().position(|&other| Some(other) == stream);
         self.measured.push(Measured { columns: self.streams.iter().map(column).collect(), distances });
-        // So that times measure work done.
         self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
         self.outcome.timings.divergence += measuring.elapsed();
         Ok(())

@@ -115,7 +115,7 @@ impl Check {
     }
 }
 
-/// Digits in groups of three.
+/// A large count, its digits in groups of three.
 pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();

@@ -1,5 +1,6 @@
 //! Numbers and names as people read them; shared by every rendering.
 
+pub(super) use crate::limits::grouped;
 use crate::stats::Interval;
 
 /// A cell without a value.
@@ -86,19 +87,6 @@ pub(super) fn percent(fraction: f64) -> String {
         percent => format!("{percent:.1}"),
     };
     minus(&format!("{text} %"))
-}
-
-/// A large count, its digits in groups of three.
-pub(super) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A size in decimal units, as disks count.
