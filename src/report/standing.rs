@@ -122,6 +122,6 @@ fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdic
         limit: *limit,
         may_stay_undecided: proven && check.policy != Policy::Critical,
         more_passages: decision.more_passages,
-        detectable: smallest_detectable(measured.without_loss(), *limit, significance),
+        detectable: smallest_detectable(*measured, *limit, significance),
     })
 }

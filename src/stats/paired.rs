@@ -14,7 +14,7 @@ pub struct PairedCounts {
 }
 
 impl PairedCounts {
-    /// Of passages counted elsewhere.
+    /// Of passages that were counted already.
     pub(crate) fn new(baseline_only: usize, variant_only: usize, count: usize) -> Result<Self, StatsError> {
         if count == 0 {
             return Err(StatsError::Empty { what: "outcomes" });
