@@ -12,7 +12,7 @@ use super::*;
 /// Reads every tensor both ways; returns how many were runs, and how many there are of floating point.
 fn both_ways(file: &TorchFile) -> (usize, usize) {
     let runs = file.find_runs().map_or(0, |runs| runs.places.len());
-    for (name, tensor) in &file.tensors {
+    for (name, tensor) in file.tensors.iter() {
         let (read, non_finite) = file.read_and_search(name).unwrap();
         assert!(read.bytes() == tensor.read().unwrap(), "{name}");
         assert_eq!(non_finite, read.first_non_finite(), "{name}");
