@@ -10,10 +10,10 @@ mod place;
 mod places;
 mod plain;
 mod stored;
-mod value;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
+mod value;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -183,7 +183,15 @@ impl TorchFile {
 
     fn new(path: &Path, root: Root, identity: FileStat, entries: Entries, tensors: HashMap<String, Stored>) -> Self {
         let (entries, tensors) = (Arc::new(entries), Arc::new(tensors));
-        Self { path: path.to_owned(), root, identity, entries, tensors, runs: Arc::default(), reading: Reading::default() }
+        Self {
+            path: path.to_owned(),
+            root,
+            identity,
+            entries,
+            tensors,
+            runs: Arc::default(),
+            reading: Reading::default(),
+        }
     }
 
     pub fn reading(self, reading: Reading) -> Self {

@@ -28,8 +28,7 @@ pub enum Naming {
 }
 
 impl Naming {
-    pub const ALL: [Self; 5] =
-        [Self::Oldest, Self::Legacy, Self::LateLegacy, Self::Core, Self::TransformerEngine];
+    pub const ALL: [Self; 5] = [Self::Oldest, Self::Legacy, Self::LateLegacy, Self::Core, Self::TransformerEngine];
 
     pub fn is_legacy(self) -> bool {
         !matches!(self, Self::Core | Self::TransformerEngine)
@@ -290,9 +289,10 @@ impl Writing {
         };
         let arranged = |shard: HostTensor| match role {
             Role::QkvWeight | Role::QkvBias => gather(&shard, &self.qkv_rows(architecture)),
-            Role::QueryNormGain | Role::QueryNormBias | Role::KeyNormGain | Role::KeyNormBias => {
-                gather(&shard, &(0..architecture.head_size).map(|at| self.element(architecture, at)).collect::<Vec<_>>())
-            }
+            Role::QueryNormGain | Role::QueryNormBias | Role::KeyNormGain | Role::KeyNormBias => gather(
+                &shard,
+                &(0..architecture.head_size).map(|at| self.element(architecture, at)).collect::<Vec<_>>(),
+            ),
             Role::MlpInputWeight | Role::MlpInputBias if architecture.gated => {
                 let half = shard.shape()[0] / 2;
                 gather(&shard, &(half..2 * half).chain(0..half).collect::<Vec<_>>())
