@@ -39,7 +39,7 @@ impl Architecture {
         set("gpt_j_tied", json!(self.mlp_input == MlpInput::AttentionNorm));
         set("activation", json!(self.activation.as_str()));
         set("bias_gelu_fusion", json!(self.tanh_gelu));
-        set("use_bias_in_attn_linear", json!(self.attention_bias));
+        set("use_bias_in_attn_linear", json!(self.qkv_bias));
         set("use_bias_in_mlp", json!(self.mlp_bias));
         set("no_weight_tying", json!(self.head != Head::Tied));
         set("output_layer_parallelism", json!(if self.head == Head::Row { "row" } else { "column" }));
@@ -54,9 +54,9 @@ impl Architecture {
 
     fn position_settings(&self) -> Map<String, Value> {
         let settings = match self.positions {
-            Positions::Rotary { dims, base } => json!({
+            Positions::Rotary { dims, base, .. } => json!({
                 "pos_emb": "rotary",
-                "rotary_pct": share_of(dims, self.head_size()),
+                "rotary_pct": share_of(dims, self.head_size),
                 "rotary_emb_base": whole_number(base),
             }),
             Positions::Learned { offset: 0 } => json!({ "pos_emb": "learned" }),
