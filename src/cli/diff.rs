@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
+use crate::checkpoint::{Checkpoint, MegatronCheckpoint, ModelSource, OpenOptions, open_model};
 use crate::error::Result;
 use crate::merge::diff_models;
 use crate::report::{self, TerminalStyle};
@@ -41,11 +41,16 @@ pub(super) fn run(args: &DiffArgs, screen: &Screen) -> Result<()> {
 }
 
 impl DiffArgs {
-    /// How to read gpt-neox's files goes for whichever of the two is gpt-neox's.
+    /// How to read a format's files goes for whichever of the two is of it.
     fn open(&self, path: &Path) -> Result<Box<dyn ModelSource>> {
-        let neox = self.reading.open_options();
-        let any_of_neox = Checkpoint::is_at(&self.a) || Checkpoint::is_at(&self.b);
-        let options = if any_of_neox && !Checkpoint::is_at(path) { OpenOptions::default() } else { neox };
+        let mut options = self.reading.open_options();
+        let of_other = |is_at: fn(&Path) -> bool| (is_at(&self.a) || is_at(&self.b)) && !is_at(path);
+        if of_other(Checkpoint::is_at) {
+            options = OpenOptions { megatron_args: options.megatron_args, ..OpenOptions::default() };
+        }
+        if of_other(MegatronCheckpoint::is_at) {
+            options.megatron_args.clear();
+        }
         Ok(open_model(path, &options)?)
     }
 }

@@ -57,12 +57,10 @@ struct Tokenizer {
 }
 
 impl MegatronCheckpoint {
-    /// Whether a folder holds such a checkpoint: a step, or a save folder whose tracker names one.
-    ///
-    /// # Errors
-    /// The folder is one of Megatron's without a step that it names.
-    pub(crate) fn is_at(path: &Path) -> Result<bool, CheckpointError> {
-        Ok(StepFolder::find(path)?.is_some())
+    /// Whether a folder holds such a checkpoint, a step, or a save folder of such steps, perhaps without the one that its
+    /// tracker names.
+    pub(crate) fn is_at(path: &Path) -> bool {
+        !matches!(StepFolder::find(path), Ok(None))
     }
 
     /// Opens a step, or the step that a save folder's tracker names; `None` where there is none. Fields of the `args` files
