@@ -11,6 +11,7 @@ mod forms;
 mod keys;
 mod nearest;
 mod neox;
+mod neox_settings;
 mod observed;
 mod parse;
 mod quirk_values;
@@ -35,6 +36,7 @@ pub use forms::{
 };
 pub use nearest::{did_you_mean, nearest_name};
 pub use neox::{Mup, NeoxConfig, TransformerEngine};
+pub(crate) use neox_settings::share_of;
 pub use observed::Observed;
 pub use quirk_values::{
     AttentionBranch, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, Reduction, RotaryTables,

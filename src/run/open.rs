@@ -3,13 +3,13 @@
 use super::candidates::{self, Candidate};
 use super::models::ModelSet;
 use super::request::Request;
-use crate::checkpoint::{Checkpoint, CheckpointError, ModelSource as _};
+use crate::checkpoint::{CheckpointError, ModelSource, open_model};
 use crate::error::Result;
 use crate::merge::{StageMerger, Strategy, check_strategies};
 
 /// A checkpoint with the strategies that merge it and the candidates beside them.
 pub(super) struct Opened {
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Box<dyn ModelSource>,
     pub strategies: Vec<Strategy>,
     candidates: Vec<Candidate>,
     /// Whether a strategy calibrates and the model needs it.
@@ -34,16 +34,16 @@ fn with_candidates(request: &Request, strategies: Vec<Strategy>) -> Result<Opene
 
 /// Opens the checkpoint; every strategy must be able to merge it.
 pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
-    let checkpoint = Checkpoint::open_with(&request.checkpoint, &request.reading.open_options())?;
+    let checkpoint = open_model(&request.checkpoint, &request.reading.open_options())?;
     checkpoint.check_evaluation()?;
-    check_strategies(&checkpoint, &strategies)?;
-    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&checkpoint)?;
+    check_strategies(&*checkpoint, &strategies)?;
+    let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&*checkpoint)?;
     Ok(Opened { checkpoint, strategies, candidates: Vec::new(), calibrates })
 }
 
 impl Opened {
     pub(super) fn models<'a>(&'a self, request: &'a Request) -> ModelSet<'a> {
-        let mut models = ModelSet::new(&self.checkpoint, &request.checkpoint);
+        let mut models = ModelSet::new(&*self.checkpoint, &request.checkpoint);
         for strategy in &self.strategies {
             models.add_merge(strategy.clone());
         }
@@ -58,7 +58,7 @@ impl Opened {
 }
 
 /// Whether the ranks really have different residual streams, which their replicas decide.
-pub(super) fn streams_differ(checkpoint: &Checkpoint) -> Result<bool, CheckpointError> {
+pub(super) fn streams_differ(checkpoint: &dyn ModelSource) -> Result<bool, CheckpointError> {
     let architecture = checkpoint.architecture();
     if !architecture.streams_can_differ() {
         return Ok(false);
