@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FoldSummary, Rule};
 use crate::config::{Architecture, Residual};
-use crate::partition::{Kind, Param, StageId};
+use crate::partition::{Kind, Param, Role, StageId};
 use crate::tensor::HostTensor;
 
 /// Why merging one parameter by one rule changes the model.
@@ -125,7 +125,7 @@ impl Exactness {
 }
 
 /// Why `rule` does not keep what the ranks compute with their own replicas; `None` if it does.
-pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -> Option<Loss> {
+pub fn inexact_because(architecture: &Architecture, role: Role, param: &Param, rule: Rule) -> Option<Loss> {
     let replicas = param.value.tensors();
     let count = replicas.len();
     if rule == Rule::Fold {
@@ -163,6 +163,10 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
         return None;
     }
     let reason = match param.kind {
+        _ if role.is_per_head_norm() => format!(
+            "replicas differ, and the normalisation stands between the matrix and the gain, so that nothing can be folded: \
+             `{rule}` keeps one value"
+        ),
         Kind::RowParallelBias | Kind::LearnedPositions => {
             format!("replicas differ, so every rank has a residual stream of its own: `{rule}` keeps one")
         }
