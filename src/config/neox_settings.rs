@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::architecture::Architecture;
-use super::choices::{AttentionKind, Norm};
-use super::forms::{Head, MlpInput, Positions, Residual};
+use super::choices::{Activation, AttentionKind, Norm};
+use super::forms::{Head, MlpInput, Positions, QueryKeyNorm, Residual};
 use super::unsupported::Unsupported;
 
 impl Architecture {
@@ -77,6 +77,16 @@ impl Architecture {
         let attention = &self.attention;
         let reason = if attention.iter().any(|kind| Some(kind) != attention.first()) {
             "its layers mix tokens in one way"
+        } else if self.query_size() != self.hidden_size {
+            "its heads have hidden_size / num_attention_heads elements each"
+        } else if self.qkv_bias != self.attention_output_bias {
+            "all linear layers of its attention have biases, or none"
+        } else if self.query_key_norm == Some(QueryKeyNorm::PerHead) {
+            "it has no norms for queries and for keys, each over the elements of a head"
+        } else if matches!(self.positions, Positions::Rotary { scaling: Some(_), .. }) {
+            "it does not scale the frequencies of rotary embedding"
+        } else if self.activation == Activation::SquaredRelu {
+            "it has no squared ReLU"
         } else if self.gated && self.tanh_gelu {
             "the gate of its MLP has no tanh form of GELU"
         } else {
