@@ -7,7 +7,9 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, MegatronCheckpoint, ModelSource, OpenOptions, TorchFile};
+use kintsugi::checkpoint::{
+    CheckpointError, HuggingFaceModel, MegatronCheckpoint, ModelSource, OpenOptions, TorchFile,
+};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
 #[cfg(feature = "libtorch")]
 use kintsugi::eval::data_set::parse_passages;

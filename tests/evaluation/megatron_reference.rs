@@ -211,7 +211,7 @@ fn megatrons_converter_takes_rank_0s_copies() {
     let zeroth = Strategy::resolve("zeroth").unwrap();
     for id in checkpoint.stage_ids() {
         let stage = checkpoint.read_stage(id).unwrap();
-        let merger = StageMerger::new(&stage, checkpoint.architecture());
+        let mut merger = StageMerger::new(&stage, checkpoint.architecture());
         let merged = merger.merge(&zeroth, &mut Exactness::default()).unwrap();
         let converted = converted.read_stage(id).unwrap();
         // Its vocabulary is padded for one rank; the same rows either way here.

@@ -69,7 +69,9 @@ impl StepFolder {
                 RELEASE => RELEASE.to_owned(),
                 step => match number(step) {
                     Some(step) => format!("iter_{step:07}"),
-                    None => return Err(MegatronError::Tracker { path: tracker, text: step.chars().take(80).collect() }),
+                    None => {
+                        return Err(MegatronError::Tracker { path: tracker, text: step.chars().take(80).collect() });
+                    }
                 },
             };
             if !path.join(&folder).is_dir() {

@@ -13,6 +13,9 @@ mod rows;
 mod settings;
 mod source;
 mod stages;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +27,7 @@ use self::architecture::Shown;
 use self::args::{Args, GivenArgs};
 use self::layout::StepFolder;
 use self::names::Place;
-use self::rank_file::RankFile;
+use self::rank_file::{QkvVersion, RankFile};
 use self::rows::RowOrders;
 use self::settings::Settings;
 use self::stages::{Chunk, Stage};
@@ -87,7 +90,7 @@ impl MegatronCheckpoint {
         let legacy = first.chunks.iter().flat_map(|chunk| chunk.keys()).any(|name| names::is_legacy(name));
         let chunks = stages::sort(&files)?;
         let settings = Settings::read(&args, legacy)?;
-        check_divisions(&args, &settings)?;
+        check_divisions(&args, &settings, first.version)?;
         stages::check_layers(&folder, &chunks, settings.layers)?;
         let mut notes = Settings::notes(&args, legacy);
         let head = head(&settings, &chunks, &files, &mut notes)?;
@@ -126,12 +129,7 @@ impl MegatronCheckpoint {
 }
 
 /// All files must be of one run and step.
-fn check_agreement(
-    file: &RankFile,
-    given: &GivenArgs,
-    args: &Args,
-    first: &RankFile,
-) -> Result<(), MegatronError> {
+fn check_agreement(file: &RankFile, given: &GivenArgs, args: &Args, first: &RankFile) -> Result<(), MegatronError> {
     let differ = |field: &str, found: String, expected: String| {
         let (path, other, field) = (file.file.path().to_owned(), first.file.path().to_owned(), field.to_owned());
         Err(MegatronError::ArgsDiffer { path, other, field, expected, found })
@@ -152,15 +150,19 @@ fn check_agreement(
 }
 
 /// Heads and groups of keys are never divided between ranks.
-fn check_divisions(args: &Args, settings: &Settings) -> Result<(), MegatronError> {
+fn check_divisions(args: &Args, settings: &Settings, version: QkvVersion) -> Result<(), MegatronError> {
     let ranks = settings.tensor_ranks;
-    let indivisible = |what: String| {
-        Err(MegatronError::Indivisible { source_name: args.source_name().to_owned(), what, ranks })
-    };
+    if settings.query_groups != settings.heads && version != QkvVersion::Heads {
+        return Err(args.unexpected("group_query_attention", "False in files of checkpoint_version below 2.0"));
+    }
+    let indivisible =
+        |what: String| Err(MegatronError::Indivisible { source_name: args.source_name().to_owned(), what, ranks });
     if settings.query_groups < ranks && settings.query_groups < settings.heads {
         let (setting, reason) = (
             format!("num_query_groups: {}", settings.query_groups),
-            format!("fewer groups than the {ranks} tensor-parallel ranks, which then share keys and values: not implemented"),
+            format!(
+                "fewer groups than the {ranks} tensor-parallel ranks, which then share keys and values: not implemented"
+            ),
         );
         let source = crate::config::Unsupported::new(setting, &reason, refusals::NEEDED);
         return Err(refusals::error(args, source));
@@ -178,7 +180,9 @@ fn check_divisions(args: &Args, settings: &Settings) -> Result<(), MegatronError
 fn shown(args: &Args, settings: &Settings, chunks: &[Chunk<'_>], head: Head) -> Result<Shown, MegatronError> {
     let words = stages::find(chunks.first(), Place::Embedding, Role::WordEmbedding).map(|tensor| &tensor.form);
     // An extent beside one of 0 may be anything.
-    let whole = |extent: Option<&usize>| extent.filter(|&&extent| extent < 1 << 32).map(|extent| extent * settings.tensor_ranks);
+    let whole = |extent: Option<&usize>| {
+        extent.filter(|&&extent| extent < 1 << 32).map(|extent| extent * settings.tensor_ranks)
+    };
     let padded_vocab_size = whole(words.and_then(|form| form.shape.first())).unwrap_or(0);
     if settings.padded_vocab_size.is_some_and(|size| size != padded_vocab_size) && padded_vocab_size > 0 {
         return Err(args.unexpected("padded_vocab_size", &format!("{padded_vocab_size} as in the word embedding")));
@@ -229,9 +233,7 @@ impl Tokenizer {
             (Some(kind), Some(model)) if kind == "HuggingFaceTokenizer" => {
                 Self { kind: None, vocab_file: Some(format!("{model}/tokenizer.json")), merge_file: None }
             }
-            (kind, model) => {
-                Self { kind, vocab_file: text("vocab_file")?.or(model), merge_file: text("merge_file")? }
-            }
+            (kind, model) => Self { kind, vocab_file: text("vocab_file")?.or(model), merge_file: text("merge_file")? },
         })
     }
 }

@@ -171,7 +171,8 @@ impl Settings {
             notes.push("rotary_base: the code of megatron/legacy never reads it; its base is 10000".to_owned());
         }
         if !legacy && args.is_set("use_rope_scaling") && differs("rope_scaling_factor", ROPE_SCALING_FACTOR) {
-            notes.push("rope_scaling_factor: Megatron's gpt_builders.py never passes it on; the factor is 8".to_owned());
+            notes
+                .push("rope_scaling_factor: Megatron's gpt_builders.py never passes it on; the factor is 8".to_owned());
         }
         if rotary && !legacy && args.is_set("rotary_seq_len_interpolation_factor") {
             notes.push("rotary_seq_len_interpolation_factor: Megatron core's GPT is built without it".to_owned());
@@ -278,7 +279,8 @@ fn window(args: &Args, layers: usize) -> Result<Option<(usize, Vec<bool>)>, Mega
     let unexpected = || args.unexpected("window_size", EXPECTED);
     let Some(value) = args.get("window_size") else { return Ok(None) };
     let numbers = value.as_array().ok_or_else(unexpected)?.iter().map(Value::as_i64);
-    let [before, after] = numbers.collect::<Option<Vec<_>>>().and_then(|pair| pair.try_into().ok()).ok_or_else(unexpected)?;
+    let [before, after] =
+        numbers.collect::<Option<Vec<_>>>().and_then(|pair| pair.try_into().ok()).ok_or_else(unexpected)?;
     if before < 0 {
         return Ok(None);
     }
@@ -293,7 +295,9 @@ fn window(args: &Args, layers: usize) -> Result<Option<(usize, Vec<bool>)>, Mega
             let every = every.ok_or_else(|| args.unexpected(skip, "a whole number from 1"))?;
             (1..=layers as u64).map(|layer| layer % every != 0).collect()
         }
-        Some(Value::Array(pattern)) if pattern.len() == layers => pattern.iter().map(|item| item.as_i64() != Some(0)).collect(),
+        Some(Value::Array(pattern)) if pattern.len() == layers => {
+            pattern.iter().map(|item| item.as_i64() != Some(0)).collect()
+        }
         Some(_) => return Err(args.unexpected(skip, &format!("a number, or one for each of {layers} layers"))),
     };
     let before = usize::try_from(before).map_err(|_| unexpected())?;

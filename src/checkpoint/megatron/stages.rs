@@ -88,7 +88,10 @@ fn sort_rank(file: &RankFile, chunk: usize, tp_rank: usize) -> Result<Sorted<'_>
 /// Layers are numbered from 0 in every stage.
 fn count_layers(ranks: &[Sorted<'_>]) -> Result<usize, MegatronError> {
     let layers = |rank: &Sorted<'_>| {
-        rank.places.keys().filter_map(|place| if let Place::Layer(number) = place { Some(*number) } else { None }).collect::<Vec<_>>()
+        rank.places
+            .keys()
+            .filter_map(|place| if let Place::Layer(number) = place { Some(*number) } else { None })
+            .collect::<Vec<_>>()
     };
     let count = ranks.iter().map(|rank| layers(rank).len()).max().unwrap_or(0);
     for rank in ranks {

@@ -5,11 +5,14 @@ pub mod pickle;
 
 use std::path::Path;
 
+use kintsugi::checkpoint::ModelSource as _;
 use kintsugi::config::{Activation, Architecture, Head, Norm, Positions, QkvLayout, QueryKeyNorm};
+use kintsugi::export::synth::SynthOptions;
 use kintsugi::partition::{Kind, ParamValue, PartitionTable, Role, StageId, StageTensors, split};
 use kintsugi::tensor::{HostTensor, Piece, concatenate};
 use serde_json::{Map, Value, json};
 
+use super::TinyModel;
 pub use pickle::RankContents;
 
 /// Whose names the parameters have.
@@ -353,6 +356,33 @@ impl Writing {
         }
         rows
     }
+}
+
+/// A tiny model of two layers and two ranks that Megatron could have trained, and its stages.
+pub fn tiny(change: impl FnOnce(&mut SynthOptions)) -> (Architecture, Vec<StageTensors>) {
+    let model = TinyModel::new().with(|options| {
+        options.gpt_j_residual = false;
+        options.drift = 0.02;
+        change(options);
+    });
+    let files = model.write();
+    let checkpoint = files.open();
+    let stages = checkpoint.stage_ids().into_iter().map(|id| checkpoint.read_stage(id).unwrap()).collect();
+    (checkpoint.architecture().clone(), stages)
+}
+
+/// A tiny checkpoint in a folder: Megatron core's, LayerNorm, rotary positions, biases, an output layer of its own.
+pub fn write_tiny(folder: &Path) {
+    let (architecture, stages) = tiny(|_| {});
+    Writing::new(&architecture, 2).write(&architecture, &stages, folder);
+}
+
+/// Rewrites the file of a rank with other contents.
+pub fn edit(folder: &Path, rank: usize, change: impl FnOnce(&mut RankContents)) {
+    let (architecture, stages) = tiny(|_| {});
+    let mut contents = Writing::new(&architecture, 2).files(&architecture, &stages).remove(0).remove(rank);
+    change(&mut contents);
+    contents.write(&folder.join(rank_file(1, 0, rank)));
 }
 
 /// The path of a rank's file in a save folder.

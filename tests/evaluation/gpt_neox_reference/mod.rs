@@ -49,7 +49,11 @@ const SHARED: [&str; 6] = [
 
 /// Runs the unmerged model over passages and hears of every rank's stream after every stage; returns the logits of all
 /// rows, `[rows, padded vocabulary]`.
-pub(crate) fn forward(checkpoint: &dyn ModelSource, inputs: &[Vec<i64>], mut hear: impl FnMut(StageId, &Streams)) -> Tensor {
+pub(crate) fn forward(
+    checkpoint: &dyn ModelSource,
+    inputs: &[Vec<i64>],
+    mut hear: impl FnMut(StageId, &Streams),
+) -> Tensor {
     let architecture = checkpoint.architecture();
     let mut groups = Vec::new();
     let (mut start, mut positions) = (0, Vec::new());
