@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use kintsugi::checkpoint::{
-    CheckpointError, HuggingFaceModel, MegatronCheckpoint, ModelSource, OpenOptions, TorchFile,
+    CheckpointError, DistributedCheckpoint, HuggingFaceModel, MegatronCheckpoint, ModelSource, OpenOptions, TorchFile,
 };
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
 #[cfg(feature = "libtorch")]
@@ -39,6 +39,7 @@ pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
     ("hugging_face", hugging_face),
     ("megatron", megatron),
     ("megatron_args", megatron_args),
+    ("megatron_distributed", megatron_distributed),
     #[cfg(feature = "libtorch")]
     ("passages", passages),
     ("pickle", pickle),
@@ -158,6 +159,21 @@ fn read_megatron(folder: &Path) {
     if let Ok(Some(model)) = MegatronCheckpoint::open(folder, &[]) {
         read_stages(&model);
     }
+}
+
+/// The `.metadata` of a distributed checkpoint of Megatron-LM whose one file with items is always the same.
+pub fn megatron_distributed(bytes: &[u8]) {
+    const ITEMS: &[u8] = include_bytes!("items.distcp");
+    const ARGS: &[u8] = br#"{"num_layers": 2, "hidden_size": 4, "num_attention_heads": 2, "kv_channels": 2,
+        "max_position_embeddings": 8, "normalization": "RMSNorm", "swiglu": true, "add_bias_linear": false,
+        "position_embedding_type": "rope", "untie_embeddings_and_output_weights": true}"#;
+    let files =
+        [(".metadata", bytes), ("__0_0.distcp", ITEMS), ("args.json", ARGS), ("metadata.json", b"{\"sharded_backend\": \"torch_dist\"}")];
+    in_folder(&files.map(|(name, bytes)| (name, Some(bytes))), |folder| {
+        if let Ok(Some(model)) = DistributedCheckpoint::open(folder, &[folder.join("args.json")]) {
+            read_stages(&model);
+        }
+    });
 }
 
 fn rank_file(pickle: &[u8]) -> Vec<u8> {

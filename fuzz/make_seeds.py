@@ -18,6 +18,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint.metadata as dcp
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 
 CORPUS = Path(__file__).parent / "corpus"
 REPOSITORY = Path(__file__).parent.parent
@@ -342,3 +344,70 @@ for name, parts in {
     "tracker": ("mp_rank_00", "../..", plain),
 }.items():
     write("megatron_args", name, "\0".join(parts))
+
+
+# A distributed checkpoint of 2 layers of width 4: its .metadata, and the one file with its items, which is always the same.
+def stacked(layers=2):
+    shapes = megatron_names(False, True, False)
+    shapes = {name: tuple(tensor.shape) for name, tensor in shapes.items() if tensor is not None}
+    norms = {"input_layernorm": "self_attention.linear_qkv.layer_norm", "pre_mlp_layernorm": "mlp.linear_fc1.layer_norm"}
+    tensors = {}
+    for name, shape in shapes.items():
+        for local, engine in norms.items():
+            name = name.replace(f"{local}.", f"{engine}_")
+        if "layers.0." in name:
+            name, shape = name.replace("layers.0.", "layers."), (layers, *shape)
+        tensors[name] = shape
+    return tensors
+
+
+def chunks_of(shape):
+    if len(shape) < 2:
+        return [((0,) * len(shape), shape)]
+    layers = [((layer, *(0,) * (len(shape) - 1)), (1, *shape[1:])) for layer in range(shape[0])]
+    halves = [((0, 0), (shape[0] // 2, shape[1])), ((shape[0] // 2, 0), (shape[0] // 2, shape[1]))]
+    return halves if len(shape) == 2 and shape[0] > 2 else layers
+
+
+def distributed(change=lambda metadata: None):
+    properties, items, places = dcp.TensorProperties(torch.float32), [], {}
+    state, at = {}, 0
+    for name, shape in stacked().items():
+        chunks = [dcp.ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)) for offsets, sizes in chunks_of(shape)]
+        state[name] = dcp.TensorStorageMetadata(properties, torch.Size(shape), chunks)
+        for chunk in chunks:
+            items.append(saved(torch.ones(chunk.sizes)))
+            places[dcp.MetadataIndex(name, chunk.offsets)] = _StorageInfo("__0_0.distcp", at, len(items[-1]))
+            at += len(items[-1])
+    state["rng_state/shard_0"] = dcp.BytesStorageMetadata()
+    metadata = dcp.Metadata(state, None, places, dcp.StorageMeta())
+    change(metadata)
+    return pickle.dumps(metadata, 4), b"".join(items)
+
+
+def lose(metadata):
+    metadata.storage_data.popitem()
+
+
+def move(metadata):
+    for info in metadata.storage_data.values():
+        info.offset = 2**63 - 1
+
+
+def grow(metadata):
+    for tensor in list(metadata.state_dict_metadata.values())[:-1]:
+        tensor.size = torch.Size([2**40] * len(tensor.size))
+
+
+def turn(metadata):
+    metadata.state_dict_metadata["decoder.layers.mlp.linear_fc2.weight"] = metadata
+
+
+def zip_up(metadata):
+    for info in metadata.storage_data.values():
+        info.transform_descriptors = ["zstd"]
+
+
+for name, change in [("sound", lambda metadata: None)] + [(change.__name__, change) for change in (lose, move, grow, turn, zip_up)]:
+    write("megatron_distributed", f"{name}.pkl", distributed(change)[0])
+write("..", "items.distcp", distributed()[1])

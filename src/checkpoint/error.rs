@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pytorch_reader::{PickleError, PytorchError};
 
 use super::huggingface::HuggingFaceError;
-use super::megatron::MegatronError;
+use super::megatron::{DistributedError, MegatronError};
 use super::other_format::OtherFormat;
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
@@ -93,6 +93,8 @@ pub enum CheckpointError {
     OptionsOfMegatron { path: PathBuf },
     #[error(transparent)]
     Megatron(#[from] MegatronError),
+    #[error(transparent)]
+    Distributed(#[from] DistributedError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -191,6 +193,7 @@ impl CheckpointError {
             Self::Name { source: PartitionError::Refused { needed, .. }, .. } => needed,
             Self::HuggingFace(error) => return error.hint(),
             Self::Megatron(error) => return error.hint(),
+            Self::Distributed(error) => return error.hint(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("pass another configuration with --neox-config FILE".to_owned()));
             }

@@ -7,7 +7,7 @@ use super::error::CheckpointError;
 use super::huggingface::{HuggingFaceModel, is_hugging_face};
 use super::inventory::{ParamEntry, RankStage};
 use super::layout::Layout;
-use super::megatron::MegatronCheckpoint;
+use super::megatron::{DistributedCheckpoint, MegatronCheckpoint};
 use super::neox::{Checkpoint, OpenOptions, Source};
 use super::other_format::OtherFormat;
 use super::recognize::is_output_of_zero;
@@ -21,7 +21,7 @@ use crate::tensor::DType;
 
 /// Opens a checkpoint of Megatron-LM, a Hugging Face directory, or a checkpoint of gpt-neox. Options apply to one format each.
 pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSource>, CheckpointError> {
-    let megatron = MegatronCheckpoint::is_at(path);
+    let megatron = MegatronCheckpoint::is_at(path) || DistributedCheckpoint::is_at(path);
     if megatron || !Checkpoint::is_at(path) {
         if options.are_of_neox() {
             let found = if megatron { OtherFormat::Megatron } else { OtherFormat::HuggingFace };
@@ -29,6 +29,9 @@ pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSou
         }
     }
     if let Some(checkpoint) = MegatronCheckpoint::open(path, &options.megatron_args)? {
+        return Ok(Box::new(checkpoint));
+    }
+    if let Some(checkpoint) = DistributedCheckpoint::open(path, &options.megatron_args)? {
         return Ok(Box::new(checkpoint));
     }
     if !options.megatron_args.is_empty() {
@@ -43,7 +46,8 @@ pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSou
 impl Checkpoint {
     /// Whether a folder is taken for a checkpoint of gpt-neox: any but one of Megatron-LM or a Hugging Face directory.
     pub(crate) fn is_at(path: &Path) -> bool {
-        !MegatronCheckpoint::is_at(path) && (!is_hugging_face(path) || is_output_of_zero(path))
+        let megatron = MegatronCheckpoint::is_at(path) || DistributedCheckpoint::is_at(path);
+        !megatron && (!is_hugging_face(path) || is_output_of_zero(path))
     }
 }
 

@@ -20,10 +20,7 @@ impl OtherFormat {
         match self {
             Self::HuggingFace => "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it",
             Self::Megatron => "the step holds no mp_rank_XX/model_optim_rng.pt: copy the whole step folder again",
-            Self::Distributed => {
-                "of Megatron-LM's formats only `torch` (mp_rank_XX) is read; Megatron Bridge's convert_checkpoints.py export \
-                 writes a Hugging Face directory"
-            }
+            Self::Distributed => "it is read where any model is taken, but not here",
             Self::Universal => "give the checkpoint from which ds_to_universal.py made it",
             Self::Nemo => {
                 "only checkpoints of gpt-neox and Hugging Face directories are read; NeMo's export writes the latter"

@@ -14,6 +14,9 @@ use crate::hub::ConfiguredTokenizer;
 use crate::partition::{Param, Role, StageId, StageTensors};
 use crate::tensor::{DType, HostTensor};
 
+/// What is lost in a model of [`ModelSource::stored_once`].
+pub const STORED_ONCE: &str = "stored once: drift cannot be seen here; rank 0's copies were kept when it was saved";
+
 /// A model on disk. No weights are held.
 pub trait ModelSource: std::fmt::Debug + Send + Sync {
     fn folder(&self) -> &Path;
@@ -23,13 +26,19 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
     /// Number of tensor-parallel ranks; 1 for a model that is not partitioned.
     fn tp_size(&self) -> usize;
 
+    /// Whether it was trained on ranks of which only one's copies of the replicated parameters are in the files: what a merge
+    /// would lose, saving has lost already, and nothing shows how much.
+    fn stored_once(&self) -> bool {
+        false
+    }
+
     /// Element type of the word embedding, taken as the model's.
     fn dtype(&self) -> DType;
 
     /// Number of parameters of the model (replicas count once) and the bytes of all its tensors.
     fn size(&self) -> (u64, u64);
 
-    /// How its files are laid out: `layer-files`, `rank-files` or `hugging-face`.
+    /// How its files are laid out: `layer-files`, `rank-files`, `megatron`, `torch-dist` or `hugging-face`.
     fn layout_name(&self) -> &'static str;
 
     /// Format and size for people: `gpt-neox, 2 ranks` or `Hugging Face LlamaForCausalLM`.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{ModelSource, ParamEntry, open_model};
-use crate::error::Result;
+use crate::checkpoint::{ModelSource, ParamEntry, STORED_ONCE, open_model};
+use crate::error::{Error, Result};
 use crate::merge::Strategy;
 use crate::report::{self, DTypeCount, INSPECTION_VERSION, Inspection, ParameterRow, TerminalStyle, Tool, Vocabulary};
 use crate::run::{ReadingOptions, checkpoint_info, drift, judge_strategies, read_replicated};
@@ -44,7 +44,11 @@ pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
     let strategies = Strategy::resolve_all(&args.strategy)?;
     let model = &*open_model(&args.checkpoint, &args.reading.open_options())?;
     let mut inspection = describe(model, &args.checkpoint);
-    if !args.no_drift {
+    if model.stored_once() && (args.svg.is_some() || !args.strategy.is_empty()) {
+        let option = if args.svg.is_some() { "svg" } else { "strategy" };
+        return Err(Error::usage(format!("--{option}: {}: {STORED_ONCE}", args.checkpoint.display())));
+    }
+    if !args.no_drift && !model.stored_once() {
         let stages = read_replicated(model)?;
         let drift = drift(&stages)?;
         inspection.notes.extend(notes::of_unused_replicas(&drift));

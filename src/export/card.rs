@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::recipe::{OutputRecord, RecipeInput, Record};
+use crate::checkpoint::STORED_ONCE;
 
 /// The card; those of the Hugging Face hub begin with YAML.
 pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
@@ -30,7 +31,12 @@ pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
     };
     model(&mut text, &source.architecture().summary(), output);
     text.push_str("## Is it the same model?\n\n");
-    if exactness.is_exact() {
+    if source.stored_once() {
+        let _ = writeln!(
+            text,
+            "It is the checkpoint as it was saved, up to the rounding of stored weights. The checkpoint itself is {STORED_ONCE}."
+        );
+    } else if exactness.is_exact() {
         text.push_str("Yes: the merge computes what the unmerged ranks compute, up to the rounding of stored weights");
         match exactness.folding() {
             Some(folding) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::provenance::digests;
 use super::reading::ReadingOptions;
-use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
+use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, STORED_ONCE, open_model};
 use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::eval::{SliceOutcome, Variant};
@@ -123,6 +123,9 @@ impl Candidate {
                 self.name,
                 ours.min(theirs)
             ));
+        }
+        if self.model.stored_once() {
+            findings.push(format!("{}: {STORED_ONCE}", self.name));
         }
         ModelRecord {
             description: format!("Made by another tool: {}.", self.model.describe()),

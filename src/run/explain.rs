@@ -11,7 +11,7 @@ use super::models::ModelSet;
 use super::open;
 use super::records::Records;
 use super::request::Request;
-use crate::checkpoint::ModelSource;
+use crate::checkpoint::{ModelSource, STORED_ONCE};
 use crate::config::Residual;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
@@ -37,6 +37,10 @@ pub fn explain(request: &Request, caller: &dyn Caller) -> Result<(Explanation, O
         options.strategies = EXPLAINED.map(str::to_owned).into();
     }
     let opened = open::checkpoint(request, options.resolve()?)?;
+    if opened.checkpoint.stored_once() {
+        let path = request.checkpoint.display();
+        return Err(Error::usage(format!("{path}: nothing to explain: {STORED_ONCE}")));
+    }
     let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let mut models = ModelSet::new(&*opened.checkpoint, &request.checkpoint);
     let plan = Plan::new(&*opened.checkpoint, opened.strategies, &mut models);

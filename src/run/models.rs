@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::candidates::{self, Candidate};
-use crate::checkpoint::ModelSource;
+use crate::checkpoint::{ModelSource, STORED_ONCE};
 use crate::eval::{Models, SliceOutcome, Variant};
 use crate::merge::Strategy;
 use crate::report::{Exact, ModelRecord, ModelRole, StrategyDigest};
@@ -23,6 +23,9 @@ pub(super) struct ModelSet<'a> {
 impl<'a> ModelSet<'a> {
     pub(super) fn new(source: &'a dyn ModelSource, path: &'a Path) -> Self {
         let description = match source.tp_size() {
+            _ if source.stored_once() => {
+                format!("The model as it is: {}, {STORED_ONCE}.", source.describe())
+            }
             1 => format!("The model as it is: {}.", source.describe()),
             ranks => format!("The checkpoint as trained: {ranks} ranks, each with its own replicas."),
         };

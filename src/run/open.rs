@@ -3,8 +3,9 @@
 use super::candidates::{self, Candidate};
 use super::models::ModelSet;
 use super::request::Request;
-use crate::checkpoint::{CheckpointError, ModelSource, open_model};
-use crate::error::Result;
+use super::strategies::StrategyOptions;
+use crate::checkpoint::{CheckpointError, ModelSource, STORED_ONCE, open_model};
+use crate::error::{Error, Result};
 use crate::merge::{StageMerger, Strategy, check_strategies};
 
 /// A checkpoint with the strategies that merge it and the candidates beside them.
@@ -28,17 +29,36 @@ pub(super) fn candidates_alone(request: &Request) -> Result<Opened> {
 
 fn with_candidates(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
     let opened = checkpoint(request, strategies)?;
+    if opened.checkpoint.stored_once() && request.candidates.is_empty() {
+        let path = request.checkpoint.display();
+        return Err(Error::usage(format!(
+            "{path}: nothing to compare: {STORED_ONCE}; give a model to compare it with as --candidate DIR, or use `eval`"
+        )));
+    }
     let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies)?;
     Ok(Opened { candidates, ..opened })
 }
 
-/// Opens the checkpoint; every strategy must be able to merge it.
+/// Opens the checkpoint; every strategy must be able to merge it. None is left for a model that is stored once.
 pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
     let checkpoint = open_model(&request.checkpoint, &request.reading.open_options())?;
     checkpoint.check_evaluation()?;
+    let strategies = offered(&*checkpoint, strategies, &request.strategies)?;
     check_strategies(&*checkpoint, &strategies)?;
     let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&*checkpoint)?;
     Ok(Opened { checkpoint, strategies, candidates: Vec::new(), calibrates })
+}
+
+/// The strategies, none of which is for a model without the ranks' replicas; one that is asked for by name is an error.
+fn offered(model: &dyn ModelSource, strategies: Vec<Strategy>, asked: &StrategyOptions) -> Result<Vec<Strategy>> {
+    match asked.strategies.first() {
+        _ if !model.stored_once() => Ok(strategies),
+        None => Ok(Vec::new()),
+        Some(name) => Err(Error::usage(format!(
+            "--strategy {name}: {}: {STORED_ONCE}, so that no strategy has anything to merge",
+            model.folder().display()
+        ))),
+    }
 }
 
 impl Opened {

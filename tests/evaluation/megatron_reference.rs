@@ -11,7 +11,7 @@ use crate::common::evaluation::{
 use crate::common::merging::Merge;
 use crate::common::npz::read_npz;
 use crate::gpt_neox_reference::{check, forward, input_of, largest_difference};
-use kintsugi::checkpoint::{MegatronCheckpoint, ModelSource, OpenOptions, open_model};
+use kintsugi::checkpoint::{DistributedCheckpoint, MegatronCheckpoint, ModelSource, OpenOptions, open_model};
 use kintsugi::eval::{Quiet, Variant};
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::StageId;
@@ -216,5 +216,57 @@ fn megatrons_converter_takes_rank_0s_copies() {
         let converted = converted.read_stage(id).unwrap();
         // Its vocabulary is padded for one rank; the same rows either way here.
         assert!(merged.same_bits(&converted), "{id}");
+    }
+}
+
+fn distributed(name: &str) -> DistributedCheckpoint {
+    DistributedCheckpoint::open(&folder(name), &[]).unwrap().unwrap()
+}
+
+/// Every folder with a distributed checkpoint.
+fn distributed_names() -> Vec<String> {
+    let folders = fs_err::read_dir(in_repository("../shared/megatron")).unwrap().map(|entry| entry.unwrap().path());
+    let is_read = |path: &Path| matches!(DistributedCheckpoint::open(path, &[]), Ok(Some(_)) | Err(_));
+    let folders = folders.filter(|path| path.is_dir() && is_read(path));
+    let mut names: Vec<_> = folders.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert!(names.len() >= 3, "{names:?}");
+    names
+}
+
+#[test]
+#[cfg_attr(not(kintsugi_shared_megatron), ignore = "needs ../shared/megatron")]
+fn distributed_checkpoints_score_what_megatron_computed_after_loading_them() {
+    for name in distributed_names() {
+        let checkpoint = distributed(&name);
+        assert!(checkpoint.stored_once() && checkpoint.tp_size() == 1, "{name}");
+        let reference = reference(&name);
+        check(&name, &folder(&name), &reference);
+        let arrays = read_npz(&folder(&name).join("reference_arrays.npz"));
+        for passage in 0..2 {
+            let logits = forward(&checkpoint, &[input_of(&reference["passages"][passage])], |_, _| {});
+            let difference = largest_difference(&logits, &arrays[&format!("logits_{passage}")]);
+            assert!(difference < 1e-4, "{name}: passage {passage}: logits differ by {difference:e}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(kintsugi_shared_megatron), ignore = "needs ../shared/megatron")]
+fn a_distributed_checkpoint_is_the_zeroth_merge_of_its_ranks() {
+    for (ranks, name) in [
+        ("gpt-learned-tied-tp2-drift", "gpt-learned-tied-torch-dist-drift"),
+        ("llama-gqa-tp2-drift", "llama-gqa-torch-dist-drift"),
+        ("llama-gqa-tp2-drift", "llama-gqa-torch-dist-per-layer-keys-drift"),
+    ] {
+        let (checkpoint, saved) = (open(ranks), distributed(name));
+        assert_eq!(checkpoint.vocabulary_multiple(), saved.vocabulary_multiple(), "{name}");
+        let zeroth = Strategy::resolve("zeroth").unwrap();
+        for id in checkpoint.stage_ids() {
+            let stage = checkpoint.read_stage(id).unwrap();
+            let merged = StageMerger::new(&stage, checkpoint.architecture());
+            let merged = { merged }.merge(&zeroth, &mut Exactness::default()).unwrap();
+            assert!(merged.same_bits(&saved.read_stage(id).unwrap()), "{name}: {id}");
+        }
     }
 }

@@ -9,6 +9,7 @@ mod architecture;
 mod checkpoint_reading;
 mod contradictions;
 mod corpus_replay;
+mod distributed;
 mod export_hf;
 mod export_roundtrip;
 mod fold_properties;

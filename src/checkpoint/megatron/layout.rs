@@ -62,25 +62,11 @@ impl StepFolder {
         if let Some(found) = Self::at(path)? {
             return Ok(Some(found));
         }
-        let tracker = path.join(TRACKER);
-        if tracker.is_file() {
-            let text = files::read_to_string(&tracker, MAX_TRACKER_BYTES)?;
-            let folder = match text.trim() {
-                RELEASE => RELEASE.to_owned(),
-                step => match number(step) {
-                    Some(step) => format!("iter_{step:07}"),
-                    None => {
-                        return Err(MegatronError::Tracker { path: tracker, text: step.chars().take(80).collect() });
-                    }
-                },
-            };
-            if !path.join(&folder).is_dir() {
-                return Err(MegatronError::NoStep { path: tracker, folder });
-            }
-            return Self::at(&path.join(folder));
+        if let Some(step) = tracked(path)? {
+            return Self::at(&step);
         }
         let mut steps = Vec::new();
-        for name in names(path)?.into_iter().filter(|name| name.starts_with("iter_") || name == RELEASE) {
+        for name in self::steps(path)? {
             if Self::at(&path.join(&name))?.is_some() {
                 steps.push(name);
             }
@@ -106,7 +92,7 @@ impl StepFolder {
 
     /// The step that the folder's name tells.
     pub(super) fn iteration(&self) -> Option<u64> {
-        self.path.file_name()?.to_str()?.strip_prefix("iter_")?.parse().ok()
+        iteration(&self.path)
     }
 
     /// The files as a grid of `pipeline` ranks, of which every one must have all `tensor` ranks.
@@ -144,6 +130,36 @@ impl StepFolder {
         let stage = |stage| (0..tensor).map(|rank| file(stage, rank)).collect::<Result<_, _>>();
         Ok(Grid { files: (0..pipeline).map(stage).collect::<Result<_, _>>()? })
     }
+}
+
+/// The step that a folder's name tells.
+pub(super) fn iteration(step: &Path) -> Option<u64> {
+    step.file_name()?.to_str()?.strip_prefix("iter_")?.parse().ok()
+}
+
+/// The step that a save folder's tracker names; `None` where there is no tracker.
+pub(super) fn tracked(path: &Path) -> Result<Option<PathBuf>, MegatronError> {
+    let tracker = path.join(TRACKER);
+    if !tracker.is_file() {
+        return Ok(None);
+    }
+    let text = files::read_to_string(&tracker, MAX_TRACKER_BYTES)?;
+    let folder = match text.trim() {
+        RELEASE => RELEASE.to_owned(),
+        step => match number(step) {
+            Some(step) => format!("iter_{step:07}"),
+            None => return Err(MegatronError::Tracker { path: tracker, text: step.chars().take(80).collect() }),
+        },
+    };
+    if !path.join(&folder).is_dir() {
+        return Err(MegatronError::NoStep { path: tracker, folder });
+    }
+    Ok(Some(path.join(folder)))
+}
+
+/// The steps in a save folder.
+pub(super) fn steps(path: &Path) -> Result<Vec<String>, MegatronError> {
+    Ok(names(path)?.into_iter().filter(|name| name.starts_with("iter_") || name == RELEASE).collect())
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, MegatronError> {

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod args;
+mod distributed;
 mod error;
 mod head_copy;
 mod layout;
@@ -16,11 +17,13 @@ mod stages;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+pub use distributed::{DistributedCheckpoint, DistributedError};
 pub use error::MegatronError;
 
 use self::architecture::Shown;
@@ -31,6 +34,7 @@ use self::rank_file::{QkvVersion, RankFile};
 use self::rows::RowOrders;
 use self::settings::Settings;
 use self::stages::{Chunk, Stage};
+use self::tokenizer::Tokenizer;
 use super::error::CheckpointError;
 use super::torch_file::TorchFile;
 use crate::config::{Architecture, Head, Positions, Precision};
@@ -49,14 +53,6 @@ pub struct MegatronCheckpoint {
     tokenizer: Tokenizer,
     iteration: Option<u64>,
     notes: Vec<String>,
-}
-
-/// What the arguments say of the tokenizer.
-#[derive(Debug)]
-struct Tokenizer {
-    kind: Option<String>,
-    vocab_file: Option<String>,
-    merge_file: Option<String>,
 }
 
 impl MegatronCheckpoint {
@@ -221,19 +217,4 @@ fn head(
         }
     }
     Ok(Head::Tied)
-}
-
-impl Tokenizer {
-    fn read(args: &Args) -> Result<Self, MegatronError> {
-        let text = |field: &str| Ok::<_, MegatronError>(args.word(field)?.map(str::to_owned));
-        let kind = text("tokenizer_type")?;
-        let model = text("tokenizer_model")?;
-        Ok(match (kind, model) {
-            // A folder, or a name on the Hub.
-            (Some(kind), Some(model)) if kind == "HuggingFaceTokenizer" => {
-                Self { kind: None, vocab_file: Some(format!("{model}/tokenizer.json")), merge_file: None }
-            }
-            (kind, model) => Self { kind, vocab_file: text("vocab_file")?.or(model), merge_file: text("merge_file")? },
-        })
-    }
 }

@@ -103,6 +103,11 @@ pub(super) fn meaning(name: &str) -> Meaning {
     found.map_or(Meaning::Unknown, |(place, role)| Meaning::Parameter(place, role))
 }
 
+/// What a parameter is that all layers have in one tensor, one behind another; `None` for any other name.
+pub(super) fn stacked_role(name: &str) -> Option<Role> {
+    layer_role(name.strip_prefix("decoder.layers.")?)
+}
+
 fn layer_number(text: &str) -> Option<Place> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse::<u32>().ok().filter(|_| digits).and_then(|number| usize::try_from(number).ok()).map(Place::Layer)

@@ -88,11 +88,7 @@ impl ModelSource for MegatronCheckpoint {
     }
 
     fn tokenizer(&self) -> ConfiguredTokenizer<'_> {
-        ConfiguredTokenizer {
-            kind: self.tokenizer.kind.as_deref(),
-            vocab_file: self.tokenizer.vocab_file.as_deref(),
-            merge_file: self.tokenizer.merge_file.as_deref(),
-        }
+        self.tokenizer.configured()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -227,13 +227,13 @@ fn account_place(
 }
 
 /// A parameter's name without the number of its layer, as in the layer.
-fn inner_name(name: &str) -> String {
+pub(super) fn inner_name(name: &str) -> String {
     let inner = name.split_once("layers.").and_then(|(_, rest)| rest.split_once('.'));
     inner.map_or(name, |(_, inner)| inner).to_owned()
 }
 
 /// A parameter in words, for files that have no name of it.
-fn parameter(role: Role) -> &'static str {
+pub(super) fn parameter(role: Role) -> &'static str {
     match role {
         Role::WordEmbedding => "the word embedding",
         Role::PositionEmbedding => "the position embedding (position_embedding_type: learned_absolute)",
@@ -259,7 +259,7 @@ fn parameter(role: Role) -> &'static str {
 }
 
 /// The argument by which a model lacks a parameter.
-fn setting_of(role: Role) -> &'static str {
+pub(super) fn setting_of(role: Role) -> &'static str {
     match role {
         Role::PositionEmbedding => "position_embedding_type is not learned_absolute",
         Role::InputNormBias | Role::MlpNormBias | Role::FinalNormBias => "normalization is not LayerNorm",

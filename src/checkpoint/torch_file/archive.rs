@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _};
+use std::ops::Range;
 use std::path::Path;
 
 use zip::{CompressionMethod, ZipArchive};
 
+use super::window::Window;
 use crate::checkpoint::error::CheckpointError;
 use crate::files::{self, FileStat};
 
@@ -47,47 +49,60 @@ impl Entries {
     }
 }
 
+/// Checks a whole file.
 pub(super) fn check(path: &Path) -> Result<(FileStat, Entries), CheckpointError> {
     let identity = FileStat::of(path)?;
-    let refused = |reason: String| Err(CheckpointError::Archive { path: path.to_owned(), reason });
     if identity.bytes() == 0 {
-        return refused("the file is empty".to_owned());
+        return Err(refused(path, "the file is empty".to_owned()));
     }
+    let entries = check_within(path, 0..identity.bytes())?;
+    Ok((identity, entries))
+}
+
+/// Checks these bytes of a file. Entries have their places in the file.
+pub(super) fn check_within(path: &Path, range: Range<u64>) -> Result<Entries, CheckpointError> {
+    let window = || Ok::<_, CheckpointError>(Window::new(files::open(path)?, range.clone()));
+    let all_bytes = range.end.saturating_sub(range.start);
     let mut head = Vec::new();
-    files::open(path)?.take(TAR_MAGIC.end as u64).read_to_end(&mut head)?;
+    window()?.take(TAR_MAGIC.end as u64).read_to_end(&mut head)?;
     if head.get(TAR_MAGIC) == Some(b"ustar") {
-        return refused("it is a tar archive, which torch.save has not written since 2017".to_owned());
+        return Err(refused(path, "it is a tar archive, which torch.save has not written since 2017".to_owned()));
     }
     if !head.starts_with(b"PK") {
-        return Ok((identity, Entries::default()));
+        return Ok(Entries::default());
     }
     // The reader reports an unsound archive.
-    let unsound = Ok((identity, Entries::default()));
-    let Ok(mut archive) = ZipArchive::new(BufReader::new(files::open(path)?)) else { return unsound };
+    let unsound = Ok(Entries::default());
+    let Ok(mut archive) = ZipArchive::new(BufReader::new(window()?)) else { return unsound };
     let mut entries = HashMap::new();
     for index in 0..archive.len() {
         let Ok(entry) = archive.by_index_raw(index) else { return unsound };
         let name = entry.name().map(std::borrow::Cow::into_owned).unwrap_or_default();
         let bytes = entry.size();
         if entry.compression() != CompressionMethod::Stored {
-            return refused(format!("its entry `{name}` is compressed, which torch.save never does"));
+            return Err(refused(path, format!("its entry `{name}` is compressed, which torch.save never does")));
         }
-        if bytes > identity.bytes() {
-            return refused(format!("its entry `{name}` claims {bytes} bytes, more than the file has"));
+        if bytes > all_bytes {
+            return Err(refused(path, format!("its entry `{name}` claims {bytes} bytes, more than the file has")));
         }
         if name.ends_with(PICKLE) && bytes > MAX_PICKLE_BYTES {
-            return refused(format!("its entry `{name}` has {bytes} bytes, expected at most {MAX_PICKLE_BYTES}"));
+            let reason = format!("its entry `{name}` has {bytes} bytes, expected at most {MAX_PICKLE_BYTES}");
+            return Err(refused(path, reason));
         }
-        let end = |start: u64| start.checked_add(bytes).filter(|&end| end <= identity.bytes());
+        let end = |start: u64| start.checked_add(bytes).filter(|&end| end <= all_bytes);
         if let Some(start) =
             entry.data_start().filter(|&start| end(start).is_some() && entry.compressed_size() == bytes)
         {
-            entries.insert(name, Entry { start, bytes, crc32: entry.crc32() });
+            entries.insert(name, Entry { start: range.start + start, bytes, crc32: entry.crc32() });
         }
     }
     // Which of several entries with one name counts is the reader's choice.
     if entries.len() != archive.len() {
         return unsound;
     }
-    Ok((identity, Entries(entries)))
+    Ok(Entries(entries))
+}
+
+fn refused(path: &Path, reason: String) -> CheckpointError {
+    CheckpointError::Archive { path: path.to_owned(), reason }
 }

@@ -4,6 +4,7 @@
 //! for NaN while it is in the core's cache.
 
 mod archive;
+mod metadata;
 mod nested;
 mod pickle;
 mod place;
@@ -14,8 +15,10 @@ mod stored;
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
 mod value;
+mod window;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +28,7 @@ use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 use serde_json::{Map, Value};
 
 use self::archive::{Entries, Entry};
+pub(super) use self::metadata::{Item, Metadata, Part, SavedTensor};
 use self::place::Place;
 use self::places::places;
 use self::stored::Stored;
@@ -179,6 +183,15 @@ impl TorchFile {
         let nested::Contents { tensors, values } =
             nested::read(path, &identity, &entries, holds_tensors, holds_values)?;
         Ok((Self::new(path, Root::Nested, identity, entries, tensors), values))
+    }
+
+    /// Opens an item of a distributed checkpoint: these bytes of a file are an archive that holds one tensor and no
+    /// dictionary. The tensor gets this name.
+    pub(super) fn open_item(path: &Path, range: Range<u64>, name: &str) -> Result<Self, CheckpointError> {
+        let identity = FileStat::of(path)?;
+        let entries = archive::check_within(path, range.clone())?;
+        let tensors = HashMap::from([(name.to_owned(), nested::read_item(path, range, &entries)?)]);
+        Ok(Self::new(path, Root::Nested, identity, entries, tensors))
     }
 
     fn new(path: &Path, root: Root, identity: FileStat, entries: Entries, tensors: HashMap<String, Stored>) -> Self {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value as Plain};
@@ -14,6 +15,7 @@ use super::plain::plain;
 use super::read_pickle;
 use super::stored::Stored;
 use super::value::Value;
+use super::window::Window;
 use crate::checkpoint::error::CheckpointError;
 use crate::files::{self, FileStat};
 
@@ -59,6 +61,41 @@ pub(super) fn read(
         }
     }
     .map_err(refused)
+}
+
+/// The tensor that an archive in these bytes of a file holds.
+pub(super) fn read_item(path: &Path, range: Range<u64>, entries: &Entries) -> Result<Stored, CheckpointError> {
+    let refused = |reason: &str| CheckpointError::Archive { path: path.to_owned(), reason: reason.to_owned() };
+    let Some((_, pickle, folder)) = read_pickle(path, entries) else {
+        let mut head = Vec::new();
+        Window::new(files::open(path)?, range).take(HEAD_BYTES).read_to_end(&mut head)?;
+        return Err(refused(other_format(&head)));
+    };
+    match Machine::run_one(&pickle) {
+        None => Err(refused("its pickle cannot be followed to its end")),
+        Some((_, Value::Tensor(None))) => Ok(Stored::Unknown),
+        Some((_, Value::Tensor(Some(place)))) => {
+            let entry = entries.get(&format!("{folder}{}", place.storage));
+            let entry = entry.ok_or_else(|| refused("the storage of its tensor is missing"))?;
+            Ok(Stored::Placed { path: path.to_owned(), entry, place: (*place).clone() })
+        }
+        Some((machine, Value::Object(object))) => {
+            let class = machine.objects.get(object).map_or("", |object| &object.class);
+            Err(refused(&format!("it holds an object of `{class}`, not a plain tensor")))
+        }
+        Some(_) => Err(refused("it does not hold a tensor")),
+    }
+}
+
+const HEAD_BYTES: u64 = 9;
+
+/// What bytes are that are no archive, by the first of them.
+fn other_format(head: &[u8]) -> &'static str {
+    match head {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is compressed with zstd, which is not read",
+        [_, _, _, _, _, _, 0, 0, b'{', ..] => "it is in the format of safetensors, which is not read here",
+        _ => "it is no zip archive as torch.save writes it",
+    }
 }
 
 type Storages = HashMap<String, Entry>;

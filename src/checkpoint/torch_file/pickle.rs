@@ -19,6 +19,8 @@ pub(super) struct Machine<'a> {
     pub(super) dicts: Vec<HashMap<Rc<str>, Value>>,
     pub(super) lists: Vec<Vec<Value>>,
     pub(super) objects: Vec<Object>,
+    /// Entries of dictionaries whose keys are objects, by the number of the dictionary: the object's number and the value.
+    pub(super) keyed_by_objects: HashMap<usize, Vec<(usize, Value)>>,
     /// Type and number of elements of every storage that is referred to.
     pub(super) storages: HashMap<Rc<str>, (DType, u64)>,
 }
@@ -44,6 +46,7 @@ impl<'a> Machine<'a> {
             dicts: Vec::new(),
             lists: Vec::new(),
             objects: Vec::new(),
+            keyed_by_objects: HashMap::new(),
             storages: HashMap::new(),
         };
         let value = machine.run()?;
@@ -309,18 +312,18 @@ impl<'a> Machine<'a> {
     fn new_object(&mut self, class: Value, arguments: Value) {
         self.stack.push(match class {
             Value::Class(Class::Other(class)) => {
-                self.objects.push(Object { class, arguments, attributes: None });
+                self.objects.push(Object { class, arguments, state: Value::None });
                 Value::Object(self.objects.len() - 1)
             }
             _ => Value::Other,
         });
     }
 
-    /// Gives an object its attributes. The state of anything else concerns no entry.
+    /// Gives an object its state. The state of anything else concerns no entry.
     fn build(&mut self) -> Option<()> {
         let state = self.pop()?;
-        if let (Value::Object(object), Value::Dict(dict)) = (self.stack.last()?, state) {
-            self.objects.get_mut(*object)?.attributes = Some(dict);
+        if let Value::Object(object) = self.stack.last()? {
+            self.objects.get_mut(*object)?.state = state;
         }
         Some(())
     }
@@ -334,11 +337,15 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, count: usize) -> Option<()> {
         let items = self.stack.split_off(self.stack.len().checked_sub(count)?);
         let Value::Dict(dict) = *self.stack.last()? else { return Some(()) };
-        let dict = self.dicts.get_mut(dict)?;
+        let named = self.dicts.get_mut(dict)?;
         for pair in items.chunks(2) {
-            // Tensors have names; what has another key is none that is asked for.
-            if let [Value::Text(key), value] = pair {
-                dict.insert(key.clone(), value.clone());
+            // Tensors have names, or records for keys; what has another key is none that is asked for.
+            match pair {
+                [Value::Text(key), value] => drop(named.insert(key.clone(), value.clone())),
+                [Value::Object(key), value] => {
+                    self.keyed_by_objects.entry(dict).or_default().push((*key, value.clone()));
+                }
+                _ => {}
             }
         }
         Some(())

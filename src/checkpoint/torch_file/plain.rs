@@ -41,7 +41,7 @@ impl Plainer<'_, '_> {
             Value::Class(Class::Other(name)) => Plain::String(name.to_string()),
             Value::Object(object) => match machine.objects.get(*object) {
                 None => Plain::Null,
-                Some(object) => match object.attributes {
+                Some(object) => match object.attributes() {
                     Some(attributes) => Plain::Object(self.entries(attributes, depth)),
                     None => Plain::String(self.call(&object.class, &object.arguments)),
                 },

@@ -44,8 +44,15 @@ pub(super) struct Object {
     pub class: Rc<str>,
     /// What the class would be called with.
     pub arguments: Value,
-    /// Its attributes, if it has some: the number of a dictionary.
-    pub attributes: Option<usize>,
+    /// What it would be restored from: a dictionary of its attributes, a tuple, or nothing.
+    pub state: Value,
+}
+
+impl Object {
+    /// The number of the dictionary with its attributes, if it has some.
+    pub(super) fn attributes(&self) -> Option<usize> {
+        if let Value::Dict(attributes) = self.state { Some(attributes) } else { None }
+    }
 }
 
 pub(super) fn class(module: &[u8], name: &[u8]) -> Class {

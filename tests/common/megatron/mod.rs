@@ -1,6 +1,7 @@
 //! Tiny checkpoints as Megatron-LM writes them, of every year, from a model in the order of the partition table. Nothing here
 //! is shared with the reader.
 
+pub mod distributed;
 pub mod pickle;
 
 use std::path::Path;

@@ -39,12 +39,26 @@ impl RankContents {
 }
 
 pub fn write_zip(path: &Path, pickle: &[u8], storages: &[HostTensor]) {
-    let mut archive = ZipWriter::new(fs::File::create(path).unwrap());
+    zip_into(fs::File::create(path).unwrap(), "model_optim_rng", pickle, storages);
+}
+
+/// One tensor as `torch.save` writes it.
+pub fn item(tensor: &HostTensor) -> Vec<u8> {
+    let mut pickler = Pickler { bytes: b"\x80\x02".to_vec(), storages: Vec::new(), stream: false };
+    pickler.tensor(tensor);
+    pickler.bytes.push(b'.');
+    let mut file = std::io::Cursor::new(Vec::new());
+    zip_into(&mut file, "archive", &pickler.bytes, &pickler.storages);
+    file.into_inner()
+}
+
+fn zip_into(file: impl std::io::Write + std::io::Seek, folder: &str, pickle: &[u8], storages: &[HostTensor]) {
+    let mut archive = ZipWriter::new(file);
     let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(64);
     let numbered = storages.iter().enumerate().map(|(number, tensor)| (format!("data/{number}"), tensor.bytes()));
     let fixed = [("data.pkl".to_owned(), pickle), ("byteorder".to_owned(), b"little".as_slice())];
     for (name, bytes) in fixed.into_iter().chain(numbered).chain([("version".to_owned(), b"3\n".as_slice())]) {
-        archive.start_file(format!("model_optim_rng/{name}"), stored).unwrap();
+        archive.start_file(format!("{folder}/{name}"), stored).unwrap();
         archive.write_all(bytes).unwrap();
     }
     archive.finish().unwrap();

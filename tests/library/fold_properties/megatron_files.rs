@@ -1,7 +1,7 @@
 //! Random models through files as Megatron-LM wrote them in every year: what is read is the model that was written, bit for
 //! bit, and its libtorch logits are those of the plain loops.
 
-use kintsugi::checkpoint::{MegatronCheckpoint, ModelSource as _};
+use kintsugi::checkpoint::{DistributedCheckpoint, MegatronCheckpoint, ModelSource as _};
 use kintsugi::config::{
     Activation, AttentionKind, EpsilonPlacement, MlpMatrices, Multipliers, Precision, QkvLayout, QueryKeyNorm,
     RotaryScaling,
@@ -10,6 +10,7 @@ use kintsugi::partition::{Kind, ParamValue};
 use kintsugi::tensor::HostTensor;
 
 use super::*;
+use crate::common::megatron::distributed::{Contents, Division};
 use crate::common::megatron::{Naming, Writing};
 
 /// A model that Megatron of the time of these names could have trained, and how it is written.
@@ -131,6 +132,54 @@ fn as_read(stage: &StageTensors, written: &Written) -> StageTensors {
         }
     }
     stage
+}
+
+/// A stage whose ranks all hold what the first holds; as many replicas as there are `ranks`.
+fn with_first_replicas(stage: &StageTensors, ranks: usize) -> StageTensors {
+    let mut stage = stage.clone();
+    stage.tp_size = ranks;
+    for param in stage.params.values_mut() {
+        if let ParamValue::Replicas(replicas) = &mut param.value {
+            *replicas = vec![replicas[0].clone(); ranks];
+        }
+    }
+    stage
+}
+
+fn divisions() -> impl Strategy<Value = Division> {
+    let prefix = select(vec!["", "module.", "model."]);
+    (any::<bool>(), any::<bool>(), select(vec![1, 2, 4]), any::<u64>(), prefix).prop_map(
+        |(keys_per_layer, halves, writers, seed, prefix)| Division { keys_per_layer, halves, writers, seed, prefix },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn what_the_ranks_saved_together_is_what_each_saved_alone(
+        written in written().prop_filter("core's", |written| !written.writing.naming.is_legacy()),
+        division in divisions(),
+    ) {
+        let Written { design, writing } = &written;
+        let model = design.draw();
+        let (alone, together) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let equal: Vec<_> = model.stages.iter().map(|stage| with_first_replicas(stage, design.tp_size)).collect();
+        writing.write(&design.architecture, &equal, alone.path());
+        Contents::new(writing, &division, &design.architecture, &equal).write(together.path());
+        let ranks = MegatronCheckpoint::open(alone.path(), &[]).unwrap().unwrap();
+        let saved = DistributedCheckpoint::open(together.path(), &[]).unwrap().unwrap();
+        prop_assert_eq!(saved.architecture(), ranks.architecture());
+        prop_assert_eq!((saved.dtype(), saved.iteration()), (ranks.dtype(), ranks.iteration()));
+        prop_assert_eq!(saved.notes(), [kintsugi::checkpoint::STORED_ONCE.to_owned()]);
+        for (id, stage) in ranks.stage_ids().into_iter().zip(&equal) {
+            let read = saved.read_stage(id).unwrap();
+            prop_assert!(read.same_bits(&with_first_replicas(&ranks.read_stage(id).unwrap(), 1)), "{}", id);
+            prop_assert!(read.same_bits(&with_first_replicas(&as_read(stage, &written), 1)), "{}", id);
+            let names: Vec<_> = read.params.values().map(|param| param.name.clone()).collect();
+            prop_assert!(names.iter().all(|name| !name.starts_with("mod") && !name.contains("layers.")), "{:?}", names);
+        }
+    }
 }
 
 proptest! {
