@@ -55,7 +55,7 @@ fn a_test_checkpoint_says_what_is_true_of_it() {
     assert_eq!(exact(&truth), ["fold", "fold-calibrated"]);
     assert!(output.join("tokenizer.json").is_file() && truth.get("unmerged").is_none());
     // It is not the model, and its recipe does not say so.
-    let recipe: Value = serde_json::from_slice(&fs::read(output.join("kintsugi-merge.json")).unwrap()).unwrap();
+    let recipe: Value = serde_json::from_slice(&fs::read(output.join("kintsugi_recipe.json")).unwrap()).unwrap();
     assert_eq!(recipe["exact"], false);
 }
 
@@ -135,7 +135,7 @@ fn settings_that_nothing_would_read_are_refused() {
         (&["--from", model, "--shape", "14m"], "cannot be used with"),
         (&["--from", model, "--layers", "2"], "cannot be used with"),
         (&["--from", model, "--sequential"], "cannot be used with"),
-        (&["--shape", "14m", "--drift-biases", "0.1"], "--from <MODEL>"),
+        (&["--shape", "14m", "--drift-biases", "0.1"], "cannot be used with"),
         (&[], "--shape <NAME>"),
         (&["--from", model, "--drift", "-0.1"], "drift: expected a fraction from 0 to 1, found -0.1"),
         (&["--from", model, "--drift", "nan"], "drift: expected a fraction from 0 to 1, found NaN"),

@@ -43,7 +43,7 @@ prop_compose! {
         shape in shapes(),
         llama in any::<bool>(),
         (gpt_j_residual, tied_embeddings, attention_bias, mlp_bias, bias_gelu_fusion) in any::<(bool, bool, bool, bool, bool)>(),
-        rotary_pct in select(vec![0.25, 0.5, 1.0]),
+        rotary_pct in select(vec![0.5, 1.0]),
         dtype in select(vec![DType::F32, DType::F16, DType::BF16]),
         seed in 0..1000_u64,
     ) -> SynthOptions {
@@ -79,7 +79,7 @@ fn hugging_face(options: &SynthOptions, folder: &Path) -> HuggingFaceModel {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn there_and_back_every_bit_is_the_same(options in models(), padded in any::<bool>()) {
@@ -140,7 +140,8 @@ fn shares_of_zeros_and_of_the_smallest_numbers_add_up_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let shape =
         Shape { layer_count: 1, hidden_size: 48, head_count: 12, vocab_size: 96, ..Shape::named("14m").unwrap() };
-    let model = hugging_face(&SynthOptions::new(Shape { mlp_inner_size: Some(96), ..shape }), folder.path());
+    let shape = Shape { mlp_inner_size: Some(96), make_vocab_size_divisible_by: 4, ..shape };
+    let model = hugging_face(&SynthOptions { rotary_pct: 0.5, ..SynthOptions::new(shape) }, folder.path());
     let path = model.folder().join("model.safetensors");
     let mut bytes = fs_err::read(&path).unwrap();
     let values: Vec<u16> =
