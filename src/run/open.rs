@@ -1,5 +1,6 @@
 //! Opening what is compared: the checkpoint, the strategies, the candidates.
 
+use super::caller::Caller;
 use super::candidates::{self, Candidate};
 use super::models::ModelSet;
 use super::request::Request;
@@ -17,18 +18,18 @@ pub(super) struct Opened {
 }
 
 /// Opens everything that a comparison is asked for; no strategy named: all built-in ones.
-pub(super) fn comparison(request: &Request) -> Result<Opened> {
-    with_candidates(request, request.strategies.resolve()?)
+pub(super) fn comparison(request: &Request, caller: &dyn Caller) -> Result<Opened> {
+    with_candidates(request, request.strategies.resolve()?, caller)
 }
 
 /// Opens the checkpoint and the candidates, without any strategy.
-pub(super) fn candidates_alone(request: &Request) -> Result<Opened> {
-    with_candidates(request, Vec::new())
+pub(super) fn candidates_alone(request: &Request, caller: &dyn Caller) -> Result<Opened> {
+    with_candidates(request, Vec::new(), caller)
 }
 
-fn with_candidates(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
+fn with_candidates(request: &Request, strategies: Vec<Strategy>, caller: &dyn Caller) -> Result<Opened> {
     let opened = checkpoint(request, strategies)?;
-    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies)?;
+    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies, caller)?;
     Ok(Opened { candidates, ..opened })
 }
 
