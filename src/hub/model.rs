@@ -88,25 +88,20 @@ impl Hub {
     /// As [`Hub::fetch`]; a repository without weights that are read, or with an index of weights that is none.
     pub fn fetch_model(&self, model: &HubFile, progress: &mut dyn Progress) -> Result<Found, HubError> {
         model.check()?;
-        let snapshot = self.snapshot(model);
-        let cached = snapshot.as_deref().and_then(complete_weights);
-        if let (Some(folder), Some(weights)) = (&snapshot, &cached)
-            && (self.offline || TOKENIZERS.iter().any(|name| folder.join(name).is_file()))
-        {
-            return checked(folder, weights);
-        }
-        if self.offline {
-            return Err(HubError::Offline { file: model.clone(), cache: self.cache.clone() });
-        }
+        let cached = match self.cached_model(model) {
+            Err(missing) if self.offline => return Err(missing),
+            Ok((folder, weights)) if self.offline || has_tokenizer(&folder) => return checked(folder, &weights),
+            cached => cached,
+        };
         // With the weights at hand only their tokenizer is missing: of the same commit, whatever the branch has now.
-        let commit = snapshot.as_deref().filter(|_| cached.is_some()).and_then(Path::file_name);
+        let commit = cached.as_ref().ok().and_then(|(folder, _)| folder.file_name());
         let revision = commit.map_or_else(|| model.revision.clone(), |commit| commit.to_string_lossy().into_owned());
-        match (self.complete(&HubFile { revision, ..model.clone() }, progress), snapshot, cached) {
-            (Err(HubError::Download { .. } | HubError::BuiltWithout { .. }), Some(folder), Some(weights)) => {
-                checked(&folder, &weights)
+        match (self.complete(&HubFile { revision, ..model.clone() }, progress), cached) {
+            (Err(HubError::Download { .. } | HubError::BuiltWithout { .. }), Ok((folder, weights))) => {
+                checked(folder, &weights)
             }
-            (Err(error), ..) => Err(error),
-            (Ok((found, commit)), ..) => {
+            (Err(error), _) => Err(error),
+            (Ok((found, commit)), _) => {
                 self.remember(model, &commit)?;
                 Ok(found)
             }
@@ -116,6 +111,27 @@ impl Hub {
     /// The folder of a model in the cache, of which at least the configuration is there.
     fn snapshot(&self, model: &HubFile) -> Option<PathBuf> {
         Some(self.cached(RepoKind::Model, model)?.parent()?.to_owned())
+    }
+
+    /// The folder of a model in the cache and its weights with their index; the error of the file that is missing.
+    fn cached_model(&self, model: &HubFile) -> Result<(PathBuf, BTreeSet<String>), HubError> {
+        let missing = |name: &str| HubError::Offline {
+            file: HubFile { file: name.to_owned(), ..model.clone() },
+            cache: self.cache.clone(),
+        };
+        let folder = self.snapshot(model).ok_or_else(|| missing(CONFIG_FILE))?;
+        let has = |name: &str| folder.join(name).is_file();
+        let there = WEIGHT_FILES.iter().find(|(single, index)| has(single) || has(index));
+        let (single, index) = there.ok_or_else(|| missing(WEIGHT_FILES[0].0))?;
+        let weights = if has(single) {
+            BTreeSet::from([(*single).to_owned()])
+        } else {
+            shards(&folder.join(index))?.into_iter().chain([(*index).to_owned()]).collect()
+        };
+        match weights.iter().find(|name| !has(name)) {
+            None => Ok((folder, weights)),
+            Some(name) => Err(missing(name)),
+        }
     }
 
     /// Fetches what is missing of a model, the weights last; returns also the commit.
@@ -157,24 +173,16 @@ impl Hub {
     }
 }
 
-/// The weights in a folder, with their index; nothing where one is missing.
-fn complete_weights(folder: &Path) -> Option<BTreeSet<String>> {
-    let has = |name: &str| folder.join(name).is_file();
-    let (single, index) = WEIGHT_FILES.iter().find(|(single, index)| has(single) || has(index))?;
-    let mut weights = BTreeSet::from([(*single).to_owned()]);
-    if !has(single) {
-        weights = shards(&folder.join(index)).ok()?;
-        weights.insert((*index).to_owned());
-    }
-    weights.iter().all(|name| has(name)).then_some(weights)
+fn has_tokenizer(folder: &Path) -> bool {
+    TOKENIZERS.iter().any(|name| folder.join(name).is_file())
 }
 
 /// A folder of the cache, once every file in it that a model is read from has the bytes of its checksum.
-fn checked(folder: &Path, weights: &BTreeSet<String>) -> Result<Found, HubError> {
+fn checked(folder: PathBuf, weights: &BTreeSet<String>) -> Result<Found, HubError> {
     let names = weights.iter().map(String::as_str).chain([CONFIG_FILE]).chain(TOKENIZERS).chain(FURTHER);
     let paths: Vec<_> = names.map(|name| folder.join(name)).filter(|path| path.is_file()).collect();
     paths.par_iter().try_for_each(|path| checksum::check(path))?;
-    Ok(Found { path: folder.to_owned(), downloaded: false })
+    Ok(Found { path: folder, downloaded: false })
 }
 
 /// The files that an index of weights names.

@@ -10,13 +10,13 @@ const DATA: &str = "datasets/EleutherAI/lambada_openai/resolve/main/data/lambada
 const PASSAGES: &[u8] = b"{\"text\": \"w1 w2 w3\"}\n{\"text\": \"w4 w5 w6 w7\"}\n{\"text\": \"w2 w1\"}\n";
 
 /// A machine with a cache of its own.
-struct Machine {
-    inputs: Inputs,
-    home: TempDir,
+pub(super) struct Machine {
+    pub inputs: Inputs,
+    pub home: TempDir,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { inputs: Inputs::new(), home: tempfile::tempdir().unwrap() }
     }
 
@@ -25,7 +25,7 @@ impl Machine {
     }
 
     /// Where Python's library finds the files of someone's repository.
-    fn snapshot(&self, name: &str) -> PathBuf {
+    pub(super) fn snapshot(&self, name: &str) -> PathBuf {
         self.home.path().join(format!("hub/models--someone--{name}/snapshots")).join(COMMIT)
     }
 
@@ -42,13 +42,18 @@ impl Machine {
         let mut command = kintsugi();
         command.arg("compare").arg(self.inputs.files.path()).args(["--strategy", "mean", "--device", "cpu"]);
         command.args(["--threads", "1", "--bootstrap-replicates", "100"]).args(further);
+        self.with_hub(command, server)
+    }
+
+    /// The same command with this server as the Hub.
+    pub(super) fn with_hub(&self, mut command: Command, server: &HubServer) -> Command {
         command.current_dir(self.home.path()).env_remove("HF_HUB_OFFLINE");
         command.env("HF_HOME", self.home.path()).env("HF_ENDPOINT", &server.endpoint);
         command
     }
 }
 
-fn success(command: &mut Command) -> String {
+pub(super) fn success(command: &mut Command) -> String {
     let output = run(command);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stderr)

@@ -31,6 +31,8 @@ mod hostile_results;
 mod hostile_text;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod hub;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod hub_models;
 mod inspect;
 mod outputs;
 mod places;
