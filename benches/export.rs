@@ -5,7 +5,7 @@ use std::error::Error;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use kintsugi::checkpoint::{Checkpoint, Reading};
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _, Reading};
 use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};
 use kintsugi::export::{Format, MergeChoice, MergeJob, Record, save_tensors};
 use kintsugi::merge::Strategy;
@@ -22,7 +22,8 @@ fn run(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let shape = Shape::named("70m").ok_or("no shape 70m")?;
     let options = SynthOptions { tp_size: 2, drift: 0.01, ..SynthOptions::new(shape) };
     let checkpoint = Checkpoint::open(&write_checkpoint(&options, folder.path())?, &[])?;
-    let layer = checkpoint.open_stage(StageId::Layer(0), &Reading::default())?;
+    let roles = [Role::MlpInputWeight, Role::MlpOutputWeight];
+    let layer = checkpoint.open_stage(StageId::Layer(0), &roles, &Reading::default())?;
 
     let mut group = criterion.benchmark_group("a matrix of the 70m shape");
     for (name, role) in [("column-parallel", Role::MlpInputWeight), ("row-parallel", Role::MlpOutputWeight)] {
@@ -52,8 +53,14 @@ fn run(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         ];
         for (words, format) in formats {
             let job = MergeJob {
-                checkpoint: &checkpoint,
-                choice: MergeChoice { strategy: &strategy, dtype: None, vocab_size: None, calibrated: false },
+                source: &checkpoint,
+                choice: MergeChoice {
+                    strategy: &strategy,
+                    dtype: None,
+                    vocab_size: None,
+                    vocab_multiple: None,
+                    calibrated: false,
+                },
                 format,
                 tokenizer: None,
                 directory: &folder.path().join("merged"),

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kintsugi::checkpoint::Checkpoint;
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _};
 use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};
 use kintsugi::model::{Backend, Chunk, Group, LayerStage, RotaryTable, Streams, Uploader};
 use kintsugi::partition::StageId;

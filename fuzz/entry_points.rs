@@ -131,7 +131,7 @@ fn read_hugging_face(folder: &Path) {
     let Ok(model) = HuggingFaceModel::open(folder) else { return };
     let _ = (model.size(), model.dtype(), model.architecture().summary());
     for id in model.stage_ids() {
-        let (whole, replicas) = (model.read_stage(id), model.read_replicas(id));
+        let (whole, replicas) = (model.read_stage(id), model.read_replicated(id));
         assert!(whole.is_err() || replicas.is_ok(), "a part of what was read");
     }
 }

@@ -38,6 +38,5 @@ pub use neox::{Checkpoint, OpenOptions};
 pub use open::open_model;
 pub use other_format::OtherFormat;
 pub use read_digests::ReadDigests;
-pub use source::ModelSource;
-pub use stage_reader::{ReplicatedParams, StageReader};
+pub use source::{ModelSource, ReplicatedParams, StageReader};
 pub use torch_file::{Reading, TensorForm, TorchFile};

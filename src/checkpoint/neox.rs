@@ -1,12 +1,12 @@
 //! Checkpoints as gpt-neox writes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::client::{ClientState, VALIDATION_LOGITS};
 use super::error::CheckpointError;
 use super::examine::{self, Examined};
-use super::inventory::{self, FileStage, ParamEntry, RankStage};
+use super::inventory::{self, FileStage, ParamEntry};
 use super::layout::{self, Layout};
 use super::torch_file::TorchFile;
 use super::{saved_tables, warnings};
@@ -153,29 +153,6 @@ impl Checkpoint {
             }
         }
         (parameters, bytes)
-    }
-
-    pub(crate) fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
-        let entry = |(role, stage, file_role): Source| Some((role, self.entries[stage].get(&file_role)?));
-        self.sources(id, |entry| entry.used).into_iter().filter_map(entry).collect()
-    }
-
-    /// Bytes of the used parameters of a stage, all ranks together.
-    pub fn stage_bytes(&self, id: StageId) -> u64 {
-        let bytes = |entry: &ParamEntry| entry.rank_shape.iter().product::<usize>() * entry.dtype.size() * self.tp_size;
-        self.stage_params(id).into_iter().map(|(_, entry)| bytes(entry) as u64).sum()
-    }
-
-    pub fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
-        let mut stages: Vec<_> = self.sources(id, |entry| entry.used).into_iter().map(|(_, stage, _)| stage).collect();
-        stages.sort_unstable();
-        stages.dedup();
-        stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
-    }
-
-    pub fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
-        let stages: BTreeSet<_> = self.sources(id, |_| true).into_iter().map(|(_, stage, _)| stage).collect();
-        stages.into_iter().flat_map(|stage| &self.stages[stage].ranks).try_for_each(RankStage::check_unchanged)
     }
 
     pub(super) fn sources(&self, id: StageId, wanted: impl Fn(&ParamEntry) -> bool) -> Vec<Source> {

@@ -1,17 +1,20 @@
 //! Opening a model in whichever format its files are.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
 use super::huggingface::{HuggingFaceModel, is_hugging_face};
+use super::inventory::{ParamEntry, RankStage};
 use super::layout::Layout;
-use super::neox::{Checkpoint, OpenOptions};
+use super::neox::{Checkpoint, OpenOptions, Source};
 use super::recognize::is_output_of_zero;
-use super::source::ModelSource;
+use super::source::{ModelSource, StageReader};
+use super::stage_reader::OpenStage;
 use super::torch_file::Reading;
 use crate::config::{Architecture, NeoxConfig};
 use crate::hub::ConfiguredTokenizer;
-use crate::partition::{StageId, StageTensors};
+use crate::partition::{Role, StageId};
 use crate::tensor::DType;
 
 /// Opens a Hugging Face directory, or a checkpoint of gpt-neox, to which alone the options apply.
@@ -29,10 +32,6 @@ impl Checkpoint {
     /// Whether a folder is taken for a checkpoint of gpt-neox: any but a Hugging Face directory.
     pub(crate) fn is_at(path: &Path) -> bool {
         !is_hugging_face(path) || is_output_of_zero(path)
-    }
-
-    pub fn stage_ids(&self) -> Vec<StageId> {
-        ModelSource::stage_ids(self)
     }
 }
 
@@ -87,23 +86,47 @@ impl ModelSource for Checkpoint {
         }
     }
 
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.warnings();
+        match self.ignored() {
+            [] => {}
+            [only] => notes.push(format!("{only} holds no weights of the model and is ignored")),
+            [first, others @ ..] => notes.push(format!(
+                "{first} and {} more .pt files hold no weights of the model and are ignored",
+                others.len()
+            )),
+        }
+        notes
+    }
+
+    fn as_neox(&self) -> Option<&Checkpoint> {
+        Some(self)
+    }
+
+    fn stage_entries(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+        let entry = |(role, at, file_role): Source| Some((role, self.entries[at].get(&file_role)?));
+        self.sources(id, |_| true).into_iter().filter_map(entry).collect()
+    }
+
+    fn open_stage(
+        &self,
+        id: StageId,
+        roles: &[Role],
+        reading: &Reading,
+    ) -> Result<Box<dyn StageReader + '_>, CheckpointError> {
+        let sources = self.sources(id, |_| true).into_iter().filter(|(role, ..)| roles.contains(role));
+        Ok(Box::new(OpenStage::open(self, sources.collect(), reading)?))
+    }
+
     fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
-        self.stage_files(id)
-    }
-
-    fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        self.read_stage(id)
-    }
-
-    fn read_stage_as(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
-        self.read_stage_with(id, reading)
-    }
-
-    fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        Ok(self.read_replicated(id)?.used)
+        let mut stages: Vec<_> = self.sources(id, |entry| entry.used).into_iter().map(|(_, stage, _)| stage).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        stages.iter().flat_map(|&stage| self.stages[stage].ranks.iter().map(|rank| rank.path.clone())).collect()
     }
 
     fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {
-        self.check_unchanged(id)
+        let stages: BTreeSet<_> = self.sources(id, |_| true).into_iter().map(|(_, stage, _)| stage).collect();
+        stages.into_iter().flat_map(|stage| &self.stages[stage].ranks).try_for_each(RankStage::check_unchanged)
     }
 }

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::error::CheckpointError;
+use super::inventory::ParamEntry;
+use super::neox::Checkpoint;
 use super::torch_file::Reading;
 use crate::config::Architecture;
 use crate::hub::ConfiguredTokenizer;
-use crate::partition::{StageId, StageTensors};
-use crate::tensor::DType;
+use crate::partition::{Param, Role, StageId, StageTensors};
+use crate::tensor::{DType, HostTensor};
 
 /// A model on disk. No weights are held.
 pub trait ModelSource: std::fmt::Debug + Send + Sync {
@@ -41,23 +45,93 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
         ConfiguredTokenizer::default()
     }
 
-    fn stage_files(&self, id: StageId) -> Vec<PathBuf>;
-
-    /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side.
-    fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
-
-    /// As [`ModelSource::read_stage`], with the memory and hashing of `reading`, where the format supports it.
-    fn read_stage_as(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
-        let _ = reading;
-        self.read_stage(id)
+    /// What is unusual in the files or easily misread, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 
-    /// Reads only what every rank holds whole, a small part of a stage.
-    fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError>;
+    /// The checkpoint with what only gpt-neox's has, where it is one.
+    fn as_neox(&self) -> Option<&Checkpoint> {
+        None
+    }
+
+    /// The parameters of a stage in the files, also those that the model does not use. A tied head has its own role and the
+    /// word embedding's entry.
+    fn stage_entries(&self, id: StageId) -> Vec<(Role, &ParamEntry)>;
+
+    /// Opens the files that hold these parameters of a stage; nothing is read yet.
+    fn open_stage(
+        &self,
+        id: StageId,
+        roles: &[Role],
+        reading: &Reading,
+    ) -> Result<Box<dyn StageReader + '_>, CheckpointError>;
+
+    fn stage_files(&self, id: StageId) -> Vec<PathBuf>;
 
     /// Refuses a stage whose files changed after they were opened. Reading a stage ends with this; to be called again after
     /// hashing its files.
     fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError>;
+
+    /// Every file that holds weights, in the order of the stages.
+    fn weight_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for path in self.stage_ids().into_iter().flat_map(|id| self.stage_files(id)) {
+            if !files.contains(&path) {
+                files.push(path);
+            }
+        }
+        files
+    }
+
+    /// The parameters of a stage that the model uses.
+    fn stage_params(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+        self.stage_entries(id).into_iter().filter(|(_, entry)| entry.used).collect()
+    }
+
+    /// Bytes of the used parameters of a stage, all ranks together.
+    fn stage_bytes(&self, id: StageId) -> u64 {
+        let bytes = |entry: &ParamEntry| entry.rank_shape.iter().product::<usize>() * entry.dtype.size();
+        self.stage_params(id).into_iter().map(|(_, entry)| (bytes(entry) * self.tp_size()) as u64).sum()
+    }
+
+    /// Reads a stage: partitioned parameters joined, replicas of replicated ones side by side. Parameters are read in
+    /// parallel; a shard is dropped as soon as it has been copied into the joined tensor.
+    fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
+        self.read_stage_as(id, &Reading::default())
+    }
+
+    /// As [`ModelSource::read_stage`], with the memory and hashing of `reading`, where the format supports it.
+    fn read_stage_as(&self, id: StageId, reading: &Reading) -> Result<StageTensors, CheckpointError> {
+        let params = self.read_params(id, reading, &|entry| entry.used)?;
+        Ok(StageTensors { id, tp_size: self.tp_size(), params })
+    }
+
+    /// Reads only what every rank holds whole, a small part: norms, row-parallel biases, learned positions, buffers.
+    fn read_replicated(&self, id: StageId) -> Result<ReplicatedParams, CheckpointError> {
+        let replicated = |entry: &ParamEntry| entry.row.kind.partition_dim().is_none();
+        let reading = Reading::default();
+        let params = self.read_params(id, &reading, &|entry| entry.used && replicated(entry))?;
+        let unused = self.read_params(id, &reading, &|entry| !entry.used && replicated(entry))?;
+        let used = StageTensors { id, tp_size: self.tp_size(), params };
+        Ok(ReplicatedParams { used, unused: unused.into_values().collect() })
+    }
+
+    /// Reads the parameters of a stage whose entries are wanted.
+    fn read_params(
+        &self,
+        id: StageId,
+        reading: &Reading,
+        wanted: &dyn Fn(&ParamEntry) -> bool,
+    ) -> Result<BTreeMap<Role, Param>, CheckpointError> {
+        let entries = self.stage_entries(id).into_iter().filter(|(_, entry)| wanted(entry));
+        let roles: Vec<Role> = entries.map(|(role, _)| role).collect();
+        let reader = self.open_stage(id, &roles, reading)?;
+        let params =
+            roles.par_iter().map(|&role| Ok((role, reader.read(role)?))).collect::<Result<_, CheckpointError>>()?;
+        reader.check_unchanged()?;
+        Ok(params)
+    }
 
     /// Refuses a model whose parameters are understood, so that it can be compared and merged, but not evaluated.
     fn check_evaluation(&self) -> Result<(), CheckpointError> {
@@ -83,4 +157,24 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
         }
         by_stage
     }
+}
+
+/// A stage whose files are open, for readers that take its parameters one by one and want no more of it in memory.
+pub trait StageReader: Send + Sync {
+    /// Each rank's tensor of a parameter, in rank order: shards of one tensor, or replicas.
+    fn read_shards(&self, role: Role) -> Result<Vec<HostTensor>, CheckpointError>;
+
+    /// A parameter of all ranks: joined where it is partitioned, replicas side by side where it is not.
+    fn read(&self, role: Role) -> Result<Param, CheckpointError>;
+
+    /// Refuses files that changed after they were opened. To be called once everything was read.
+    fn check_unchanged(&self) -> Result<(), CheckpointError>;
+}
+
+/// The parameters of a stage that every rank holds whole.
+#[derive(Debug)]
+pub struct ReplicatedParams {
+    /// Those that the model uses, as a stage without its partitioned parameters.
+    pub used: StageTensors,
+    pub unused: Vec<Param>,
 }

@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{Checkpoint, ReplicatedParams};
+use crate::checkpoint::{ModelSource, ParamEntry, ReplicatedParams, open_model};
 use crate::error::Result;
 use crate::merge::{Exactness, MergeError, StageMerger, Strategy};
 use crate::report::{
     self, DTypeCount, Exact, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, TerminalStyle, Tool, Vocabulary,
 };
-use crate::run::{ReadingOptions, checkpoint_info, drift, read_replicated};
+use crate::run::{ReadingOptions, checkpoint_info, drift, model_path, read_replicated};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct InspectArgs {
-    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    /// Save directory (its `latest` is followed), `global_stepN` directory, Hugging Face directory, or a name on the Hub
     checkpoint: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -44,18 +44,19 @@ pub(super) struct InspectArgs {
 
 pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
     let strategies = Strategy::resolve_all(&args.strategy)?;
-    let checkpoint = Checkpoint::open_with(&args.checkpoint, &args.reading.open_options())?;
-    let mut inspection = describe(&checkpoint, &args.checkpoint);
+    let path = model_path(&args.checkpoint, &mut screen.download_bar())?;
+    let model = &*open_model(&path, &args.reading.open_options())?;
+    let mut inspection = describe(model, &args.checkpoint);
     if !args.no_drift {
-        let stages = read_replicated(&checkpoint)?;
+        let stages = read_replicated(model)?;
         let drift = drift(&stages)?;
         inspection.notes.extend(notes::of_unused_replicas(&drift));
         inspection.drift = Some(drift);
-        inspection.strategies = Some(judge(&checkpoint, &stages, &strategies)?);
+        inspection.strategies = Some(judge(model, &stages, &strategies)?);
     }
     #[cfg(feature = "libtorch")]
-    if args.self_check || !args.no_drift {
-        inspection.notes.extend(check_stored_outputs(&checkpoint, args.self_check)?);
+    if let (true, Some(checkpoint)) = (args.self_check || !args.no_drift, model.as_neox()) {
+        inspection.notes.extend(check_stored_outputs(checkpoint, args.self_check)?);
     }
     if let Some(path) = &args.svg {
         report::write_atomically(path, report::render_drift_svg(&inspection).as_bytes())?;
@@ -74,7 +75,7 @@ const SELF_CHECK_UNASKED: u64 = 200_000_000_000;
 
 /// Compares the forward pass with what the checkpoint stores, in a sentence.
 #[cfg(feature = "libtorch")]
-fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<String>> {
+fn check_stored_outputs(checkpoint: &crate::checkpoint::Checkpoint, asked: bool) -> Result<Option<String>> {
     use crate::eval::self_check::self_check;
     use crate::model::{Backend, Compute, DeviceChoice};
     use crate::tensor::DType;
@@ -107,29 +108,34 @@ fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<S
     }))
 }
 
-fn describe(checkpoint: &Checkpoint, given: &Path) -> Inspection {
-    let config = checkpoint.config();
+fn describe(model: &dyn ModelSource, given: &Path) -> Inspection {
     Inspection {
         schema_version: INSPECTION_VERSION.to_owned(),
         tool: Tool { name: "kintsugi".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        checkpoint: checkpoint_info(checkpoint, given, None),
-        dtypes: dtypes(checkpoint),
+        checkpoint: checkpoint_info(model, given, None),
+        dtypes: dtypes(model),
         vocabulary: Vocabulary::new(
-            checkpoint.architecture().padded_vocab_size,
-            config.make_vocab_size_divisible_by,
-            checkpoint.tp_size(),
+            model.architecture().padded_vocab_size,
+            model.vocabulary_multiple(),
+            model.tp_size(),
         ),
-        notes: notes::of_files(checkpoint),
-        parameters: parameters(checkpoint),
+        notes: notes::of_files(model),
+        parameters: parameters(model),
         drift: None,
         strategies: None,
     }
 }
 
-fn dtypes(checkpoint: &Checkpoint) -> Vec<DTypeCount> {
+/// Every parameter in the files, once: a tied head is the word embedding.
+fn stored(model: &dyn ModelSource) -> impl Iterator<Item = &ParamEntry> {
+    let entries = model.stage_ids().into_iter().flat_map(|id| model.stage_entries(id));
+    entries.filter(|(role, entry)| *role == entry.row.role).map(|(_, entry)| entry)
+}
+
+fn dtypes(model: &dyn ModelSource) -> Vec<DTypeCount> {
     let mut counts: Vec<DTypeCount> = Vec::new();
-    for (_, _, entry) in checkpoint.parameters() {
-        let shape = (entry.row.shape)(checkpoint.architecture());
+    for entry in stored(model) {
+        let shape = (entry.row.shape)(model.architecture());
         let parameters = shape.iter().product::<usize>() as u64;
         match counts.iter_mut().find(|count| count.dtype == entry.dtype) {
             Some(count) => {
@@ -142,16 +148,16 @@ fn dtypes(checkpoint: &Checkpoint) -> Vec<DTypeCount> {
     counts
 }
 
-/// Parameters of the same name and form share a row.
-fn parameters(checkpoint: &Checkpoint) -> Vec<ParameterRow> {
+/// Parameters of the same name inside a stage and of the same form share a row.
+fn parameters(model: &dyn ModelSource) -> Vec<ParameterRow> {
     let mut rows: Vec<ParameterRow> = Vec::new();
-    for (_, stage, entry) in checkpoint.parameters() {
+    for entry in stored(model) {
         let row = ParameterRow {
             name: entry.name.clone(),
-            stage,
+            stage: entry.row.stage,
             kind: entry.row.kind,
             dtype: entry.dtype,
-            shape: (entry.row.shape)(checkpoint.architecture()),
+            shape: (entry.row.shape)(model.architecture()),
             rank_shape: entry.rank_shape.clone(),
             stage_count: 1,
             used: entry.used,
@@ -165,7 +171,7 @@ fn parameters(checkpoint: &Checkpoint) -> Vec<ParameterRow> {
 }
 
 fn judge(
-    checkpoint: &Checkpoint,
+    model: &dyn ModelSource,
     stages: &[ReplicatedParams],
     strategies: &[Strategy],
 ) -> Result<Vec<Judgement>, MergeError> {
@@ -175,11 +181,11 @@ fn judge(
     });
     let mut judgements = Vec::with_capacity(strategies.len());
     for strategy in strategies {
-        strategy.check(replicated.clone(), checkpoint.tp_size())?;
+        strategy.check(replicated.clone(), model.tp_size())?;
         let mut exactness = Exactness::default();
         let mut folded_norms = 0;
         for stage in stages {
-            folded_norms += StageMerger::new(&stage.used, checkpoint.architecture()).judge(strategy, &mut exactness)?;
+            folded_norms += StageMerger::new(&stage.used, model.architecture()).judge(strategy, &mut exactness)?;
         }
         judgements.push(Judgement {
             name: strategy.name.clone(),

@@ -6,20 +6,23 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::screen::Screen;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{ModelSource, open_model};
 use crate::error::{Error, Result};
-use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
+use crate::export::{
+    Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles,
+    VOCABULARY_MULTIPLE,
+};
 use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
-use crate::run::{ReadingOptions, parse_bytes, tokenizer_if_any, versions};
+use crate::run::{ReadingOptions, model_path, parse_bytes, tokenizer_if_any, versions};
 use crate::tensor::DType;
 
 /// Arguments of `merge`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct WriteArgs {
-    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    /// A checkpoint (save directory, whose `latest` is followed, or `global_stepN` directory), a Hugging Face directory, or a name on the Hub (EleutherAI/pythia-160m)
     checkpoint: PathBuf,
     /// Write the merge into this new directory
     ///
@@ -50,6 +53,12 @@ pub(super) struct WriteArgs {
     #[arg(help_heading = "Output", long, value_name = "N", num_args = 0..=1, require_equals = true)]
     #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
+    /// Pad the vocabulary with rows of zeros to a multiple of N times the ranks (`--format neox`); 1 adds no more than the ranks need
+    ///
+    /// gpt-neox calls N `make_vocab_size_divisible_by`. Default: 128, as gpt-neox's, for a model that was not gpt-neox's; none
+    /// for a checkpoint of gpt-neox, which is padded already.
+    #[arg(help_heading = "Output", long, value_name = "N", value_parser = parse_count)]
+    pad_vocab: Option<usize>,
     /// Tokenizer to copy: a tokenizer.json, a vocab.json with its merges.txt beside it, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
     ///
     /// Default: the file that the checkpoint's configuration names, else `tokenizer.json` or `20B_tokenizer.json` beside it.
@@ -86,12 +95,13 @@ enum FormatName {
 pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
     let mut strategy = Strategy::resolve(&args.strategy)?;
     strategy.allow_inexact |= args.allow_inexact;
-    let checkpoint = Checkpoint::open_with(&args.checkpoint, &args.reading.open_options())?;
-    check_strategies(&checkpoint, std::slice::from_ref(&strategy))?;
-    let tokenizer = tokenizer_if_any(args.tokenizer.as_deref(), &checkpoint, &mut screen.download_bar())?
+    let path = model_path(&args.checkpoint, &mut screen.download_bar())?;
+    let source = &*open_model(&path, &args.reading.open_options())?;
+    check_strategies(source, std::slice::from_ref(&strategy))?;
+    let tokenizer = tokenizer_if_any(args.tokenizer.as_deref(), source, &mut screen.download_bar())?
         .map(|place| TokenizerFiles::read(&place.path, place.merges.as_deref()))
         .transpose()?;
-    let calibration = calibration(args, &checkpoint, &strategy, screen)?;
+    let calibration = calibration(args, source, &strategy, screen)?;
     let versions = versions();
     let record = Record {
         command: screen.command_line().to_vec(),
@@ -101,11 +111,12 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
         measured: args.report.as_deref().map(|path| measured(path, &strategy.name)).transpose()?,
     };
     let job = MergeJob {
-        checkpoint: &checkpoint,
+        source,
         choice: MergeChoice {
             strategy: &strategy,
             dtype: dtype(&args.dtype),
             vocab_size: vocab_size(args, tokenizer.as_ref())?,
+            vocab_multiple: vocab_multiple(args, source)?,
             calibrated: calibration.is_some(),
         },
         format: format(args)?,
@@ -137,18 +148,18 @@ type Calibration = crate::run::Calibration;
 #[cfg(feature = "libtorch")]
 fn calibration(
     args: &WriteArgs,
-    checkpoint: &Checkpoint,
+    source: &dyn ModelSource,
     strategy: &Strategy,
     screen: &Screen,
 ) -> Result<Option<Calibration>> {
     use super::caller::Process;
-    args.calibration.prepare(checkpoint, strategy, args.tokenizer.as_deref(), &Process::alone(screen))
+    args.calibration.prepare(source, strategy, args.tokenizer.as_deref(), &Process::alone(screen))
 }
 
 #[cfg(feature = "libtorch")]
 fn run_job(job: &MergeJob<'_>, calibration: Option<&Calibration>, progress: &dyn Progress) -> Result<MergeSummary> {
     let Some(calibration) = calibration else { return Ok(job.run(None, progress)?) };
-    let architecture = job.checkpoint.architecture();
+    let architecture = job.source.architecture();
     let (device, passages) = (calibration.device, &calibration.passages);
     let mut merge = crate::eval::CalibratedMerge::new(architecture, job.choice.strategy, device, passages)?;
     let mut supply = |stage: &StageTensors, exactness: &mut Exactness| Ok(merge.stage(stage, exactness)?);
@@ -160,8 +171,13 @@ fn run_job(job: &MergeJob<'_>, calibration: Option<&Calibration>, progress: &dyn
 enum Calibration {}
 
 #[cfg(not(feature = "libtorch"))]
-fn calibration(_: &WriteArgs, checkpoint: &Checkpoint, strategy: &Strategy, _: &Screen) -> Result<Option<Calibration>> {
-    if strategy.calibrate && checkpoint.architecture().streams_can_differ() {
+fn calibration(
+    _: &WriteArgs,
+    source: &dyn ModelSource,
+    strategy: &Strategy,
+    _: &Screen,
+) -> Result<Option<Calibration>> {
+    if strategy.calibrate && source.architecture().streams_can_differ() {
         let name = &strategy.name;
         return Err(Error::usage(format!("{name} needs a forward pass, and this build has none (feature libtorch)")));
     }
@@ -185,6 +201,10 @@ fn log_exactness(strategy: &Strategy, exactness: &Exactness) {
             tracing::info!("{}: not exact: {line}", strategy.name);
         }
     }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a number, at least 1".to_owned())
 }
 
 fn parse_ranks(text: &str) -> Result<usize, String> {
@@ -220,6 +240,17 @@ fn vocab_size(args: &WriteArgs, tokenizer: Option<&TokenizerFiles>) -> Result<Op
             Some(tokenizer.ok_or_else(none)?.token_count())
         }
     })
+}
+
+/// What the vocabulary is padded to a multiple of, for each rank; none: it stays as it is.
+fn vocab_multiple(args: &WriteArgs, source: &dyn ModelSource) -> Result<Option<usize>> {
+    match (args.pad_vocab, args.format) {
+        (Some(_), FormatName::Hf) => {
+            Err(Error::usage("--pad-vocab: only --format neox pads the vocabulary for its ranks"))
+        }
+        (None, FormatName::Neox) if source.as_neox().is_none() => Ok(Some(VOCABULARY_MULTIPLE)),
+        (given, _) => Ok(given),
+    }
 }
 
 /// The numbers of a report for a strategy.

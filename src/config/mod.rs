@@ -11,6 +11,7 @@ mod forms;
 mod keys;
 mod nearest;
 mod neox;
+mod neox_settings;
 mod observed;
 mod parse;
 mod quirk_values;
@@ -33,6 +34,7 @@ pub use error::{ConfigError, KeyPlace};
 pub use forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
 pub use nearest::{did_you_mean, nearest_name};
 pub use neox::{Mup, NeoxConfig, TransformerEngine};
+pub(crate) use neox_settings::share_of;
 pub use observed::Observed;
 pub use quirk_values::{
     AttentionBranch, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, Reduction, RotaryTables,

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::recipe::{OutputRecord, RecipeInput, Record};
-use crate::checkpoint::ModelSource as _;
 
 /// The card; those of the Hugging Face hub begin with YAML.
 pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
@@ -15,18 +14,21 @@ pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
             "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- gpt-neox\n- kintsugi\n---\n\n",
         );
     }
-    let RecipeInput { checkpoint, exactness, strategy, record, output, inputs, outputs, .. } = input;
-    let _ = write!(
-        text,
-        "# {title}\n\nMerged by kintsugi {version} from the {ranks} \
-         tensor-parallel ranks of a GPT-NeoX checkpoint (step {step}) with the strategy `{name}`.\n\n{description}\n\n",
-        version = record.version,
-        ranks = checkpoint.tp_size(),
-        step = checkpoint.iteration().unwrap_or(0),
-        name = strategy.name,
-        description = strategy.description,
-    );
-    model(&mut text, &checkpoint.architecture().summary(), output);
+    let RecipeInput { source, exactness, strategy, record, output, inputs, outputs, .. } = input;
+    let version = &record.version;
+    let _ = match source.tp_size() {
+        1 => write!(text, "# {title}\n\nWritten by kintsugi {version} from one model ({}).\n\n", source.describe()),
+        ranks => write!(
+            text,
+            "# {title}\n\nMerged by kintsugi {version} from the {ranks} tensor-parallel ranks of a checkpoint ({format}, step \
+             {step}) with the strategy `{name}`.\n\n{description}\n\n",
+            format = source.describe(),
+            step = source.iteration().unwrap_or(0),
+            name = strategy.name,
+            description = strategy.description,
+        ),
+    };
+    model(&mut text, &source.architecture().summary(), output);
     text.push_str("## Is it the same model?\n\n");
     if exactness.is_exact() {
         text.push_str("Yes: the merge computes what the unmerged ranks compute, up to the rounding of stored weights");

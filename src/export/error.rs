@@ -31,6 +31,8 @@ pub enum ExportError {
     Inexpressible { format: &'static str, reason: String, instead: String },
     #[error("the vocabulary cannot be cut to {asked} tokens: the model has {rows}")]
     Vocabulary { asked: usize, rows: usize },
+    #[error("the vocabulary cannot be padded to a multiple of {multiple}")]
+    Padding { multiple: usize },
     #[error("{path}: its tokens need {tokens} rows of the vocabulary, and {rows} would be written", path = path.display())]
     Tokens { path: PathBuf, tokens: usize, rows: usize, enough: bool },
     #[error("cannot be written for {tp_size} ranks: {source}")]

@@ -7,6 +7,7 @@ use fs_err as fs;
 use super::hf::HfTarget;
 use super::neox::NeoxTarget;
 use super::neox_config::Changes;
+use super::neox_origin::Origin;
 use super::pipeline::{Pipeline, StageSupply, Target, Written};
 use super::plan::{MergeChoice, Plan};
 use super::recipe::{OutputRecord, Recipe, RecipeInput, Record};
@@ -14,7 +15,7 @@ use super::reopen::check_sizes;
 use super::staging::{RECIPE_FILE, Staging};
 use super::tokenizer_files::{MAX_FILE_BYTES, TokenizerFiles};
 use super::{ExportError, Progress, card};
-use crate::checkpoint::{Checkpoint, FileDigest, digest_file};
+use crate::checkpoint::{FileDigest, ModelSource, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
 use crate::partition::StageId;
@@ -32,7 +33,7 @@ pub enum Format {
 
 #[derive(Debug, Clone, Copy)]
 pub struct MergeJob<'a> {
-    pub checkpoint: &'a Checkpoint,
+    pub source: &'a dyn ModelSource,
     pub choice: MergeChoice<'a>,
     pub format: Format,
     /// The tokenizer to put beside it.
@@ -94,7 +95,7 @@ impl MergeJob<'_> {
             }
         }
         let strategy = self.choice.strategy;
-        let pipeline = Pipeline { checkpoint: self.checkpoint, plan: &plan, strategy, target: &*target, folder };
+        let pipeline = Pipeline { source: self.source, plan: &plan, strategy, target: &*target, folder };
         let Written { inputs, mut outputs, exactness } = pipeline.run(self.memory_budget, supply, progress)?;
         for (path, text) in target.texts() {
             outputs.push(write(folder, path, text.as_bytes())?);
@@ -105,7 +106,7 @@ impl MergeJob<'_> {
         }
         let output = self.output_record(&plan, &*target);
         let input = RecipeInput {
-            checkpoint: self.checkpoint,
+            source: self.source,
             plan: &plan,
             exactness: &exactness,
             strategy,
@@ -128,17 +129,18 @@ impl MergeJob<'_> {
     }
 
     fn plan(&self) -> Result<Plan, ExportError> {
-        let mut plan = Plan::new(self.checkpoint, &self.choice)?;
+        let tp_size = if let Format::Neox { tp_size } = self.format { tp_size } else { 1 };
+        let mut plan = Plan::new(self.source, &self.choice, tp_size)?;
         if let Format::Neox { tp_size: 2.. } = self.format
-            && self.checkpoint.tp_size() == 1
-            && self.checkpoint.architecture().never_exact().is_some()
+            && self.source.tp_size() == 1
+            && self.source.architecture().never_exact().is_some()
         {
-            for layer in 0..self.checkpoint.architecture().layer_count {
+            for layer in 0..self.source.architecture().layer_count {
                 let reason = "it takes its statistics over the heads of one rank, here over some of the model's heads";
                 plan.exactness.add_head_norm(StageId::Layer(layer), reason);
             }
         }
-        let rows = self.checkpoint.architecture().padded_vocab_size;
+        let rows = self.source.architecture().padded_vocab_size;
         if let Some(tokenizer) = self.tokenizer {
             tokenizer.check_rows(plan.vocab_size, rows)?;
         }
@@ -146,13 +148,15 @@ impl MergeJob<'_> {
     }
 
     fn target(&self, plan: &Plan) -> Result<Box<dyn Target + '_>, ExportError> {
-        let Self { checkpoint, choice, tokenizer, .. } = self;
+        let Self { source, choice, tokenizer, .. } = self;
         let directory = &std::path::absolute(self.directory).map_err(ExportError::at(self.directory))?;
         Ok(match self.format {
             Format::Neox { tp_size } => {
                 self.check_head_norms(tp_size)?;
+                let origin = Origin::of(*source)?;
                 let changes = Changes {
-                    checkpoint,
+                    source: *source,
+                    origin: &origin,
                     tp_size,
                     vocab_size: plan.vocab_size,
                     unties_head: plan.unties_head,
@@ -160,18 +164,18 @@ impl MergeJob<'_> {
                     directory,
                     tokenizer: *tokenizer,
                 };
-                Box::new(NeoxTarget::new(checkpoint, plan, &changes)?)
+                Box::new(NeoxTarget::new(plan, &changes)?)
             }
             Format::HuggingFace { max_shard_bytes } => {
-                Box::new(HfTarget::new(checkpoint, plan, choice, *tokenizer, max_shard_bytes)?)
+                Box::new(HfTarget::new(*source, plan, choice, *tokenizer, max_shard_bytes)?)
             }
         })
     }
 
     /// A norm over the heads of a rank is another one where ranks have other heads.
     fn check_head_norms(&self, tp_size: usize) -> Result<(), ExportError> {
-        let trained = self.checkpoint.tp_size();
-        let depends = self.checkpoint.architecture().never_exact().is_some();
+        let trained = self.source.tp_size();
+        let depends = self.source.architecture().never_exact().is_some();
         if !depends || tp_size == trained || self.choice.strategy.allow_inexact {
             return Ok(());
         }
@@ -191,7 +195,7 @@ impl MergeJob<'_> {
         OutputRecord {
             format,
             tp_size,
-            dtype: self.choice.dtype.unwrap_or(self.checkpoint.dtype()).to_string(),
+            dtype: self.choice.dtype.unwrap_or(self.source.dtype()).to_string(),
             vocab_size: plan.vocab_size,
             parameter_count: plan.params.iter().filter(|param| param.used).map(|param| count(&param.shape)).sum(),
             bytes: target.bytes(),

@@ -15,6 +15,7 @@ mod job;
 mod neox;
 mod neox_check;
 mod neox_config;
+mod neox_origin;
 mod output_file;
 mod pickle;
 mod pipeline;
@@ -32,6 +33,7 @@ mod writer;
 
 pub use error::ExportError;
 pub use job::{Format, MergeJob, MergeSummary, Preview};
+pub use neox_origin::VOCABULARY_MULTIPLE;
 pub use pickle::{StoredTensor, Value};
 pub use pipeline::StageSupply;
 pub use plan::MergeChoice;

@@ -6,21 +6,24 @@ use std::path::{Path, PathBuf};
 use super::client_state::client_state;
 use super::neox_check::{self, Inventory};
 use super::neox_config::Changes;
+use super::neox_origin::Origin;
 use super::pipeline::Target;
 use super::plan::{Plan, PlannedParam};
 use super::reopen::{compare, reopen};
 use super::sharded_tensor::{ByteSpan, ShardedTensor};
 use super::writer::{Content, FilePlan, Output};
 use super::{ExportError, StoredTensor, Value};
-use crate::checkpoint::{Checkpoint, Layout, ModelSource as _, OpenOptions, ParamEntry, TensorForm};
+use crate::checkpoint::{Checkpoint, Layout, OpenOptions, ParamEntry, TensorForm};
 use crate::partition::{Kind, PartitionError, rank_ranges};
 use crate::tensor::{HostTensor, TensorError, round};
 
 /// A gpt-neox checkpoint that is to be written.
-pub(super) struct NeoxTarget<'a> {
-    checkpoint: &'a Checkpoint,
+pub(super) struct NeoxTarget {
+    /// Whether the model adds up the ranks' row-parallel biases, so that each must be a share.
+    sums_biases: bool,
+    origin: Origin,
     inventory: Inventory,
-    unseen: Vec<String>,
+    notes: Vec<String>,
     tp_size: usize,
     files: Vec<FilePlan>,
     /// Number of the first rank's file by stage; with [`Layout::RankFiles`] all stages are in file 0 and on.
@@ -29,12 +32,13 @@ pub(super) struct NeoxTarget<'a> {
     texts: Vec<(PathBuf, String)>,
 }
 
-impl<'a> NeoxTarget<'a> {
+impl NeoxTarget {
     /// Plans the files of a `global_stepN` directory.
     ///
     /// # Errors
     /// Files that nothing could read: what does not divide among the ranks.
-    pub(super) fn new(checkpoint: &'a Checkpoint, plan: &Plan, changes: &Changes<'_>) -> Result<Self, ExportError> {
+    pub(super) fn new(plan: &Plan, changes: &Changes<'_>) -> Result<Self, ExportError> {
+        let (source, origin) = (changes.source, changes.origin.clone());
         let tp_size = changes.tp_size;
         let inventory = neox_check::check(plan, changes)?;
         let mut stages: BTreeMap<usize, Vec<(String, StoredTensor)>> = BTreeMap::new();
@@ -47,13 +51,13 @@ impl<'a> NeoxTarget<'a> {
             let tensor = StoredTensor { storage: 0, dtype: form.dtype, shape: form.shape.clone() };
             stages.entry(param.file_stage).or_default().push((param.name.clone(), tensor));
         }
-        let iteration = checkpoint.iteration().unwrap_or(0);
+        let iteration = source.iteration().unwrap_or(0);
         let step = format!("global_step{iteration}");
         let folder = Path::new(&step);
         let state = |module| client_state(module, iteration, tp_size, &changes.client_args());
         let rank_path = |tp_rank: usize| folder.join(format!("mp_rank_{tp_rank:02}_model_states.pt"));
         let (mut files, mut first_file) = (Vec::new(), BTreeMap::new());
-        match checkpoint.layout() {
+        match origin.layout {
             Layout::LayerFiles => {
                 for (&stage, tensors) in &stages {
                     first_file.insert(stage, files.len());
@@ -76,12 +80,14 @@ impl<'a> NeoxTarget<'a> {
             }
         }
         let texts = vec![(folder.join("configs/config.yml"), changes.text()), ("latest".into(), step.clone())];
-        let unseen = neox_check::unseen_quirks(plan, changes)?;
-        Ok(Self { checkpoint, inventory, unseen, tp_size, files, first_file, bytes, texts })
+        let mut notes = neox_check::unseen_quirks(plan, changes)?;
+        notes.extend(padding(source.architecture().padded_vocab_size, plan.vocab_size));
+        let sums_biases = tp_size > 1 && !source.architecture().biases_after_reduction();
+        Ok(Self { sums_biases, origin, inventory, notes, tp_size, files, first_file, bytes, texts })
     }
 }
 
-impl Target for NeoxTarget<'_> {
+impl Target for NeoxTarget {
     fn files(&self) -> &[FilePlan] {
         &self.files
     }
@@ -95,14 +101,11 @@ impl Target for NeoxTarget<'_> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let note = |quirk| {
-            format!("the written files do not show what the source was read with: open them with --quirk {quirk}")
-        };
-        self.unseen.iter().map(note).collect()
+        self.notes.clone()
     }
 
     fn check_written(&self, folder: &Path) -> Result<(), ExportError> {
-        let quirks = neox_check::decided(self.checkpoint.quirks());
+        let quirks = self.origin.decided();
         let options = OpenOptions { quirks, ..OpenOptions::default() };
         let written = reopen(folder, || Checkpoint::open_with(folder, &options))?;
         let form = |entry: &ParamEntry| TensorForm { dtype: entry.dtype, shape: entry.rank_shape.clone() };
@@ -118,7 +121,9 @@ impl Target for NeoxTarget<'_> {
         let of_rank = |rank: usize| -> Result<Vec<ByteSpan>, PartitionError> {
             match &param.partition {
                 Some(partition) => Ok(value.ranges(partition.dim, &rank_ranges(partition, self.tp_size, rank)?)?),
-                None if self.is_summed(param) => Ok(vec![ByteSpan::whole(share(value, self.tp_size, rank)?)]),
+                None if self.sums_biases && param.kind == Kind::RowParallelBias => {
+                    Ok(vec![ByteSpan::whole(share(value, self.tp_size, rank)?)])
+                }
                 None => Ok(value.all()?),
             }
         };
@@ -131,13 +136,14 @@ impl Target for NeoxTarget<'_> {
     }
 }
 
-impl NeoxTarget<'_> {
-    /// Whether the model adds up the ranks' replicas, so that each must be a share.
-    fn is_summed(&self, param: &PlannedParam) -> bool {
-        self.tp_size > 1
-            && param.kind == Kind::RowParallelBias
-            && !self.checkpoint.architecture().biases_after_reduction()
-    }
+/// What rows of zeros behind the vocabulary do.
+fn padding(rows: usize, written: usize) -> Option<String> {
+    (written > rows).then(|| {
+        format!(
+            "the vocabulary is padded from {rows} to {written} rows with zeros, as gpt-neox pads: the logits of these rows \
+             are 0 and take part in the softmax; --pad-vocab=1 adds no more than the ranks need"
+        )
+    })
 }
 
 /// A rank's share of a bias that the ranks' all-reduce adds up: an equal part, and on rank 0 the remainder after rounding,

@@ -6,7 +6,7 @@ use super::ExportError;
 use super::neox_config::Changes;
 use super::plan::Plan;
 use crate::checkpoint::{Description, TensorForm};
-use crate::config::{Architecture, ConfigError, Head, NeoxConfig, QuirkOptions, Quirks};
+use crate::config::{Architecture, ConfigError, Head, NeoxConfig, QuirkLine, QuirkOptions, Quirks};
 use crate::partition::rank_ranges;
 
 /// The tensors of every rank, by the number of their stage and their name.
@@ -19,13 +19,13 @@ pub(super) type Inventory = BTreeMap<usize, BTreeMap<String, TensorForm>>;
 /// [`ExportError::Ranks`], with the numbers of ranks that there could be.
 pub(super) fn check(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, ExportError> {
     readable(plan, changes).map_err(|source| {
-        let heads = changes.checkpoint.architecture().head_count;
+        let heads = changes.source.architecture().head_count;
         let possible = |&tp_size: &usize| {
             heads.is_multiple_of(tp_size) && readable(plan, &Changes { tp_size, ..changes.clone() }).is_ok()
         };
         let possible = (1..=heads).filter(possible).collect();
         let rows = plan.vocab_size.next_multiple_of(changes.tp_size);
-        let fits = rows != plan.vocab_size && rows <= changes.checkpoint.architecture().padded_vocab_size;
+        let fits = rows != plan.vocab_size && rows <= changes.source.architecture().padded_vocab_size;
         let (tp_size, source) = (changes.tp_size, Box::new(source));
         ExportError::Ranks { tp_size, possible, rows: fits.then_some(rows), source }
     })
@@ -34,8 +34,8 @@ pub(super) fn check(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, Exp
 fn readable(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, ExportError> {
     let config = config(changes)?;
     let stages = inventory(plan, changes.tp_size)?;
-    let (found, _) = read(changes, &config, stages.clone(), &decided(changes.checkpoint.quirks()))?;
-    let source = changes.checkpoint.architecture();
+    let (found, _) = read(changes, &config, stages.clone(), &changes.origin.decided())?;
+    let source = changes.source.architecture();
     let expected = Architecture {
         padded_vocab_size: plan.vocab_size,
         head: if plan.unties_head { Head::Column } else { source.head },
@@ -51,14 +51,18 @@ fn readable(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, ExportError
     Ok(stages)
 }
 
-/// Properties of gpt-neox's version that the files will not show, as `--quirk` takes them.
+/// Properties of gpt-neox's version that the files will not show, a sentence each.
 pub(super) fn unseen_quirks(plan: &Plan, changes: &Changes<'_>) -> Result<Vec<String>, ExportError> {
     let stages = inventory(plan, changes.tp_size)?;
     let (_, seen) = read(changes, &config(changes)?, stages, &QuirkOptions::default())?;
     let seen = seen.list();
-    let decided = changes.checkpoint.quirks().list().into_iter().filter(|line| line.matters);
+    let decided = changes.origin.quirks.iter().filter(|line| line.matters);
     let unseen = decided.filter(|line| !seen.iter().any(|seen| (seen.name, &seen.value) == (line.name, &line.value)));
-    Ok(unseen.map(|line| format!("{}={}", line.name, line.value)).collect())
+    let note = |line: &QuirkLine| {
+        let QuirkLine { name, value, .. } = line;
+        format!("the written files do not show what the source was read with: open them with --quirk {name}={value}")
+    };
+    Ok(unseen.map(note).collect())
 }
 
 fn read(
@@ -77,12 +81,6 @@ fn config(changes: &Changes<'_>) -> Result<NeoxConfig, ConfigError> {
     // gpt-neox derives it and divides it among the ranks.
     raw.insert("padded_vocab_size".to_owned(), changes.vocab_size.into());
     NeoxConfig::from_raw(raw, vec![changes.directory.to_owned()])
-}
-
-/// What gpt-neox's version decided about the source holds for the merge.
-pub(super) fn decided(quirks: &Quirks) -> QuirkOptions {
-    let settings = quirks.list().into_iter().filter_map(|line| format!("{}={}", line.name, line.value).parse().ok());
-    QuirkOptions { era: None, settings: settings.collect() }
 }
 
 fn inventory(plan: &Plan, tp_size: usize) -> Result<Inventory, ExportError> {

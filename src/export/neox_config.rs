@@ -5,14 +5,16 @@ use std::path::Path;
 
 use serde_json::{Map, Number, Value, json};
 
-use crate::checkpoint::{Checkpoint, Layout};
+use super::neox_origin::{Origin, VOCABULARY_MULTIPLE, precision};
+use crate::checkpoint::{Layout, ModelSource};
 use crate::config::{ClientArgs, Head};
 use crate::export::tokenizer_files::TokenizerFiles;
 use crate::tensor::DType;
 
 #[derive(Debug, Clone)]
 pub(super) struct Changes<'a> {
-    pub checkpoint: &'a Checkpoint,
+    pub source: &'a dyn ModelSource,
+    pub origin: &'a Origin,
     pub tp_size: usize,
     /// Rows of the vocabulary that are written.
     pub vocab_size: usize,
@@ -29,8 +31,8 @@ impl Changes<'_> {
     /// The setting with which gpt-neox pads its vocabulary to the rows that are written: it rounds the number of tokens
     /// up to a multiple of this times the ranks.
     fn make_vocab_size_divisible_by(&self) -> usize {
-        let padded_to = self.checkpoint.config().make_vocab_size_divisible_by * self.checkpoint.tp_size();
-        let whole = self.vocab_size == self.checkpoint.architecture().padded_vocab_size;
+        let padded_to = self.origin.vocabulary_multiple.unwrap_or(VOCABULARY_MULTIPLE * self.tp_size);
+        let whole = self.vocab_size >= self.source.architecture().padded_vocab_size;
         if whole && padded_to.is_multiple_of(self.tp_size) && self.vocab_size.is_multiple_of(padded_to) {
             return padded_to / self.tp_size;
         }
@@ -40,18 +42,18 @@ impl Changes<'_> {
 
     /// The arguments that gpt-neox compares with the configuration when it loads the checkpoint.
     pub(super) fn client_args(&self) -> ClientArgs {
-        let (config, args) = (self.checkpoint.config(), &self.checkpoint.client().args);
+        let architecture = self.source.architecture();
         ClientArgs {
-            num_layers: Some(config.num_layers),
-            hidden_size: Some(config.hidden_size),
-            num_attention_heads: Some(config.num_attention_heads),
-            max_position_embeddings: Some(config.max_position_embeddings),
+            num_layers: Some(architecture.layer_count),
+            hidden_size: Some(architecture.hidden_size),
+            num_attention_heads: Some(architecture.head_count),
+            max_position_embeddings: Some(architecture.max_position_embeddings),
             make_vocab_size_divisible_by: Some(self.make_vocab_size_divisible_by()),
             padded_vocab_size: Some(self.vocab_size),
             model_parallel_size: Some(self.tp_size),
             tokenizer_type: match self.tokenizer {
                 Some(tokenizer) => Some(tokenizer.neox_type().to_owned()),
-                None => args.tokenizer_type.clone().or_else(|| config.tokenizer_type.clone()),
+                None => self.origin.tokenizer_type.clone(),
             },
         }
     }
@@ -65,10 +67,10 @@ impl Changes<'_> {
     }
 
     pub(super) fn settings(&self) -> Map<String, Value> {
-        let mut keys = self.checkpoint.config().raw.clone();
+        let mut keys = self.origin.settings.clone();
         let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
         set("model_parallel_size", json!(self.tp_size));
-        set("pipe_parallel_size", json!(usize::from(self.checkpoint.layout() == Layout::LayerFiles)));
+        set("pipe_parallel_size", json!(usize::from(self.origin.layout == Layout::LayerFiles)));
         set("make_vocab_size_divisible_by", json!(self.make_vocab_size_divisible_by()));
         let directory = json!(self.directory.to_string_lossy());
         set("load", directory.clone());
@@ -80,7 +82,7 @@ impl Changes<'_> {
             set("no_weight_tying", json!(true));
         }
         // Its default is another one since 2023-05.
-        match self.checkpoint.architecture().head {
+        match self.source.architecture().head {
             Head::Tied if self.unties_head => drop(set("output_layer_parallelism", json!("column"))),
             Head::Row => drop(set("output_layer_parallelism", json!("row"))),
             _ => {}
@@ -92,12 +94,7 @@ impl Changes<'_> {
             }
         }
         if let Some(dtype) = self.dtype {
-            let precision = match dtype {
-                DType::F16 => "fp16",
-                DType::BF16 => "bfloat16",
-                _ => "fp32",
-            };
-            set("precision", json!(precision));
+            set("precision", json!(precision(dtype)));
             keys.remove("fp16");
             keys.remove("bf16");
         }

@@ -14,7 +14,7 @@ use super::plan::{Plan, PlannedParam, Unit, Work};
 use super::sharded_tensor::ShardedTensor;
 use super::writer::{Batch, FilePlan, Output, write_files};
 use super::{ExportError, Progress};
-use crate::checkpoint::{Checkpoint, CheckpointError, FileDigest, ReadDigests, Reading, StageReader};
+use crate::checkpoint::{CheckpointError, FileDigest, ModelSource, ReadDigests, Reading, StageReader};
 use crate::merge::{Exactness, StageMerger, Strategy};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, StageId, StageTensors};
 use crate::tensor::{HostTensor, Pool};
@@ -74,7 +74,7 @@ enum ReadValue {
 /// A planned merge and the form and folder of its files.
 #[derive(Clone, Copy)]
 pub(super) struct Pipeline<'a> {
-    pub checkpoint: &'a Checkpoint,
+    pub source: &'a dyn ModelSource,
     pub plan: &'a Plan,
     pub strategy: &'a Strategy,
     pub target: &'a dyn Target,
@@ -119,7 +119,7 @@ impl<'a> Pipeline<'a> {
             }
         })?;
         // The files that were read and hashed must be one checkpoint.
-        self.checkpoint.stage_ids().into_iter().try_for_each(|id| self.checkpoint.check_unchanged(id))?;
+        self.source.stage_ids().into_iter().try_for_each(|id| self.source.check_unchanged(id))?;
         Ok(Written { inputs, outputs, exactness })
     }
 
@@ -130,18 +130,22 @@ impl<'a> Pipeline<'a> {
         budget: &'a Budget,
         units: SyncSender<Result<ReadUnit<'a>, CheckpointError>>,
     ) -> Result<Vec<FileDigest>, ExportError> {
-        let files = self.checkpoint.weight_files();
+        let files = self.source.weight_files();
         let digests = Arc::new(ReadDigests::new(&files));
         let reading = Reading { pool: Some(Arc::<Pool>::default()), digests: Some(digests.clone()) };
-        let mut open: Option<(StageId, StageReader<'_>)> = None;
+        let mut open: Option<(StageId, Box<dyn StageReader + '_>)> = None;
         for unit in &self.plan.units {
             let Some(permit) = budget.take(unit.bytes) else { return Ok(Vec::new()) };
             let read = match open.take().filter(|(id, _)| *id == unit.stage) {
                 Some((_, reader)) => Ok(reader),
-                None => self.checkpoint.open_stage(unit.stage, &reading),
+                None => {
+                    let roles: Vec<_> =
+                        self.source.stage_entries(unit.stage).into_iter().map(|(role, _)| role).collect();
+                    self.source.open_stage(unit.stage, &roles, &reading)
+                }
             };
             let read = read.and_then(|reader| {
-                let value = self.read_unit(&reader, unit)?;
+                let value = self.read_unit(&*reader, unit)?;
                 open = Some((unit.stage, reader));
                 Ok(ReadUnit { unit, value, permit })
             });
@@ -155,7 +159,7 @@ impl<'a> Pipeline<'a> {
         digests.collect::<Result<_, _>>().map_err(|source| ExportError::Read { source })
     }
 
-    fn read_unit(self, reader: &StageReader<'_>, unit: &Unit) -> Result<ReadValue, CheckpointError> {
+    fn read_unit(self, reader: &dyn StageReader, unit: &Unit) -> Result<ReadValue, CheckpointError> {
         let params = &self.plan.params[unit.params.clone()];
         if let (Work::Join | Work::FirstRank, [param]) = (unit.work, params) {
             return Ok(ReadValue::Shards(reader.read_shards(param.role)?));
@@ -167,7 +171,7 @@ impl<'a> Pipeline<'a> {
         }
         let read = roles.par_iter().map(|&role| Ok((role, reader.read(role)?)));
         let params = read.collect::<Result<_, CheckpointError>>()?;
-        Ok(ReadValue::Stage(StageTensors { id: unit.stage, tp_size: self.checkpoint.tp_size(), params }))
+        Ok(ReadValue::Stage(StageTensors { id: unit.stage, tp_size: self.source.tp_size(), params }))
     }
 
     /// Merges units and passes them on to the writer. Ends early, without an error, if the writer is gone.
@@ -199,7 +203,7 @@ impl<'a> Pipeline<'a> {
                             widen(param, read)?;
                         }
                     }
-                    let architecture = self.checkpoint.architecture();
+                    let architecture = self.source.architecture();
                     let merged = StageMerger::new(&stage, architecture).merge(self.strategy, exactness)?;
                     drop(stage);
                     self.outputs(params, &merged)?
@@ -214,7 +218,7 @@ impl<'a> Pipeline<'a> {
 
     fn join(self, param: &PlannedParam, shards: &[HostTensor]) -> Result<Vec<Output>, ExportError> {
         let shards = shards.iter().map(|shard| cast(param, shard)).collect::<Result<Vec<_>, ExportError>>()?;
-        let partition = PartitionTable::new(self.checkpoint.architecture()).partition(param.role);
+        let partition = PartitionTable::new(self.source.architecture()).partition(param.role);
         let partition = partition.ok_or(ExportError::ThreadLost)?;
         let joined = ShardedTensor::of_shards(&partition, &shards)
             .map_err(|source| ExportError::Partition { name: param.name.clone(), source })?;
@@ -232,9 +236,9 @@ impl<'a> Pipeline<'a> {
     }
 
     fn output(self, param: &PlannedParam, mut value: ShardedTensor) -> Result<Vec<Output>, ExportError> {
-        if value.shape().first() > param.shape.first() {
+        if value.shape().first() != param.shape.first() {
             value = value
-                .first_rows(param.shape[0])
+                .with_rows(param.shape.first().copied().unwrap_or(0))
                 .map_err(|source| ExportError::Tensor { name: param.name.clone(), source })?;
         }
         self.target.tensors(param, &value)

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::ExportError;
-use crate::checkpoint::{Checkpoint, ParamEntry, stage_number};
+use crate::checkpoint::{ModelSource, ParamEntry, stage_number};
 use crate::config::Head;
 use crate::merge::{Exactness, StageMerger, Strategy};
 use crate::partition::{Kind, Partition, Role, StageId, StageKind, StageTensors};
@@ -20,6 +20,8 @@ pub struct MergeChoice<'a> {
     pub dtype: Option<DType>,
     /// Rows of the vocabulary to keep; none: all, with their padding.
     pub vocab_size: Option<usize>,
+    /// In gpt-neox's format: pad the vocabulary with rows of zeros to a multiple of this times the ranks; none: as it is.
+    pub vocab_multiple: Option<usize>,
     /// Whether whole stages come merged from a calibration.
     pub calibrated: bool,
 }
@@ -80,39 +82,48 @@ pub(super) struct Plan {
     pub exactness: Exactness,
     /// Whether a tied head becomes a matrix of its own.
     pub unties_head: bool,
+    /// Rows that are written, padding included.
     pub vocab_size: usize,
 }
 
 impl Plan {
-    /// Plans the merge. Reads the replicated parameters, a small part of the checkpoint.
-    pub(super) fn new(checkpoint: &Checkpoint, choice: &MergeChoice<'_>) -> Result<Self, ExportError> {
-        let rows = checkpoint.architecture().padded_vocab_size;
+    /// Plans the merge for so many ranks. Reads the replicated parameters, a small part of the model.
+    pub(super) fn new(source: &dyn ModelSource, choice: &MergeChoice<'_>, tp_size: usize) -> Result<Self, ExportError> {
+        let rows = source.architecture().padded_vocab_size;
         if let Some(asked) = choice.vocab_size.filter(|&asked| asked == 0 || asked > rows) {
             return Err(ExportError::Vocabulary { asked, rows });
         }
-        choice.strategy.check_exists(checkpoint.architecture(), checkpoint.tp_size())?;
-        let mut plan = Self { vocab_size: choice.vocab_size.unwrap_or(rows), ..Self::default() };
-        for id in checkpoint.stage_ids() {
-            plan.add_stage(checkpoint, choice, id)?;
+        choice.strategy.check_exists(source.architecture(), source.tp_size())?;
+        let multiple = choice.vocab_multiple.map_or(1, |multiple| multiple.saturating_mul(tp_size)).max(1);
+        let vocab_size = choice.vocab_size.unwrap_or(rows).checked_next_multiple_of(multiple);
+        let vocab_size = vocab_size.ok_or(ExportError::Padding { multiple })?;
+        let mut plan = Self { vocab_size, ..Self::default() };
+        for id in source.stage_ids() {
+            plan.add_stage(source, choice, id)?;
         }
         Ok(plan)
     }
 
-    fn add_stage(&mut self, checkpoint: &Checkpoint, choice: &MergeChoice<'_>, id: StageId) -> Result<(), ExportError> {
-        let replicated = checkpoint.read_replicated(id)?.used;
-        let merger = StageMerger::new(&replicated, checkpoint.architecture());
+    fn add_stage(
+        &mut self,
+        source: &dyn ModelSource,
+        choice: &MergeChoice<'_>,
+        id: StageId,
+    ) -> Result<(), ExportError> {
+        let replicated = source.read_replicated(id)?.used;
+        let merger = StageMerger::new(&replicated, source.architecture());
         merger.judge(choice.strategy, &mut self.exactness)?;
         let groups = merger.folded_together(choice.strategy)?;
         let folded = |role: Role| groups.iter().any(|group| group.contains(&role));
-        let tied = checkpoint.architecture().head == Head::Tied;
+        let tied = source.architecture().head == Head::Tied;
         // Calibration may give any head a term of its own.
         let unties = tied && (folded(Role::HeadWeight) || choice.calibrated);
-        let mut entries = checkpoint.stage_entries(id);
+        let mut entries = source.stage_entries(id);
         if id == StageId::Output {
             self.unties_head |= unties;
             entries.retain(|&(role, _)| role != Role::HeadWeight || !tied || unties);
         }
-        let context = Context { checkpoint, choice, replicated: &replicated, folded: &groups };
+        let context = Context { source, choice, rows: self.vocab_size, replicated: &replicated, folded: &groups };
 
         let (used, unused): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(_, entry)| entry.used);
         if choice.calibrated {
@@ -142,7 +153,7 @@ impl Plan {
             return Ok(());
         }
         let start = self.params.len();
-        let tp_size = context.checkpoint.tp_size();
+        let tp_size = context.source.tp_size();
         let mut bytes = 0;
         for &(role, entry) in entries {
             let param = context.param(role, entry, work)?;
@@ -160,8 +171,10 @@ impl Plan {
 }
 
 struct Context<'a> {
-    checkpoint: &'a Checkpoint,
+    source: &'a dyn ModelSource,
     choice: &'a MergeChoice<'a>,
+    /// Of the vocabulary.
+    rows: usize,
     replicated: &'a StageTensors,
     /// Roles that change together, a group for every norm that is folded.
     folded: &'a [BTreeSet<Role>],
@@ -169,7 +182,7 @@ struct Context<'a> {
 
 impl Context<'_> {
     fn param(&self, role: Role, entry: &ParamEntry, work: Work) -> Result<PlannedParam, ExportError> {
-        let architecture = self.checkpoint.architecture();
+        let architecture = self.source.architecture();
         let stage = self.replicated.id;
         let dtype = self.choice.dtype.unwrap_or(entry.dtype);
         let work_dtype = match (entry.dtype, dtype) {
@@ -179,17 +192,18 @@ impl Context<'_> {
         };
         let mut shape = (entry.row.shape)(architecture);
         let mut partition = entry.row.partition(architecture);
-        if let Some(rows) = self.choice.vocab_size
+        if self.rows != architecture.padded_vocab_size
             && (role == Role::WordEmbedding || (role == Role::HeadWeight && architecture.head != Head::Reward))
         {
-            shape[0] = rows;
+            shape[0] = self.rows;
             if let Some(partition) = partition.as_mut().filter(|partition| partition.dim == 0) {
-                partition.blocks = vec![rows];
+                partition.blocks = vec![self.rows];
             }
         }
         let (name, file) = match role {
             Role::HeadWeight if architecture.head == Head::Tied => ("final_linear.weight".to_owned(), StageKind::Head),
-            _ => (entry.name.clone(), entry.row.stage),
+            _ if self.source.as_neox().is_some() => (entry.name.clone(), entry.row.stage),
+            _ => (entry.row.names[0].to_owned(), entry.row.stage),
         };
         let nth = if let StageId::Layer(number) = stage { number } else { 0 };
         let file_stage = stage_number(architecture, file, nth);
@@ -217,7 +231,7 @@ impl Context<'_> {
         }
         if kind.is_replicated() {
             let rule = self.choice.strategy.rule(self.replicated.id, &entry.name, kind)?;
-            let rule = rule.resolve(kind, self.checkpoint.architecture().residual);
+            let rule = rule.resolve(kind, self.source.architecture().residual);
             let agree = self.replicated.ranks_agree(role) && rule.keeps_equal_replicas();
             return Ok(if agree { format!("{rule}; replicas agree") } else { rule.to_string() });
         }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::plan::Plan;
-use crate::checkpoint::{Checkpoint, FileDigest, ModelSource as _};
+use crate::checkpoint::{FileDigest, ModelSource};
 use crate::merge::{Exactness, Strategy, full_name};
 use crate::partition::Kind;
 
@@ -105,7 +105,7 @@ struct Parameter<'a> {
 }
 
 pub(super) struct RecipeInput<'a> {
-    pub checkpoint: &'a Checkpoint,
+    pub source: &'a dyn ModelSource,
     pub plan: &'a Plan,
     pub exactness: &'a Exactness,
     pub strategy: &'a Strategy,
@@ -117,7 +117,7 @@ pub(super) struct RecipeInput<'a> {
 
 impl<'a> Recipe<'a> {
     pub(super) fn new(input: &RecipeInput<'a>) -> Self {
-        let RecipeInput { checkpoint, plan, exactness, strategy, record, output, inputs, outputs } = *input;
+        let RecipeInput { source, plan, exactness, strategy, record, output, inputs, outputs } = *input;
         let parameters = plan.params.iter().map(|param| {
             let because = exactness.reason(param.stage, &param.name);
             Parameter {
@@ -129,7 +129,7 @@ impl<'a> Recipe<'a> {
                 because,
             }
         });
-        let folder = checkpoint.folder();
+        let folder = source.folder();
         Self {
             schema_version: 1,
             tool: Tool { name: "kintsugi", version: &record.version, commit: record.commit.as_deref() },
@@ -137,10 +137,10 @@ impl<'a> Recipe<'a> {
             strategy: StrategyRecord { name: &strategy.name, origin: &strategy.origin, text: &record.strategy_text },
             source: Source {
                 step: folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-                iteration: checkpoint.iteration().unwrap_or(0),
-                tp_size: checkpoint.tp_size(),
-                dtype: checkpoint.dtype().to_string(),
-                architecture: checkpoint.architecture().summary(),
+                iteration: source.iteration().unwrap_or(0),
+                tp_size: source.tp_size(),
+                dtype: source.dtype().to_string(),
+                architecture: source.architecture().summary(),
             },
             output,
             exact: exactness.is_exact(),

@@ -120,17 +120,25 @@ impl ShardedTensor {
         Ok(spans)
     }
 
-    /// The same tensor without what lies beyond `extent` along the first dimension.
-    pub(super) fn first_rows(&self, extent: usize) -> Result<Self, TensorError> {
-        let mut kept = if self.dim == 0 { self.clone() } else { Self::whole_along(self.joined()?, 0) };
-        kept.slices.retain(|slice| slice.start < extent);
-        for slice in &mut kept.slices {
-            slice.range.end = slice.range.end.min(slice.range.start + extent - slice.start);
+    /// The same tensor with so many rows: without those beyond, or with rows of zeros behind it.
+    pub(super) fn with_rows(&self, rows: usize) -> Result<Self, TensorError> {
+        let mut resized = if self.dim == 0 { self.clone() } else { Self::whole_along(self.joined()?, 0) };
+        let there = resized.shape.first().copied().unwrap_or(0);
+        if rows > there {
+            let missing = rows - there;
+            let shape: Vec<_> = std::iter::once(missing).chain(self.shape.iter().skip(1).copied()).collect();
+            let bytes = vec![0; shape.iter().product::<usize>() * self.dtype.size()];
+            let tensor = HostTensor::new(self.dtype, shape, bytes)?;
+            resized.slices.push(Slice { start: there, tensor, range: 0..missing });
         }
-        if let Some(rows) = kept.shape.first_mut() {
-            *rows = extent.min(*rows);
+        resized.slices.retain(|slice| slice.start < rows);
+        for slice in &mut resized.slices {
+            slice.range.end = slice.range.end.min(slice.range.start + rows - slice.start);
         }
-        Ok(kept)
+        if let Some(extent) = resized.shape.first_mut() {
+            *extent = rows;
+        }
+        Ok(resized)
     }
 
     fn whole_along(tensor: HostTensor, dim: usize) -> Self {
@@ -199,7 +207,7 @@ mod tests {
             let partition = Partition { dim, blocks: vec![[8, 6][dim]] };
             let shards = split(&partition, &joined, 2).unwrap();
             let sharded = ShardedTensor::of_shards(&partition, &shards).unwrap();
-            let kept = sharded.first_rows(5).unwrap();
+            let kept = sharded.with_rows(5).unwrap();
             assert_eq!((kept.shape(), bytes(&kept.all().unwrap())), (&[5, 6][..], joined.bytes()[..30].to_vec()));
             assert_eq!(bytes(&sharded.ranges(0, &[6..8, 1..2]).unwrap())[..12], joined.bytes()[36..48]);
             if dim == 0 {

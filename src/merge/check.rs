@@ -1,17 +1,17 @@
-//! Strategies against the replicated parameters of a checkpoint, before anything is computed.
+//! Strategies against the replicated parameters of a model, before anything is computed.
 
 use super::{MergeError, Strategy};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ModelSource;
 
 /// Checks that the strategies differ in name and that each has a rule that fits for every replicated parameter.
 ///
 /// # Errors
 /// [`MergeError::SameName`], or as [`Strategy::check`].
-pub fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> Result<(), MergeError> {
-    let parameters: Vec<_> = checkpoint
+pub fn check_strategies(model: &dyn ModelSource, strategies: &[Strategy]) -> Result<(), MergeError> {
+    let parameters: Vec<_> = model
         .stage_ids()
         .into_iter()
-        .flat_map(|id| checkpoint.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
+        .flat_map(|id| model.stage_params(id).into_iter().map(move |(_, entry)| (id, entry)))
         .filter(|(_, entry)| entry.row.kind.is_replicated())
         .collect();
     for (at, strategy) in strategies.iter().enumerate() {
@@ -20,7 +20,7 @@ pub fn check_strategies(checkpoint: &Checkpoint, strategies: &[Strategy]) -> Res
             return Err(MergeError::SameName { name, first, second });
         }
         let named = parameters.iter().map(|(id, entry)| (*id, entry.name.as_str(), entry.row.kind));
-        strategy.check(named, checkpoint.tp_size())?;
+        strategy.check(named, model.tp_size())?;
     }
     Ok(())
 }

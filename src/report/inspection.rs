@@ -63,10 +63,12 @@ pub struct DTypeCount {
 pub struct Vocabulary {
     /// Rows of the word embedding, padding included.
     pub padded_size: usize,
-    /// The configuration's `make_vocab_size_divisible_by`.
-    pub make_vocab_size_divisible_by: usize,
-    /// gpt-neox pads to a multiple of this: the setting times the number of ranks.
-    pub multiple_of: usize,
+    /// The configuration's `make_vocab_size_divisible_by`; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub make_vocab_size_divisible_by: Option<usize>,
+    /// The vocabulary was padded to a multiple of this: the setting times the number of ranks; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiple_of: Option<usize>,
     /// Number of tokens of the tokenizer if gpt-neox padded the vocabulary: the fewest and the most. Absent where
     /// the rows are no such multiple.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,12 +76,12 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The tokenizer's size from the padded one, the setting and the number of ranks.
-    pub fn new(padded_size: usize, make_vocab_size_divisible_by: usize, tp_size: usize) -> Self {
-        let multiple_of = make_vocab_size_divisible_by.saturating_mul(tp_size).max(1);
-        let tokens = padded_size
-            .is_multiple_of(multiple_of)
-            .then(|| [(padded_size + 1).saturating_sub(multiple_of), padded_size]);
+    /// The tokenizer's size from the padded one, what that is a multiple of, and the number of ranks.
+    pub fn new(padded_size: usize, multiple_of: Option<usize>, tp_size: usize) -> Self {
+        let multiple_of = multiple_of.map(|multiple_of| multiple_of.max(1));
+        let make_vocab_size_divisible_by = multiple_of.map(|multiple_of| multiple_of / tp_size.max(1));
+        let padded = multiple_of.filter(|&multiple_of| padded_size.is_multiple_of(multiple_of));
+        let tokens = padded.map(|multiple_of| [(padded_size + 1).saturating_sub(multiple_of), padded_size]);
         Self { padded_size, make_vocab_size_divisible_by, multiple_of, tokens }
     }
 }

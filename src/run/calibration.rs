@@ -8,7 +8,7 @@ use super::caller::Caller;
 use super::inputs::{backends, open_tokenizer};
 use super::open::streams_differ;
 use super::request::ResourceOptions;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ModelSource;
 use crate::error::{Error, Result};
 use crate::eval::calibration_passages;
 use crate::eval::packing::TokenizedPassage;
@@ -44,7 +44,7 @@ impl CalibrationOptions {
     /// The text, the tokenizer or the device cannot be used.
     pub fn prepare(
         &self,
-        checkpoint: &Checkpoint,
+        checkpoint: &dyn ModelSource,
         strategy: &Strategy,
         tokenizer: Option<&Path>,
         caller: &dyn Caller,

@@ -2,25 +2,25 @@
 
 use rayon::prelude::*;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, ReplicatedParams};
+use crate::checkpoint::{CheckpointError, ModelSource, ReplicatedParams};
 use crate::merge::{MergeError, ParamDrift};
 
 /// Reads the replicated parameters of every stage, and nothing else.
 ///
 /// # Errors
 /// Files that cannot be read.
-pub fn read_replicated(checkpoint: &Checkpoint) -> Result<Vec<ReplicatedParams>, CheckpointError> {
-    checkpoint.stage_ids().into_par_iter().map(|id| checkpoint.read_replicated(id)).collect()
+pub fn read_replicated(model: &dyn ModelSource) -> Result<Vec<ReplicatedParams>, CheckpointError> {
+    model.stage_ids().into_par_iter().map(|id| model.read_replicated(id)).collect()
 }
 
 /// Drift of the replicated parameters that a model uses; none in a model of one rank.
 #[cfg(feature = "libtorch")]
-pub(super) fn drift_of_model(model: &dyn crate::checkpoint::ModelSource) -> crate::error::Result<Vec<ParamDrift>> {
+pub(super) fn drift_of_model(model: &dyn ModelSource) -> crate::error::Result<Vec<ParamDrift>> {
     if model.tp_size() == 1 {
         return Ok(Vec::new());
     }
-    let read = |id| Ok(ReplicatedParams { used: model.read_replicas(id)?, unused: Vec::new() });
-    let stages = model.stage_ids().into_par_iter().map(read).collect::<Result<Vec<_>, CheckpointError>>()?;
+    let used = |stage: ReplicatedParams| ReplicatedParams { unused: Vec::new(), ..stage };
+    let stages: Vec<_> = read_replicated(model)?.into_iter().map(used).collect();
     Ok(drift(&stages)?)
 }
 

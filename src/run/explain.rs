@@ -11,7 +11,7 @@ use super::models::ModelSet;
 use super::open;
 use super::records::Records;
 use super::request::Request;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ModelSource;
 use crate::config::Residual;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Factor, Strategy, bias_scales, only, without};
@@ -36,13 +36,13 @@ pub fn explain(request: &Request, caller: &dyn Caller) -> Result<(Explanation, O
     if options.strategies.is_empty() {
         options.strategies = EXPLAINED.map(str::to_owned).into();
     }
-    let opened = open::checkpoint(request, options.resolve()?)?;
-    let mut inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, clock, caller)?;
-    let mut models = ModelSet::new(&opened.checkpoint, &request.checkpoint);
-    let plan = Plan::new(&opened.checkpoint, opened.strategies, &mut models);
+    let opened = open::checkpoint(request, options.resolve()?, caller)?;
+    let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
+    let mut models = ModelSet::new(&*opened.checkpoint, &request.checkpoint);
+    let plan = Plan::new(&*opened.checkpoint, opened.strategies, &mut models);
     let job = Job::new(models, EXPLANATION_JOURNAL, request);
     let records = execute(&job, &mut inputs, caller)?;
-    let explanation = plan.explain(&opened.checkpoint, &records, job.models.variants.len())?;
+    let explanation = plan.explain(&*opened.checkpoint, &records, job.models.variants.len())?;
     if let Some(output) = &output {
         report::write_explanation(&explanation, output)?;
         let text = report::render_explanation(&explanation, TerminalStyle { width: 100, styled: false });
@@ -73,7 +73,7 @@ struct PlannedFactor {
 }
 
 impl Plan {
-    fn new(checkpoint: &Checkpoint, strategies: Vec<Strategy>, models: &mut ModelSet<'_>) -> Self {
+    fn new(checkpoint: &dyn ModelSource, strategies: Vec<Strategy>, models: &mut ModelSet<'_>) -> Self {
         let architecture = checkpoint.architecture();
         let strategies = strategies
             .into_iter()
@@ -94,7 +94,7 @@ impl Plan {
         Self { strategies, scales }
     }
 
-    fn explain(&self, checkpoint: &Checkpoint, records: &Records, model_count: usize) -> Result<Explanation> {
+    fn explain(&self, checkpoint: &dyn ModelSource, records: &Records, model_count: usize) -> Result<Explanation> {
         let samples = (0..model_count)
             .map(|model| records.samples(model).map_err(|message| RunError::Overflow { message }))
             .collect::<Result<Vec<_>, _>>()?;
@@ -151,7 +151,7 @@ impl Plan {
     }
 }
 
-fn bias_rule(checkpoint: &Checkpoint, strategy: &Strategy) -> String {
+fn bias_rule(checkpoint: &dyn ModelSource, strategy: &Strategy) -> String {
     let mut rules: Vec<String> = Vec::new();
     for id in checkpoint.stage_ids() {
         for (_, entry) in checkpoint.stage_params(id) {

@@ -87,7 +87,7 @@ pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
     let output = request.output.output_dir.as_deref().map(prepare_output).transpose()?;
     let opened = open::comparison(request, caller)?;
-    let mut inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, clock, caller)?;
+    let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let job = Job::new(opened.models(request), journal_files::JOURNAL, request);
     let records = execute::execute(&job, &mut inputs, caller)?;
     Ok(Finished::new(records, output))
@@ -101,7 +101,7 @@ pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
 pub fn compare_candidates(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
     let opened = open::candidates_alone(request, caller)?;
-    let mut inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, clock, caller)?;
+    let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let job = Job { folder: None, ..Job::new(opened.models(request), journal_files::JOURNAL, request) };
     Ok(Finished::new(execute::execute(&job, &mut inputs, caller)?, None))
 }
@@ -114,7 +114,7 @@ pub fn compare_candidates(request: &Request, caller: &dyn Caller) -> Result<Fini
 #[cfg(feature = "libtorch")]
 pub fn forecast(request: &Request, caller: &dyn Caller) -> Result<Forecast> {
     let opened = open::comparison(request, caller)?;
-    let inputs = Inputs::prepare(&opened.checkpoint, request, opened.calibrates, Clock::start(), caller)?;
+    let inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, Clock::start(), caller)?;
     Forecast::new(&opened.models(request), &inputs, request)
 }
 

@@ -20,7 +20,7 @@ use crate::stats::PairedBootstrap;
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Request {
-    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    /// Save directory (its `latest` is followed), `global_stepN` directory, Hugging Face directory, or a name on the Hub
     pub checkpoint: PathBuf,
     /// The task, its passages and its tokenizer.
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::common;
 use crate::common::{TinyModel, edit_layer_file, read_tensors};
 use assert_cmd::Command;
-use kintsugi::checkpoint::{Checkpoint, Layout};
+use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource as _};
 use kintsugi::config::PositionEmbedding;
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::{Kind, StageId};
@@ -221,7 +221,7 @@ fn refusals_give_the_reason_and_end_with_2() {
 
 #[test]
 fn padding_tells_how_many_tokens_there_can_be() {
-    assert_eq!(Vocabulary::new(50_432, 128, 2).tokens, Some([50_177, 50_432]));
-    assert_eq!(Vocabulary::new(50_304, 128, 2).tokens, None);
-    assert_eq!(Vocabulary::new(7, 1, 1).tokens, Some([7, 7]));
+    assert_eq!(Vocabulary::new(50_432, Some(256), 2).tokens, Some([50_177, 50_432]));
+    assert_eq!(Vocabulary::new(50_304, Some(256), 2).tokens, None);
+    assert_eq!(Vocabulary::new(7, Some(1), 1).tokens, Some([7, 7]));
 }

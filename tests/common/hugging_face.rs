@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fs_err as fs;
-use kintsugi::checkpoint::Checkpoint;
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _};
 use kintsugi::config::{Architecture, Positions, Residual};
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::{Role, StageId};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kintsugi::checkpoint::Checkpoint;
+use kintsugi::checkpoint::{Checkpoint, ModelSource};
 use kintsugi::export::{ExportError, Format, MergeChoice, MergeJob, MergeSummary, Record};
 use kintsugi::merge::Strategy;
 use kintsugi::tensor::DType;
@@ -42,14 +42,15 @@ impl Merge {
     }
 
     /// Hands the job over.
-    pub fn with<R>(&self, checkpoint: &Checkpoint, directory: &Path, use_job: impl FnOnce(&MergeJob<'_>) -> R) -> R {
+    pub fn with<R>(&self, source: &dyn ModelSource, directory: &Path, use_job: impl FnOnce(&MergeJob<'_>) -> R) -> R {
         let record = Record { strategy_text: "text".to_owned(), version: "0".to_owned(), ..Record::default() };
         let job = MergeJob {
-            checkpoint,
+            source,
             choice: MergeChoice {
                 strategy: &self.strategy,
                 dtype: self.dtype,
                 vocab_size: self.vocab_size,
+                vocab_multiple: None,
                 calibrated: false,
             },
             format: self.format,
@@ -63,13 +64,13 @@ impl Merge {
     }
 
     /// Writes it.
-    pub fn write(&self, checkpoint: &Checkpoint, directory: &Path) -> Result<MergeSummary, ExportError> {
-        self.with(checkpoint, directory, |job| job.run(None, &()))
+    pub fn write(&self, source: &dyn ModelSource, directory: &Path) -> Result<MergeSummary, ExportError> {
+        self.with(source, directory, |job| job.run(None, &()))
     }
 
     /// Writes it and opens what was written, as gpt-neox's files.
-    pub fn reopen(&self, checkpoint: &Checkpoint, directory: &Path) -> Checkpoint {
-        self.write(checkpoint, directory).unwrap();
+    pub fn reopen(&self, source: &dyn ModelSource, directory: &Path) -> Checkpoint {
+        self.write(source, directory).unwrap();
         Checkpoint::open(directory, &[]).unwrap()
     }
 }

@@ -94,7 +94,7 @@ fn a_hugging_face_directory_that_changes_is_noticed() {
         for result in [
             model.check_unchanged(StageId::Layer(1)),
             model.read_stage(StageId::Layer(1)).map(drop),
-            model.read_replicas(StageId::Layer(1)).map(drop),
+            model.read_replicated(StageId::Layer(1)).map(drop),
         ] {
             let text = result.unwrap_err().to_string();
             assert!(text.contains("model-00001-of-00002.safetensors") && text.contains(expected), "{text}");

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::evaluation::{demo, demo_reference, options, pairs, passages, variants};
-use kintsugi::checkpoint::{Checkpoint, CheckpointError, ModelSource};
+use kintsugi::checkpoint::{Checkpoint, CheckpointError, ModelSource, ParamEntry, Reading, StageReader};
 use kintsugi::config::Architecture;
 use kintsugi::eval::chunk_plan::{Assignment, ChunkPlan};
 use kintsugi::eval::{EngineOptions, EvalError, Models, Quiet, SliceOutcome, evaluate_chunks, plan_chunks};
-use kintsugi::partition::{StageId, StageTensors};
+use kintsugi::partition::{Role, StageId};
 use kintsugi::run::RunError;
 use kintsugi::run::journal::{Journal, read_journal};
 use kintsugi::samples::TokenScore;
@@ -63,14 +63,19 @@ impl ModelSource for Dying {
         self.checkpoint.stage_files(id)
     }
 
-    fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        let left = self.stages_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        assert!(left.is_ok(), "this reader dies here, as it is meant to");
-        self.checkpoint.read_stage(id)
+    fn stage_entries(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+        self.checkpoint.stage_entries(id)
     }
 
-    fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        self.read_stage(id)
+    fn open_stage(
+        &self,
+        id: StageId,
+        roles: &[Role],
+        reading: &Reading,
+    ) -> Result<Box<dyn StageReader + '_>, CheckpointError> {
+        let left = self.stages_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        assert!(left.is_ok(), "this reader dies here, as it is meant to");
+        self.checkpoint.open_stage(id, roles, reading)
     }
 
     fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {

@@ -5,7 +5,7 @@ use crate::common::evaluation::{
     Evaluation, cpu, demo, demo_reference, evaluate, pairs, passages, variants, worst_difference,
 };
 use crate::common::{TinyCheckpoint, TinyModel};
-use kintsugi::checkpoint::{Checkpoint, digest_file};
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _, digest_file};
 use kintsugi::eval::chunk_plan::Assignment;
 use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::tokenizer::TokenPair;

@@ -2,7 +2,7 @@
 
 use crate::common::evaluation::{cpu, shared_checkpoint};
 use crate::common::{TinyModel, set_element};
-use kintsugi::checkpoint::Checkpoint;
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _};
 use kintsugi::eval::self_check::{StoredForm, self_check};
 use kintsugi::export::{StoredTensor, Value, save};
 use kintsugi::model::{Chunk, EmbeddingStage, Group, LayerStage, OutputStage, RotaryTable, Uploader};

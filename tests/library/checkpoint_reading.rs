@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::common;
 use crate::common::{TinyCheckpoint, TinyModel, edit_layer_file, edit_rank_file, replace_tensor};
 use fs_err as fs;
-use kintsugi::checkpoint::{Checkpoint, CheckpointError, Layout};
+use kintsugi::checkpoint::{Checkpoint, CheckpointError, Layout, ModelSource as _};
 use kintsugi::config::{Head, OutputLayerParallelism};
 use kintsugi::export::{StoredTensor, Value, save};
 use kintsugi::partition::{Role, StageId, StageKind};

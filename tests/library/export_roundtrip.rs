@@ -2,7 +2,7 @@
 
 use crate::common::merging::Merge;
 use crate::common::{TinyModel, read_tensors};
-use kintsugi::checkpoint::{Checkpoint, Layout, TorchFile};
+use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource as _, TorchFile};
 use kintsugi::config::{Activation, Norm, OutputLayerParallelism, PositionEmbedding};
 use kintsugi::export::synth::SynthOptions;
 use kintsugi::merge::{Exactness, StageMerger, Strategy};

@@ -7,7 +7,7 @@ use crate::common::{
     TinyCheckpoint, TinyModel, delete, edit_layer_file, edit_rank_file, flip_byte, replace_tensor, set_element,
     truncate_half,
 };
-use kintsugi::checkpoint::{Checkpoint, Layout, TorchFile};
+use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource as _, TorchFile};
 use kintsugi::config::{Activation, Head, Norm, OutputLayerParallelism, PositionEmbedding, QkvLayout};
 use kintsugi::export::ExportError;
 use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};

@@ -9,18 +9,17 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 pub use error::HuggingFaceError;
 pub use names::HuggingFaceClass;
 
 use super::error::CheckpointError;
+use super::inventory::ParamEntry;
 use super::rotary_table::difference;
-use super::source::ModelSource;
-use super::torch_file::{TensorForm, is_model_name};
+use super::source::{ModelSource, StageReader};
+use super::torch_file::{Reading, TensorForm, is_model_name};
 use crate::config::{Architecture, Head, Observed, Positions, QuirkOptions};
-use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors};
-use crate::tensor::DType;
+use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind};
+use crate::tensor::{DType, HostTensor};
 use config::ModelConfig;
 use files::WeightFiles;
 
@@ -38,9 +37,8 @@ pub struct HuggingFaceModel {
 struct Weight {
     stage: StageId,
     role: Role,
-    row: &'static Row,
-    /// With `{a,b}` where there are several tensors.
-    name: String,
+    /// Its name is that inside the layer, with `{a,b}` where there are several tensors.
+    entry: ParamEntry,
     tensors: Vec<String>,
     /// Whether it is the word embedding, used again.
     tied: bool,
@@ -88,19 +86,8 @@ impl HuggingFaceModel {
         self.weights.iter().filter(move |weight| weight.stage == id)
     }
 
-    fn read(&self, id: StageId, wanted: impl Fn(&Weight) -> bool) -> Result<StageTensors, CheckpointError> {
-        // Before, so that a change is reported as one; after, to be sure there was none.
-        self.check_unchanged(id)?;
-        let weights: Vec<_> = self.of_stage(id).filter(|weight| wanted(weight)).collect();
-        let params = weights
-            .into_par_iter()
-            .map(|weight| Ok((weight.role, self.read_param(weight)?)))
-            .collect::<Result<_, CheckpointError>>()?;
-        self.check_unchanged(id)?;
-        Ok(StageTensors { id, tp_size: 1, params })
-    }
-
-    fn read_param(&self, weight: &Weight) -> Result<Param, CheckpointError> {
+    /// A parameter in the layout that the architecture reads.
+    fn read(&self, weight: &Weight) -> Result<HostTensor, CheckpointError> {
         let read = |name: &String| {
             let tensor = self.files.read(name)?;
             match tensor.first_non_finite() {
@@ -112,15 +99,45 @@ impl HuggingFaceModel {
             }
         };
         let tensors = weight.tensors.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let joined = names::join(&self.architecture, weight.role, &tensors).map_err(|source| {
-            let (path, name) = (self.folder.clone(), weight.name.clone());
-            HuggingFaceError::Tensor { path, name, source }
-        })?;
-        let value = match weight.row.kind.partition_dim() {
-            None => ParamValue::Replicas(vec![joined]),
-            Some(_) => ParamValue::Joined(joined),
+        names::join(&self.architecture, weight.role, &tensors).map_err(|source| {
+            let (path, name) = (self.folder.clone(), weight.entry.name.clone());
+            HuggingFaceError::Tensor { path, name, source }.into()
+        })
+    }
+}
+
+/// A stage of a directory, whose files are opened tensor by tensor.
+struct OpenStage<'a> {
+    model: &'a HuggingFaceModel,
+    id: StageId,
+}
+
+impl OpenStage<'_> {
+    fn weight(&self, role: Role) -> Result<&Weight, CheckpointError> {
+        self.model.of_stage(self.id).find(|weight| weight.role == role).ok_or_else(|| CheckpointError::MissingTensor {
+            path: self.model.folder.clone(),
+            name: format!("{role:?}"),
+        })
+    }
+}
+
+impl StageReader for OpenStage<'_> {
+    fn read_shards(&self, role: Role) -> Result<Vec<HostTensor>, CheckpointError> {
+        Ok(vec![self.model.read(self.weight(role)?)?])
+    }
+
+    fn read(&self, role: Role) -> Result<Param, CheckpointError> {
+        let weight = self.weight(role)?;
+        let tensor = self.model.read(weight)?;
+        let value = match weight.entry.row.kind.partition_dim() {
+            None => ParamValue::Replicas(vec![tensor]),
+            Some(_) => ParamValue::Joined(tensor),
         };
-        Ok(Param { name: weight.name.clone(), kind: weight.row.kind, value })
+        Ok(Param { name: weight.entry.name.clone(), kind: weight.entry.row.kind, value })
+    }
+
+    fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        self.model.check_unchanged(self.id)
     }
 }
 
@@ -154,8 +171,8 @@ fn account(
     files: &WeightFiles,
 ) -> Result<Vec<Weight>, HuggingFaceError> {
     let mut found = Vec::new();
-    for weight in weights(class, architecture) {
-        weight.check(architecture, files)?;
+    for mut weight in weights(class, architecture) {
+        weight.entry.dtype = weight.check(architecture, files)?;
         found.push(weight);
     }
     let known: BTreeSet<_> = found.iter().flat_map(|weight| &weight.tensors).map(String::as_str).collect();
@@ -189,10 +206,9 @@ fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), 
 }
 
 impl Weight {
-    /// Its tensors are there, of the shapes that the architecture asks for, of one floating-point type.
-    fn check(&self, architecture: &Architecture, files: &WeightFiles) -> Result<(), HuggingFaceError> {
-        let shape = (self.row.shape)(architecture);
-        let shapes = names::shapes(architecture, self.role, &shape, self.tensors.len());
+    /// Its tensors are there, of the shapes that the architecture asks for, of one floating-point type, which is returned.
+    fn check(&self, architecture: &Architecture, files: &WeightFiles) -> Result<DType, HuggingFaceError> {
+        let shapes = names::shapes(architecture, self.role, &self.entry.rank_shape, self.tensors.len());
         let mut dtype = None;
         for (name, expected) in self.tensors.iter().zip(shapes) {
             let path = || files.path(name);
@@ -213,7 +229,7 @@ impl Weight {
                 return Err(HuggingFaceError::Siblings { path: path(), name, expected, found });
             }
         }
-        Ok(())
+        Ok(dtype.unwrap_or(DType::F32))
     }
 }
 
@@ -224,9 +240,10 @@ fn weights(class: HuggingFaceClass, architecture: &Architecture) -> impl Iterato
     let stages = std::iter::once((StageId::Embedding, StageKind::Embedding))
         .chain(layers)
         .chain([(StageId::Output, StageKind::FinalNorm), (StageId::Output, StageKind::Head)]);
-    let weight = move |stage, role, row, named_as: Role, tied| {
-        let name = class.pattern(stage, named_as)?;
-        Some(Weight { stage, role, row, tensors: class.tensor_names(stage, named_as), name, tied })
+    let weight = move |stage, role, row: &'static Row, named_as: Role, tied| {
+        let (name, rank_shape) = (class.name_in_stage(named_as)?.to_owned(), (row.shape)(architecture));
+        let entry = ParamEntry { name, row, dtype: DType::F32, rank_shape, used: true };
+        Some(Weight { stage, role, entry, tensors: class.tensor_names(stage, named_as), tied })
     };
     let tied_row = if architecture.head == Head::Tied { table.row(Role::WordEmbedding) } else { None };
     let tied = tied_row.and_then(|row| weight(StageId::Output, Role::HeadWeight, row, Role::WordEmbedding, true));
@@ -283,12 +300,14 @@ impl ModelSource for HuggingFaceModel {
         names.map(|name| self.files.path(name)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    fn read_stage(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        self.read(id, |_| true)
+    fn stage_entries(&self, id: StageId) -> Vec<(Role, &ParamEntry)> {
+        self.of_stage(id).map(|weight| (weight.role, &weight.entry)).collect()
     }
 
-    fn read_replicas(&self, id: StageId) -> Result<StageTensors, CheckpointError> {
-        self.read(id, |weight| weight.row.kind.partition_dim().is_none())
+    fn open_stage(&self, id: StageId, _: &[Role], _: &Reading) -> Result<Box<dyn StageReader + '_>, CheckpointError> {
+        // A change is to be reported as one, not as whatever comes of it.
+        self.check_unchanged(id)?;
+        Ok(Box::new(OpenStage { model: self, id }))
     }
 
     fn check_unchanged(&self, id: StageId) -> Result<(), CheckpointError> {

@@ -64,18 +64,25 @@ impl HuggingFaceClass {
 
     /// The name of a parameter's tensors, with `{a,b}` where there are several.
     pub(super) fn pattern(self, stage: StageId, role: Role) -> Option<String> {
-        let &(_, neox, llama) = NAMES.iter().find(|(known, ..)| *known == role)?;
-        let (name, prefix) = match self {
-            Self::GptNeox => (neox, "gpt_neox"),
-            Self::Llama | Self::Mistral => (llama, "model"),
+        let name = self.name_in_stage(role)?;
+        let prefix = match self {
+            Self::GptNeox => "gpt_neox",
+            Self::Llama | Self::Mistral => "model",
         };
-        if name.is_empty() {
-            return None;
-        }
         Some(match stage {
             StageId::Layer(number) => format!("{prefix}.layers.{number}.{name}"),
             StageId::Embedding | StageId::Output => name.to_owned(),
         })
+    }
+
+    /// As [`HuggingFaceClass::pattern`], inside a layer.
+    pub(super) fn name_in_stage(self, role: Role) -> Option<&'static str> {
+        let &(_, neox, llama) = NAMES.iter().find(|(known, ..)| *known == role)?;
+        let name = match self {
+            Self::GptNeox => neox,
+            Self::Llama | Self::Mistral => llama,
+        };
+        (!name.is_empty()).then_some(name)
     }
 }
 

@@ -2,13 +2,28 @@
 
 use std::collections::BTreeSet;
 
-use crate::checkpoint::{Checkpoint, Layout};
+use crate::checkpoint::{Checkpoint, Layout, ModelSource};
 use crate::config::{Head, QkvLayout, QuirkLine};
 use crate::merge::ParamDrift;
 use crate::partition::{Kind, Role, StageKind};
 
 /// What names, numbers and settings tell.
-pub(super) fn of_files(checkpoint: &Checkpoint) -> Vec<String> {
+pub(super) fn of_files(model: &dyn ModelSource) -> Vec<String> {
+    let architecture = model.architecture();
+    let mut notes: Vec<String> = model.as_neox().map(of_neox).unwrap_or_default();
+    if architecture.head.is_row_parallel() {
+        notes.push("the output head is row-parallel: each rank reads its own slice of the final norm".to_owned());
+    }
+    if let Some(refusal) = &architecture.not_evaluated {
+        notes.push(format!("it can be merged but not evaluated: {refusal}; {}", refusal.needed));
+    }
+    notes.extend(model.as_neox().map(quirks));
+    notes.extend(model.notes());
+    notes
+}
+
+/// What gpt-neox's names and numbers tell.
+fn of_neox(checkpoint: &Checkpoint) -> Vec<String> {
     let architecture = checkpoint.architecture();
     let mut notes = vec![numbering(checkpoint)];
     let has = |role, name: &str| {
@@ -28,24 +43,6 @@ pub(super) fn of_files(checkpoint: &Checkpoint) -> Vec<String> {
         notes.push(
             "post_attention_layernorm is saved but unused: with gpt_j_tied the MLP reads input_layernorm".to_owned(),
         );
-    }
-    if architecture.head.is_row_parallel() {
-        notes.push("the output head is row-parallel: each rank reads its own slice of the final norm".to_owned());
-    }
-    if let Some(refusal) = &architecture.not_evaluated {
-        notes.push(format!("it can be merged but not evaluated: {refusal}; {}", refusal.needed));
-    }
-    notes.push(quirks(checkpoint));
-    notes.extend(checkpoint.warnings());
-    match checkpoint.ignored() {
-        [] => {}
-        [only] => notes.push(format!("{only} holds no weights of the model and is ignored")),
-        [first, others @ ..] => {
-            notes.push(format!(
-                "{first} and {} more .pt files hold no weights of the model and are ignored",
-                others.len()
-            ));
-        }
     }
     notes
 }

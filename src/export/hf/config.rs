@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::model::HfModel;
 use crate::checkpoint::HuggingFaceClass;
-use crate::config::{Architecture, Head, Residual};
+use crate::config::{Architecture, Head, Residual, share_of};
 use crate::export::tokenizer_files::TokenizerFiles;
 use crate::tensor::DType;
 
@@ -67,7 +67,7 @@ fn config(settings: &Settings<'_>) -> Map<String, Value> {
     match model.class {
         HuggingFaceClass::GptNeox => {
             set("use_parallel_residual", json!(architecture.residual != Residual::Sequential));
-            set("rotary_pct", json!(share(rotary_dims, architecture.head_size())));
+            set("rotary_pct", json!(share_of(rotary_dims, architecture.head_size())));
             set("rotary_emb_base", json!(rotary_base));
             set("layer_norm_eps", json!(model.epsilon));
             set("attention_bias", json!(architecture.attention_bias));
@@ -109,39 +109,6 @@ fn config(settings: &Settings<'_>) -> Map<String, Value> {
     config
 }
 
-/// The share of a head that makes transformers' `int(head_size * share)` come out as `dims`.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "elements of a head"
-)]
-fn share(dims: usize, head_size: usize) -> f64 {
-    let exact = dims as f64 / head_size as f64;
-    let comes_out = |share: f64| (head_size as f64 * share) as usize == dims;
-    if comes_out(exact) { exact } else { exact.next_up() }
-}
-
 pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "as transformers does"
-    )]
-    fn every_share_comes_out() {
-        for head_size in 1..=256_usize {
-            for dims in (0..=head_size).step_by(2) {
-                assert_eq!((head_size as f64 * share(dims, head_size)) as usize, dims, "{dims} of {head_size}");
-            }
-        }
-    }
 }

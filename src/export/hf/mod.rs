@@ -22,7 +22,7 @@ use super::safetensors::TensorHeader;
 use super::sharded_tensor::{ByteSpan, ShardedTensor};
 use super::tokenizer_files::TokenizerFiles;
 use super::writer::{Content, FilePlan, Output};
-use crate::checkpoint::{Checkpoint, HuggingFaceModel, TensorForm};
+use crate::checkpoint::{HuggingFaceModel, ModelSource, TensorForm};
 use crate::config::Architecture;
 use crate::tensor::{DType, HostTensor, TensorError};
 
@@ -42,13 +42,13 @@ impl<'a> HfTarget<'a> {
     /// # Errors
     /// transformers has no model that is this one, or would not read it.
     pub(super) fn new(
-        checkpoint: &'a Checkpoint,
+        source: &'a dyn ModelSource,
         plan: &Plan,
         choice: &MergeChoice<'_>,
         tokenizer: Option<&TokenizerFiles>,
         max_shard_bytes: u64,
     ) -> Result<Self, ExportError> {
-        let architecture = checkpoint.architecture();
+        let architecture = source.architecture();
         let model = HfModel::of(architecture, choice.strategy.allow_inexact)?;
         let map = TensorMap { architecture, model: &model };
         let mut shards: Vec<Vec<TensorHeader>> = Vec::new();
@@ -82,7 +82,7 @@ impl<'a> HfTarget<'a> {
             architecture,
             model: &model,
             vocab_size: plan.vocab_size,
-            dtype: plan.params.first().map_or(checkpoint.dtype(), |param| param.dtype),
+            dtype: plan.params.first().map_or(source.dtype(), |param| param.dtype),
             unties_head: plan.unties_head,
             tokenizer,
         });

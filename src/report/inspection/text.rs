@@ -56,6 +56,9 @@ fn weights(inspection: &Inspection) -> String {
 
 fn vocabulary(vocabulary: Vocabulary, tp_size: usize) -> String {
     let Vocabulary { padded_size, make_vocab_size_divisible_by, multiple_of, tokens } = vocabulary;
+    let (Some(multiple_of), Some(make_vocab_size_divisible_by)) = (multiple_of, make_vocab_size_divisible_by) else {
+        return format!("vocabulary of {padded_size} rows");
+    };
     let rule = format!(
         "{multiple_of} (make_vocab_size_divisible_by {make_vocab_size_divisible_by} × {})",
         format::count(tp_size, "rank")

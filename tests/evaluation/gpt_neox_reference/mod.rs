@@ -14,7 +14,7 @@ use crate::common::evaluation::{
 };
 use crate::common::npz::{Array, parse_npy, read_npz};
 use crate::common::{copy_folder, edit_layer_file, layer_files};
-use kintsugi::checkpoint::Checkpoint;
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _};
 use kintsugi::eval::data_set::read_passages;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
