@@ -46,7 +46,7 @@ impl Machine {
     /// `eval` of a model, in a working directory with nothing in it.
     fn eval(&self, server: &HubServer, model: &str) -> Command {
         let mut command = kintsugi();
-        command.args(["eval", model, "--device", "cpu", "--threads", "1", "--bootstrap-replicates", "100"]);
+        command.args(["eval", model, "--device", "cpu", "--threads", "1"]);
         command.arg("--data").arg(self.inputs.path("passages.jsonl"));
         self.with_hub(command, server)
     }
