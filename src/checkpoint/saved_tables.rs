@@ -12,7 +12,7 @@ use crate::config::{Architecture, Positions};
 /// Reads every saved table, a few hundred bytes each, and compares it with the configuration's.
 pub(super) fn check(layout: Layout, stages: &[FileStage], architecture: &Architecture) -> Result<(), CheckpointError> {
     let (name, dims, base) = match architecture.positions {
-        Positions::Rotary { dims, base } => ("attention.rotary_emb.inv_freq", dims, base),
+        Positions::Rotary { dims, base, .. } => ("attention.rotary_emb.inv_freq", dims, base),
         Positions::Sinusoidal => ("position_embeddings.inv_freq", architecture.hidden_size, 10_000.0),
         _ => return Ok(()),
     };

@@ -5,7 +5,8 @@ use crate::config::{Architecture, NeoxConfig, QkvLayout, Quirks, Why};
 pub(super) fn of(config: &NeoxConfig, architecture: &Architecture, quirks: &Quirks, tp_size: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.sequence_parallel && tp_size > 1 {
-        let biases = architecture.biases_after_reduction() && (architecture.attention_bias || architecture.mlp_bias);
+        let biases =
+            architecture.biases_after_reduction() && (architecture.attention_output_bias || architecture.mlp_bias);
         let what = if biases { "norms and row-parallel biases" } else { "norms" };
         warnings.push(format!(
             "sequence_parallel: in training each rank's {what} acted on its own stretch of the sequence; it is evaluated \

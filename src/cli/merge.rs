@@ -120,6 +120,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
             calibrated: calibration.is_some(),
         },
         format: format(args)?,
+        drift: None,
         tokenizer: tokenizer.as_ref(),
         directory: &args.output_dir,
         overwrite: args.overwrite,

@@ -3,7 +3,7 @@
 //! [`Architecture::not_evaluated`] is the reason why one that is understood cannot be evaluated.
 
 use super::choices::{Activation, AttentionKind, Norm, PositionEmbedding, Precision};
-use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
+use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, QueryKeyNorm, Residual};
 use super::neox::NeoxConfig;
 use super::observed::{Observed, resolve_head};
 use super::quirk_values::{
@@ -17,12 +17,14 @@ use super::unsupported::Unsupported;
 const SOFT_PROMPT_DEFAULT: usize = 10;
 
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent settings of gpt-neox's configuration")]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 pub struct Architecture {
     pub layer_count: usize,
     pub hidden_size: usize,
     pub head_count: usize,
     pub kv_head_count: usize,
+    /// Elements of each head; not everywhere `hidden_size / head_count`.
+    pub head_size: usize,
     /// Rows of the word embedding with padding.
     pub padded_vocab_size: usize,
     /// Width of the MLP between its two layers, after gating.
@@ -32,8 +34,8 @@ pub struct Architecture {
     pub norm_epsilon: f64,
     /// Where rmsnorm adds it.
     pub rms_epsilon: EpsilonPlacement,
-    /// Whether queries and keys are normalised over all heads of a rank (`use_qk_layernorm`).
-    pub query_key_norm: bool,
+    /// Of queries and keys; `None` where they are not normalised.
+    pub query_key_norm: Option<QueryKeyNorm>,
     pub positions: Positions,
     pub rotary_tables: RotaryTables,
     /// Number format of the files, in which tables that gpt-neox keeps as buffers are rounded.
@@ -60,7 +62,9 @@ pub struct Architecture {
     pub mlp_input: MlpInput,
     pub head: Head,
     pub qkv: QkvLayout,
-    pub attention_bias: bool,
+    pub qkv_bias: bool,
+    /// Of the attention's output projection; a row-parallel bias.
+    pub attention_output_bias: bool,
     pub mlp_bias: bool,
     /// Rows of the trained prompt before every input (`soft_prompt_tuning`); 0 without one.
     pub soft_prompt_length: usize,
@@ -111,6 +115,7 @@ impl Architecture {
             MlpMatrices::UpGate
         };
         let mlp_bias = engine_mlp || (config.use_bias_in_mlp && mlp_matrices == MlpMatrices::UpGate);
+        let attention_bias = config.use_bias_in_attn_linear || engine_attention;
         let residual = match (config.gpt_j_residual, quirks.reduction.value) {
             (false, _) => Residual::Sequential,
             (true, Reduction::Shared) => Residual::Parallel,
@@ -121,13 +126,14 @@ impl Architecture {
             hidden_size,
             head_count: config.num_attention_heads,
             kv_head_count,
+            head_size: hidden_size / config.num_attention_heads,
             padded_vocab_size,
             mlp_inner_size: observed.mlp_inner_size.ok_or_else(|| missing("the MLP's width"))?,
             max_position_embeddings: config.max_position_embeddings,
             norm: config.norm,
             norm_epsilon: norm_epsilon(config),
             rms_epsilon: quirks.rms_epsilon.value,
-            query_key_norm: config.use_qk_layernorm,
+            query_key_norm: config.use_qk_layernorm.then_some(QueryKeyNorm::OverHeads),
             positions: positions(config),
             rotary_tables: quirks.rotary_tables.value,
             storage: observed.precision.unwrap_or(config.precision),
@@ -156,7 +162,8 @@ impl Architecture {
                 GqaLayout::Blocks => QkvLayout::Blocks,
                 GqaLayout::Interleaved => QkvLayout::InterleavedGroups,
             },
-            attention_bias: config.use_bias_in_attn_linear || engine_attention,
+            qkv_bias: attention_bias,
+            attention_output_bias: attention_bias,
             mlp_bias,
             soft_prompt_length: if config.soft_prompt_tuning {
                 observed.soft_prompt_length.unwrap_or(SOFT_PROMPT_DEFAULT)
@@ -169,13 +176,14 @@ impl Architecture {
         Ok((architecture, quirks))
     }
 
-    pub fn head_size(&self) -> usize {
-        self.hidden_size / self.head_count
+    /// Rows of the joined query matrix, columns of the attention's output projection.
+    pub(crate) fn query_size(&self) -> usize {
+        self.head_count * self.head_size
     }
 
     /// Rows of the joined query-key-value matrix.
     pub(crate) fn qkv_size(&self) -> usize {
-        self.hidden_size + 2 * self.kv_head_count * self.head_size()
+        self.query_size() + 2 * self.kv_head_count * self.head_size
     }
 
     /// Rows of the MLP's joined first matrix.
@@ -219,7 +227,7 @@ impl Architecture {
 
     /// Whether ranks can come to hold different residual streams: after the all-reduce each adds something of its own.
     pub(crate) fn streams_can_differ(&self) -> bool {
-        let row_bias = self.biases_after_reduction() && (self.attention_bias || self.mlp_bias);
+        let row_bias = self.biases_after_reduction() && (self.attention_output_bias || self.mlp_bias);
         row_bias || self.soft_prompt_length > 0 || matches!(self.positions, Positions::Learned { .. })
     }
 
@@ -240,7 +248,7 @@ impl Architecture {
     /// Why no one-rank model equals the trained one whatever the replicas hold; `None` where one does.
     pub(crate) fn never_exact(&self) -> Option<&'static str> {
         // An rmsnorm takes them over the elements of each head, which its rank holds whole.
-        (self.query_key_norm && !self.norm.is_rms()).then_some(
+        (self.query_key_norm == Some(QueryKeyNorm::OverHeads) && !self.norm.is_rms()).then_some(
             "qk_layernorm takes its statistics over the heads of one rank, so no one-rank model equals this one",
         )
     }
@@ -256,7 +264,9 @@ fn norm_epsilon(config: &NeoxConfig) -> f64 {
 
 fn positions(config: &NeoxConfig) -> Positions {
     match config.position_embedding {
-        PositionEmbedding::Rotary => Positions::Rotary { dims: config.rotary_ndims(), base: config.rotary_emb_base },
+        PositionEmbedding::Rotary => {
+            Positions::Rotary { dims: config.rotary_ndims(), base: config.rotary_emb_base, scaling: None }
+        }
         PositionEmbedding::Learned => Positions::Learned { offset: config.opt_pos_emb_offset },
         PositionEmbedding::Sinusoidal => Positions::Sinusoidal,
         PositionEmbedding::Alibi => Positions::Alibi,

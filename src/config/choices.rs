@@ -14,17 +14,23 @@ pub(super) trait Choice: Sized + Copy + 'static {
 }
 
 macro_rules! choices {
-    ($($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal $(| $alias:literal)*,)+ })+) => {$(
+    ($($(#[$about:meta])* $name:ident {
+        $($(#[$meaning:meta])* $variant:ident = $word:literal $(| $alias:literal)*,)+
+        // Values that gpt-neox lacks, named for reports only.
+        $(; $($(#[$foreign_meaning:meta])* $foreign:ident = $foreign_word:literal,)+)?
+    })+) => {$(
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
             $($(#[$meaning])* $variant,)+
+            $($($(#[$foreign_meaning])* $foreign,)+)?
         }
 
         impl $name {
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
+                    $($(Self::$foreign => $foreign_word,)+)?
                 }
             }
         }
@@ -101,6 +107,9 @@ choices! {
         Bilinear = "bilinear",
         /// `sigmoid(gate)` times the other half.
         Glu = "glu",
+        ;
+        /// `max(x, 0)²`, of Megatron.
+        SquaredRelu = "squared relu",
     }
 
     /// Key `output_layer_parallelism`: the dimension along which ranks share the output layer.

@@ -9,6 +9,7 @@ pub enum Positions {
     Rotary {
         dims: usize,
         base: f64,
+        scaling: Option<RotaryScaling>,
     },
     /// A learned table, added to the embedding by each rank from its own replica.
     Learned {
@@ -26,6 +27,34 @@ pub enum Positions {
         max_distance: usize,
     },
     Absent,
+}
+
+/// Frequencies of rotary embedding that were changed for longer contexts (transformers `modeling_rope_utils.py`); no
+/// setting of gpt-neox.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RotaryScaling {
+    /// By wavelength, as Llama 3.1: waves longer than `original_positions / low_freq_factor` have their frequency divided
+    /// by `factor`, those shorter than `original_positions / high_freq_factor` keep it, between them it is interpolated.
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        /// Positions that the model was trained for before.
+        original_positions: usize,
+    },
+    /// All divided by `factor`.
+    Linear { factor: f64 },
+}
+
+/// How queries and keys are normalised before they are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// One norm for both, with a gain for every head and element (gpt-neox, `use_qk_layernorm`). Layer norms take their
+    /// statistics over all heads of a rank, RMS norms over the elements of each head.
+    OverHeads,
+    /// A norm for queries and one for keys, over the elements of each head, their gains shared by all heads (Megatron,
+    /// Qwen3). Replicated: each rank has its own.
+    PerHead,
 }
 
 /// How attention and MLP are added to the residual stream, and with it where row-parallel biases are added.

@@ -31,7 +31,9 @@ pub use choices::{Activation, AttentionKind, MlpType, Norm, OutputLayerParalleli
 pub use client_args::ClientArgs;
 pub use era::{Date, Era};
 pub use error::{ConfigError, KeyPlace};
-pub use forms::{Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, Residual};
+pub use forms::{
+    Head, MlpInput, MlpMatrices, Multipliers, NormForm, Positions, QkvLayout, QueryKeyNorm, Residual, RotaryScaling,
+};
 pub use nearest::{did_you_mean, nearest_name};
 pub use neox::{Mup, NeoxConfig, TransformerEngine};
 pub(crate) use neox_settings::share_of;

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::architecture::Architecture;
-use super::choices::{AttentionKind, Norm};
-use super::forms::{Head, MlpInput, Positions, Residual};
+use super::choices::{Activation, AttentionKind, Norm};
+use super::forms::{Head, MlpInput, Positions, QueryKeyNorm, Residual};
 use super::unsupported::Unsupported;
 
 impl Architecture {
@@ -39,7 +39,7 @@ impl Architecture {
         set("gpt_j_tied", json!(self.mlp_input == MlpInput::AttentionNorm));
         set("activation", json!(self.activation.as_str()));
         set("bias_gelu_fusion", json!(self.tanh_gelu));
-        set("use_bias_in_attn_linear", json!(self.attention_bias));
+        set("use_bias_in_attn_linear", json!(self.qkv_bias));
         set("use_bias_in_mlp", json!(self.mlp_bias));
         set("no_weight_tying", json!(self.head != Head::Tied));
         set("output_layer_parallelism", json!(if self.head == Head::Row { "row" } else { "column" }));
@@ -54,9 +54,9 @@ impl Architecture {
 
     fn position_settings(&self) -> Map<String, Value> {
         let settings = match self.positions {
-            Positions::Rotary { dims, base } => json!({
+            Positions::Rotary { dims, base, .. } => json!({
                 "pos_emb": "rotary",
-                "rotary_pct": share_of(dims, self.head_size()),
+                "rotary_pct": share_of(dims, self.head_size),
                 "rotary_emb_base": whole_number(base),
             }),
             Positions::Learned { offset: 0 } => json!({ "pos_emb": "learned" }),
@@ -77,6 +77,16 @@ impl Architecture {
         let attention = &self.attention;
         let reason = if attention.iter().any(|kind| Some(kind) != attention.first()) {
             "its layers mix tokens in one way"
+        } else if self.query_size() != self.hidden_size {
+            "its heads have hidden_size / num_attention_heads elements each"
+        } else if self.qkv_bias != self.attention_output_bias {
+            "all linear layers of its attention have biases, or none"
+        } else if self.query_key_norm == Some(QueryKeyNorm::PerHead) {
+            "it has no norms for queries and for keys, each over the elements of a head"
+        } else if matches!(self.positions, Positions::Rotary { scaling: Some(_), .. }) {
+            "it does not scale the frequencies of rotary embedding"
+        } else if self.activation == Activation::SquaredRelu {
+            "it has no squared ReLU"
         } else if self.gated && self.tanh_gelu {
             "the gate of its MLP has no tanh form of GELU"
         } else {

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::architecture::Architecture;
-use super::forms::{Head, MlpInput, MlpMatrices, Multipliers, Positions, QkvLayout, Residual};
+use super::forms::{
+    Head, MlpInput, MlpMatrices, Multipliers, Positions, QkvLayout, QueryKeyNorm, Residual, RotaryScaling,
+};
 use super::quirk_values::{EpsilonPlacement, RotaryTables};
 
 impl Architecture {
@@ -39,7 +41,7 @@ impl Architecture {
             ("residual", self.residual_words().into()),
             ("mlp_norm", mlp_norm.into()),
             ("head", head.into()),
-            ("attention_bias", self.attention_bias.into()),
+            ("attention_bias", self.attention_bias_value()),
             ("mlp_bias", self.mlp_bias.into()),
         ];
         let named = entries.into_iter().chain(self.unusual());
@@ -71,6 +73,14 @@ impl Architecture {
             .collect()
     }
 
+    fn attention_bias_value(&self) -> Value {
+        match (self.qkv_bias, self.attention_output_bias) {
+            (true, false) => "of queries, keys and values only".into(),
+            (false, true) => "of the output only".into(),
+            (both, _) => both.into(),
+        }
+    }
+
     fn norm_words(&self) -> String {
         let outside = self.norm.is_rms() && self.rms_epsilon == EpsilonPlacement::Outside;
         format!("{}, epsilon {}{}", self.norm, self.norm_epsilon, if outside { " outside the root" } else { "" })
@@ -78,13 +88,23 @@ impl Architecture {
 
     fn position_words(&self) -> String {
         match self.positions {
-            Positions::Rotary { dims, base } => {
+            Positions::Rotary { dims, base, scaling } => {
                 let tables = match self.rotary_tables {
                     RotaryTables::Float32 => "",
                     RotaryTables::Storage => ", tables in the files' type",
                     RotaryTables::RoundedAngles => ", angles in the files' type",
                 };
-                format!("rotary, {dims} of {} elements, base {base}{tables}", self.head_size())
+                let scaled = match scaling {
+                    None => String::new(),
+                    Some(RotaryScaling::Linear { factor }) => format!(", frequencies / {factor}"),
+                    Some(RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions }) => {
+                        format!(
+                            ", frequencies / {factor} by wavelength (llama3, {original_positions} positions, factors \
+                             {low_freq_factor} to {high_freq_factor})"
+                        )
+                    }
+                };
+                format!("rotary, {dims} of {} elements, base {base}{tables}{scaled}", self.head_size)
             }
             Positions::Learned { offset: 0 } => "learned".to_owned(),
             Positions::Learned { offset } => format!("learned, offset {offset}"),
@@ -110,8 +130,15 @@ impl Architecture {
 
     fn unusual(&self) -> Vec<(&'static str, Value)> {
         let mut found: Vec<(&'static str, Value)> = Vec::new();
-        if self.query_key_norm {
-            let over = if self.norm.is_rms() { "over each head" } else { "over the heads of each rank" };
+        if self.head_size * self.head_count != self.hidden_size {
+            found.push(("head_size", self.head_size.into()));
+        }
+        if let Some(norm) = self.query_key_norm {
+            let over = match norm {
+                QueryKeyNorm::PerHead => "over each head, queries and keys apart",
+                QueryKeyNorm::OverHeads if self.norm.is_rms() => "over each head",
+                QueryKeyNorm::OverHeads => "over the heads of each rank",
+            };
             found.push(("qk_layernorm", over.into()));
         }
         if self.query_key_layer_scaling {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::packing::TokenizedPassage;
 use super::variant::{Models, Weights};
 use crate::checkpoint::ModelSource;
-use crate::config::{Architecture, Head, MlpInput};
+use crate::config::{Architecture, Head, MlpInput, QueryKeyNorm};
 use crate::merge::{Rule, Strategy};
 use crate::model::Backend;
 
@@ -161,11 +161,14 @@ fn activations_of(architecture: &Architecture, ranks: usize) -> usize {
     let streams = if architecture.streams_can_differ() { ranks } else { 1 };
     let own_norm = architecture.mlp_input != MlpInput::AttentionNorm;
     // The rows, kept in case that memory does not suffice; the norms' outputs, one for each rank's gain; every rank's context.
-    let throughout = hidden * streams + hidden * ranks.max(streams) * if own_norm { 2 } else { 1 } + hidden;
+    let query = architecture.query_size();
+    let throughout = hidden * streams + hidden * ranks.max(streams) * if own_norm { 2 } else { 1 } + query;
     // Queries, keys and values; two and a half times the rotated half of the first while they are rotated, else groups'
     // contexts and these joined, and repeated keys and values.
-    let repeated = if architecture.kv_head_count < architecture.head_count { 2 * hidden } else { 0 };
-    let attention = (architecture.qkv_size() + 2 * hidden + repeated).div_ceil(ranks);
+    let repeated = if architecture.kv_head_count < architecture.head_count { 2 * query } else { 0 };
+    // Normalised apart, in float32: what was read, its squares and the result.
+    let normalised = if architecture.query_key_norm == Some(QueryKeyNorm::PerHead) { 5 * query } else { 0 };
+    let attention = (architecture.qkv_size() + (2 * query + repeated).max(normalised)).div_ceil(ranks);
     let mlp = architecture.mlp_input_size().div_ceil(ranks) + hidden;
     throughout + attention.max(mlp)
 }

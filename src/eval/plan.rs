@@ -78,7 +78,7 @@ fn operations(model: &dyn ModelSource, packed: &Packed, targets: usize) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let in_layers = in_layers(model) as f64;
     let layers = model.stage_ids().iter().filter(|id| matches!(id, StageId::Layer(_))).count();
-    let width = float(architecture.head_count * (architecture.hidden_size / architecture.head_count.max(1)));
+    let width = float(architecture.head_count * architecture.head_size);
     let pairs: f64 = packed.passages.iter().map(TokenizedPassage::length).map(|n| float(n * (n + 1)) / 2.0).sum();
     2.0 * in_layers * float(packed.input_ids.len())
         + 2.0 * vocabulary * float(targets)

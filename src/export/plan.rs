@@ -231,7 +231,7 @@ impl Context<'_> {
         }
         if kind.is_replicated() {
             let rule = self.choice.strategy.rule(self.replicated.id, &entry.name, kind)?;
-            let rule = rule.resolve(kind, self.source.architecture().residual);
+            let rule = rule.for_role(role).resolve(kind, self.source.architecture().residual);
             let agree = self.replicated.ranks_agree(role) && rule.keeps_equal_replicas();
             return Ok(if agree { format!("{rule}; replicas agree") } else { rule.to_string() });
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FoldSummary, Rule};
 use crate::config::{Architecture, Residual};
-use crate::partition::{Kind, Param, StageId};
+use crate::partition::{Kind, Param, Role, StageId};
 use crate::tensor::HostTensor;
 
 /// Why merging one parameter by one rule changes the model.
@@ -63,10 +63,9 @@ impl Exactness {
         }
     }
 
-    /// Adds that a layer's `qk_layernorm` takes its statistics over other heads than in training.
-    pub fn add_head_norm(&mut self, stage: StageId, reason: &str) {
-        let name = "attention.qk_layernorm".to_owned();
-        self.add(stage, Loss { name, reason: reason.to_owned(), factor: 1.0 });
+    /// Adds that a parameter is another one than the model's.
+    pub fn add_change(&mut self, stage: StageId, name: &str, reason: &str) {
+        self.add(stage, Loss { name: name.to_owned(), reason: reason.to_owned(), factor: 1.0 });
     }
 
     /// Adds the changes that folding or calibration made to weights.
@@ -126,7 +125,7 @@ impl Exactness {
 }
 
 /// Why `rule` does not keep what the ranks compute with their own replicas; `None` if it does.
-pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -> Option<Loss> {
+pub fn inexact_because(architecture: &Architecture, role: Role, param: &Param, rule: Rule) -> Option<Loss> {
     let replicas = param.value.tensors();
     let count = replicas.len();
     if rule == Rule::Fold {
@@ -164,6 +163,10 @@ pub fn inexact_because(architecture: &Architecture, param: &Param, rule: Rule) -
         return None;
     }
     let reason = match param.kind {
+        _ if role.is_per_head_norm() => format!(
+            "replicas differ, and the normalisation stands between the matrix and the gain, so that nothing can be folded: \
+             `{rule}` keeps one value"
+        ),
         Kind::RowParallelBias | Kind::LearnedPositions => {
             format!("replicas differ, so every rank has a residual stream of its own: `{rule}` keeps one")
         }

@@ -25,13 +25,13 @@ impl Factor {
     pub fn of(architecture: &Architecture) -> Vec<Self> {
         let mut factors =
             if architecture.norm.has_gain() { vec![Self::LayerNorms, Self::FinalNorm] } else { Vec::new() };
-        if architecture.attention_bias {
+        if architecture.attention_output_bias {
             factors.push(Self::AttentionBias);
         }
         if architecture.mlp_bias {
             factors.push(Self::MlpBias);
         }
-        if architecture.attention_bias && architecture.mlp_bias {
+        if architecture.attention_output_bias && architecture.mlp_bias {
             factors.push(Self::RowParallelBiases);
         }
         if matches!(architecture.positions, Positions::Learned { .. }) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{Architecture, MlpInput};
+use crate::config::{Architecture, MlpInput, Positions};
 use crate::partition::{Role, StageId};
 
 /// A norm and the column-parallel layers that read it.
@@ -55,14 +55,18 @@ impl NormUnit {
     }
 }
 
-/// Whether the parameter has no effect: it belongs to an attention branch whose output is lost.
+/// Whether the parameter has no effect: it belongs to an attention branch whose output is lost, or adds the same to a
+/// query's scores of all keys, which the softmax does not see.
 pub(super) fn is_lost(architecture: &Architecture, role: Role) -> bool {
-    architecture.attention_dropped
-        && match role {
-            Role::AttentionOutputBias => true,
-            Role::InputNormGain | Role::InputNormBias => architecture.mlp_input == MlpInput::OwnNorm,
-            _ => false,
-        }
+    let turned = matches!(architecture.positions, Positions::Rotary { dims: 1.., .. });
+    (role == Role::KeyNormBias && !turned)
+        || architecture.attention_dropped
+            && match role {
+                Role::AttentionOutputBias => true,
+                role if role.is_per_head_norm() => true,
+                Role::InputNormGain | Role::InputNormBias => architecture.mlp_input == MlpInput::OwnNorm,
+                _ => false,
+            }
 }
 
 /// Whether another norm reads this norm's output: then no linear layer can make up for its replicas.

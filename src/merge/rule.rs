@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::config::Residual;
-use crate::partition::Kind;
+use crate::partition::{Kind, Role};
 
 /// How the replicas of a parameter become one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +29,11 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// The rule for a parameter of this role: norms of queries and keys cannot be folded, and are averaged instead.
+    pub fn for_role(self, role: Role) -> Self {
+        if self == Self::Fold && role.is_per_head_norm() { Self::Mean } else { self }
+    }
+
     /// `auto` resolved; other rules are themselves.
     pub fn resolve(self, kind: Kind, residual: Residual) -> Self {
         match (self, kind, residual) {

@@ -149,7 +149,8 @@ impl<'a> StageMerger<'a> {
     fn plan(&self, strategy: &Strategy, exactness: &mut Exactness) -> Result<Plan<'a>, MergeError> {
         let rules = self.rules(strategy)?;
         for &(role, param, rule) in rules.iter().filter(|&&(role, ..)| !is_lost(self.architecture, role)) {
-            let loss = inexact_because(self.architecture, param, rule).or_else(|| self.inexact_fold(role, param, rule));
+            let loss =
+                inexact_because(self.architecture, role, param, rule).or_else(|| self.inexact_fold(role, param, rule));
             if let Some(loss) = loss {
                 exactness.add(self.stage.id, loss);
             }
@@ -157,7 +158,7 @@ impl<'a> StageMerger<'a> {
         if let (StageId::Layer(_), true, Some(reason)) =
             (self.stage.id, self.stage.tp_size > 1, self.architecture.never_exact())
         {
-            exactness.add_head_norm(self.stage.id, reason);
+            exactness.add_change(self.stage.id, "attention.qk_layernorm", reason);
         }
         if let Some(name) = self.position_dependent() {
             let (name, reason) = (name.to_owned(), POSITION_DEPENDENT.to_owned());
@@ -186,14 +187,17 @@ impl<'a> StageMerger<'a> {
         if !self.architecture.sequence_parallel {
             return None;
         }
-        let acts_on_a_stretch = |kind: Kind| match kind {
-            Kind::NormGain | Kind::NormBias => true,
+        let acts_on_a_stretch = |role: Role, kind: Kind| match kind {
+            // Queries and keys are made of the whole sequence.
+            Kind::NormGain | Kind::NormBias => !role.is_per_head_norm(),
             Kind::RowParallelBias => self.architecture.biases_after_reduction(),
             _ => false,
         };
         let stage = self.stage;
-        let found = stage.params.values().find(|param| acts_on_a_stretch(param.kind) && !param.value.ranks_agree())?;
-        Some(&found.name)
+        let mut params = stage.params.iter();
+        let acts =
+            |(role, param): &(&Role, &Param)| acts_on_a_stretch(**role, param.kind) && !param.value.ranks_agree();
+        params.find(acts).map(|(_, param)| param.name.as_str())
     }
 
     /// Why folding this norm changes the model; `None` if it does not.
@@ -210,7 +214,7 @@ impl<'a> StageMerger<'a> {
                 continue;
             }
             let rule = strategy.rule(self.stage.id, &param.name, param.kind)?;
-            let rule = rule.resolve(param.kind, self.architecture.residual);
+            let rule = rule.for_role(role).resolve(param.kind, self.architecture.residual);
             if let Rule::Rank(tp_rank) = rule
                 && tp_rank >= self.stage.tp_size
             {

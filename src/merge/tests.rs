@@ -7,7 +7,7 @@ mod strategies;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::config::{Architecture, NeoxConfig, Observed};
+use crate::config::{Architecture, NeoxConfig, Observed, Positions, QueryKeyNorm};
 use crate::partition::{Kind, Param, ParamValue, Role, StageId, StageTensors};
 use crate::tensor::{DType, HostTensor};
 

@@ -7,7 +7,7 @@ use super::norm::Norm;
 use super::parallel::{ColumnParallelLinear, RowParallelLinear};
 use super::scores::Scores;
 use super::{Chunk, ModelError, RotaryTable, Uploader};
-use crate::config::{Architecture, QkvLayout};
+use crate::config::{Architecture, QkvLayout, QueryKeyNorm};
 use crate::partition::{Role, StageTensors};
 
 /// Self-attention without its output bias's addition.
@@ -16,13 +16,39 @@ pub(super) struct Attention {
     qkv: ColumnParallelLinear,
     /// The output projection (`attention.dense`).
     pub(super) dense: RowParallelLinear,
-    /// Of queries and keys.
-    norm: Option<Norm>,
+    norms: Option<HeadNorms>,
     scores: Scores,
     layout: QkvLayout,
     heads: i64,
     kv_heads: i64,
     head_size: i64,
+}
+
+/// The norms of queries and keys.
+#[derive(Debug)]
+enum HeadNorms {
+    OverHeads(Norm),
+    PerHead { query: Norm, key: Norm },
+}
+
+impl HeadNorms {
+    fn new(
+        stage: &StageTensors,
+        architecture: &Architecture,
+        uploader: &mut Uploader,
+    ) -> Result<Option<Self>, ModelError> {
+        let mut norm = |gain, bias| Norm::new(stage, architecture, uploader, gain, bias);
+        Ok(match architecture.query_key_norm {
+            None => None,
+            Some(QueryKeyNorm::OverHeads) => {
+                Some(Self::OverHeads(norm(Role::QueryKeyNormGain, Role::QueryKeyNormBias)?))
+            }
+            Some(QueryKeyNorm::PerHead) => Some(Self::PerHead {
+                query: norm(Role::QueryNormGain, Role::QueryNormBias)?,
+                key: norm(Role::KeyNormGain, Role::KeyNormBias)?,
+            }),
+        })
+    }
 }
 
 impl Attention {
@@ -31,11 +57,7 @@ impl Attention {
         architecture: &Architecture,
         uploader: &mut Uploader,
     ) -> Result<Self, ModelError> {
-        let norm = if architecture.query_key_norm {
-            Some(Norm::new(stage, architecture, uploader, Role::QueryKeyNormGain, Role::QueryKeyNormBias)?)
-        } else {
-            None
-        };
+        let norms = HeadNorms::new(stage, architecture, uploader)?;
         Ok(Self {
             qkv: ColumnParallelLinear::new(stage, architecture, uploader, Role::QkvWeight, Role::QkvBias)?,
             dense: RowParallelLinear::new(
@@ -45,12 +67,12 @@ impl Attention {
                 Role::AttentionOutputWeight,
                 Role::AttentionOutputBias,
             )?,
-            norm,
+            norms,
             scores: Scores::new(stage, architecture, uploader)?,
             layout: architecture.qkv,
             heads: to_i64(architecture.head_count / stage.tp_size),
             kv_heads: to_i64(architecture.kv_head_count / stage.tp_size),
-            head_size: to_i64(architecture.head_size()),
+            head_size: to_i64(architecture.head_size),
         })
     }
 
@@ -64,10 +86,17 @@ impl Attention {
     ) -> Result<Tensor, ModelError> {
         let parts = self.qkv.forward(tp_rank, x)?;
         let (mut query, mut key, value) = self.heads_of(&parts)?;
-        if let Some(norm) = &self.norm {
-            // The norm is made for as many heads as queries have.
-            key = self.repeat(key)?;
-            (query, key) = (norm.forward_heads(tp_rank, &query)?, norm.forward_heads(tp_rank, &key)?);
+        match &self.norms {
+            None => {}
+            Some(HeadNorms::OverHeads(norm)) => {
+                // The norm is made for as many heads as queries have.
+                key = self.repeat(key)?;
+                (query, key) = (norm.forward_heads(tp_rank, &query)?, norm.forward_heads(tp_rank, &key)?);
+            }
+            Some(HeadNorms::PerHead { query: of_query, key: of_key }) => {
+                query = of_query.forward_each_head(tp_rank, &query)?;
+                key = of_key.forward_each_head(tp_rank, &key)?;
+            }
         }
         if let Some(rotation) = rotation {
             rotation.apply(&query)?;

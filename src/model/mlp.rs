@@ -86,6 +86,7 @@ impl Mlp {
             Activation::Gelu | Activation::GeGlu if self.tanh_gelu && kernels::gelu_tanh(x) => return Ok(()),
             Activation::Gelu | Activation::GeGlu => x.f_gelu_(if self.tanh_gelu { "tanh" } else { "none" })?,
             Activation::Relu | Activation::ReGlu => x.f_relu_()?,
+            Activation::SquaredRelu => x.f_relu_()?.f_square_()?,
             Activation::Softsign => {
                 let denominator = x.f_abs()?.f_add_scalar(1)?;
                 x.f_div_(&denominator)?

@@ -93,9 +93,16 @@ impl Norm {
         (0..count).map(|tp_rank| self.apply(of_rank(streams, tp_rank), of_rank(&self.replicas, tp_rank))).collect()
     }
 
-    /// Normalises a rank's queries or keys (`qk_layernorm`), `[tokens, heads, head size]`.
+    /// Normalises a rank's queries or keys, `[tokens, heads, head size]`, with a gain for every head and element.
     pub(super) fn forward_heads(&self, tp_rank: usize, heads: &Tensor) -> Result<Tensor, ModelError> {
         self.apply(&heads.f_contiguous()?, &self.replicas[tp_rank])
+    }
+
+    /// Normalises a rank's queries or keys, `[tokens, heads, head size]`, over the elements of each head.
+    pub(super) fn forward_each_head(&self, tp_rank: usize, heads: &Tensor) -> Result<Tensor, ModelError> {
+        let sizes = heads.size();
+        let rows = heads.f_reshape([-1, sizes.last().copied().unwrap_or(1)])?;
+        Ok(self.apply(&rows, of_rank(&self.replicas, tp_rank))?.f_view(sizes.as_slice())?)
     }
 
     /// Normalises: layer norms over all dimensions but the first together; the others over the last.

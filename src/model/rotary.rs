@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::extent::to_i64;
 use super::{Backend, Chunk, ModelError, kernels};
-use crate::config::{Architecture, Positions, Precision, RotaryTables};
+use crate::config::{Architecture, Positions, Precision, RotaryScaling, RotaryTables};
 
 /// Cosines and sines for every position, `[positions, dims / 2]`, made by the quirk `rotary-tables` and cast to the
 /// compute type. By default they are made in float32 (float64 for float64 models), as gpt-neox does since 3bfedf47.
@@ -38,10 +38,10 @@ impl Rounding {
     }
 }
 
-/// Cosines and sines of position · base^(−2i / dims), `[positions, dims / 2]`, in at least float32.
+/// Cosines and sines of position · frequency, `[positions, dims / 2]`, in at least float32. The frequencies are
+/// base^(−2i / dims), and scaled where they are.
 fn cosines_and_sines(
-    dims: i64,
-    base: f64,
+    (dims, base, scaling): (i64, f64, Option<RotaryScaling>),
     positions: i64,
     backend: Backend,
     rounding: Rounding,
@@ -51,6 +51,9 @@ fn cosines_and_sines(
     let rounded = |tensor: Tensor, kind: Kind| tensor.f_to_kind(kind)?.f_to_kind(wide);
     let exponents = Tensor::f_arange_start_step(0, dims, 2, on_device)?.f_div_scalar(dims)?;
     let mut frequencies = Tensor::f_pow_scalar(base, &exponents)?.f_reciprocal()?;
+    if let Some(scaling) = scaling {
+        frequencies = scaled(&frequencies, scaling)?;
+    }
     let mut steps = Tensor::f_arange(positions, on_device)?;
     if let Rounding::Everything(kind) = rounding {
         (frequencies, steps) = (rounded(frequencies, kind)?, rounded(steps, kind)?);
@@ -63,25 +66,48 @@ fn cosines_and_sines(
     Ok((rounded(angles.f_cos()?, kind)?, rounded(angles.f_sin()?, kind)?))
 }
 
+/// The frequencies as transformers scales them (`modeling_rope_utils.py`, `_compute_llama3_parameters` and
+/// `_compute_linear_scaling_rope_parameters`).
+fn scaled(frequencies: &Tensor, scaling: RotaryScaling) -> Result<Tensor, ModelError> {
+    let (factor, low, high, positions) = match scaling {
+        RotaryScaling::Linear { factor } => return Ok(frequencies.f_div_scalar(factor)?),
+        RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
+            (factor, low_freq_factor, high_freq_factor, original_positions)
+        }
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a number of positions")]
+    let positions = positions as f64;
+    let wavelengths = frequencies.f_reciprocal()?.f_mul_scalar(std::f64::consts::TAU)?;
+    let slow = wavelengths.f_gt(positions / low)?;
+    let fast = wavelengths.f_lt(positions / high)?;
+    let divided = frequencies.f_div_scalar(factor)?;
+    // How near to the fast ones, 0 to 1.
+    let share = wavelengths.f_reciprocal()?.f_mul_scalar(positions)?.f_sub_scalar(low)?.f_div_scalar(high - low)?;
+    let rest = share.f_neg()?.f_add_scalar(1)?;
+    let between = rest.f_mul(frequencies)?.f_div_scalar(factor)?.f_add(&share.f_mul(frequencies)?)?;
+    Ok(divided.f_where_self(&slow, &frequencies.f_where_self(&fast, &between)?)?)
+}
+
 /// Sines, then cosines, of every position, `[positions, hidden]`. The frequencies are a buffer, so they are in the
 /// files' type whatever the version of gpt-neox.
 pub(super) fn sinusoidal(architecture: &Architecture, backend: Backend, positions: i64) -> Result<Tensor, ModelError> {
     let rounding = Rounding::new(true, architecture.storage);
-    let (cos, sin) = cosines_and_sines(to_i64(architecture.hidden_size), 10_000.0, positions, backend, rounding)?;
+    let (cos, sin) =
+        cosines_and_sines((to_i64(architecture.hidden_size), 10_000.0, None), positions, backend, rounding)?;
     Ok(Tensor::f_cat(&[sin, cos], -1)?.f_to_kind(backend.kind)?)
 }
 
 impl RotaryTable {
     /// A table for `positions` positions; `None` for models without rotary embedding.
     pub fn new(architecture: &Architecture, backend: Backend, positions: usize) -> Result<Option<Self>, ModelError> {
-        let Positions::Rotary { dims, base } = architecture.positions else { return Ok(None) };
+        let Positions::Rotary { dims, base, scaling } = architecture.positions else { return Ok(None) };
         let dims = to_i64(dims);
         let rounding = match architecture.rotary_tables {
             RotaryTables::Float32 => Rounding::Nothing,
             RotaryTables::Storage => Rounding::new(true, architecture.storage),
             RotaryTables::RoundedAngles => Rounding::new(false, architecture.storage),
         };
-        let (cos, sin) = cosines_and_sines(dims, base, to_i64(positions), backend, rounding)?;
+        let (cos, sin) = cosines_and_sines((dims, base, scaling), to_i64(positions), backend, rounding)?;
         Ok(Some(Self { cos: cos.f_to_kind(backend.kind)?, sin: sin.f_to_kind(backend.kind)?, dims }))
     }
 

@@ -52,7 +52,7 @@ impl Scores {
         // Scores are divided by the layer's number, the biases added, and all multiplied by it: only the biases notice.
         let coefficient = if architecture.query_key_layer_scaling && !flash { layer.max(1) as f64 } else { 1.0 };
         #[expect(clippy::cast_precision_loss, reason = "elements of a head")]
-        let head_size = architecture.head_size() as f64;
+        let head_size = architecture.head_size as f64;
         // Maximal update parametrisation replaces the divisor, layer number and all, but not the multiplication.
         let replaced = architecture.multipliers.scores_by_head_size && !flash;
         let scale = replaced.then_some(coefficient / head_size);

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::rotary::sinusoidal;
 use super::scores::buckets_of;
 use super::{Backend, Chunk, RotaryTable};
-use crate::config::{Architecture, NeoxConfig, Observed, Precision, QuirkOptions};
+use crate::config::{Architecture, NeoxConfig, Observed, Positions, Precision, QuirkOptions, RotaryScaling};
 
 const F32: Backend = Backend { device: Device::Cpu, kind: Kind::Float };
 
@@ -82,6 +82,83 @@ fn rotary_tables_are_gpt_neoxs_in_every_era() {
                 .map(|(ours, theirs)| (ours - theirs).abs())
                 .fold(0.0, f64::max);
             assert!(worst <= tolerance, "{place}: {part} off by {worst:e}");
+        }
+    }
+}
+
+/// The angles of position 1, which are the frequencies.
+fn frequencies(positions: Positions, backend: Backend) -> Vec<f64> {
+    let architecture = Architecture { positions, ..architecture(json!({}), &json!("fp32"), None) };
+    let table = RotaryTable::new(&architecture, backend, 2).unwrap().unwrap();
+    let positions = Tensor::arange(2, (Kind::Int64, Device::Cpu));
+    let rows = table.rows(&Chunk { start: 0, tokens: 2, groups: Vec::new(), positions }).unwrap();
+    let heads = Tensor::zeros([2, 1, 16], (backend.kind, Device::Cpu));
+    let _ = heads.narrow(-1, 0, 8).fill_(1.0);
+    rows.apply(&heads).unwrap();
+    let turned = values(&heads.select(0, 1));
+    turned[..8].iter().zip(&turned[8..]).map(|(cos, sin)| sin.atan2(*cos)).collect()
+}
+
+#[test]
+fn frequencies_are_scaled_as_transformers_does() {
+    let llama3 = |factor, original_positions| RotaryScaling::Llama3 {
+        factor,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_positions,
+    };
+    // The formula in plain Python; the second also by transformers 5.24, which rounds to float32.
+    let cases: [(f64, RotaryScaling, [f64; 8]); 3] = [
+        (
+            500_000.0,
+            llama3(8.0, 8192),
+            [
+                1.0,
+                0.193_922_744_748_685_76,
+                0.037_606_030_930_863_94,
+                0.007_292_664_737_217_109,
+                0.000_524_846_160_992_954_7,
+                3.428_102_195_952_591e-5,
+                6.647_869_871_181_235e-6,
+                1.289_173_172_151_557_4e-6,
+            ],
+        ),
+        (
+            10_000.0,
+            llama3(32.0, 64),
+            [
+                1.0,
+                0.236_687_117_301_672_66,
+                0.003_725_354_905_658_370_5,
+                0.000_988_211_768_802_618_5,
+                0.000_312_5,
+                9.882_117_688_026_186e-5,
+                3.125e-5,
+                9.882_117_688_026_186e-6,
+            ],
+        ),
+        (
+            10_000.0,
+            RotaryScaling::Linear { factor: 4.0 },
+            [
+                0.25,
+                0.079_056_941_504_209_48,
+                0.025,
+                0.007_905_694_150_420_95,
+                0.002_5,
+                0.000_790_569_415_042_095,
+                0.000_25,
+                7.905_694_150_420_95e-5,
+            ],
+        ),
+    ];
+    let double = Backend { kind: Kind::Double, ..F32 };
+    for (base, scaling, expected) in cases {
+        for (backend, tolerance) in [(double, 1e-13), (F32, 1e-6)] {
+            let found = frequencies(Positions::Rotary { dims: 16, base, scaling: Some(scaling) }, backend);
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() <= tolerance * expected, "{scaling:?}: {found:e}, not {expected:e}");
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ fn whole(tensor: &HostTensor) -> Piece<'_> {
 
 /// Rows of the matrix, in the order of `[Q | K | V]`.
 fn qkv_ranges(architecture: &Architecture) -> Vec<std::ops::Range<usize>> {
-    let (heads, size) = (architecture.head_count, architecture.head_size());
+    let (heads, size) = (architecture.head_count, architecture.head_size);
     // Keys, and values, behind each query head.
     let share = match architecture.qkv {
         QkvLayout::Blocks => return Vec::new(),

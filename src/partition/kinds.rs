@@ -62,6 +62,18 @@ pub enum Role {
     RelativeBias,
     PositionFrequencies,
     SoftPrompt,
+    QueryNormGain,
+    QueryNormBias,
+    KeyNormGain,
+    KeyNormBias,
+}
+
+impl Role {
+    /// Whether it belongs to the norm of queries or of keys, each over the elements of a head. Between it and the matrix
+    /// before it stands the normalisation, behind it the rotation: no linear layer can take it up.
+    pub(crate) fn is_per_head_norm(self) -> bool {
+        matches!(self, Self::QueryNormGain | Self::QueryNormBias | Self::KeyNormGain | Self::KeyNormBias)
+    }
 }
 
 /// How a parameter relates to the tensor-parallel ranks. Strategies give one rule per kind.

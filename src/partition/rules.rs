@@ -4,7 +4,7 @@
 use super::kinds::{Kind, Presence, Role, StageKind};
 use super::row::Row;
 use crate::config::refusals::{EXPERTS, RUN_GPT_NEOX, SPARSE, STATE_SPACE};
-use crate::config::{Architecture, Head, MlpInput, MlpMatrices, Norm, Positions, QkvLayout};
+use crate::config::{Architecture, Head, MlpInput, MlpMatrices, Norm, Positions, QkvLayout, QueryKeyNorm};
 
 use Kind::{Buffer, ColumnParallel, HeadNorm, HeadParallel, LearnedPositions, NormBias, NormGain, RowParallel};
 use Kind::{RelativeBias, RowParallelBias, VocabParallel};
@@ -84,7 +84,7 @@ pub(super) static TABLE: &[Row] = &[
             &["attention.query_key_value.bias", "attention.qkv.bias"],
             Layer,
             ColumnParallel,
-            with_attention_bias,
+            |a| only_if(a.qkv_bias, "use_bias_in_attn_linear is false"),
             |a| vec![a.qkv_size()],
         )
     },
@@ -94,20 +94,25 @@ pub(super) static TABLE: &[Row] = &[
     head_norm(Role::QueryKeyNormBias, &["attention.qk_layernorm.bias"], |a| with_query_key_norm(a, with_layer_norm(a))),
     // Over the elements of each head, so that joining is exact.
     head_norm(Role::QueryKeyNormGain, &["attention.qk_layernorm.scale"], |a| with_query_key_norm(a, with_rms_norm(a))),
+    // gpt-neox has no such norms; the names are Megatron's.
+    per_head_norm(Role::QueryNormGain, &["attention.q_layernorm.weight"], NormGain, with_per_head_norm),
+    per_head_norm(Role::QueryNormBias, &["attention.q_layernorm.bias"], NormBias, with_per_head_norm_bias),
+    per_head_norm(Role::KeyNormGain, &["attention.k_layernorm.weight"], NormGain, with_per_head_norm),
+    per_head_norm(Role::KeyNormBias, &["attention.k_layernorm.bias"], NormBias, with_per_head_norm_bias),
     row(
         Role::AttentionOutputWeight,
         &["attention.dense.weight", "attention.proj.weight"],
         Layer,
         RowParallel,
         always,
-        |a| vec![a.hidden_size, a.hidden_size],
+        |a| vec![a.hidden_size, a.query_size()],
     ),
     row(
         Role::AttentionOutputBias,
         &["attention.dense.bias", "attention.proj.bias"],
         Layer,
         RowParallelBias,
-        with_attention_bias,
+        |a| only_if(a.attention_output_bias, "use_bias_in_attn_linear is false"),
         hidden,
     ),
     row(
@@ -261,7 +266,16 @@ const fn norm(
 }
 
 const fn head_norm(role: Role, names: &'static [&'static str], presence: fn(&Architecture) -> Presence) -> Row {
-    row(role, names, Layer, HeadNorm, presence, |a| vec![a.head_count, a.head_size()])
+    row(role, names, Layer, HeadNorm, presence, |a| vec![a.head_count, a.head_size])
+}
+
+const fn per_head_norm(
+    role: Role,
+    names: &'static [&'static str],
+    kind: Kind,
+    presence: fn(&Architecture) -> Presence,
+) -> Row {
+    row(role, names, Layer, kind, presence, |a| vec![a.head_size])
 }
 
 const fn scalar(
@@ -328,16 +342,23 @@ fn in_two_matrices(architecture: &Architecture) -> Presence {
     only_if(architecture.mlp_matrices == MlpMatrices::Separate, "mlp_type is not llama")
 }
 
-fn with_attention_bias(architecture: &Architecture) -> Presence {
-    only_if(architecture.attention_bias, "use_bias_in_attn_linear is false")
-}
-
 fn with_mlp_bias(architecture: &Architecture) -> Presence {
     only_if(architecture.mlp_bias, "use_bias_in_mlp is false")
 }
 
 fn with_query_key_norm(architecture: &Architecture, presence: Presence) -> Presence {
-    if architecture.query_key_norm { presence } else { Presence::Absent("use_qk_layernorm is false") }
+    let present = architecture.query_key_norm == Some(QueryKeyNorm::OverHeads);
+    if present { presence } else { Presence::Absent("use_qk_layernorm is false") }
+}
+
+fn with_per_head_norm(architecture: &Architecture) -> Presence {
+    let present = architecture.query_key_norm == Some(QueryKeyNorm::PerHead);
+    only_if(present && architecture.norm.has_gain(), "queries and keys have no norms of their own")
+}
+
+fn with_per_head_norm_bias(architecture: &Architecture) -> Presence {
+    let present = architecture.query_key_norm == Some(QueryKeyNorm::PerHead);
+    only_if(present && architecture.norm.has_bias(), "norms of queries and keys have no biases")
 }
 
 fn hidden(architecture: &Architecture) -> Vec<usize> {
@@ -356,8 +377,8 @@ fn qkv_blocks(architecture: &Architecture) -> Vec<usize> {
     match architecture.qkv {
         QkvLayout::Interleaved | QkvLayout::InterleavedGroups => vec![architecture.qkv_size()],
         QkvLayout::Blocks => {
-            let key_value = architecture.kv_head_count * architecture.head_size();
-            vec![architecture.hidden_size, key_value, key_value]
+            let key_value = architecture.kv_head_count * architecture.head_size;
+            vec![architecture.query_size(), key_value, key_value]
         }
     }
 }

@@ -8,7 +8,7 @@ use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::config::{Architecture, MlpMatrices, NeoxConfig, Observed, Positions, QkvLayout};
+use crate::config::{Architecture, MlpMatrices, NeoxConfig, Observed, Positions, QkvLayout, QueryKeyNorm};
 use crate::tensor::{DType, HostTensor};
 
 /// 8 heads of 8, MLP width 96, vocabulary 128; changed by `settings`.
@@ -320,7 +320,7 @@ proptest! {
     fn joining_what_was_split_gives_the_tensor_back(
         (tp_size, gated, group, row_head) in (1..=8_usize, any::<bool>(), 1..=3_usize, any::<bool>()),
         (alibi, interleaved, matrices) in (any::<bool>(), any::<bool>(), select(MATRICES.to_vec())),
-        (head_size, per_rank, seed) in (1..=3_usize, 1..=2_usize, any::<u32>()),
+        (head_size, wider, per_rank, seed) in (1..=3_usize, 0..=1_usize, 1..=2_usize, any::<u32>()),
     ) {
         let mut architecture = if row_head {
             architecture(json!({ "output_layer_parallelism": "row" }))
@@ -329,14 +329,15 @@ proptest! {
         };
         architecture.kv_head_count = tp_size * per_rank;
         architecture.head_count = architecture.kv_head_count * group;
-        architecture.hidden_size = architecture.head_count * head_size * 2;
+        architecture.head_size = head_size * 2;
+        architecture.hidden_size = architecture.head_count * (head_size * 2 + wider);
         architecture.mlp_inner_size = tp_size * (per_rank + 2);
         architecture.padded_vocab_size = tp_size * 3;
         architecture.gated = gated || matrices == MlpMatrices::Separate;
         architecture.mlp_matrices = matrices;
-        architecture.attention_bias = true;
+        (architecture.qkv_bias, architecture.attention_output_bias) = (true, true);
         architecture.mlp_bias = matrices != MlpMatrices::Separate;
-        architecture.query_key_norm = true;
+        architecture.query_key_norm = Some(QueryKeyNorm::OverHeads);
         architecture.positions = if alibi {
             Positions::Alibi
         } else {

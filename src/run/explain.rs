@@ -88,7 +88,7 @@ impl Plan {
                 Planned { strategy, whole, factors }
             })
             .collect();
-        let has_biases = architecture.attention_bias || architecture.mlp_bias;
+        let has_biases = architecture.attention_output_bias || architecture.mlp_bias;
         let scales = if has_biases { bias_scales(checkpoint.tp_size()) } else { Vec::new() };
         let scales = scales.into_iter().map(|(scale, strategy)| (scale, models.add_merge(strategy))).collect();
         Self { strategies, scales }

@@ -33,6 +33,7 @@ mod job;
 #[doc(hidden)]
 pub mod journal;
 mod journal_files;
+mod judge;
 mod key;
 #[cfg(feature = "libtorch")]
 mod models;
@@ -47,6 +48,7 @@ mod resolve;
 #[cfg(feature = "libtorch")]
 mod stopping;
 mod strategies;
+mod test_checkpoint;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -58,10 +60,12 @@ pub use bytes::parse_bytes;
 pub use drift::{drift, read_replicated};
 pub use error::RunError;
 pub use finished::Finished;
+pub use judge::judge_strategies;
 pub use provenance::{checkpoint_info, versions};
 pub use reading::ReadingOptions;
 pub use resolve::{model_path, tokenizer_if_any};
 pub use strategies::StrategyOptions;
+pub use test_checkpoint::{Numbers, TRUTH_FILE, TestCheckpoint, Truth};
 
 #[cfg(feature = "libtorch")]
 pub use {

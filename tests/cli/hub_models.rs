@@ -10,10 +10,10 @@ use crate::common::hugging_face::HuggingFace;
 const SHARD: &str = "model-00001-of-00002.safetensors";
 const REPO: &str = "someone/model/resolve/main";
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// The files of a folder by name.
-fn files(folder: &Path) -> Files {
+pub(super) fn files(folder: &Path) -> Files {
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
@@ -31,14 +31,14 @@ fn model(machine: &Machine, sharded: bool) -> Files {
 }
 
 /// A server that has these files of someone's model, each stored as `storage` says.
-fn server(files: &Files, storage: impl Fn(&str) -> Storage) -> HubServer {
+pub(super) fn server(files: &Files, storage: impl Fn(&str) -> Storage) -> HubServer {
     let paths: Vec<_> = files.keys().map(|name| format!("{REPO}/{name}")).collect();
     let served = files.iter().zip(&paths).map(|((name, bytes), path)| (path.as_str(), storage(name), bytes.as_slice()));
     HubServer::new(&served.collect::<Vec<_>>())
 }
 
 /// As the Hub stores them.
-fn usual(name: &str) -> Storage {
+pub(super) fn usual(name: &str) -> Storage {
     if name.ends_with(".safetensors") { Storage::Large } else { Storage::Git }
 }
 

@@ -15,6 +15,8 @@ mod checkpoints;
 mod combine;
 #[cfg(feature = "libtorch")]
 mod data;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod demo_model;
 mod diff;
 mod eras;
 #[cfg(feature = "libtorch")]

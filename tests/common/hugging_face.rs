@@ -132,9 +132,9 @@ fn name(stage: StageId, role: Role) -> Option<String> {
 }
 
 fn config(architecture: &Architecture) -> Value {
-    let Positions::Rotary { dims, base } = architecture.positions else { panic!("not rotary") };
+    let Positions::Rotary { dims, base, .. } = architecture.positions else { panic!("not rotary") };
     #[expect(clippy::cast_precision_loss, reason = "elements of a head")]
-    let share = dims as f64 / architecture.head_size() as f64;
+    let share = dims as f64 / architecture.head_size as f64;
     json!({
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",

@@ -54,6 +54,7 @@ impl Merge {
                 calibrated: false,
             },
             format: self.format,
+            drift: None,
             tokenizer: None,
             directory,
             overwrite: self.overwrite,

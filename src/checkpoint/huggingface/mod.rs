@@ -191,7 +191,7 @@ fn account(
 
 /// Tables that older versions of transformers saved, and loaded over their own, must be those of `config.json`.
 fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), CheckpointError> {
-    let Positions::Rotary { dims, base } = architecture.positions else { return Ok(()) };
+    let Positions::Rotary { dims, base, .. } = architecture.positions else { return Ok(()) };
     let tables = files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq"));
     for (name, _) in tables.filter(|(_, form)| form.dtype.is_float()) {
         let tensor = files.read(name)?;

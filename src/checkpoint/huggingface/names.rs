@@ -96,9 +96,9 @@ fn expand(name: &str) -> Vec<String> {
 
 /// Shapes of the tensors that make up a parameter of the given shape.
 pub(super) fn shapes(architecture: &Architecture, role: Role, shape: &[usize], count: usize) -> Vec<Vec<usize>> {
-    let key_value = architecture.kv_head_count * architecture.head_size();
+    let key_value = architecture.kv_head_count * architecture.head_size;
     let rows = match (role, count) {
-        (Role::QkvWeight | Role::QkvBias, 3) => vec![architecture.hidden_size, key_value, key_value],
+        (Role::QkvWeight | Role::QkvBias, 3) => vec![architecture.query_size(), key_value, key_value],
         (_, count) if count > 1 => vec![architecture.mlp_inner_size; count],
         _ => return vec![shape.to_vec()],
     };
@@ -114,7 +114,7 @@ pub(super) fn join(architecture: &Architecture, role: Role, tensors: &[HostTenso
             several => concatenate(0, &several.iter().map(whole).collect::<Vec<_>>()),
         };
     };
-    let size = architecture.head_size();
+    let size = architecture.head_size;
     let is_qkv = matches!(role, Role::QkvWeight | Role::QkvBias);
     let pieces: Vec<_> = if is_qkv && architecture.qkv == QkvLayout::Interleaved {
         let of_head =

@@ -210,7 +210,7 @@ fn transformer_engines_modules_have_epsilons_biases_and_activations_of_their_own
     let (architecture, _) = resolve(json!({ "layernorm_epsilon": 0.1 }), &["mlp.fc1_weight"], &none());
     assert_eq!((architecture.norm_form().epsilon, architecture.mlp_norm_form().epsilon), (0.1, 1e-5));
     let settings = json!({ "pos_emb": "rotary", "use_bias_in_attn_linear": false });
-    assert!(resolve(settings, &["attention.qkv.weight"], &none()).0.attention_bias);
+    assert!(resolve(settings, &["attention.qkv.weight"], &none()).0.qkv_bias);
 }
 
 #[test]

@@ -67,23 +67,23 @@ fn config(settings: &Settings<'_>) -> Map<String, Value> {
     match model.class {
         HuggingFaceClass::GptNeox => {
             set("use_parallel_residual", json!(architecture.residual != Residual::Sequential));
-            set("rotary_pct", json!(share_of(rotary_dims, architecture.head_size())));
+            set("rotary_pct", json!(share_of(rotary_dims, architecture.head_size)));
             set("rotary_emb_base", json!(rotary_base));
             set("layer_norm_eps", json!(model.epsilon));
-            set("attention_bias", json!(architecture.attention_bias));
+            set("attention_bias", json!(architecture.qkv_bias));
             set("attention_dropout", json!(0.0));
             set("hidden_dropout", json!(0.0));
         }
         HuggingFaceClass::Llama | HuggingFaceClass::Mistral => {
             set("num_key_value_heads", json!(architecture.kv_head_count));
-            set("head_dim", json!(architecture.head_size()));
+            set("head_dim", json!(architecture.head_size));
             set("rope_theta", json!(rotary_base));
             set("rms_norm_eps", json!(model.epsilon));
             set("attention_dropout", json!(0.0));
         }
     }
     if model.class == HuggingFaceClass::Llama {
-        set("attention_bias", json!(architecture.attention_bias));
+        set("attention_bias", json!(architecture.qkv_bias));
         set("mlp_bias", json!(architecture.mlp_bias));
     }
     if model.class == HuggingFaceClass::Mistral {

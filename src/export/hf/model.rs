@@ -70,7 +70,8 @@ fn refused(reason: &str) -> Result<(), Refusal> {
 
 fn rotary(architecture: &Architecture) -> Result<(usize, f64), Refusal> {
     let positions = match architecture.positions {
-        Positions::Rotary { dims, base } if dims > 0 => return Ok((dims, base)),
+        Positions::Rotary { scaling: Some(_), .. } => "scaled frequencies",
+        Positions::Rotary { dims, base, .. } if dims > 0 => return Ok((dims, base)),
         Positions::Rotary { .. } | Positions::Absent => "no positions",
         Positions::Learned { .. } => "learned positions (pos_emb: learned)",
         Positions::Sinusoidal => "sinusoidal positions (pos_emb: sinusoidal)",
@@ -88,10 +89,16 @@ fn common(architecture: &Architecture) -> Result<(), Refusal> {
     if architecture.soft_prompt_length > 0 {
         return refused("it has no trained prompt before every input (soft_prompt_tuning)");
     }
-    if architecture.query_key_norm {
+    if architecture.query_key_norm.is_some() {
         return refused(
             "it normalises no queries and keys (use_qk_layernorm), least of all over the heads of one rank",
         );
+    }
+    if architecture.qkv_bias != architecture.attention_output_bias {
+        return refused("all linear layers of its attention have biases, or none");
+    }
+    if architecture.query_size() != architecture.hidden_size {
+        return refused("its heads have hidden_size / num_attention_heads elements each");
     }
     if architecture.norm == Norm::ScaleNorm {
         return refused("it has no norm with a single gain (norm: scalenorm)");
@@ -140,7 +147,7 @@ fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal>
         let reason = format!("its MLP is gated, and this model's is not (activation: {})", architecture.activation);
         return Err((reason, NEOX_INSTEAD));
     }
-    if rotary_dims != architecture.head_size() {
+    if rotary_dims != architecture.head_size {
         return refused("it turns all of each head (rotary_pct)");
     }
     Ok(())
@@ -148,7 +155,7 @@ fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal>
 
 /// Refuses what Llama has and Mistral has not.
 fn mistral(architecture: &Architecture) -> Result<(), Refusal> {
-    if architecture.attention_bias || architecture.mlp_bias {
+    if architecture.qkv_bias || architecture.mlp_bias {
         return refused("its linear layers have no biases (use_bias_in_attn_linear, use_bias_in_mlp)");
     }
     if !(0..architecture.layer_count).all(|layer| architecture.is_flash(layer)) {
@@ -189,6 +196,7 @@ fn hidden_act(architecture: &Architecture) -> Result<&'static str, Refusal> {
         Activation::Gelu | Activation::GeGlu if architecture.tanh_gelu => "gelu_fast",
         Activation::Gelu | Activation::GeGlu => "gelu",
         Activation::Relu | Activation::ReGlu => "relu",
+        Activation::SquaredRelu => "relu2",
         Activation::Swish | Activation::Silu | Activation::SwiGlu => "silu",
         Activation::Mish => "mish",
         Activation::Glu => "sigmoid",

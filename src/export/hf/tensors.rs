@@ -113,7 +113,7 @@ impl TensorMap<'_> {
 
 /// The rows of queries, keys and values in the joined matrix, head by head.
 fn qkv_rows(architecture: &Architecture) -> [Vec<Range<usize>>; 3] {
-    let (heads, size) = (architecture.head_count, architecture.head_size());
+    let (heads, size) = (architecture.head_count, architecture.head_size);
     // The width of one head's part of queries, of keys, of values.
     let parts = match architecture.qkv {
         QkvLayout::Blocks => {

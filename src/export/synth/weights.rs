@@ -46,7 +46,7 @@ impl Weights<'_> {
 
     fn replicas(&self, planned: Planned) -> Result<Vec<HostTensor>, ExportError> {
         let tp_size = self.options.tp_size;
-        if let (Kind::Buffer, Positions::Rotary { dims, base }) = (planned.row.kind, self.architecture.positions) {
+        if let (Kind::Buffer, Positions::Rotary { dims, base, .. }) = (planned.row.kind, self.architecture.positions) {
             let table = HostTensor::from_f64(self.options.dtype, vec![dims / 2], &rotary_frequencies(dims, base))
                 .map_err(|source| ExportError::Tensor { name: planned.name.to_owned(), source })?;
             return Ok(vec![table; tp_size]);

@@ -17,7 +17,11 @@ const DIFFERENT: &[&[f64]] = &[&[1.0, 2.0], &[1.0, 3.0]];
 const ZERO: &[&[f64]] = &[&[0.0, 0.0], &[0.0, -0.0]];
 
 fn reason(architecture: &Architecture, param: &Param, rule: Rule) -> Option<String> {
-    inexact_because(architecture, param, rule).map(|loss| {
+    let role = match param.kind {
+        Kind::RowParallelBias => Role::AttentionOutputBias,
+        _ => Role::InputNormGain,
+    };
+    inexact_because(architecture, role, param, rule).map(|loss| {
         assert_eq!(loss.name, param.name);
         loss.reason
     })
@@ -75,6 +79,46 @@ fn norms_must_agree_or_be_folded() {
         assert_eq!(reason(&architecture, &gain(DIFFERENT), Rule::Fold), None);
         let expected = "the model uses it once: `sum` makes it 2 times what it is";
         assert_eq!(reason(&architecture, &gain(EQUAL), Rule::Sum).as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn norms_of_queries_and_keys_must_agree() {
+    let turned = Positions::Rotary { dims: 2, base: 10_000.0, scaling: None };
+    let still = Architecture { query_key_norm: Some(QueryKeyNorm::PerHead), ..sequential() };
+    let turning = Architecture { positions: turned, ..still.clone() };
+    let stage = |role, kind, values| {
+        let param = Param { name: "norm.weight".to_owned(), kind, value: replicas(DType::F32, values) };
+        StageTensors { id: StageId::Layer(0), tp_size: 2, params: [(role, param)].into() }
+    };
+    let because = |architecture: &Architecture, stage: &StageTensors, strategy: &str| {
+        let mut exactness = Exactness::default();
+        let strategy = Strategy::resolve(strategy).unwrap();
+        let merged = StageMerger::new(stage, architecture).merge(&strategy, &mut exactness).unwrap();
+        (merged.params.values().next().unwrap().value.tensors()[0].to_f64().unwrap(), exactness.because())
+    };
+    let reason = |rule: &str| {
+        vec![format!(
+            "norm.weight (layer 0): replicas differ, and the normalisation stands between the matrix and the gain, so that \
+             nothing can be folded: `{rule}` keeps one value"
+        )]
+    };
+    for (role, kind) in [
+        (Role::QueryNormGain, Kind::NormGain),
+        (Role::QueryNormBias, Kind::NormBias),
+        (Role::KeyNormGain, Kind::NormGain),
+        (Role::KeyNormBias, Kind::NormBias),
+    ] {
+        let drifted = stage(role, kind, DIFFERENT);
+        assert_eq!(because(&turning, &drifted, "fold"), (vec![1.0, 2.5], reason("mean")));
+        assert_eq!(because(&turning, &drifted, "zeroth"), (vec![1.0, 2.0], reason("rank 0")));
+        assert_eq!(because(&turning, &stage(role, kind, EQUAL), "fold"), (vec![1.0, 2.0], Vec::new()));
+        // What is added to all keys is added to all scores of a query.
+        let seen = if role == Role::KeyNormBias { Vec::new() } else { reason("mean") };
+        assert_eq!(because(&still, &drifted, "fold").1, seen);
+        // Queries and keys are made of the whole sequence, so that every replica acts on all of it.
+        let stretched = Architecture { sequence_parallel: true, ..turning.clone() };
+        assert_eq!(because(&stretched, &drifted, "fold").1, reason("mean"));
     }
 }
 

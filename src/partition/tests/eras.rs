@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Expected, architecture, architecture_with};
-use crate::config::Architecture;
+use super::{Expected, architecture, architecture_with, pythia};
+use crate::config::{Architecture, QueryKeyNorm};
 use crate::partition::{Kind, PartitionTable, Presence, Role, StageKind};
 
 use StageKind::{Embedding, FinalNorm, Layer};
@@ -83,6 +83,20 @@ const EARLY_LAYER_NORM: &[Expected] = &[
 const INTERLEAVED_GROUPS: &[Expected] =
     &[(Layer, "attention.query_key_value.weight", Role::QkvWeight, Kind::ColumnParallel, &[128, 64], &[64, 64])];
 
+const PER_HEAD_NORMS: &[Expected] = &[
+    (Layer, "attention.q_layernorm.weight", Role::QueryNormGain, Kind::NormGain, &[16], &[16]),
+    (Layer, "attention.q_layernorm.bias", Role::QueryNormBias, Kind::NormBias, &[16], &[16]),
+    (Layer, "attention.k_layernorm.weight", Role::KeyNormGain, Kind::NormGain, &[16], &[16]),
+    (Layer, "attention.k_layernorm.bias", Role::KeyNormBias, Kind::NormBias, &[16], &[16]),
+];
+
+/// Heads of 16 elements, of a hidden size of 64 and 8 heads.
+const WIDE_HEADS: &[Expected] = &[
+    (Layer, "attention.query_key_value.weight", Role::QkvWeight, Kind::ColumnParallel, &[384, 64], &[192, 64]),
+    (Layer, "attention.query_key_value.bias", Role::QkvBias, Kind::ColumnParallel, &[384], &[192]),
+    (Layer, "attention.dense.weight", Role::AttentionOutputWeight, Kind::RowParallel, &[64, 128], &[64, 64]),
+];
+
 /// Architectures with the rows that they have.
 pub(super) fn cases() -> Vec<(Architecture, &'static [Expected])> {
     let cases: [(Value, &[&str], &[Expected]); 14] = [
@@ -105,7 +119,11 @@ pub(super) fn cases() -> Vec<(Architecture, &'static [Expected])> {
         (json!({}), &[], EARLY_LAYER_NORM),
         (json!({ "num_kv_heads": 4 }), &["mlp.dense_h_to_4h.weight"], INTERLEAVED_GROUPS),
     ];
-    cases.into_iter().map(|(settings, names, rows)| (architecture_with(settings, names), rows)).collect()
+    let of_neox = cases.into_iter().map(|(settings, names, rows)| (architecture_with(settings, names), rows));
+    // What no configuration of gpt-neox says.
+    let norms = Architecture { query_key_norm: Some(QueryKeyNorm::PerHead), head_size: 16, ..pythia() };
+    let wide = Architecture { attention_output_bias: false, head_size: 16, ..pythia() };
+    of_neox.chain([(norms, PER_HEAD_NORMS), (wide, WIDE_HEADS)]).collect()
 }
 
 #[test]
@@ -171,4 +189,12 @@ fn bookkeeping_is_passed_over() {
     for name in ["attention.dense.bias", "mlp.linear1.weight", "extra_state"] {
         assert!(!super::ignored_name(name), "{name}");
     }
+}
+
+#[test]
+fn biases_of_queries_keys_and_values_come_alone() {
+    let architecture = Architecture { attention_output_bias: false, ..pythia() };
+    let table = PartitionTable::new(&architecture);
+    assert!(table.row(Role::QkvBias).is_some() && table.row(Role::AttentionOutputBias).is_none());
+    assert!(table.lookup(Layer, "attention.dense.bias").is_err());
 }

@@ -82,8 +82,10 @@ pub(super) fn check(
     }
 }
 
+const PER_HEAD_NORMS: [Role; 4] = [Role::QueryNormGain, Role::QueryNormBias, Role::KeyNormGain, Role::KeyNormBias];
+
 /// Row-parallel weights and the embedding stay what they are to the last bit; row-parallel biases are summed or
-/// averaged, learned positions averaged, with one rounding.
+/// averaged, learned positions and the norms of queries and keys averaged, with one rounding.
 fn check_what_no_norm_reads(design: &Design, before: &StageTensors, ranks: &[Shards], merged: &StageTensors) {
     assert!(before.params.keys().eq(merged.params.keys()));
     for (&role, param) in &merged.params {
@@ -95,7 +97,9 @@ fn check_what_no_norm_reads(design: &Design, before: &StageTensors, ranks: &[Sha
             ) => {
                 assert!(role == Role::HeadWeight || before.same_bits(after));
             }
-            (Kind::RowParallelBias | Kind::LearnedPositions, ..) => {
+            (kind, ..)
+                if matches!(kind, Kind::RowParallelBias | Kind::LearnedPositions) || PER_HEAD_NORMS.contains(&role) =>
+            {
                 let summed = param.kind == Kind::RowParallelBias && design.architecture.residual == Residual::Parallel;
                 let divisor = if summed { 1.0 } else { f64::from(u32::try_from(ranks.len()).unwrap()) };
                 for (at, stored) in replica(merged, role).unwrap().into_iter().enumerate() {
@@ -219,7 +223,7 @@ pub(super) fn half_step(dtype: DType, value: f64) -> f64 {
 }
 
 fn units(design: &Design, stage: StageId) -> Vec<Unit> {
-    let attention = (Role::QkvWeight, design.architecture.attention_bias.then_some(Role::QkvBias));
+    let attention = (Role::QkvWeight, design.architecture.qkv_bias.then_some(Role::QkvBias));
     let mlp = match design.architecture.mlp_matrices {
         MlpMatrices::Separate => vec![(Role::MlpGateWeight, None), (Role::MlpUpWeight, None)],
         _ => vec![(Role::MlpInputWeight, design.architecture.mlp_bias.then_some(Role::MlpInputBias))],

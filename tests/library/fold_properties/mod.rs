@@ -7,7 +7,7 @@ mod libtorch;
 mod random_model;
 mod reference;
 
-use kintsugi::config::{Architecture, Head, MlpInput, Norm, Positions, Residual};
+use kintsugi::config::{Architecture, Head, MlpInput, Norm, Positions, QueryKeyNorm, Residual};
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::StageTensors;
 use kintsugi::tensor::DType;
@@ -95,8 +95,8 @@ fn fold_and_check(design: &Design) -> Found {
     found
 }
 
-/// Whether folding the norms loses nothing: all ranks hold one residual stream, and no norm whose replicas differ feeds
-/// another.
+/// Whether folding the norms loses nothing: all ranks hold one residual stream, no norm whose replicas differ feeds
+/// another, and norms that nothing can be folded out of agree.
 fn folding_is_exact(design: &Design) -> bool {
     let Design { architecture, drifting, .. } = design;
     let drifts = |of: bool| of && design.drift > 0.0 && design.tp_size > 1;
@@ -104,11 +104,13 @@ fn folding_is_exact(design: &Design) -> bool {
         matches!(architecture.positions, Positions::Learned { .. }) || architecture.soft_prompt_length > 0;
     let own_bias = architecture.residual != Residual::Parallel
         && design.row_biases
-        && (architecture.attention_bias || architecture.mlp_bias);
+        && (architecture.attention_output_bias || architecture.mlp_bias);
     let gains = architecture.norm.has_gain() && drifts(drifting.gains);
     let biases = architecture.norm.has_bias() && design.norm_biases != NormBiases::Zero && drifts(drifting.norm_biases);
     let feeding = architecture.mlp_input == MlpInput::NormOfAttentionNorm && (gains || biases);
-    !(own_position && drifts(drifting.positions) || own_bias && drifts(drifting.row_biases) || feeding)
+    let per_head = architecture.query_key_norm == Some(QueryKeyNorm::PerHead) && !architecture.attention_dropped;
+    let of_heads = per_head && (gains || biases);
+    !(of_heads || own_position && drifts(drifting.positions) || own_bias && drifts(drifting.row_biases) || feeding)
 }
 
 /// The same with replicas that agree.
@@ -140,7 +142,7 @@ proptest! {
     fn a_norm_over_a_ranks_heads_is_the_references(design in designs()) {
         // Norms that take their statistics over all heads of a rank, with parameters and without.
         let norm = if design.architecture.norm.has_gain() { Norm::LayerNorm } else { Norm::NonParametricLayerNorm };
-        let architecture = Architecture { query_key_norm: true, norm, ..design.architecture };
+        let architecture = Architecture { query_key_norm: Some(QueryKeyNorm::OverHeads), norm, ..design.architecture };
         let design = Design { architecture, ..design };
         let model = design.draw();
         let ids = design.ids();
@@ -195,7 +197,7 @@ proptest! {
         let summed = design.architecture.residual == Residual::Parallel
             && design.tp_size > 1
             && design.row_biases
-            && (design.architecture.attention_bias && !design.architecture.attention_dropped
+            && (design.architecture.attention_output_bias && !design.architecture.attention_dropped
                 || design.architecture.mlp_bias);
         prop_assert_eq!(exactness.is_exact(), !summed, "{:?}", exactness.because());
         prop_assert_eq!(difference > REAL, summed, "off by {:e}", difference);
@@ -223,8 +225,8 @@ proptest! {
     ) {
         let architecture = Architecture {
             norm: Norm::LayerNorm, residual: Residual::Parallel, positions: Positions::Absent, head: Head::Tied,
-            attention_bias: false, mlp_bias: false, mlp_input: MlpInput::OwnNorm, attention_dropped: false,
-            query_key_norm: false, soft_prompt_length: 0,
+            qkv_bias: false, attention_output_bias: false, mlp_bias: false, mlp_input: MlpInput::OwnNorm, attention_dropped: false,
+            query_key_norm: None, soft_prompt_length: 0,
             ..design.architecture
         };
         let drifting = Drifting { gains: true, norm_biases: true, ..design.drifting };

@@ -5,7 +5,7 @@ mod draw;
 
 use kintsugi::config::{
     Activation, Architecture, AttentionKind, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm,
-    Positions, Precision, QkvLayout, Residual, RotaryTables,
+    Positions, Precision, QkvLayout, QueryKeyNorm, Residual, RotaryScaling, RotaryTables,
 };
 use kintsugi::partition::{Kind, Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind, StageTensors, join};
 use kintsugi::tensor::{DType, HostTensor};
@@ -120,8 +120,17 @@ prop_compose! {
         (tp_size, heads_per_rank, head_size, layer_count, inner_per_rank, vocab_per_rank) in sizes(),
         (norm, norm_epsilon, rms_epsilon) in norms(),
         positions in select(vec![
-            Positions::Rotary { dims: 2, base: 10_000.0 },
-            Positions::Rotary { dims: 4, base: 500.0 },
+            Positions::Rotary { dims: 2, base: 10_000.0, scaling: None },
+            Positions::Rotary { dims: 4, base: 500.0, scaling: None },
+            Positions::Rotary { dims: 4, base: 20.0, scaling: Some(RotaryScaling::Linear { factor: 3.0 }) },
+            // One frequency that is kept and one that is interpolated.
+            Positions::Rotary { dims: 4, base: 20.0, scaling: Some(RotaryScaling::Llama3 {
+                factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_positions: 60,
+            }) },
+            // One that is interpolated and one that is divided.
+            Positions::Rotary { dims: 4, base: 20.0, scaling: Some(RotaryScaling::Llama3 {
+                factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_positions: 20,
+            }) },
             Positions::Learned { offset: 0 },
             Positions::Learned { offset: 2 },
             Positions::Sinusoidal,
@@ -135,7 +144,7 @@ prop_compose! {
             (Activation::Mish, false, false),
             (Activation::Softsign, false, false), (Activation::GeGlu, false, false), (Activation::GeGlu, true, false),
             (Activation::ReGlu, false, false), (Activation::SwiGlu, false, false), (Activation::Glu, false, false),
-            (Activation::Bilinear, false, false),
+            (Activation::Bilinear, false, false), (Activation::SquaredRelu, false, false),
         ]),
         mlp_matrices in select(vec![
             MlpMatrices::UpGate, MlpMatrices::UpGate, MlpMatrices::Separate, MlpMatrices::TransformerEngine,
@@ -146,10 +155,15 @@ prop_compose! {
         mlp_input in select(vec![MlpInput::OwnNorm, MlpInput::AttentionNorm, MlpInput::NormOfAttentionNorm]),
         (kv_heads_per_rank, interleaved_groups) in (1..=4_usize, any::<bool>()),
         head in select(vec![Head::Column, Head::Column, Head::Row, Head::Tied, Head::Reward]),
-        (attention_bias, mlp_bias, attention_lost) in any::<(bool, bool, bool)>(),
+        (qkv_bias, attention_output_bias, mlp_bias, attention_lost) in any::<(bool, bool, bool, bool)>(),
         (query_key_layer_scaling, attention, sliding_window) in scores(),
         multipliers in multipliers(),
-        (query_key_norm, soft_prompt_length) in (any::<bool>(), select(vec![0, 0, 0, 2])),
+        (query_key_norm, soft_prompt_length, wider) in (
+            select(vec![None, None, Some(QueryKeyNorm::OverHeads), Some(QueryKeyNorm::PerHead)]),
+            select(vec![0, 0, 0, 2]),
+            // Of the hidden size, for every head.
+            select(vec![0, 0, 0, 2, -2_isize]),
+        ),
     ) -> (usize, Architecture) {
         let head_count = tp_size * heads_per_rank;
         let kv_heads_per_rank = if heads_per_rank.is_multiple_of(kv_heads_per_rank) { kv_heads_per_rank } else { 1 };
@@ -165,7 +179,8 @@ prop_compose! {
         let mlp_bias = mlp_bias && mlp_matrices != MlpMatrices::Separate;
         (tp_size, Architecture {
             layer_count,
-            hidden_size: head_count * head_size,
+            hidden_size: head_count * head_size.strict_add_signed(wider),
+            head_size,
             head_count,
             kv_head_count,
             padded_vocab_size: tp_size * vocab_per_rank,
@@ -174,8 +189,8 @@ prop_compose! {
             norm,
             norm_epsilon,
             rms_epsilon,
-            // Over the elements of each head: the one form of which exact merges exist.
-            query_key_norm: query_key_norm && norm == Norm::RmsNorm,
+            // Over all heads only in the one form of which exact merges exist.
+            query_key_norm: query_key_norm.filter(|&form| form == QueryKeyNorm::PerHead || norm == Norm::RmsNorm),
             positions,
             rotary_tables: RotaryTables::Float32,
             storage: Precision::Fp32,
@@ -203,7 +218,8 @@ prop_compose! {
                 (false, true) => QkvLayout::InterleavedGroups,
                 (false, false) => QkvLayout::Blocks,
             },
-            attention_bias,
+            qkv_bias,
+            attention_output_bias,
             mlp_bias,
             soft_prompt_length,
             sequence_parallel: false,

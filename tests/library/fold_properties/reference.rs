@@ -263,6 +263,7 @@ fn activate(architecture: &Architecture, x: f64) -> f64 {
         }
         Activation::Gelu | Activation::GeGlu => x * 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::Relu | Activation::ReGlu => x.max(0.0),
+        Activation::SquaredRelu => x.max(0.0).powi(2),
         Activation::Softsign => x / (1.0 + x.abs()),
         Activation::Swish | Activation::Silu | Activation::SwiGlu => x * sigmoid(x),
         Activation::Mish => x * x.exp().ln_1p().tanh(),

@@ -1,6 +1,6 @@
 //! Attention of one rank's heads, score by score.
 
-use kintsugi::config::{Architecture, Norm, Positions, QkvLayout};
+use kintsugi::config::{Architecture, Norm, Positions, QkvLayout, QueryKeyNorm, RotaryScaling};
 use kintsugi::partition::Role;
 
 use super::{Rows, Shards, dot, linear, norm, normalise, to_f64};
@@ -13,7 +13,7 @@ pub(super) fn attend(
     rows: &[Vec<f64>],
     tp_size: usize,
 ) -> Rows {
-    let size = architecture.head_size();
+    let size = architecture.head_size;
     let heads = architecture.head_count / tp_size;
     let [queries, keys, values] = heads_of(architecture, shards, rows, tp_size);
     let mut context = vec![vec![0.0; heads * size]; rows.len()];
@@ -42,7 +42,7 @@ pub(super) fn attend(
 
 /// `[token][head][element]` of queries, keys and values; keys and values repeated for the query heads they serve.
 fn heads_of(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_size: usize) -> [Vec<Rows>; 3] {
-    let size = architecture.head_size();
+    let size = architecture.head_size;
     let heads = architecture.head_count / tp_size;
     let kv_heads = architecture.kv_head_count / tp_size;
     let mut found = [Vec::new(), Vec::new(), Vec::new()];
@@ -70,8 +70,17 @@ fn heads_of(architecture: &Architecture, shards: &Shards, rows: &[Vec<f64>], tp_
             let mut of_token: Rows =
                 (0..heads).map(|head| elements[head / (heads / count) * size..][..size].to_vec()).collect();
             if part < 2 {
-                if architecture.query_key_norm {
-                    of_token = normalise_heads(architecture, shards, &of_token);
+                match architecture.query_key_norm {
+                    None => {}
+                    Some(QueryKeyNorm::OverHeads) => of_token = normalise_heads(architecture, shards, &of_token),
+                    Some(QueryKeyNorm::PerHead) => {
+                        let roles =
+                            [(Role::QueryNormGain, Role::QueryNormBias), (Role::KeyNormGain, Role::KeyNormBias)];
+                        let (gain, bias) = roles[part];
+                        let (own_gain, own_bias) = (shards.get(&gain), shards.get(&bias));
+                        of_token =
+                            of_token.iter().map(|head| norm(architecture, head, gain, own_gain, own_bias)).collect();
+                    }
                 }
                 of_token = of_token.iter().map(|head| rotate(architecture, head, position)).collect();
             }
@@ -115,7 +124,7 @@ fn score(
     product: f64,
     distance: usize,
 ) -> f64 {
-    let size = to_f64(architecture.head_size());
+    let size = to_f64(architecture.head_size);
     let flash = architecture.is_flash(layer);
     let number = if architecture.query_key_layer_scaling && !flash { to_f64(layer.max(1)) } else { 1.0 };
     let divisor = if architecture.multipliers.scores_by_head_size && !flash { size } else { size.sqrt() * number };
@@ -141,12 +150,26 @@ fn bucket(distance: usize, buckets: usize, max_distance: usize) -> usize {
     (1..buckets - exact).filter(|&step| to_f64(step) <= grown).count() + exact
 }
 
+/// A frequency, changed by its wavelength as Llama 3.1 does or divided.
+fn scaled(frequency: f64, scaling: Option<RotaryScaling>) -> f64 {
+    match scaling {
+        None => frequency,
+        Some(RotaryScaling::Linear { factor }) => frequency / factor,
+        Some(RotaryScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_positions }) => {
+            let waves = to_f64(original_positions) * frequency / std::f64::consts::TAU;
+            let share = ((waves - low) / (high - low)).clamp(0.0, 1.0);
+            frequency * ((1.0 - share) / factor + share)
+        }
+    }
+}
+
 /// `x·cos + rotate_half(x)·sin` on the first elements of a head, the rest as it is.
 fn rotate(architecture: &Architecture, head: &[f64], position: usize) -> Vec<f64> {
     let mut rotated = head.to_vec();
-    if let Positions::Rotary { dims, base } = architecture.positions {
+    if let Positions::Rotary { dims, base, scaling } = architecture.positions {
         for pair in 0..dims / 2 {
-            let angle = to_f64(position) / base.powf(to_f64(2 * pair) / to_f64(dims));
+            let frequency = base.powf(-to_f64(2 * pair) / to_f64(dims));
+            let angle = to_f64(position) * scaled(frequency, scaling);
             let (first, second) = (head[pair], head[pair + dims / 2]);
             rotated[pair] = first * angle.cos() - second * angle.sin();
             rotated[pair + dims / 2] = second * angle.cos() + first * angle.sin();
