@@ -13,7 +13,7 @@ const DATA: &str = "datasets/EleutherAI/lambada_openai/resolve/main/data/lambada
 fn trained() -> Files {
     let folder = tempfile::tempdir().unwrap();
     let mut merge = kintsugi();
-    merge.arg("merge").arg(demo()).args(["--format", "hf", "--strategy", "fold", "--max-shard-size", "200KB"]);
+    merge.arg("merge").arg(demo()).args(["--format", "hf", "--strategy", "fold", "--max-shard-size", "200000"]);
     merge.arg("--tokenizer").arg(in_repository("evals/demo/tokenizer.json"));
     let merged = folder.path().join("merged");
     assert!(run(merge.arg("-o").arg(&merged)).status.success());
@@ -91,7 +91,7 @@ fn a_model_that_cannot_be_split_leaves_nothing_behind() {
     let data = in_repository("evals/demo/passages.jsonl").display().to_string();
     for (further, words) in [
         (&["--tensor-parallel", "3"][..], "cannot be written for 3 ranks"),
-        (&["--drift", "-1"], "drift"),
+        (&["--drift", "2"], "drift: expected a fraction from 0 to 1"),
         (&["--limit", "0"], "--limit"),
     ] {
         let complaint = failure(&mut demo_of(&machine, &server, &[&["--data", &data], further].concat()));
