@@ -18,7 +18,7 @@ pub enum OtherFormat {
 impl OtherFormat {
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Self::HuggingFace => "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it",
+            Self::HuggingFace => "this is a Hugging Face directory, which `open_model` opens",
             Self::Megatron | Self::Distributed => {
                 "only checkpoints of gpt-neox and Hugging Face directories are read; Megatron Bridge's convert_checkpoints.py \
                  export writes the latter"

@@ -183,7 +183,10 @@ fn share(bias: &HostTensor, tp_size: usize, rank: usize) -> Result<HostTensor, T
     let mut values = bias.to_f64()?;
     for value in &mut values {
         let part = round(*value / count, dtype);
-        *value = if rank == 0 { *value - part * (count - 1.0) } else { part };
+        // The sum of negative zeros is negative zero; a remainder would not be.
+        if *value != 0.0 {
+            *value = if rank == 0 { *value - part * (count - 1.0) } else { part };
+        }
     }
     HostTensor::from_f64(dtype, bias.shape().to_vec(), &values)
 }

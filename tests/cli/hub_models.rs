@@ -91,6 +91,15 @@ fn every_command_that_reads_models_takes_names() {
     let mut diff = kintsugi();
     diff.args(["diff", "someone/model"]).arg(machine.inputs.path("model"));
     assert!(table(&mut machine.with_hub(diff, &server)).contains("identical"));
+    let mut inspect = kintsugi();
+    inspect.args(["inspect", "someone/model"]);
+    assert!(table(&mut machine.with_hub(inspect, &server)).contains("someone/model"));
+    for (command, option) in [("merge", None), ("synth", Some("--from"))] {
+        let mut write = kintsugi();
+        write.arg(command).args(option).args(["someone/model", "--tensor-parallel", "2", "-o"]).arg(command);
+        assert_eq!(table(&mut machine.with_hub(write, &server)), format!("{command}\n"));
+        assert!(machine.home.path().join(command).join("latest").is_file());
+    }
     let candidate =
         machine.inputs.compare(&["--candidate", "someone/model", "--candidate", "again=someone/model@main"]);
     let stdout = table(&mut machine.with_hub(candidate, &server));

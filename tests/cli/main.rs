@@ -48,6 +48,7 @@ mod resume;
 #[cfg(feature = "libtorch")]
 mod settings;
 mod strategies;
+mod test_checkpoints;
 #[cfg(feature = "libtorch")]
 mod until_decided;
 #[cfg(feature = "libtorch")]
