@@ -1,9 +1,10 @@
 //! Downloads, by the library that reads the cache too.
 //!
-//! The library goes on with what an earlier run has left of a file (`blobs/ETAG.part`), but not well in three cases, so that
+//! The library goes on with what an earlier run has left of a file (`blobs/ETAG.part`), but not well in some cases, so that
 //! a download is prepared and repeated here: its own retries begin at byte 0, behind what is there already, when a connection
 //! fails before it has brought anything; a file that arrived whole but was not renamed is asked for beyond its end, which
-//! servers refuse; and one with too many bytes stays in the way for ever.
+//! servers refuse; one with too many bytes stays in the way for ever; and bytes that are in the cache already, under another
+//! commit or since another process fetched them, are fetched again.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use fs_err as fs;
-use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use fs_err::os::unix::fs::symlink;
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, Metadata};
+use hf_hub::{Cache, CacheRepo};
 
 use super::checksum;
 use super::error::HubError;
@@ -52,9 +54,12 @@ impl Hub {
         let (path, size) = loop {
             let attempt = api.metadata(&remote.url(&file.file)).and_then(|metadata| {
                 let (blob, size) = (cached.blob_path(metadata.etag()), metadata.size() as u64);
-                let before = resumable(&blob, size)?;
+                let before = prepare(&blob, size)?;
                 if before > arrived {
                     (arrived, failures) = (before, 0);
+                }
+                if blob.is_file() {
+                    return Ok((link(&cached, &metadata, &file.file)?, size));
                 }
                 remote.download_with_progress(&file.file, Watched(progress)).map(|path| (path, size))
             });
@@ -137,19 +142,41 @@ fn may_pass(error: &ApiError) -> bool {
     }
 }
 
-/// The bytes that an earlier attempt has left of a file of this size, in a state with which the library goes on. Where
-/// another process is at work on them they are left alone.
-fn resumable(blob: &Path, size: u64) -> std::io::Result<u64> {
+/// Waits until no other process is at work on a file of this size. Returns the bytes that have arrived of it, in a state with
+/// which the library goes on.
+fn prepare(blob: &Path, size: u64) -> std::io::Result<u64> {
+    if let Some(folder) = blob.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let lock = fs::File::create(blob.with_extension("lock"))?;
+    if lock.file().try_lock().is_err() {
+        tracing::info!("waiting for another process, which is downloading the same file");
+        lock.file().lock()?;
+    }
     let part = blob.with_extension("part");
     let Ok(found) = fs::metadata(&part).map(|metadata| metadata.len()) else { return Ok(0) };
-    let lock = fs::File::create(blob.with_extension("lock"))?;
-    if found < size || lock.file().try_lock().is_err() {
+    if found < size {
         return Ok(found);
     }
     // The last byte of a whole file is fetched again; more bytes than the file has are others.
     let kept = if found == size { size.saturating_sub(1) } else { 0 };
     fs::OpenOptions::new().write(true).open(&part)?.set_len(kept)?;
     Ok(kept)
+}
+
+/// Gives bytes that are in the cache the name that they have at a commit.
+fn link(cached: &CacheRepo, metadata: &Metadata, file: &str) -> std::io::Result<PathBuf> {
+    let path = cached.pointer_path(metadata.commit_hash()).join(file);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // From `snapshots/COMMIT/FILE` to `blobs/ETAG`.
+    let up = "../".repeat(1 + Path::new(file).components().count());
+    match symlink(format!("{up}blobs/{}", metadata.etag()), &path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => cached.create_ref(metadata.commit_hash())?,
+    }
+    Ok(path)
 }
 
 /// Forwards the library's progress to ours.

@@ -157,6 +157,35 @@ fn every_file_has_the_bytes_of_its_checksum() {
     }
 }
 
+/// As a launcher starts them.
+#[test]
+fn several_processes_fetch_a_model_once() {
+    let machine = Machine::new();
+    let there = model(&machine, false);
+    let server = server(&there, usual);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| success(&mut machine.eval(&server, "someone/model")));
+        }
+    });
+    assert_eq!(server.ranges(&format!("{REPO}/model.safetensors")), ["0-"]);
+}
+
+/// The same bytes under another commit are named, not fetched.
+#[test]
+fn what_the_cache_has_under_another_commit_is_not_fetched_again() {
+    let machine = Machine::new();
+    let there = model(&machine, true);
+    let first = server(&there, usual);
+    success(&mut machine.eval(&first, "someone/model"));
+    let snapshots = machine.snapshot("model").parent().unwrap().to_owned();
+    fs::rename(machine.snapshot("model"), snapshots.join("f".repeat(40))).unwrap();
+    let second = server(&there, usual);
+    success(&mut machine.eval(&second, "someone/model"));
+    assert_eq!(second.ranges(&format!("{REPO}/{SHARD}")), [""; 0]);
+    assert_eq!(files(&machine.snapshot("model")), there);
+}
+
 /// `AutoModelForCausalLM.from_pretrained` fetches no tokenizer.
 #[test]
 fn a_tokenizer_that_python_has_not_fetched_is_fetched_with_its_model() {
