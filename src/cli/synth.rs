@@ -22,7 +22,7 @@ pub(super) struct SynthArgs {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Shape::names()))]
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     shape: Option<String>,
-    /// The weights of this model: a Hugging Face directory, or a merged checkpoint of gpt-neox
+    /// The weights of this model: a Hugging Face directory, a name on the Hub, or a merged checkpoint of gpt-neox
     ///
     /// What is true of the checkpoint is written beside it, into `truth.json`: which strategies keep the unmerged model, and
     /// with --evaluate what it scores.

@@ -15,6 +15,8 @@ mod checkpoints;
 mod combine;
 #[cfg(feature = "libtorch")]
 mod data;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod demo_model;
 mod diff;
 mod eras;
 #[cfg(feature = "libtorch")]
@@ -31,6 +33,8 @@ mod hostile_results;
 mod hostile_text;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod hub;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod hub_models;
 mod inspect;
 mod outputs;
 mod places;
