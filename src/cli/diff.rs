@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{Checkpoint, OpenOptions, open_model};
+use crate::checkpoint::{Checkpoint, MegatronCheckpoint, OpenOptions, open_model};
 use crate::error::Result;
 use crate::merge::diff_models;
 use crate::report::{self, TerminalStyle};
@@ -33,11 +33,17 @@ pub(super) struct DiffArgs {
 pub(super) fn run(args: &DiffArgs, screen: &Screen) -> Result<()> {
     let place = |given: &Path| model_path(given, &mut screen.download_bar());
     let (a, b) = (place(&args.a)?, place(&args.b)?);
-    // How to read gpt-neox's files goes for whichever of the two is gpt-neox's.
-    let any_of_neox = Checkpoint::is_at(&a) || Checkpoint::is_at(&b);
+    // How to read a format's files goes for whichever of the two is of it.
     let open = |path: &Path| {
-        let none = any_of_neox && !Checkpoint::is_at(path);
-        open_model(path, &if none { OpenOptions::default() } else { args.reading.open_options() })
+        let mut options = args.reading.open_options();
+        let of_other = |is_at: fn(&Path) -> bool| (is_at(&a) || is_at(&b)) && !is_at(path);
+        if of_other(Checkpoint::is_at) {
+            options = OpenOptions { megatron_args: options.megatron_args, ..OpenOptions::default() };
+        }
+        if of_other(MegatronCheckpoint::is_at) {
+            options.megatron_args.clear();
+        }
+        open_model(path, &options)
     };
     let (left, right) = (open(&a)?, open(&b)?);
     let diff = diff_models(&*left, &*right)?;

@@ -85,7 +85,7 @@ pub(super) fn open(
 ) -> Result<Vec<Candidate>> {
     let mut taken: HashSet<String> = strategies.iter().map(|strategy| strategy.name.clone()).collect();
     taken.extend(["baseline".to_owned(), "noise floor".to_owned()]);
-    let neox = OpenOptions { config_files: Vec::new(), ..reading.open_options() };
+    let neox = OpenOptions { quirks: reading.open_options().quirks, ..OpenOptions::default() };
     let mut candidates = Vec::new();
     for candidate in requested {
         let (name, path) = (candidate.name(), candidate.path.clone());

@@ -29,6 +29,7 @@ mod gate;
 mod gate_samples;
 mod hostile;
 mod hostile_hugging_face;
+mod hostile_megatron;
 mod hostile_results;
 mod hostile_text;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
