@@ -168,8 +168,8 @@ impl NeoxTarget {
 fn padding(rows: usize, written: usize) -> Option<String> {
     (written > rows).then(|| {
         format!(
-            "the vocabulary is padded from {rows} to {written} rows with zeros, as gpt-neox pads: the logits of these rows \
-             are 0 and take part in the softmax; --pad-vocab=1 adds no more than the ranks need"
+            "the vocabulary is padded from {rows} to {written} rows with zeros: the logits of these rows are 0 and take part \
+             in the softmax, which can cost several percent of perplexity"
         )
     })
 }
