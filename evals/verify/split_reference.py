@@ -9,7 +9,7 @@ LlamaForCausalLM, tied or not, with or without biases, any number of key-value h
 - Row-parallel weights (the outputs of attention and MLP): equal parts of the columns.
 - Row-parallel biases: with a parallel residual the all-reduce adds them up. Each rank but the first holds bias / N rounded to
   the type, the first what remains, bias - (N - 1) * part, rounded too. With a sequential residual each rank holds the bias.
-- Norms: a copy on each rank. Vocabulary: rows of zeros up to a multiple of 128 * N, then equal parts.
+- Norms: a copy on each rank. Vocabulary: rows of zeros up to a multiple of M * N (--pad-vocab M), then equal parts.
 
 -o writes the files, without a configuration. --against compares them bit for bit with the layer files of a checkpoint (the
 MLP's names until 2024-09 count as those since), prints each tensor that differs, and exits with 1 if any does.
@@ -51,8 +51,8 @@ def parts(tensor, ranks, dim=0):
     return tensor.chunk(ranks, dim)
 
 
-def vocabulary(tensor, ranks):
-    return parts(torch.cat([tensor, tensor.new_zeros(-len(tensor) % (128 * ranks), tensor.shape[1])]), ranks)
+def vocabulary(tensor, ranks, multiple):
+    return parts(torch.cat([tensor, tensor.new_zeros(-len(tensor) % (multiple * ranks), tensor.shape[1])]), ranks)
 
 
 def column_parallel(tensors, ranks):
@@ -69,14 +69,14 @@ def row_parallel(tensor, ranks, summed):
     return [torch.where(tensor == 0, tensor, rest)] + [part] * (ranks - 1)  # a sum of -0 is -0
 
 
-def split(tensors, config, ranks):
+def split(tensors, config, ranks, multiple):
     """{number of the file: {gpt-neox's name: the ranks' tensors}}"""
     neox, layers, heads = config["model_type"] == "gpt_neox", config["num_hidden_layers"], config["num_attention_heads"]
     embedding, blocks, final_norm, head, norm_parts = NEOX if neox else LLAMA
     qkv_names, dense_name, mlp_in_names, mlp_out_name = NEOX_BLOCK if neox else LLAMA_BLOCK
     summed = neox and config.get("use_parallel_residual", True)
     norm = lambda ours, theirs: {f"{ours}.{a}": [tensors[f"{theirs}.{b}"]] * ranks for a, b in norm_parts.items()}
-    files = {0: {"word_embeddings.weight": vocabulary(tensors[f"{embedding}.weight"], ranks)}}
+    files = {0: {"word_embeddings.weight": vocabulary(tensors[f"{embedding}.weight"], ranks, multiple)}}
     for layer in range(layers):
         block = f"{blocks}.{layer}"
         names = "input_layernorm", "post_attention_layernorm"
@@ -94,7 +94,7 @@ def split(tensors, config, ranks):
                 file[f"mlp.linear2.{kind}"] = row_parallel(of(mlp_out_name), ranks, summed)
     files[layers + 3] = norm("norm", final_norm)
     if not config.get("tie_word_embeddings", False):
-        files[layers + 4] = {"final_linear.weight": vocabulary(tensors[f"{head}.weight"], ranks)}
+        files[layers + 4] = {"final_linear.weight": vocabulary(tensors[f"{head}.weight"], ranks, multiple)}
     return {f"layer_{number:02}-model_{rank:02}-model_states.pt": {name: shards[rank] for name, shards in file.items()}
             for number, file in files.items() for rank in range(ranks)}
 
@@ -113,10 +113,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="directory of transformers, with safetensors")
     parser.add_argument("ranks", type=int)
+    parser.add_argument("--pad-vocab", type=int, default=1, metavar="M")
     parser.add_argument("-o", "--output-dir", type=Path)
     parser.add_argument("--against", type=Path, help="checkpoint to compare with")
     arguments = parser.parse_args()
-    files = split(read(arguments.model), json.loads((arguments.model / "config.json").read_text()), arguments.ranks)
+    config = json.loads((arguments.model / "config.json").read_text())
+    files = split(read(arguments.model), config, arguments.ranks, arguments.pad_vocab)
     if folder := arguments.output_dir:
         (folder / "global_step0").mkdir(parents=True)
         (folder / "latest").write_text("global_step0")
