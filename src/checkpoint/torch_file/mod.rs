@@ -9,6 +9,7 @@ mod pickle;
 mod place;
 mod places;
 mod plain;
+mod run;
 mod stored;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -27,6 +28,7 @@ use serde_json::{Map, Value};
 use self::archive::{Entries, Entry};
 use self::place::Place;
 use self::places::places;
+use self::run::{Run, Runs};
 use self::stored::Stored;
 use super::error::{CheckpointError, is_unknown_object};
 use super::read_digests::{PIECE_BYTES, ReadDigests};
@@ -63,36 +65,6 @@ enum Root {
 pub struct Reading {
     pub pool: Option<Arc<Pool>>,
     pub digests: Option<Arc<ReadDigests>>,
-}
-
-/// Tensors that are one run of the file each.
-struct Runs {
-    file: File,
-    places: HashMap<String, Run>,
-}
-
-struct Run {
-    start: u64,
-    place: Place,
-    fills_storage: bool,
-    /// Of exactly these bytes, where the file has one.
-    crc32: Option<u32>,
-}
-
-impl Run {
-    /// A place as a run of the file; `None` where it reaches beyond its storage.
-    fn of(entry: Entry, place: Place) -> Option<Self> {
-        let size = place.dtype.size() as u64;
-        let count = place.shape.iter().try_fold(1, |count: u64, &extent| count.checked_mul(extent as u64))?;
-        let (first, bytes) = (place.first.checked_mul(size)?, count.checked_mul(size)?);
-        let start = entry.start.checked_add(first)?;
-        let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
-        // Pieces then begin with an element.
-        let whole_elements = start % size == 0;
-        let fills_storage = bytes == entry.bytes;
-        let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
-        (inside && whole_elements).then_some(Self { start, place, fills_storage, crc32 })
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
