@@ -25,7 +25,7 @@ use fs_err::os::unix::fs::FileExt as _;
 use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 use serde_json::{Map, Value};
 
-use self::archive::{Entries, Entry};
+use self::archive::Entries;
 use self::place::Place;
 use self::places::places;
 use self::run::{Run, Runs};
@@ -274,7 +274,7 @@ impl TorchFile {
     /// anything but tensors.
     fn find_runs(&self) -> Option<Runs> {
         let Root::Flat(key) = &self.root else { return self.nested_runs() };
-        let (file, pickle, folder) = read_pickle(&self.path, &self.entries)?;
+        let (file, pickle, folder) = self.entries.read_pickle(&self.path)?;
         let places = self.check_runs(&file, self.runs(&folder, places(&pickle, key.as_deref())?))?;
         Some(Runs { file, places })
     }
@@ -355,17 +355,9 @@ pub(super) fn is_model_name(name: &str) -> bool {
     name.strip_prefix("module.").unwrap_or(name).starts_with("sequential.")
 }
 
-fn read_pickle(path: &Path, entries: &Entries) -> Option<(File, Vec<u8>, String)> {
-    let file = files::open(path).ok()?;
-    let (Entry { start, bytes, .. }, folder) = entries.pickle()?;
-    let mut pickle = vec![0; usize::try_from(bytes).ok()?];
-    file.read_exact_at(&mut pickle, start).ok()?;
-    Some((file, pickle, folder))
-}
-
 /// The tensors of an archive whose pickle holds objects that pytorch-reader does not accept.
 fn placed(path: &Path, entries: &Entries, key: Option<&str>) -> Option<HashMap<String, Stored>> {
-    let (_, pickle, folder) = read_pickle(path, entries)?;
+    let (_, pickle, folder) = entries.read_pickle(path)?;
     let stored = |place: Option<Place>| match place {
         None => Some(Stored::Unknown),
         Some(place) => {
@@ -385,7 +377,7 @@ pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, 
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),
         // Other objects in the pickle do not matter.
-        Err(PytorchError::Pickle(source)) if is_unknown_object(&source) => match read_pickle(path, &entries) {
+        Err(PytorchError::Pickle(source)) if is_unknown_object(&source) => match entries.read_pickle(path) {
             Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
             _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
         },

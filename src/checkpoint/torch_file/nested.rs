@@ -10,7 +10,6 @@ use serde_json::{Map, Value as Plain};
 use super::archive::{Entries, Entry, MAX_PICKLE_BYTES};
 use super::pickle::Machine;
 use super::plain::plain;
-use super::read_pickle;
 use super::stored::Stored;
 use super::value::Value;
 use crate::checkpoint::error::CheckpointError;
@@ -42,7 +41,7 @@ pub(super) fn read(
 ) -> Result<Contents, CheckpointError> {
     let refused = |reason: &str| CheckpointError::Archive { path: path.to_owned(), reason: reason.to_owned() };
     let wanted = Wanted { path, holds_tensors, holds_values };
-    let found = match read_pickle(path, entries) {
+    let found = match entries.read_pickle(path) {
         Some((_, pickle, folder)) => {
             let (machine, root) =
                 Machine::run_one(&pickle).ok_or_else(|| refused("its pickle cannot be followed to its end"))?;
