@@ -64,7 +64,6 @@ const ROPE_SCALING_FACTOR: f64 = 8.0;
 #[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 pub(super) struct Settings {
     pub tensor_ranks: usize,
-    pub pipeline_ranks: usize,
     pub layers: usize,
     pub hidden_size: usize,
     pub heads: usize,
@@ -104,7 +103,7 @@ impl Settings {
     /// Reads the arguments of a model of `megatron/model` (`legacy`) or of Megatron core.
     pub(super) fn read(args: &Args, legacy: bool) -> Result<Self, MegatronError> {
         let (hidden_size, heads) = (args.required_count("hidden_size")?, args.required_count("num_attention_heads")?);
-        let (tensor_ranks, pipeline_ranks) = Self::ranks(args)?;
+        let (tensor_ranks, _) = Self::ranks(args)?;
         let flag = |field: &str| Ok::<_, MegatronError>(args.flag(field)?.unwrap_or(false));
         let head_size = match args.count("kv_channels")? {
             Some(size) => size,
@@ -134,7 +133,6 @@ impl Settings {
         let positions = positions(args, legacy, head_size)?;
         Ok(Self {
             tensor_ranks,
-            pipeline_ranks,
             layers,
             hidden_size,
             heads,
@@ -158,6 +156,7 @@ impl Settings {
             sequence_parallel: flag("sequence_parallel")?,
             window: if legacy { None } else { window(args, layers)? },
             vocabulary_multiple: args.count("make_vocab_size_divisible_by")?.unwrap_or(128),
+            // Some forks write −1.
             padded_vocab_size: args.count("padded_vocab_size").unwrap_or(None),
         })
     }
@@ -284,7 +283,7 @@ fn window(args: &Args, layers: usize) -> Result<Option<(usize, Vec<bool>)>, Mega
     if before < 0 {
         return Ok(None);
     }
-    if after > 0 || layers > 1 << 20 {
+    if after > 0 {
         return Err(unexpected());
     }
     let skip = "window_attn_skip_freq";

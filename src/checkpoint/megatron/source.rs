@@ -95,6 +95,10 @@ impl ModelSource for MegatronCheckpoint {
         }
     }
 
+    fn row_orders(&self) -> String {
+        format!("{:?}", self.orders)
+    }
+
     fn notes(&self) -> Vec<String> {
         self.notes.clone()
     }
