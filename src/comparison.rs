@@ -96,6 +96,12 @@ impl Comparison {
         self.request.reading.quirks.push(parse("quirk", setting)?);
         Ok(self)
     }
+
+    /// Files with fields of Megatron-LM's arguments, used before those in the checkpoint.
+    pub fn megatron_args<P: Into<PathBuf>>(mut self, files: impl IntoIterator<Item = P>) -> Self {
+        self.request.reading.megatron_args = files.into_iter().map(Into::into).collect();
+        self
+    }
 }
 
 /// Task.
@@ -286,6 +292,7 @@ mod tests {
             .unwrap()
             .quirk("norm-tying=inverted")
             .unwrap()
+            .megatron_args(["args.yml"])
             .task("task.yml")
             .data("data.jsonl")
             .tokenizer("tokenizer.json")
@@ -314,7 +321,7 @@ mod tests {
             .seed(7)
             .until_decided(true)
             .gates("gates.yml");
-        let arguments = "checkpoint --neox-config a.yml --era 2022-12-10 --quirk norm-tying=inverted --task task.yml --data data.jsonl \
+        let arguments = "checkpoint --neox-config a.yml --era 2022-12-10 --quirk norm-tying=inverted --megatron-args args.yml --task task.yml --data data.jsonl \
             --tokenizer tokenizer.json --add-special-tokens yes --limit 3 --max-length 64 --calibration calibration.jsonl --strategy mean --strategy fold \
             --allow-inexact --candidate upstream=out/hf --output-dir out --restart --shard 2/4 --device cuda:0,1 --dtype bf16 \
             --threads 3 --memory-budget 8GiB --chunk-tokens 96 --slice-tokens 192 --no-noise-floor --bootstrap-replicates 100 \

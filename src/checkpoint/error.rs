@@ -131,6 +131,10 @@ impl CheckpointError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::NotACheckpoint { other: Some(other), .. } => other.hint(),
+            Self::NotADirectory { found: "nothing", .. } => {
+                "give the save directory (which holds `latest`) or a global_stepN directory; a model on the Hub is named \
+                 OWNER/NAME"
+            }
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory"
             }

@@ -18,7 +18,7 @@ pub enum OtherFormat {
 impl OtherFormat {
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Self::HuggingFace => "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it",
+            Self::HuggingFace => "this is a Hugging Face directory, which `open_model` opens",
             Self::Megatron => "the step holds no mp_rank_XX/model_optim_rng.pt: copy the whole step folder again",
             Self::Distributed => "it is read where any model is taken, but not here",
             Self::Universal => "give the checkpoint from which ds_to_universal.py made it",

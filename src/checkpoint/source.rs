@@ -54,6 +54,11 @@ pub trait ModelSource: std::fmt::Debug + Send + Sync {
         ConfiguredTokenizer::default()
     }
 
+    /// How rows in the files come into the order of the partition table, where more than the architecture decides it.
+    fn row_orders(&self) -> String {
+        String::new()
+    }
+
     /// What is unusual in the files or easily misread, a sentence each.
     fn notes(&self) -> Vec<String> {
         Vec::new()

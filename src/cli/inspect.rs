@@ -12,11 +12,11 @@ use crate::checkpoint::{ModelSource, ParamEntry, STORED_ONCE, open_model};
 use crate::error::{Error, Result};
 use crate::merge::Strategy;
 use crate::report::{self, DTypeCount, INSPECTION_VERSION, Inspection, ParameterRow, TerminalStyle, Tool, Vocabulary};
-use crate::run::{ReadingOptions, checkpoint_info, drift, judge_strategies, read_replicated};
+use crate::run::{ReadingOptions, checkpoint_info, drift, judge_strategies, model_path, read_replicated};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct InspectArgs {
-    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    /// Save directory (its `latest` is followed), `global_stepN` directory, Hugging Face directory, or a name on the Hub
     checkpoint: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -42,7 +42,8 @@ pub(super) struct InspectArgs {
 
 pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
     let strategies = Strategy::resolve_all(&args.strategy)?;
-    let model = &*open_model(&args.checkpoint, &args.reading.open_options())?;
+    let path = model_path(&args.checkpoint, &mut screen.download_bar())?;
+    let model = &*open_model(&path, &args.reading.open_options())?;
     let mut inspection = describe(model, &args.checkpoint);
     if model.stored_once() && (args.svg.is_some() || !args.strategy.is_empty()) {
         let option = if args.svg.is_some() { "svg" } else { "strategy" };

@@ -8,21 +8,18 @@ use clap::{Args, ValueEnum};
 use super::screen::Screen;
 use crate::checkpoint::{ModelSource, open_model};
 use crate::error::{Error, Result};
-use crate::export::{
-    Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles,
-    VOCABULARY_MULTIPLE,
-};
+use crate::export::{Format, Measured, MergeChoice, MergeJob, MergeSummary, Progress, Record, Scores, TokenizerFiles};
 use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
-use crate::run::{ReadingOptions, parse_bytes, tokenizer_if_any, versions};
+use crate::run::{ReadingOptions, model_path, parse_bytes, tokenizer_if_any, versions};
 use crate::tensor::DType;
 
 /// Arguments of `merge`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct WriteArgs {
-    /// A checkpoint (save directory, whose `latest` is followed, or `global_stepN` directory) or a Hugging Face directory
+    /// A checkpoint (save directory, whose `latest` is followed, or `global_stepN` directory), a Hugging Face directory, or a name on the Hub (EleutherAI/pythia-160m)
     checkpoint: PathBuf,
     /// Write the merge into this new directory
     ///
@@ -53,10 +50,11 @@ pub(super) struct WriteArgs {
     #[arg(help_heading = "Output", long, value_name = "N", num_args = 0..=1, require_equals = true)]
     #[expect(clippy::option_option, reason = "clap's form of a flag that may have a value")]
     trim_vocab: Option<Option<usize>>,
-    /// Pad the vocabulary with rows of zeros to a multiple of N times the ranks (`--format neox`); 1 adds no more than the ranks need
+    /// Pad the vocabulary with rows of zeros to a multiple of N times the ranks (`--format neox`)
     ///
-    /// gpt-neox calls N `make_vocab_size_divisible_by`. Default: 128, as gpt-neox's, for a model that was not gpt-neox's; none
-    /// for a checkpoint of gpt-neox, which is padded already.
+    /// gpt-neox calls N `make_vocab_size_divisible_by`, 128 by default. The logits of such rows are 0 and take part in the
+    /// softmax. Default: 1 for a model that was not gpt-neox's, which adds no more rows than the ranks need; none for a
+    /// checkpoint of gpt-neox, which is padded already.
     #[arg(help_heading = "Output", long, value_name = "N", value_parser = parse_count)]
     pad_vocab: Option<usize>,
     /// Tokenizer to copy: a tokenizer.json, a vocab.json with its merges.txt beside it, or a name on the Hugging Face Hub (EleutherAI/gpt-neox-20b)
@@ -95,7 +93,8 @@ enum FormatName {
 pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
     let mut strategy = Strategy::resolve(&args.strategy)?;
     strategy.allow_inexact |= args.allow_inexact;
-    let source = &*open_model(&args.checkpoint, &args.reading.open_options())?;
+    let path = model_path(&args.checkpoint, &mut screen.download_bar())?;
+    let source = &*open_model(&path, &args.reading.open_options())?;
     check_strategies(source, std::slice::from_ref(&strategy))?;
     let tokenizer = tokenizer_if_any(args.tokenizer.as_deref(), source, &mut screen.download_bar())?
         .map(|place| TokenizerFiles::read(&place.path, place.merges.as_deref()))
@@ -248,7 +247,7 @@ fn vocab_multiple(args: &WriteArgs, source: &dyn ModelSource) -> Result<Option<u
         (Some(_), FormatName::Hf) => {
             Err(Error::usage("--pad-vocab: only --format neox pads the vocabulary for its ranks"))
         }
-        (None, FormatName::Neox) if source.as_neox().is_none() => Ok(Some(VOCABULARY_MULTIPLE)),
+        (None, FormatName::Neox) if source.as_neox().is_none() => Ok(Some(1)),
         (given, _) => Ok(given),
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct SynthArgs {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Shape::names()))]
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     shape: Option<String>,
-    /// The weights of this model: a Hugging Face directory, or a merged checkpoint of gpt-neox
+    /// The weights of this model: a Hugging Face directory, a name on the Hub, or a merged checkpoint of gpt-neox
     ///
     /// What is true of the checkpoint is written beside it, into `truth.json`: which strategies keep the unmerged model, and
     /// with --evaluate what it scores.
@@ -35,7 +35,7 @@ pub(super) struct SynthArgs {
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     drift: f64,
     /// Drift of row-parallel biases [default: as --drift]
-    #[arg(long, value_name = "FRACTION", requires = "from")]
+    #[arg(long, value_name = "FRACTION", conflicts_with = "shape")]
     drift_biases: Option<f64>,
     /// Type of the weights: f16, bf16 or f32 [default: f16; with --from the model's]
     #[arg(long, value_name = "TYPE", value_parser = ["f16", "bf16", "f32"])]
@@ -54,7 +54,7 @@ pub(super) struct SynthArgs {
     rank_files: bool,
     /// Evaluate the unmerged checkpoint, and write its numbers into `truth.json`
     #[cfg(feature = "libtorch")]
-    #[arg(long, requires = "from")]
+    #[arg(long, conflicts_with = "shape")]
     evaluate: bool,
     #[cfg(feature = "libtorch")]
     #[command(flatten)]

@@ -35,7 +35,6 @@ mod writer;
 pub use drift::Drift;
 pub use error::ExportError;
 pub use job::{Format, MergeJob, MergeSummary, Preview};
-pub use neox_origin::VOCABULARY_MULTIPLE;
 pub use pickle::{StoredTensor, Value};
 pub use pipeline::StageSupply;
 pub use plan::MergeChoice;

@@ -168,8 +168,8 @@ impl NeoxTarget {
 fn padding(rows: usize, written: usize) -> Option<String> {
     (written > rows).then(|| {
         format!(
-            "the vocabulary is padded from {rows} to {written} rows with zeros, as gpt-neox pads: the logits of these rows \
-             are 0 and take part in the softmax; --pad-vocab=1 adds no more than the ranks need"
+            "the vocabulary is padded from {rows} to {written} rows with zeros: the logits of these rows are 0 and take part \
+             in the softmax, which can cost several percent of perplexity"
         )
     })
 }
@@ -183,7 +183,10 @@ fn share(bias: &HostTensor, tp_size: usize, rank: usize) -> Result<HostTensor, T
     let mut values = bias.to_f64()?;
     for value in &mut values {
         let part = round(*value / count, dtype);
-        *value = if rank == 0 { *value - part * (count - 1.0) } else { part };
+        // The sum of negative zeros is negative zero; a remainder would not be.
+        if *value != 0.0 {
+            *value = if rank == 0 { *value - part * (count - 1.0) } else { part };
+        }
     }
     HostTensor::from_f64(dtype, bias.shape().to_vec(), &values)
 }

@@ -8,7 +8,7 @@ use crate::config::{QuirkLine, QuirkOptions};
 use crate::tensor::DType;
 
 /// gpt-neox's default of `make_vocab_size_divisible_by`.
-pub const VOCABULARY_MULTIPLE: usize = 128;
+pub(super) const VOCABULARY_MULTIPLE: usize = 128;
 
 /// The source's own settings where it is gpt-neox's, else those from which gpt-neox builds the same model.
 #[derive(Debug, Clone)]

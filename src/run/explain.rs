@@ -36,7 +36,7 @@ pub fn explain(request: &Request, caller: &dyn Caller) -> Result<(Explanation, O
     if options.strategies.is_empty() {
         options.strategies = EXPLAINED.map(str::to_owned).into();
     }
-    let opened = open::checkpoint(request, options.resolve()?)?;
+    let opened = open::checkpoint(request, options.resolve()?, caller)?;
     if opened.checkpoint.stored_once() {
         let path = request.checkpoint.display();
         return Err(Error::usage(format!("{path}: nothing to explain: {STORED_ONCE}")));

@@ -54,7 +54,7 @@ impl<'a> Job<'a> {
             .with("records", RECORDS_VERSION.to_string())
             .with("kintsugi", format!("{}{commit}", versions.kintsugi))
             .with("libtorch", versions.libtorch)
-            .with("architecture", digest(&format!("{:?}", source.architecture())))
+            .with("architecture", digest(&format!("{:?}{}", source.architecture(), source.row_orders())))
             .with("ranks", source.tp_size().to_string())
             .with("task", format!("{} ({})", task.name, digest(&format!("{task:?}"))))
             .with("data", inputs.passages.data.sha256.clone())
@@ -85,7 +85,8 @@ fn weights(variant: &Variant) -> String {
             format!("merged by {}{chunking}", digest(&format!("{rules:?} {text:?} {}", strategy.description)))
         }
         Weights::Candidate(model) => {
-            format!("{} {}{chunking}", model.describe(), digest(&format!("{:?}", model.architecture())))
+            let read = format!("{:?}{}", model.architecture(), model.row_orders());
+            format!("{} {}{chunking}", model.describe(), digest(&read))
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Opening what is compared: the checkpoint, the strategies, the candidates.
 
+use super::caller::Caller;
 use super::candidates::{self, Candidate};
 use super::models::ModelSet;
 use super::request::Request;
+use super::resolve::model_path;
 use super::strategies::StrategyOptions;
 use crate::checkpoint::{CheckpointError, ModelSource, STORED_ONCE, open_model};
 use crate::error::{Error, Result};
@@ -18,30 +20,31 @@ pub(super) struct Opened {
 }
 
 /// Opens everything that a comparison is asked for; no strategy named: all built-in ones.
-pub(super) fn comparison(request: &Request) -> Result<Opened> {
-    with_candidates(request, request.strategies.resolve()?)
+pub(super) fn comparison(request: &Request, caller: &dyn Caller) -> Result<Opened> {
+    with_candidates(request, request.strategies.resolve()?, caller)
 }
 
 /// Opens the checkpoint and the candidates, without any strategy.
-pub(super) fn candidates_alone(request: &Request) -> Result<Opened> {
-    with_candidates(request, Vec::new())
+pub(super) fn candidates_alone(request: &Request, caller: &dyn Caller) -> Result<Opened> {
+    with_candidates(request, Vec::new(), caller)
 }
 
-fn with_candidates(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
-    let opened = checkpoint(request, strategies)?;
+fn with_candidates(request: &Request, strategies: Vec<Strategy>, caller: &dyn Caller) -> Result<Opened> {
+    let opened = checkpoint(request, strategies, caller)?;
     if opened.checkpoint.stored_once() && request.candidates.is_empty() {
         let path = request.checkpoint.display();
         return Err(Error::usage(format!(
             "{path}: nothing to compare: {STORED_ONCE}; give a model to compare it with as --candidate DIR, or use `eval`"
         )));
     }
-    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies)?;
+    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies, caller)?;
     Ok(Opened { candidates, ..opened })
 }
 
 /// Opens the checkpoint; every strategy must be able to merge it. None is left for a model that is stored once.
-pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
-    let checkpoint = open_model(&request.checkpoint, &request.reading.open_options())?;
+pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>, caller: &dyn Caller) -> Result<Opened> {
+    let path = model_path(&request.checkpoint, &mut *caller.download())?;
+    let checkpoint = open_model(&path, &request.reading.open_options())?;
     checkpoint.check_evaluation()?;
     let strategies = offered(&*checkpoint, strategies, &request.strategies)?;
     check_strategies(&*checkpoint, &strategies)?;

@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::drift::read_replicated;
 use super::judge::judge_strategies;
 use super::provenance::versions;
-use super::resolve::tokenizer_if_any;
-use crate::checkpoint::{Checkpoint, OpenOptions, open_model};
+use super::resolve::{model_path, tokenizer_if_any};
+use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
 use crate::error::{Error, Result};
 use crate::export::{Drift, Format, MergeChoice, MergeJob, Record, TokenizerFiles};
+use crate::files::free_bytes;
 use crate::hub;
 use crate::merge::Strategy;
 use crate::report::{Judgement, Tool, write_atomically};
@@ -28,7 +29,7 @@ const MEMORY_BUDGET: u64 = 768 << 20;
 /// A test checkpoint that is to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct TestCheckpoint<'a> {
-    /// A model of one rank: a Hugging Face directory, or a merged checkpoint of gpt-neox.
+    /// A model of one rank: a Hugging Face directory, a name on the Hub, or a merged checkpoint of gpt-neox.
     pub model: &'a Path,
     /// Number of ranks.
     pub tp_size: usize,
@@ -89,13 +90,14 @@ impl TestCheckpoint<'_> {
     /// # Errors
     /// A model that cannot be read, has several ranks already or cannot be gpt-neox's; ranks that do not divide it; the disk.
     pub fn write(&self, command: &[String], download: &mut dyn hub::Progress) -> Result<Truth> {
-        let source = open_model(self.model, &OpenOptions::default())?;
+        let source = open_model(&model_path(self.model, download)?, &OpenOptions::default())?;
         if source.tp_size() > 1 {
             let (model, ranks) = (self.model.display(), source.tp_size());
             return Err(Error::usage(format!(
                 "{model}: a test checkpoint is made of a model of one rank, and this one has {ranks}: merge it first"
             )));
         }
+        self.check_room(&*source)?;
         let strategy = Strategy::resolve("fold")?;
         let place = tokenizer_if_any(self.tokenizer, &*source, download)?;
         let tokenizer = place.map(|place| TokenizerFiles::read(&place.path, place.merges.as_deref())).transpose()?;
@@ -129,6 +131,22 @@ impl TestCheckpoint<'_> {
         let truth = self.truth(source.describe())?;
         truth.write(self.directory)?;
         Ok(truth)
+    }
+
+    /// The disk must have room for the weights.
+    fn check_room(&self, source: &dyn ModelSource) -> Result<()> {
+        let (parameters, bytes) = source.size();
+        let needed = self.dtype.map_or(bytes, |dtype| parameters * dtype.size() as u64);
+        let (directory, needed_mib) = (self.directory.display(), needed.div_ceil(1 << 20));
+        if let Some(free) = free_bytes(self.directory).filter(|&free| free < needed) {
+            let free_mib = free >> 20;
+            return Err(Error::usage(format!(
+                "{directory}: {needed_mib} MiB of weights would be written, and {free_mib} MiB are free on that disk"
+            ))
+            .with_hint("choose a folder on another disk"));
+        }
+        tracing::info!("{directory}: {needed_mib} MiB of weights for {} ranks", self.tp_size);
+        Ok(())
     }
 
     fn truth(&self, format: String) -> Result<Truth> {

@@ -13,6 +13,7 @@ mod distributed;
 mod export_hf;
 mod export_roundtrip;
 mod fold_properties;
+mod hugging_face_ranks;
 mod report_browser;
 mod report_page;
 mod report_snapshots;

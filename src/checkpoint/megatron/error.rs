@@ -33,7 +33,7 @@ pub enum MegatronError {
     MissingField { source_name: String, field: &'static str },
     #[error("{source_name}: `{field}`: expected {expected}, found {found}")]
     Field { source_name: String, field: String, expected: String, found: String },
-    #[error("{path}: `{field}` is {found} in its args, {expected} in those of {other}", path = path.display(), other = other.display())]
+    #[error("{path}: `{field}` is {found}, in {other} {expected}", path = path.display(), other = other.display())]
     ArgsDiffer { path: PathBuf, other: PathBuf, field: String, expected: String, found: String },
     #[error("{path}: checkpoint_version {found} is not known", path = path.display())]
     Version { path: PathBuf, found: String },

@@ -6,6 +6,8 @@ use std::io::{BufReader, Read as _};
 use std::ops::Range;
 use std::path::Path;
 
+use fs_err::File;
+use fs_err::os::unix::fs::FileExt as _;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::window::Window;
@@ -37,11 +39,20 @@ pub(super) struct Entry {
 
 impl Entries {
     /// The pickle, and the folder that the storages lie in. As pytorch-reader chooses: the shortest name.
-    pub(super) fn pickle(&self) -> Option<(Entry, String)> {
+    fn pickle(&self) -> Option<(Entry, String)> {
         let folder = |name: &str| name.strip_suffix(PICKLE).map(str::to_owned);
         let folders = self.0.iter().filter_map(|(name, &entry)| Some((entry, folder(name)?)));
         let folders = folders.filter(|(_, folder)| folder.is_empty() || folder.ends_with('/'));
         folders.min_by_key(|(_, folder)| folder.len()).map(|(entry, folder)| (entry, format!("{folder}data/")))
+    }
+
+    /// The file, its pickle and the folder that the storages lie in.
+    pub(super) fn read_pickle(&self, path: &Path) -> Option<(File, Vec<u8>, String)> {
+        let file = files::open(path).ok()?;
+        let (Entry { start, bytes, .. }, folder) = self.pickle()?;
+        let mut pickle = vec![0; usize::try_from(bytes).ok()?];
+        file.read_exact_at(&mut pickle, start).ok()?;
+        Some((file, pickle, folder))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Entry> {

@@ -10,6 +10,7 @@ mod pickle;
 mod place;
 mod places;
 mod plain;
+mod run;
 mod stored;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -27,10 +28,11 @@ use fs_err::os::unix::fs::FileExt as _;
 use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 use serde_json::{Map, Value};
 
-use self::archive::{Entries, Entry};
+use self::archive::Entries;
 pub(super) use self::metadata::{Item, Metadata, Part, SavedTensor};
 use self::place::Place;
 use self::places::places;
+use self::run::{Run, Runs};
 use self::stored::Stored;
 use super::error::{CheckpointError, is_unknown_object};
 use super::read_digests::{PIECE_BYTES, ReadDigests};
@@ -67,36 +69,6 @@ enum Root {
 pub struct Reading {
     pub pool: Option<Arc<Pool>>,
     pub digests: Option<Arc<ReadDigests>>,
-}
-
-/// Tensors that are one run of the file each.
-struct Runs {
-    file: File,
-    places: HashMap<String, Run>,
-}
-
-struct Run {
-    start: u64,
-    place: Place,
-    fills_storage: bool,
-    /// Of exactly these bytes, where the file has one.
-    crc32: Option<u32>,
-}
-
-impl Run {
-    /// A place as a run of the file; `None` where it reaches beyond its storage.
-    fn of(entry: Entry, place: Place) -> Option<Self> {
-        let size = place.dtype.size() as u64;
-        let count = place.shape.iter().try_fold(1, |count: u64, &extent| count.checked_mul(extent as u64))?;
-        let (first, bytes) = (place.first.checked_mul(size)?, count.checked_mul(size)?);
-        let start = entry.start.checked_add(first)?;
-        let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
-        // Pieces then begin with an element.
-        let whole_elements = start % size == 0;
-        let fills_storage = bytes == entry.bytes;
-        let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
-        (inside && whole_elements).then_some(Self { start, place, fills_storage, crc32 })
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -315,7 +287,7 @@ impl TorchFile {
     /// anything but tensors.
     fn find_runs(&self) -> Option<Runs> {
         let Root::Flat(key) = &self.root else { return self.nested_runs() };
-        let (file, pickle, folder) = read_pickle(&self.path, &self.entries)?;
+        let (file, pickle, folder) = self.entries.read_pickle(&self.path)?;
         let places = self.check_runs(&file, self.runs(&folder, places(&pickle, key.as_deref())?))?;
         Some(Runs { file, places })
     }
@@ -396,17 +368,9 @@ pub(super) fn is_model_name(name: &str) -> bool {
     name.strip_prefix("module.").unwrap_or(name).starts_with("sequential.")
 }
 
-fn read_pickle(path: &Path, entries: &Entries) -> Option<(File, Vec<u8>, String)> {
-    let file = files::open(path).ok()?;
-    let (Entry { start, bytes, .. }, folder) = entries.pickle()?;
-    let mut pickle = vec![0; usize::try_from(bytes).ok()?];
-    file.read_exact_at(&mut pickle, start).ok()?;
-    Some((file, pickle, folder))
-}
-
 /// The tensors of an archive whose pickle holds objects that pytorch-reader does not accept.
 fn placed(path: &Path, entries: &Entries, key: Option<&str>) -> Option<HashMap<String, Stored>> {
-    let (_, pickle, folder) = read_pickle(path, entries)?;
+    let (_, pickle, folder) = entries.read_pickle(path)?;
     let stored = |place: Option<Place>| match place {
         None => Some(Stored::Unknown),
         Some(place) => {
@@ -426,7 +390,7 @@ pub(super) fn read_value(path: &Path, key: &str) -> Result<Option<PickleValue>, 
         Ok(PickleValue::None) | Err(PytorchError::KeyNotFound(_)) => Ok(None),
         Ok(value) => Ok(Some(value)),
         // Other objects in the pickle do not matter.
-        Err(PytorchError::Pickle(source)) if is_unknown_object(&source) => match read_pickle(path, &entries) {
+        Err(PytorchError::Pickle(source)) if is_unknown_object(&source) => match entries.read_pickle(path) {
             Some((_, pickle, _)) if places::is_read(&pickle) => Ok(places::plain_value(&pickle, key)),
             _ => Err(CheckpointError::Damaged { path: path.to_owned(), source: source.into() }),
         },

@@ -10,9 +10,7 @@ use serde_json::{Map, Value as Plain};
 
 use super::archive::{Entries, Entry, MAX_PICKLE_BYTES};
 use super::pickle::Machine;
-use super::place::Place;
 use super::plain::plain;
-use super::read_pickle;
 use super::stored::Stored;
 use super::value::Value;
 use super::window::Window;
@@ -21,6 +19,7 @@ use crate::files::{self, FileStat};
 
 /// Dictionaries may be shared, so that a small pickle holds any number of names.
 const MAX_NAMES: usize = 1 << 20;
+const MAX_NAME_BYTES: usize = 64 << 20;
 const MAX_DEPTH: usize = 8;
 
 /// What a file before torch 1.6 begins with: the pickle of a number.
@@ -43,30 +42,27 @@ pub(super) fn read(
     holds_values: &dyn Fn(&str) -> bool,
 ) -> Result<Contents, CheckpointError> {
     let refused = |reason: &str| CheckpointError::Archive { path: path.to_owned(), reason: reason.to_owned() };
-    const UNREAD: &str = "its pickle cannot be followed to its end";
-    match read_pickle(path, entries) {
+    let wanted = Wanted { path, holds_tensors, holds_values };
+    let found = match entries.read_pickle(path) {
         Some((_, pickle, folder)) => {
-            let (machine, root) = Machine::run_one(&pickle).ok_or_else(|| refused(UNREAD))?;
-            contents(&machine, &root, holds_tensors, holds_values, |place| {
-                Some((entries.get(&format!("{folder}{}", place.storage))?, path))
-            })
+            let (machine, root) =
+                Machine::run_one(&pickle).ok_or_else(|| refused("its pickle cannot be followed to its end"))?;
+            wanted.contents(&machine, &root, |storage| entries.get(&format!("{folder}{storage}")))
         }
         None => {
             let mut head = Vec::new();
             files::open(path)?.take(MAX_PICKLE_BYTES).read_to_end(&mut head)?;
             let (machine, root, storages) = stream(path, &head, identity.bytes()).map_err(refused)?;
-            contents(&machine, &root, holds_tensors, holds_values, |place| {
-                Some((*storages.get(&*place.storage)?, path))
-            })
+            wanted.contents(&machine, &root, |storage| storages.get(storage).copied())
         }
-    }
-    .map_err(refused)
+    };
+    found.map_err(refused)
 }
 
 /// The tensor that an archive in these bytes of a file holds.
 pub(super) fn read_item(path: &Path, range: Range<u64>, entries: &Entries) -> Result<Stored, CheckpointError> {
     let refused = |reason: &str| CheckpointError::Archive { path: path.to_owned(), reason: reason.to_owned() };
-    let Some((_, pickle, folder)) = read_pickle(path, entries) else {
+    let Some((_, pickle, folder)) = entries.read_pickle(path) else {
         let mut head = Vec::new();
         Window::new(files::open(path)?, range).take(HEAD_BYTES).read_to_end(&mut head)?;
         return Err(refused(other_format(&head)));
@@ -134,49 +130,60 @@ fn stream<'a>(path: &Path, head: &'a [u8], file_bytes: u64) -> Result<(Machine<'
     Ok((machine, root, storages))
 }
 
-fn contents<'a>(
-    machine: &Machine<'_>,
-    root: &Value,
-    holds_tensors: &dyn Fn(&str) -> bool,
-    holds_values: &dyn Fn(&str) -> bool,
-    entry: impl Fn(&Place) -> Option<(Entry, &'a Path)>,
-) -> Result<Contents, &'static str> {
-    let Value::Dict(root) = *root else { return Err("it does not hold a dictionary") };
-    let mut found = Contents { tensors: HashMap::new(), values: Map::new() };
-    let mut open = Vec::new();
-    for (key, value) in machine.dicts.get(root).into_iter().flatten() {
-        if holds_tensors(key) {
-            open.push((key.to_string(), value, MAX_DEPTH));
-        } else if holds_values(key) {
-            found.values.insert(key.to_string(), plain(machine, value));
+/// What is wanted of a file.
+struct Wanted<'a> {
+    path: &'a Path,
+    holds_tensors: &'a dyn Fn(&str) -> bool,
+    holds_values: &'a dyn Fn(&str) -> bool,
+}
+
+impl Wanted<'_> {
+    /// `entry` tells where a storage is.
+    fn contents(
+        &self,
+        machine: &Machine<'_>,
+        root: &Value,
+        entry: impl Fn(&str) -> Option<Entry>,
+    ) -> Result<Contents, &'static str> {
+        let Value::Dict(root) = *root else { return Err("it does not hold a dictionary") };
+        let mut found = Contents { tensors: HashMap::new(), values: Map::new() };
+        let mut open = Vec::new();
+        for (key, value) in machine.dicts.get(root).into_iter().flatten() {
+            if (self.holds_tensors)(key) {
+                open.push((key.to_string(), value, MAX_DEPTH));
+            } else if (self.holds_values)(key) {
+                let value = plain(machine, value).ok_or("what it holds beside tensors is too large")?;
+                found.values.insert(key.to_string(), value);
+            }
         }
-    }
-    let mut seen = 0;
-    while let Some((name, value, depth)) = open.pop() {
-        seen += 1;
-        if seen > MAX_NAMES || depth == 0 {
-            return Err("its dictionaries are nested too deeply");
-        }
-        if name.ends_with("_extra_state") {
-            continue;
-        }
-        let stored = match value {
-            Value::Dict(dict) => {
-                for (key, value) in machine.dicts.get(*dict).into_iter().flatten() {
-                    open.push((format!("{name}.{key}"), value, depth - 1));
-                }
-                if open.len() > MAX_NAMES {
-                    return Err("its dictionaries hold too many entries");
-                }
+        let (mut seen, mut bytes) = (0, 0);
+        while let Some((name, value, depth)) = open.pop() {
+            seen += 1;
+            if seen > MAX_NAMES || depth == 0 {
+                return Err("its dictionaries are nested too deeply");
+            }
+            if name.ends_with("_extra_state") {
                 continue;
             }
-            Value::Tensor(Some(place)) => {
-                let (entry, path) = entry(place).ok_or("a storage of its tensors is missing")?;
-                Stored::Placed { path: path.to_owned(), entry, place: (**place).clone() }
-            }
-            _ => Stored::Unknown,
-        };
-        found.tensors.insert(name, stored);
+            let stored = match value {
+                Value::Dict(dict) => {
+                    for (key, value) in machine.dicts.get(*dict).into_iter().flatten() {
+                        bytes += name.len() + key.len();
+                        if open.len() >= MAX_NAMES || bytes > MAX_NAME_BYTES {
+                            return Err("its dictionaries hold too many entries");
+                        }
+                        open.push((format!("{name}.{key}"), value, depth - 1));
+                    }
+                    continue;
+                }
+                Value::Tensor(Some(place)) => {
+                    let entry = entry(&place.storage).ok_or("a storage of its tensors is missing")?;
+                    Stored::Placed { path: self.path.to_owned(), entry, place: (**place).clone() }
+                }
+                _ => Stored::Unknown,
+            };
+            found.tensors.insert(name, stored);
+        }
+        Ok(found)
     }
-    Ok(found)
 }

@@ -247,15 +247,16 @@ impl Writing {
                 StageId::Layer(number) => places[number],
                 StageId::Output => (last, 0),
             };
-            for (&role, _) in &stage.params {
+            for &role in stage.params.keys() {
                 let tied = role == Role::HeadWeight && architecture.head == Head::Tied;
                 // A tied head has a copy where the embedding is in another stage.
                 if tied && last == 0 {
                     continue;
                 }
-                let name = match tied && self.naming.is_legacy() {
-                    true => "word_embeddings_for_head.weight".to_owned(),
-                    false => self.naming.whole_name(stage.id, layer, role),
+                let name = if tied && self.naming.is_legacy() {
+                    "word_embeddings_for_head.weight".to_owned()
+                } else {
+                    self.naming.whole_name(stage.id, layer, role)
                 };
                 put(chunk, &name, self.shards(architecture, stage, role));
             }

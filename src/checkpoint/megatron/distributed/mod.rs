@@ -74,9 +74,8 @@ impl DistributedCheckpoint {
         folder::check_names(&folder, tensors.keys().map(String::as_str))?;
         let (args, saved_iteration) = read_common(&folder, given)?;
         refusals::check(&args)?;
-        let (ranks, _) = Settings::ranks(&args)?;
-        // The parts are of any number of ranks; joined, they are one.
-        let settings = Settings { tensor_ranks: 1, pipeline_ranks: 1, ..Settings::read(&args, false)? };
+        let ranks = Settings::ranks(&args)?.0.unwrap_or(1);
+        let settings = Settings::read(&args, false)?;
         let sorted = Sorted::new(&path, tensors)?;
         let architecture = settings.architecture(shown(&args, &settings, &sorted)?);
         let paired = match architecture.positions {
@@ -151,5 +150,6 @@ fn shown(args: &Args, settings: &Settings, sorted: &Sorted) -> Result<Shown, Meg
         TensorForm { dtype: words.dtype, shape: Vec::new() }.precision()
     });
     let head = if settings.tied { Head::Tied } else { Head::Column };
-    Ok(Shown { precision, padded_vocab_size, mlp_size, head })
+    // The parts are of any number of ranks; joined, they are one.
+    Ok(Shown { tensor_ranks: 1, precision, padded_vocab_size, mlp_size, head })
 }
