@@ -89,8 +89,9 @@ def write(path, stage, rank):
             archive.NameToInfo[name] = entry
 
 
-folder = Path(sys.argv[1])
-for stage in range(PIPELINE):
-    for rank in range(TENSOR):
-        write(folder / f"iter_0000007/mp_rank_{rank:02}_{stage:03}/model_optim_rng.pt", stage, rank)
-(folder / "latest_checkpointed_iteration.txt").write_text("7")
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    for stage in range(PIPELINE):
+        for rank in range(TENSOR):
+            write(folder / f"iter_0000007/mp_rank_{rank:02}_{stage:03}/model_optim_rng.pt", stage, rank)
+    (folder / "latest_checkpointed_iteration.txt").write_text("7")

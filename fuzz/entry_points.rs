@@ -167,8 +167,12 @@ pub fn megatron_distributed(bytes: &[u8]) {
     const ARGS: &[u8] = br#"{"num_layers": 2, "hidden_size": 4, "num_attention_heads": 2, "kv_channels": 2,
         "max_position_embeddings": 8, "normalization": "RMSNorm", "swiglu": true, "add_bias_linear": false,
         "position_embedding_type": "rope", "untie_embeddings_and_output_weights": true}"#;
-    let files =
-        [(".metadata", bytes), ("__0_0.distcp", ITEMS), ("args.json", ARGS), ("metadata.json", b"{\"sharded_backend\": \"torch_dist\"}")];
+    let files = [
+        (".metadata", bytes),
+        ("__0_0.distcp", ITEMS),
+        ("args.json", ARGS),
+        ("metadata.json", b"{\"sharded_backend\": \"torch_dist\"}"),
+    ];
     in_folder(&files.map(|(name, bytes)| (name, Some(bytes))), |folder| {
         if let Ok(Some(model)) = DistributedCheckpoint::open(folder, &[folder.join("args.json")]) {
             read_stages(&model);

@@ -8,7 +8,6 @@
 mod common;
 
 #[cfg(feature = "libtorch")]
-#[cfg(feature = "libtorch")]
 mod candidates;
 mod checkpoints;
 #[cfg(feature = "libtorch")]
@@ -18,6 +17,7 @@ mod data;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod demo_model;
 mod diff;
+mod distributed;
 mod eras;
 #[cfg(feature = "libtorch")]
 mod explain;

@@ -66,9 +66,7 @@ fn what_is_missing_is_named() {
         &[".metadata", QKV, "part [", "is not in the checkpoint", "not finished"],
     );
     // The metadata has it, no file does.
-    let leave_out = |name: &str, offsets: &[usize], place: Place| {
-        (name != WORDS || offsets[0] == 0).then_some(place)
-    };
+    let leave_out = |name: &str, offsets: &[usize], place: Place| (name != WORDS || offsets[0] == 0).then_some(place);
     assert_complains(|contents| contents.places = leave_out, &[WORDS, "part [", "is not in the checkpoint"]);
     for (name, wanted) in [
         (WORDS, "the word embedding"),
@@ -102,10 +100,7 @@ fn parts_that_overlap_or_lie_outside_are_named() {
         },
         &[QKV, "is there more than once"],
     );
-    assert_complains(
-        |contents| contents.tensors.get_mut(WORDS).unwrap().chunks[0].offsets[0] += 1,
-        &[WORDS, "part ["],
-    );
+    assert_complains(|contents| contents.tensors.get_mut(WORDS).unwrap().chunks[0].offsets[0] += 1, &[WORDS, "part ["]);
     assert_complains(
         |contents| contents.tensors.get_mut(WORDS).unwrap().chunks[0].offsets[0] = 1 << 40,
         &[WORDS, "is outside of its shape"],
@@ -115,7 +110,10 @@ fn parts_that_overlap_or_lie_outside_are_named() {
 #[test]
 fn places_that_lie_are_not_believed() {
     for (change, expected) in [
-        ((|_, _, (file, _, length)| Some((file, u64::MAX - 5, length))) as fn(&str, &[usize], Place) -> _, "the file has"),
+        (
+            (|_, _, (file, _, length)| Some((file, u64::MAX >> 1, length))) as fn(&str, &[usize], Place) -> _,
+            "the file has",
+        ),
         (|_, _, (file, offset, _)| Some((file, offset, u64::MAX >> 1)), "the file has"),
         (|_, _, (file, offset, _)| Some((file, offset, 8)), "does not fit the 8 bytes"),
         (|_, _, (file, offset, length)| Some((file, offset + 1, length - 1)), "no zip archive"),
@@ -228,10 +226,9 @@ fn other_formats_are_refused_by_name() {
         contents.tensors = tensors.into_iter().map(|(name, saved)| (format!("model.module.{name}"), saved)).collect();
     };
     assert!(refusal(&plain, &fsdp).contains("fsdp_dtensor"));
-    for (head, expected) in [
-        (&b"\x28\xb5\x2f\xfd"[..], "compressed with zstd"),
-        (b"\x40\0\0\0\0\0\0\0{", "in the format of safetensors"),
-    ] {
+    for (head, expected) in
+        [(&b"\x28\xb5\x2f\xfd"[..], "compressed with zstd"), (b"\x40\0\0\0\0\0\0\0{", "in the format of safetensors")]
+    {
         let folder = written(|contents| contents.writers = 1);
         let path = folder.path().join("iter_0000007/__0_0.distcp");
         let mut bytes = fs::read(&path).unwrap();
@@ -288,16 +285,18 @@ fn no_metadata_is_too_much() {
         fs::write(&path, bytes).unwrap();
         let _ = complaint(&folder);
     }
-    // A list of parts that all tensors share, itself of lists.
+    // A list of parts that all tensors share.
     edit_metadata(&folder, |bytes| {
-        *bytes = b"\x80\x02cm\nMetadata\n)\x81}(X\x13\0\0\0state_dict_metadata}(".to_vec();
+        *bytes = b"\x80\x02cm\nC\n)\x81}(X\x07\0\0\0offsets)X\x05\0\0\0sizes)ubq\x01".to_vec();
+        bytes.extend(b"cm\nMetadata\n)\x81}(X\x13\0\0\0state_dict_metadata}(");
         for name in 0..200_u8 {
             bytes.extend([b'X', 3, 0, 0, 0]);
             bytes.extend(format!("{name:03}").bytes());
-            bytes.extend(b"cx\nx.TensorStorageMetadata\n)\x81}(X\x06\0\0\0chunks");
+            bytes.extend(b"cx\nx.TensorStorageMetadata\n)\x81}(X\x0a\0\0\0propertiescm\nP\n)\x81(ctorch\nfloat32\nNtb");
+            bytes.extend(b"X\x04\0\0\0size)X\x06\0\0\0chunks");
             if name == 0 {
                 bytes.extend(b"](");
-                bytes.extend(b"N".repeat(10_000));
+                bytes.extend(b"h\x01".repeat(5000));
                 bytes.extend(b"eq\x00");
             } else {
                 bytes.extend(b"h\x00");
@@ -306,10 +305,10 @@ fn no_metadata_is_too_much() {
         }
         bytes.extend(b"uX\x0c\0\0\0storage_data}ub.");
     });
-    assert!(complaint(&folder).contains("not the metadata"), "{}", complaint(&folder));
+    assert!(complaint(&folder).contains("is not that of a tensor"), "{}", complaint(&folder));
     // Bytes changed one after another: an error or not, and never a panic.
     let mut seed = 7_u64;
-    for _ in 0..1500 {
+    for _ in 0..400 {
         let mut bytes = sound.clone();
         for _ in 0..3 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -67,7 +67,8 @@ impl Metadata {
                 metadata.objects.push(name.to_string());
                 continue;
             }
-            let tensor = reader.tensor(value, |offsets| items.get(&(name.clone(), offsets.into())).cloned(), &mut parts_left);
+            let tensor =
+                reader.tensor(value, |offsets| items.get(&(name.clone(), offsets.into())).cloned(), &mut parts_left);
             let tensor = tensor.ok_or_else(|| format!("its record of `{name}` is not that of a tensor"))?;
             metadata.tensors.insert(name.to_string(), tensor);
         }
@@ -125,12 +126,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// Items by what they are of. Those of pickled objects have no offsets, and are passed over.
-    fn items(
-        &self,
-        root: &Value,
-        wanted: &dyn Fn(&str) -> bool,
-        files: &mut Vec<String>,
-    ) -> Result<Items, String> {
+    fn items(&self, root: &Value, wanted: &dyn Fn(&str) -> bool, files: &mut Vec<String>) -> Result<Items, String> {
         let Some(Value::Dict(places)) = self.attribute(root, "storage_data") else {
             return Err("it has no storage_data".to_owned());
         };
@@ -143,7 +139,8 @@ impl<'a> Reader<'a, '_> {
             let (Some(name), Some(offsets)) = (name, offsets) else { continue };
             let file = self.text(info, "relative_path");
             let place = file.zip(self.number(info, "offset")).zip(self.number(info, "length"));
-            let ((file, offset), length) = place.ok_or_else(|| format!("its record of an item of `{name}` is none"))?;
+            let ((file, offset), length) =
+                place.ok_or_else(|| format!("an item of `{name}` has no file, offset and length"))?;
             let file = *numbers.entry(file).or_insert_with_key(|file| {
                 files.push(file.to_string());
                 files.len() - 1

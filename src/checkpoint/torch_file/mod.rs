@@ -257,9 +257,11 @@ impl TorchFile {
         let mut bytes = self.reading.pool.as_ref().map_or_else(|| vec![0; count], |pool| pool.take(count));
         let digest = self.reading.digests.as_ref().and_then(|digests| digests.of(&self.path));
         let (dtype, mut crc32, mut non_finite) = (run.place.dtype, crc32fast::Hasher::new(), None);
+        // Pieces begin with an element: an item of a distributed checkpoint may begin anywhere in its file.
+        let first_piece = run.start % dtype.size() as u64;
         let (mut at, mut rest) = (run.start, &mut bytes[..]);
         while !rest.is_empty() {
-            let into_piece = usize::try_from(at % PIECE_BYTES as u64).unwrap_or(0);
+            let into_piece = usize::try_from((at - first_piece) % PIECE_BYTES as u64).unwrap_or(0);
             let (piece, further) = rest.split_at_mut(rest.len().min(PIECE_BYTES - into_piece));
             file.read_exact_at(piece, at).map_err(|source| self.unreadable(name, source))?;
             if let Some(digest) = digest {

@@ -29,10 +29,8 @@ impl Run {
         let (first, bytes) = (place.first.checked_mul(size)?, count.checked_mul(size)?);
         let start = entry.start.checked_add(first)?;
         let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
-        // Pieces then begin with an element.
-        let whole_elements = start % size == 0;
         let fills_storage = bytes == entry.bytes;
         let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
-        (inside && whole_elements).then_some(Self { start, place, fills_storage, crc32 })
+        inside.then_some(Self { start, place, fills_storage, crc32 })
     }
 }

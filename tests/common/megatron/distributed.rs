@@ -83,7 +83,8 @@ impl Contents {
             }
         }
         let args = Some(writing.args(architecture));
-        let common = RankContents { args, version: Some(3.0), iteration: 7, models: Vec::new(), nested: false, zip: true };
+        let common =
+            RankContents { args, version: Some(3.0), iteration: 7, models: Vec::new(), nested: false, zip: true };
         Self { common, tensors, writers: division.writers, places: |_, _, place| Some(place) }
     }
 
@@ -234,10 +235,12 @@ impl Pickle {
 
     /// An object of a class of `torch.distributed.checkpoint`.
     fn object(&mut self, module: &str, class: &str) {
-        self.0.extend(format!("ctorch.distributed.checkpoint.{module}\n{class}\n)\x01").bytes().map(|byte| match byte {
-            1 => 0x81,
-            byte => byte,
-        }));
+        self.0.extend(format!("ctorch.distributed.checkpoint.{module}\n{class}\n)\x01").bytes().map(
+            |byte| match byte {
+                1 => 0x81,
+                byte => byte,
+            },
+        ));
     }
 
     fn size(&mut self, sizes: &[usize]) {

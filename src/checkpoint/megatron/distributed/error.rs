@@ -44,6 +44,8 @@ pub enum DistributedError {
     Beyond { path: PathBuf, name: String, offset: u64, length: u64, bytes: u64 },
     #[error("{path}: tensor `{name}`: its part {part} does not fit the {length} bytes at {offset}", path = path.display())]
     Small { path: PathBuf, name: String, part: String, offset: u64, length: u64 },
+    #[error("{path}: tensor `{name}`: its shape {shape:?} is that of more bytes than all files have ({bytes})", path = path.display())]
+    Larger { path: PathBuf, name: String, shape: Vec<usize>, bytes: u64 },
     #[error("{path}: tensor `{name}`: written with {transform}, which is not read", path = path.display())]
     Transformed { path: PathBuf, name: String, transform: String },
     #[error("{path}: tensor `{name}`, item at byte {offset}: {reason}", path = path.display())]
@@ -82,6 +84,7 @@ impl DistributedError {
             | Self::Outside { .. }
             | Self::Tangled { .. }
             | Self::Small { .. }
+            | Self::Larger { .. }
             | Self::Item { .. }
             | Self::Form { .. }
             | Self::SameParameter { .. } => {

@@ -31,6 +31,11 @@ impl ItemFiles {
         Ok(Self { files: names.iter().map(file).collect::<Result<_, CheckpointError>>()? })
     }
 
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().filter_map(|(_, stat)| Some(stat.as_ref()?.bytes())).fold(0, u64::saturating_add)
+    }
+
     pub(super) fn path(&self, number: usize) -> &Path {
         &self.files[number].0
     }
@@ -43,13 +48,7 @@ impl ItemFiles {
     }
 
     /// Checks that a file has the bytes of a part, and that they may be its.
-    pub(super) fn check(
-        &self,
-        metadata: &Path,
-        name: &str,
-        dtype: DType,
-        part: &Part,
-    ) -> Result<(), DistributedError> {
+    pub(super) fn check(&self, metadata: &Path, name: &str, dtype: DType, part: &Part) -> Result<(), DistributedError> {
         let shown = || tiles::shown(&tiles::region(part));
         let Some(Item { file, offset, length, transforms }) = &part.item else {
             // A part without elements is not written.
@@ -88,12 +87,13 @@ impl ItemFiles {
     ) -> Result<Option<HostTensor>, CheckpointError> {
         let Some(Item { file, offset, length, .. }) = part.item else { return Ok(None) };
         let path = self.path(file);
-        let item = TorchFile::open_item(path, offset..offset.saturating_add(length), name).map_err(|error| match error {
-            CheckpointError::Archive { path, reason } => {
-                DistributedError::Item { path, name: name.to_owned(), offset, reason }.into()
-            }
-            error => error,
-        })?;
+        let item =
+            TorchFile::open_item(path, offset..offset.saturating_add(length), name).map_err(|error| match error {
+                CheckpointError::Archive { path, reason } => {
+                    DistributedError::Item { path, name: name.to_owned(), offset, reason }.into()
+                }
+                error => error,
+            })?;
         let form = |dtype: DType, shape: &[usize]| format!("{dtype} {shape:?}");
         let found = item.form(name);
         if !found.as_ref().is_some_and(|form| form.dtype == dtype && form.shape == part.sizes) {

@@ -29,8 +29,7 @@ pub(super) fn find(path: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     if let Some(step) = tracked(path)? {
         return Ok(at_or_in(&step));
     }
-    let steps: Vec<String> =
-        steps(path)?.into_iter().filter(|step| at_or_in(&path.join(step)).is_some()).collect();
+    let steps: Vec<String> = steps(path)?.into_iter().filter(|step| at_or_in(&path.join(step)).is_some()).collect();
     if steps.is_empty() {
         return Ok(None);
     }

@@ -84,10 +84,7 @@ mod tests {
             ("decoder.layers.self_attention.linear_qkv.layer_norm_weight", norm),
             ("module.decoder.layers.self_attention.linear_qkv.layer_norm_weight", norm),
             ("decoder.layers.mlp.linear_fc1.weight_v", Key::Stacked(Role::MlpInputWeight, Half::Second)),
-            (
-                "decoder.layers.2.mlp.linear_fc1.weight_w",
-                Key::One(Place::Layer(2), Role::MlpInputWeight, Half::First),
-            ),
+            ("decoder.layers.2.mlp.linear_fc1.weight_w", Key::One(Place::Layer(2), Role::MlpInputWeight, Half::First)),
             ("decoder.layers.2.mlp.linear_fc2.weight_w", Key::Unknown),
             ("embedding.word_embeddings.weight", Key::One(Place::Embedding, Role::WordEmbedding, Half::Whole)),
             ("decoder.final_layernorm.weight", Key::One(Place::Output, Role::FinalNormGain, Half::Whole)),

@@ -36,7 +36,7 @@ use crate::config::{Architecture, Head, Positions, Precision};
 use crate::partition::Role;
 
 /// The largest `.metadata`. A part of a tensor takes some 200 bytes of it; parsed, it takes about ten times its size.
-const MAX_METADATA_BYTES: u64 = 256 << 20;
+const MAX_METADATA_BYTES: u64 = 128 << 20;
 
 /// A checkpoint whose every tensor has been accounted for, and whose parts tile it. No weights are held.
 #[derive(Debug)]
@@ -141,14 +141,14 @@ fn read_common(folder: &Path, given: &GivenArgs) -> Result<(Args, Option<u64>), 
 fn shown(args: &Args, settings: &Settings, sorted: &Sorted) -> Result<Shown, MegatronError> {
     let words = sorted.one(Place::Embedding, Role::WordEmbedding);
     let size = |extent: Option<&usize>| extent.copied().filter(|&extent| extent < 1 << 32).unwrap_or(0);
-    let padded_vocab_size = size(words.and_then(|words| words.shape.first()));
+    // A word embedding that is missing is reported as that.
+    let padded_vocab_size = words.map_or(settings.padded_vocab_size.unwrap_or(0), |words| size(words.shape.first()));
     if settings.padded_vocab_size.is_some_and(|size| size != padded_vocab_size) && padded_vocab_size > 0 {
         return Err(args.unexpected("padded_vocab_size", &format!("{padded_vocab_size} as in the word embedding")));
     }
     let mlp_size = size(sorted.shape_in_layers(Role::MlpOutputWeight).and_then(|shape| shape.get(1)));
-    let precision = words.map_or(Precision::Fp32, |words| {
-        TensorForm { dtype: words.dtype, shape: Vec::new() }.precision()
-    });
+    let precision =
+        words.map_or(Precision::Fp32, |words| TensorForm { dtype: words.dtype, shape: Vec::new() }.precision());
     let head = if settings.tied { Head::Tied } else { Head::Column };
     // The parts are of any number of ranks; joined, they are one.
     Ok(Shown { tensor_ranks: 1, precision, padded_vocab_size, mlp_size, head })

@@ -163,6 +163,13 @@ impl Sorted {
                 Fault::Tangled => DistributedError::Tangled { path: path(), name: name(), parts: parts.len() },
             })?;
             parts.iter().try_for_each(|part| files.check(&path(), &name(), *dtype, part))?;
+            // Parts may share an item, so that small files hold any number of elements.
+            let mut extents = shape.iter();
+            let own = extents.try_fold(dtype.size() as u64, |bytes, &extent| bytes.checked_mul(extent as u64));
+            if own.is_none_or(|own| own > files.bytes()) {
+                let (shape, bytes) = (shape.clone(), files.bytes());
+                return Err(DistributedError::Larger { path: path(), name: name(), shape, bytes });
+            }
         }
         Ok(())
     }
@@ -231,8 +238,7 @@ impl Account<'_> {
                 return Err(self.shape(tensor, layers.chain(expected).collect()));
             }
             if tensor.dtype != first.dtype {
-                let (name, expected, found) =
-                    (tensor.name.clone(), first.dtype.to_string(), tensor.dtype.to_string());
+                let (name, expected, found) = (tensor.name.clone(), first.dtype.to_string(), tensor.dtype.to_string());
                 return Err(DistributedError::ElementType { path: path(), name, expected, found });
             }
         }

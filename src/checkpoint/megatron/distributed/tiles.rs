@@ -130,7 +130,8 @@ mod tests {
             parts.push(more);
             assert_eq!(check(&[4, 6], &parts), Err(Fault::Overlap(region)));
         }
-        for outside in [part(&[4, 0], &[1, 6]), part(&[usize::MAX, 0], &[2, 3]), part(&[0], &[4]), part(&[0, 0], &[4])] {
+        for outside in [part(&[4, 0], &[1, 6]), part(&[usize::MAX, 0], &[2, 3]), part(&[0], &[4]), part(&[0, 0], &[4])]
+        {
             assert!(matches!(check(&[4, 6], &[outside]), Err(Fault::Outside(_))));
         }
         // A part of nothing is none; a scalar is one part.
@@ -154,7 +155,8 @@ mod tests {
 
     #[test]
     fn parts_go_where_they_belong() {
-        let parts = [(vec![0, 0], vec![2, 1]), (vec![0, 1], vec![1, 3]), (vec![1, 1], vec![1, 3]), (vec![2, 0], vec![1, 4])];
+        let parts =
+            [(vec![0, 0], vec![2, 1]), (vec![0, 1], vec![1, 3]), (vec![1, 1], vec![1, 3]), (vec![2, 0], vec![1, 4])];
         let mut target = vec![0; 12];
         for (offsets, sizes) in parts {
             let rows = (offsets[0]..offsets[0] + sizes[0])
