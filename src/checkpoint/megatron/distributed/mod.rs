@@ -92,7 +92,9 @@ impl DistributedCheckpoint {
             let more = if objects.len() > 1 { format!(" and {} more", objects.len() - 1) } else { String::new() };
             notes.push(format!("`{first}`{more}: pickled objects, not tensors; not read"));
         }
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
         Ok(Self {
             architecture,
             orders,
