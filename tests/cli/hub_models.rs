@@ -97,7 +97,7 @@ fn every_command_that_reads_models_takes_names() {
     for (command, option) in [("merge", None), ("synth", Some("--from"))] {
         let mut write = kintsugi();
         write.arg(command).args(option).args(["someone/model", "--tensor-parallel", "2", "-o"]).arg(command);
-        assert_eq!(table(&mut machine.with_hub(write, &server)), format!("{command}\n"));
+        assert!(table(&mut machine.with_hub(write, &server)).ends_with(&format!("{command}\n")));
         assert!(machine.home.path().join(command).join("latest").is_file());
     }
     let candidate =
