@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn names_of_every_format_belong_to_one_group() {
         let layer = StageId::Layer(3);
-        let all = [Factor::LayerNorms, Factor::QueryKeyNorms, Factor::FinalNorm, Factor::AttentionBias, Factor::MlpBias];
+        let all =
+            [Factor::LayerNorms, Factor::QueryKeyNorms, Factor::FinalNorm, Factor::AttentionBias, Factor::MlpBias];
         for (stage, name, kind, expected) in [
             (layer, "input_layernorm.weight", Kind::NormGain, Factor::LayerNorms),
             (layer, "self_attention.linear_qkv.layer_norm_weight", Kind::NormGain, Factor::LayerNorms),
