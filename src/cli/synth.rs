@@ -126,29 +126,29 @@ fn from_model(args: &SynthArgs, model: &Path, screen: &Screen) -> Result<()> {
     let directory = &args.output_dir;
     let (tp_size, dtype, tokenizer) = (args.tensor_parallel, args.dtype(), args.tokenizer());
     let checkpoint = TestCheckpoint { model, tp_size, drift, dtype, tokenizer, directory };
+    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables, reason = "nothing is measured"))]
     let truth = checkpoint.write(screen.command_line(), &mut screen.download_bar())?;
     #[cfg(feature = "libtorch")]
-    let truth = evaluated(args, truth, screen)?;
-    truth.write(directory)?;
+    if args.evaluate {
+        Truth { unmerged: Some(unmerged(args, screen)?), ..truth }.write(directory)?;
+    }
     screen.data(&format!("{}\n", directory.display()))
 }
 
-/// What is true of a checkpoint, with its unmerged numbers where they are asked for.
+/// What the unmerged checkpoint scores.
 #[cfg(feature = "libtorch")]
-fn evaluated(args: &SynthArgs, truth: Truth, screen: &Screen) -> Result<Truth> {
-    use super::caller::Process;
-    use crate::run::{Numbers, Request};
-    if !args.evaluate {
-        return Ok(truth);
-    }
-    let request = Request { checkpoint: args.output_dir.clone(), task: args.task.clone(), ..Request::default() };
-    let report = crate::run::evaluate(&request, &Process::alone(screen))?.write_report()?;
-    let numbers = Numbers {
+fn unmerged(args: &SynthArgs, screen: &Screen) -> Result<crate::run::Numbers> {
+    let request = crate::run::Request {
+        checkpoint: args.output_dir.clone(),
+        task: args.task.clone(),
+        ..crate::run::Request::default()
+    };
+    let report = crate::run::evaluate(&request, &super::caller::Process::alone(screen))?.write_report()?;
+    Ok(crate::run::Numbers {
         task: report.task.name,
         passages: report.baseline.n,
         perplexity: report.baseline.perplexity,
         acc: report.baseline.acc,
         dtype: report.run.dtype,
-    };
-    Ok(Truth { unmerged: Some(numbers), ..truth })
+    })
 }
