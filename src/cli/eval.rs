@@ -14,7 +14,7 @@ use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, 
 pub(super) struct EvalArgs {
     /// A checkpoint (save directory or `global_stepN` directory) or a Hugging Face directory
     ///
-    /// Of a save directory its `latest` is followed. Hugging Face: GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM.
+    /// Of a save directory its `latest` is followed. Hugging Face: GPT-NeoX, Llama, Mistral, Qwen2, Qwen3, GPT-2.
     model: PathBuf,
     #[command(flatten)]
     task: TaskOptions,
