@@ -1,13 +1,14 @@
 """Random tiny models of every class that is read, written by transformers, and what transformers computes with them.
 
 Each folder holds config.json and weights in one of the forms that save_pretrained has written over the years, and
-expected.json: passages of token ids, and the log-probability of each target token in float32.
+expected.json: passages of token ids, and the log-probability of each target token in float64.
 
     python evals/verify/hugging_face_models.py models --count 300
     KINTSUGI_HUGGING_FACE=models cargo test --test evaluation models_of_transformers
 """
 
 import argparse
+import copy
 import json
 import random
 import sys
@@ -143,7 +144,12 @@ def main():
                 scaled = {key: value for key, value in keys["rope_parameters"].items() if key != "rope_theta"}
                 given |= theta | ({"rope_scaling": scaled} if scaled["rope_type"] != "default" else {})
             (folder / "config.json").write_text(json.dumps(saved | given))
-        write_expected(model, folder)
+        exact = copy.deepcopy(model).double()
+        for module in exact.modules():
+            # It computes in float32, whatever the model is in.
+            if hasattr(module, "reorder_and_upcast_attn"):
+                module.reorder_and_upcast_attn = False
+        write_expected(exact, folder)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 /// What becomes of a model of this class with these settings and no tensors at all.
 fn complaint(class: &str, changes: &Value) -> String {
     let mut config = json!({
-        "architectures": [class], "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 24, "vocab_size": 40, "num_key_value_heads": 4, "head_dim": 4,
+        "architectures": [class], "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 24, "vocab_size": 40, "num_key_value_heads": 4, "head_dim": 8,
     });
     if class == "GPT2LMHeadModel" {
         config = json!({ "architectures": [class], "n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": 40 });
@@ -90,7 +90,7 @@ fn settings_that_only_other_classes_read_are_refused() {
         ("Qwen2ForCausalLM", json!({ "attention_bias": true }), "attention_bias: true"),
         ("Qwen2ForCausalLM", json!({ "mlp_bias": true }), "mlp_bias: true"),
         ("GPTNeoXForCausalLM", json!({ "num_key_value_heads": 2 }), "num_key_value_heads: 2"),
-        ("GPTNeoXForCausalLM", json!({ "head_dim": 8 }), "head_dim: 8: GPTNeoXForCausalLM is evaluated without it"),
+        ("GPTNeoXForCausalLM", json!({ "head_dim": 16 }), "head_dim: 16: GPTNeoXForCausalLM is evaluated without it"),
         ("GPT2LMHeadModel", json!({ "rope_scaling": { "rope_type": "linear", "factor": 2.0 } }), "rope_scaling"),
         ("GPT2LMHeadModel", json!({ "scale_attn_weights": false }), "scale_attn_weights: false"),
         ("GPT2LMHeadModel", json!({ "activation_function": "quick_gelu" }), "hidden_act: quick_gelu"),
@@ -102,7 +102,7 @@ fn settings_that_only_other_classes_read_are_refused() {
     }
     for (class, changes) in [
         ("LlamaForCausalLM", json!({ "sliding_window": null, "layer_types": ["full_attention", "full_attention"] })),
-        ("GPTNeoXForCausalLM", json!({ "head_dim": 4, "num_key_value_heads": 4 })),
+        ("GPTNeoXForCausalLM", json!({ "head_dim": 8, "num_key_value_heads": 4 })),
         ("Qwen2ForCausalLM", json!({ "attention_bias": false, "sliding_window": 4096 })),
         ("GPT2LMHeadModel", json!({ "reorder_and_upcast_attn": true, "n_inner": null, "n_ctx": 1024 })),
     ] {
