@@ -47,14 +47,17 @@ fn libtorch_version(lib: &Path) -> Option<String> {
     line.split('\'').nth(1).map(str::to_owned)
 }
 
-/// Sets `kintsugi_shared` where the reference checkpoints are that are too large for the repository: the tests that need
-/// them are ignored elsewhere.
+/// Sets `kintsugi_shared`, and `kintsugi_shared_megatron`, where the reference checkpoints are that are too large for the
+/// repository: the tests that need them are ignored elsewhere.
 fn shared_checkpoints() {
-    const FOLDER: &str = "../shared/checkpoints";
-    println!("cargo::rustc-check-cfg=cfg(kintsugi_shared)");
-    if Path::new(FOLDER).is_dir() {
-        println!("cargo::rerun-if-changed={FOLDER}");
-        println!("cargo::rustc-cfg=kintsugi_shared");
+    for (name, folder) in
+        [("kintsugi_shared", "../shared/checkpoints"), ("kintsugi_shared_megatron", "../shared/megatron")]
+    {
+        println!("cargo::rustc-check-cfg=cfg({name})");
+        if Path::new(folder).is_dir() {
+            println!("cargo::rerun-if-changed={folder}");
+            println!("cargo::rustc-cfg={name}");
+        }
     }
 }
 

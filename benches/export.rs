@@ -62,6 +62,7 @@ fn run(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
                     calibrated: false,
                 },
                 format,
+                drift: None,
                 tokenizer: None,
                 directory: &folder.path().join("merged"),
                 overwrite: true,

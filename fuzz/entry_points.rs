@@ -7,7 +7,9 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{CheckpointError, HuggingFaceModel, ModelSource as _, OpenOptions, TorchFile};
+use kintsugi::checkpoint::{
+    CheckpointError, HuggingFaceModel, MegatronCheckpoint, ModelSource, OpenOptions, TorchFile,
+};
 use kintsugi::config::{Architecture, NeoxConfig, Observed};
 #[cfg(feature = "libtorch")]
 use kintsugi::eval::data_set::parse_passages;
@@ -35,6 +37,8 @@ pub const ENTRY_POINTS: &[(&str, EntryPoint)] = &[
     ("config", config),
     ("gates", gates),
     ("hugging_face", hugging_face),
+    ("megatron", megatron),
+    ("megatron_args", megatron_args),
     #[cfg(feature = "libtorch")]
     ("passages", passages),
     ("pickle", pickle),
@@ -121,6 +125,67 @@ pub fn hugging_face(bytes: &[u8]) {
 /// Bytes of the tensors behind every header of [`hugging_face`].
 const DATA_BYTES: usize = 1024;
 
+/// The pickle of a rank's file of Megatron-LM, every storage of 256 bytes.
+pub fn megatron(bytes: &[u8]) {
+    in_file_of_rank("mp_rank_00", &rank_file(bytes), read_megatron);
+}
+
+/// The layout and the arguments of a checkpoint of Megatron-LM whose one file is sound and holds none: the name of its
+/// folder, the tracker of the save folder and the arguments, with a zero byte between them.
+pub fn megatron_args(bytes: &[u8]) {
+    const PICKLE: &[u8] = include_bytes!("megatron.pkl");
+    let mut parts = bytes.splitn(3, |&byte| byte == 0);
+    let name = parts.next().map(String::from_utf8_lossy).unwrap_or_default();
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(sound) {
+        return;
+    }
+    let (tracker, args) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    in_file_of_rank(&name, &rank_file(PICKLE), |step| {
+        let save = step.parent().unwrap_or(step);
+        let (tracker_file, args_file) = (save.join("latest_checkpointed_iteration.txt"), save.join("args.yml"));
+        assert!(fs::write(&tracker_file, tracker).is_ok() && fs::write(&args_file, args).is_ok(), "writing files");
+        for folder in [save, step] {
+            if let Ok(Some(model)) = MegatronCheckpoint::open(folder, std::slice::from_ref(&args_file)) {
+                read_stages(&model);
+            }
+        }
+        assert!(fs::remove_file(tracker_file).is_ok() && fs::remove_file(args_file).is_ok(), "removing files");
+    });
+}
+
+fn read_megatron(folder: &Path) {
+    if let Ok(Some(model)) = MegatronCheckpoint::open(folder, &[]) {
+        read_stages(&model);
+    }
+}
+
+fn rank_file(pickle: &[u8]) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let mut archive = ZipWriter::new(&mut file);
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let storage = [0x3c; 256];
+    let storages = (0..24).map(|number| (format!("a/data/{number}"), storage.as_slice()));
+    for (name, bytes) in [("a/data.pkl".to_owned(), pickle)].into_iter().chain(storages) {
+        let written = archive.start_file(name, stored).is_ok() && archive.write_all(bytes).is_ok();
+        assert!(written, "writing to memory");
+    }
+    assert!(archive.finish().is_ok(), "writing to memory");
+    file.into_inner()
+}
+
+/// Runs with a step whose one rank has a folder of this name.
+fn in_file_of_rank(name: &str, file: &[u8], run: impl FnOnce(&Path)) {
+    in_folder(&[], |folder| {
+        let step = folder.join("iter_0000001");
+        let rank = step.join(name);
+        let written = fs::create_dir_all(&rank).is_ok() && fs::write(rank.join("model_optim_rng.pt"), file).is_ok();
+        assert!(written, "writing a temporary file");
+        run(&step);
+        assert!(fs::remove_dir_all(step).is_ok(), "removing a temporary folder");
+    });
+}
+
 /// A whole safetensors file beside a `config.json` that is sound.
 pub fn safetensors(bytes: &[u8]) {
     const CONFIG: &[u8] = include_bytes!("config.json");
@@ -128,7 +193,12 @@ pub fn safetensors(bytes: &[u8]) {
 }
 
 fn read_hugging_face(folder: &Path) {
-    let Ok(model) = HuggingFaceModel::open(folder) else { return };
+    if let Ok(model) = HuggingFaceModel::open(folder) {
+        read_stages(&model);
+    }
+}
+
+fn read_stages(model: &dyn ModelSource) {
     let _ = (model.size(), model.dtype(), model.architecture().summary());
     for id in model.stage_ids() {
         let (whole, replicas) = (model.read_stage(id), model.read_replicated(id));

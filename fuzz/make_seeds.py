@@ -5,10 +5,12 @@
 The files are committed, so that neither tests nor fuzzing need Python.
 """
 
+import argparse
 import io
 import json
 import os
 import pickle
+import signal
 import struct
 import tarfile
 import zipfile
@@ -268,3 +270,75 @@ write("safetensors", "neox.safetensors", whole(neox))
 write("safetensors", "long_header.safetensors", whole(neox, 2**63))
 write("safetensors", "no_header.safetensors", b"\0" * 8)
 write("..", "config.json", json.dumps(NEOX) + "\n")
+
+
+# One rank's file of Megatron-LM: 1 layer of width 4, every storage of at most 256 bytes.
+ARGS = dict(
+    num_layers=1, hidden_size=4, num_attention_heads=2, max_position_embeddings=8, padded_vocab_size=8, ffn_hidden_size=8,
+    kv_channels=2, tensor_model_parallel_size=1, pipeline_model_parallel_size=1, params_dtype=torch.float32,
+    exit_signal=signal.SIGTERM, layernorm_epsilon=1e-5, bias_gelu_fusion=True,
+)
+
+
+def megatron_names(legacy, swiglu, bias):
+    attention, layer = "self_attention.", "decoder.layers.0."
+    names = {
+        "embedding.word_embeddings.weight": (8, 4), "embedding.position_embeddings.weight": (8, 4),
+        layer + "input_layernorm.weight": (4,), layer + attention + "linear_qkv.weight": (12, 4),
+        layer + attention + "linear_proj.weight": (4, 4), layer + "pre_mlp_layernorm.weight": (4,),
+        layer + "mlp.linear_fc1.weight": (16 if swiglu else 8, 4), layer + "mlp.linear_fc2.weight": (4, 8),
+        "decoder.final_layernorm.weight": (4,),
+    }
+    if bias:
+        names |= {name.replace("weight", "bias"): shape[:1] for name, shape in names.items() if not name.startswith("emb")}
+    if swiglu:
+        del names["embedding.position_embeddings.weight"]
+        names["output_layer.weight"] = (8, 4)
+    tensors = OrderedDict((name, torch.ones(shape)) for name, shape in names.items())
+    tensors[layer + attention + "linear_qkv._extra_state"] = None
+    if not legacy:
+        return tensors
+    renamed = [("decoder.", ""), ("linear_qkv", "query_key_value"), ("linear_proj", "dense"), ("pre_mlp", "post_attention")]
+    renamed += [("linear_fc1", "dense_h_to_4h"), ("linear_fc2", "dense_4h_to_h"), ("self_attention", "attention")]
+    embedding = {name.split(".")[1]: {"weight": tensor} for name, tensor in tensors.items() if name.startswith("emb")}
+    inner = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("emb"):
+            for old, new in renamed:
+                name = name.replace(old, new)
+            inner[name] = tensor
+    return {"language_model": {"embedding": embedding, "transformer": inner}}
+
+
+LLAMA_ARGS = dict(
+    normalization="RMSNorm", swiglu=True, add_bias_linear=False, position_embedding_type="rope", rotary_interleaved=True,
+    untie_embeddings_and_output_weights=True, window_size=(2, 0), window_attn_skip_freq=[1], num_query_groups=1,
+)
+core = {"args": argparse.Namespace(**ARGS), "checkpoint_version": 3.0, "iteration": 7, "rng_state": [{"np": None}]}
+core["model"] = megatron_names(False, False, True)
+llama = core | {"args": argparse.Namespace(**ARGS | LLAMA_ARGS), "model": megatron_names(False, True, False)}
+oldest = {"args": argparse.Namespace(**ARGS), "iteration": 7, "model": megatron_names(True, False, True)}
+cyclic = {}
+cyclic["model"] = {"decoder": cyclic, "again": cyclic}
+for name, value in {
+    "core": core,
+    "llama": llama,
+    "legacy": oldest,
+    "version_1": oldest | {"checkpoint_version": 1.0},
+    "virtual": {"args": core["args"], "model0": core["model"], "model1": core["model"]},
+    "calls": core | {"args": argparse.Namespace(**ARGS, spec=Runs(os.system, "touch /tmp/kintsugi-was-here"))},
+    "cyclic": cyclic,
+}.items():
+    write("megatron", f"{name}.pkl", data_pkl(saved(value)))
+write("..", "megatron.pkl", data_pkl(saved({name: value for name, value in core.items() if name != "args"})))
+plain = json.dumps({name: value for name, value in ARGS.items() if isinstance(value, (int, float)) and name != "exit_signal"})
+for name, parts in {
+    "sound": ("mp_rank_00", "1", plain),
+    "release": ("mp_rank_00_000", "release", plain),
+    "pipelines": ("mp_rank_01_003", "1", plain[:-1] + ', "pipeline_model_parallel_size": 4}'),
+    "huge": ("mp_rank_00", "1", plain.replace("4", "4000000000000000000")),
+    "types": ("mp_rank_00", "1", plain[:-1] + ', "swiglu": 3, "window_size": [1], "num_query_groups": "x"}'),
+    "rope": ("mp_rank_00", "1", plain[:-1] + ', "position_embedding_type": "rope", "rotary_percent": 1e-300}'),
+    "tracker": ("mp_rank_00", "../..", plain),
+}.items():
+    write("megatron_args", name, "\0".join(parts))

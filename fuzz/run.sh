@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 executions=${EXECUTIONS:-1000000}
 seconds=${SECONDS_A_PIECE:-50}
-targets=${*:-archive certificate config gates hugging_face passages pickle report safetensors samples strategy task tokenizer}
+targets=${*:-archive certificate config gates hugging_face megatron megatron_args passages pickle report safetensors samples strategy task tokenizer}
 binaries=$(ls -d target/*-unknown-linux-gnu/release | head -1)
 export LD_LIBRARY_PATH="${LIBTORCH:-../.libtorch}/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 log=$(mktemp)

@@ -11,7 +11,7 @@
 //! | 1 | `stats` | proportions, paired tests, bootstrap, fidelity: plain numbers in and out |
 //! | 1 | `tensor` | host tensors and their arithmetic |
 //! | 1 | `config` | what the model is: gpt-neox's configuration, typed and validated |
-//! | 1 | `hub` | files by name: the Hugging Face cache and Hub; where tokenizers are |
+//! | 1 | `hub` | files and models by name: the Hugging Face cache and Hub; where tokenizers are |
 //! | 2 | `samples` | the outcome of every passage, on disk |
 //! | 2 | `partition` | the one table: parameter name → kind; joining and splitting |
 //! | 3 | `checkpoint` | directories and `.pt` files: layout, accounting, reading a stage at a time |

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pytorch_reader::{PickleError, PytorchError};
 
 use super::huggingface::HuggingFaceError;
+use super::megatron::MegatronError;
 use super::other_format::OtherFormat;
 use crate::config::{ConfigError, Unsupported};
 use crate::files;
@@ -86,8 +87,12 @@ pub enum CheckpointError {
     Tensor { path: PathBuf, name: String, source: TensorError },
     #[error(transparent)]
     HuggingFace(#[from] HuggingFaceError),
-    #[error("{path}: is a Hugging Face directory; --neox-config, --era and --quirk apply to gpt-neox checkpoints only", path = path.display())]
-    OptionsOfNeox { path: PathBuf },
+    #[error("{path}: is {found}; --neox-config, --era and --quirk apply to gpt-neox checkpoints only", path = path.display())]
+    OptionsOfNeox { path: PathBuf, found: OtherFormat },
+    #[error("{path}: --megatron-args applies to checkpoints of Megatron-LM only", path = path.display())]
+    OptionsOfMegatron { path: PathBuf },
+    #[error(transparent)]
+    Megatron(#[from] MegatronError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -124,6 +129,10 @@ impl CheckpointError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::NotACheckpoint { other: Some(other), .. } => other.hint(),
+            Self::NotADirectory { found: "nothing", .. } => {
+                "give the save directory (which holds `latest`) or a global_stepN directory; a model on the Hub is named \
+                 OWNER/NAME"
+            }
             Self::NotADirectory { .. } | Self::NotACheckpoint { .. } => {
                 "give the save directory (which holds `latest`) or a global_stepN directory"
             }
@@ -185,6 +194,7 @@ impl CheckpointError {
             Self::Unsupported(refusal) => &refusal.needed,
             Self::Name { source: PartitionError::Refused { needed, .. }, .. } => needed,
             Self::HuggingFace(error) => return error.hint(),
+            Self::Megatron(error) => return error.hint(),
             Self::Config(error) => {
                 return error.hint().or_else(|| Some("pass another configuration with --neox-config FILE".to_owned()));
             }

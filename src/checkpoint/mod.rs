@@ -1,4 +1,5 @@
-//! Checkpoints as gpt-neox writes them ([`Checkpoint`]), and models as transformers does ([`HuggingFaceModel`]): finding
+//! Checkpoints as gpt-neox ([`Checkpoint`]) and Megatron-LM ([`MegatronCheckpoint`]) write them, and models as transformers
+//! does ([`HuggingFaceModel`]): finding
 //! the files, accounting for every tensor, reading a stage at a time ([`ModelSource`]). `partition` decides what a name
 //! means, `merge` how stages are merged.
 
@@ -10,6 +11,7 @@ mod huggingface;
 mod inventory;
 mod layer_numbers;
 mod layout;
+mod megatron;
 mod neox;
 mod observe;
 mod open;
@@ -34,6 +36,7 @@ pub use huggingface::{HuggingFaceClass, HuggingFaceError, HuggingFaceModel};
 pub use inventory::ParamEntry;
 pub use layer_numbers::stage_number;
 pub use layout::Layout;
+pub use megatron::{MegatronCheckpoint, MegatronError};
 pub use neox::{Checkpoint, OpenOptions};
 pub use open::open_model;
 pub use other_format::OtherFormat;

@@ -36,6 +36,15 @@ pub struct OpenOptions {
     /// Used instead of the configuration that lies beside the shards, unless empty.
     pub config_files: Vec<PathBuf>,
     pub quirks: QuirkOptions,
+    /// Fields that come before those of Megatron-LM's `args`.
+    pub megatron_args: Vec<PathBuf>,
+}
+
+impl OpenOptions {
+    /// Whether any of them is for checkpoints of gpt-neox.
+    pub(crate) fn are_of_neox(&self) -> bool {
+        !self.config_files.is_empty() || self.quirks != QuirkOptions::default()
+    }
 }
 
 /// A parameter of a logical stage: which file stage it is in, under which role there.

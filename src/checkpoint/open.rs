@@ -7,7 +7,9 @@ use super::error::CheckpointError;
 use super::huggingface::{HuggingFaceModel, is_hugging_face};
 use super::inventory::{ParamEntry, RankStage};
 use super::layout::Layout;
+use super::megatron::MegatronCheckpoint;
 use super::neox::{Checkpoint, OpenOptions, Source};
+use super::other_format::OtherFormat;
 use super::recognize::is_output_of_zero;
 use super::source::{ModelSource, StageReader};
 use super::stage_reader::OpenStage;
@@ -17,21 +19,31 @@ use crate::hub::ConfiguredTokenizer;
 use crate::partition::{Role, StageId};
 use crate::tensor::DType;
 
-/// Opens a Hugging Face directory, or a checkpoint of gpt-neox, to which alone the options apply.
+/// Opens a checkpoint of Megatron-LM, a Hugging Face directory, or a checkpoint of gpt-neox. Options apply to one format each.
 pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSource>, CheckpointError> {
-    if !Checkpoint::is_at(path) {
-        if *options != OpenOptions::default() {
-            return Err(CheckpointError::OptionsOfNeox { path: path.to_owned() });
+    let megatron = MegatronCheckpoint::is_at(path);
+    if megatron || !Checkpoint::is_at(path) {
+        if options.are_of_neox() {
+            let found = if megatron { OtherFormat::Megatron } else { OtherFormat::HuggingFace };
+            return Err(CheckpointError::OptionsOfNeox { path: path.to_owned(), found });
         }
-        return Ok(Box::new(HuggingFaceModel::open(path)?));
     }
-    Ok(Box::new(Checkpoint::open_with(path, options)?))
+    if let Some(checkpoint) = MegatronCheckpoint::open(path, &options.megatron_args)? {
+        return Ok(Box::new(checkpoint));
+    }
+    if !options.megatron_args.is_empty() {
+        return Err(CheckpointError::OptionsOfMegatron { path: path.to_owned() });
+    }
+    if Checkpoint::is_at(path) {
+        return Ok(Box::new(Checkpoint::open_with(path, options)?));
+    }
+    Ok(Box::new(HuggingFaceModel::open(path)?))
 }
 
 impl Checkpoint {
-    /// Whether a folder is taken for a checkpoint of gpt-neox: any but a Hugging Face directory.
+    /// Whether a folder is taken for a checkpoint of gpt-neox: any but one of Megatron-LM or a Hugging Face directory.
     pub(crate) fn is_at(path: &Path) -> bool {
-        !is_hugging_face(path) || is_output_of_zero(path)
+        !MegatronCheckpoint::is_at(path) && (!is_hugging_face(path) || is_output_of_zero(path))
     }
 }
 

@@ -18,10 +18,11 @@ pub enum OtherFormat {
 impl OtherFormat {
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Self::HuggingFace => "this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it",
-            Self::Megatron | Self::Distributed => {
-                "only checkpoints of gpt-neox and Hugging Face directories are read; Megatron Bridge's convert_checkpoints.py \
-                 export writes the latter"
+            Self::HuggingFace => "this is a Hugging Face directory, which `open_model` opens",
+            Self::Megatron => "the step holds no mp_rank_XX/model_optim_rng.pt: copy the whole step folder again",
+            Self::Distributed => {
+                "of Megatron-LM's formats only `torch` (mp_rank_XX) is read; Megatron Bridge's convert_checkpoints.py export \
+                 writes a Hugging Face directory"
             }
             Self::Universal => "give the checkpoint from which ds_to_universal.py made it",
             Self::Nemo => {

@@ -1,4 +1,6 @@
-//! `kintsugi demo`: the main job on the bundled checkpoint, which the binary carries.
+//! `kintsugi demo`: the main job on the bundled checkpoint, which the binary carries, or on a model of the Hub.
+
+mod of_model;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,8 @@ pub(super) struct DemoArgs {
     /// auto, cpu, cuda, or cuda:N[,N…]
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: crate::model::DeviceChoice,
+    #[command(flatten)]
+    of_model: of_model::ModelOptions,
 }
 
 macro_rules! file {
@@ -52,6 +56,17 @@ const TASK: &[u8] = include_bytes!("../../evals/demo/task.yml");
 const PASSAGES: &[u8] = include_bytes!("../../evals/demo/passages.jsonl");
 
 pub(super) fn run(args: DemoArgs, screen: &Screen) -> Result<()> {
+    let DemoArgs { output_dir, device, of_model } = args;
+    // Results of an earlier version of the program, or of another model, cannot be continued.
+    let output = OutputOptions { output_dir: Some(output_dir), restart: true, shard: None };
+    let resources = ResourceOptions { device, ..ResourceOptions::default() };
+    match &of_model.model {
+        Some(model) => of_model::run(model, &of_model, output, resources, screen),
+        None => bundled(output, resources, screen),
+    }
+}
+
+fn bundled(output: OutputOptions, resources: ResourceOptions, screen: &Screen) -> Result<()> {
     let temporary = tempfile::tempdir()
         .map_err(|error| Error::from(error).context("could not make a temporary folder for the bundled checkpoint"))?;
     let folder = temporary.path();
@@ -71,9 +86,8 @@ pub(super) fn run(args: DemoArgs, screen: &Screen) -> Result<()> {
             tokenizer: Some(tokenizer),
             ..TaskOptions::default()
         },
-        // Results of an earlier version of the program cannot be continued.
-        output: OutputOptions { output_dir: Some(args.output_dir), restart: true, shard: None },
-        resources: ResourceOptions { device: args.device, ..ResourceOptions::default() },
+        output,
+        resources,
         ..Request::default()
     };
     let caller = screen.caller(&mut request.output)?;

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
+use crate::checkpoint::{Checkpoint, MegatronCheckpoint, OpenOptions, open_model};
 use crate::error::Result;
 use crate::merge::diff_models;
 use crate::report::{self, TerminalStyle};
-use crate::run::ReadingOptions;
+use crate::run::{ReadingOptions, model_path};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct DiffArgs {
-    /// A model: a checkpoint of gpt-neox with any number of ranks, or a Hugging Face directory
+    /// A model: a checkpoint of gpt-neox with any number of ranks, a Hugging Face directory, or a name on the Hub
     a: PathBuf,
     /// The model to compare it with
     ///
@@ -31,21 +31,25 @@ pub(super) struct DiffArgs {
 }
 
 pub(super) fn run(args: &DiffArgs, screen: &Screen) -> Result<()> {
-    let (left, right) = (args.open(&args.a)?, args.open(&args.b)?);
+    let place = |given: &Path| model_path(given, &mut screen.download_bar());
+    let (a, b) = (place(&args.a)?, place(&args.b)?);
+    // How to read a format's files goes for whichever of the two is of it.
+    let open = |path: &Path| {
+        let mut options = args.reading.open_options();
+        let of_other = |is_at: fn(&Path) -> bool| (is_at(&a) || is_at(&b)) && !is_at(path);
+        if of_other(Checkpoint::is_at) {
+            options = OpenOptions { megatron_args: options.megatron_args, ..OpenOptions::default() };
+        }
+        if of_other(MegatronCheckpoint::is_at) {
+            options.megatron_args.clear();
+        }
+        open_model(path, &options)
+    };
+    let (left, right) = (open(&a)?, open(&b)?);
     let diff = diff_models(&*left, &*right)?;
     if args.json {
         return screen.json(&diff);
     }
     let style = TerminalStyle { width: Screen::width(), styled: Screen::styled() };
     screen.data(&report::render_model_diff(&diff, args.all, style))
-}
-
-impl DiffArgs {
-    /// How to read gpt-neox's files goes for whichever of the two is gpt-neox's.
-    fn open(&self, path: &Path) -> Result<Box<dyn ModelSource>> {
-        let neox = self.reading.open_options();
-        let any_of_neox = Checkpoint::is_at(&self.a) || Checkpoint::is_at(&self.b);
-        let options = if any_of_neox && !Checkpoint::is_at(path) { OpenOptions::default() } else { neox };
-        Ok(open_model(path, &options)?)
-    }
 }

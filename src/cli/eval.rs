@@ -12,9 +12,10 @@ use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, 
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct EvalArgs {
-    /// A checkpoint (save directory or `global_stepN` directory) or a Hugging Face directory
+    /// A checkpoint (save directory or `global_stepN` directory), a Hugging Face directory, or a name on the Hub (EleutherAI/pythia-160m)
     ///
-    /// Of a save directory its `latest` is followed. Hugging Face: GPT-NeoX, Llama, Mistral, Qwen2, Qwen3, GPT-2.
+    /// Names are OWNER/NAME or OWNER/NAME@REVISION. Of a save directory its `latest` is followed. Hugging Face: GPT-NeoX, Llama,
+    /// Mistral, Qwen2, Qwen3, GPT-2.
     model: PathBuf,
     #[command(flatten)]
     task: TaskOptions,

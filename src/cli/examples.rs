@@ -17,6 +17,7 @@ Every option can also be set in a run file (--config) or in the environment (KIN
 
 Examples:
   kintsugi eval path/to/checkpoint
+  kintsugi eval EleutherAI/pythia-160m --limit 500
   kintsugi eval merged-hf --tokenizer EleutherAI/gpt-neox-20b --output-dir out";
 
 #[cfg(feature = "libtorch")]
@@ -31,7 +32,8 @@ Examples:
 pub(super) const DEMO: &str = "\
 Examples:
   kintsugi demo
-  kintsugi demo --output-dir out --device cpu";
+  kintsugi demo --output-dir out --device cpu
+  kintsugi demo --model EleutherAI/pythia-160m --limit 500";
 
 pub(super) const MERGE: &str = "\
 Examples:

@@ -8,17 +8,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{ModelSource, ParamEntry, ReplicatedParams, open_model};
+use crate::checkpoint::{ModelSource, ParamEntry, open_model};
 use crate::error::Result;
-use crate::merge::{Exactness, MergeError, StageMerger, Strategy};
-use crate::report::{
-    self, DTypeCount, Exact, INSPECTION_VERSION, Inspection, Judgement, ParameterRow, TerminalStyle, Tool, Vocabulary,
-};
-use crate::run::{ReadingOptions, checkpoint_info, drift, read_replicated};
+use crate::merge::Strategy;
+use crate::report::{self, DTypeCount, INSPECTION_VERSION, Inspection, ParameterRow, TerminalStyle, Tool, Vocabulary};
+use crate::run::{ReadingOptions, checkpoint_info, drift, judge_strategies, model_path, read_replicated};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct InspectArgs {
-    /// Save directory (its `latest` is followed) or `global_stepN` directory
+    /// Save directory (its `latest` is followed), `global_stepN` directory, Hugging Face directory, or a name on the Hub
     checkpoint: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -44,14 +42,15 @@ pub(super) struct InspectArgs {
 
 pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
     let strategies = Strategy::resolve_all(&args.strategy)?;
-    let model = &*open_model(&args.checkpoint, &args.reading.open_options())?;
+    let path = model_path(&args.checkpoint, &mut screen.download_bar())?;
+    let model = &*open_model(&path, &args.reading.open_options())?;
     let mut inspection = describe(model, &args.checkpoint);
     if !args.no_drift {
         let stages = read_replicated(model)?;
         let drift = drift(&stages)?;
         inspection.notes.extend(notes::of_unused_replicas(&drift));
         inspection.drift = Some(drift);
-        inspection.strategies = Some(judge(model, &stages, &strategies)?);
+        inspection.strategies = Some(judge_strategies(model, &stages, &strategies)?);
     }
     #[cfg(feature = "libtorch")]
     if let (true, Some(checkpoint)) = (args.self_check || !args.no_drift, model.as_neox()) {
@@ -167,32 +166,4 @@ fn parameters(model: &dyn ModelSource) -> Vec<ParameterRow> {
         }
     }
     rows
-}
-
-fn judge(
-    model: &dyn ModelSource,
-    stages: &[ReplicatedParams],
-    strategies: &[Strategy],
-) -> Result<Vec<Judgement>, MergeError> {
-    let replicated = stages.iter().flat_map(|stage| {
-        let params = stage.used.params.values().filter(|param| param.kind.is_replicated());
-        params.map(|param| (stage.used.id, param.name.as_str(), param.kind))
-    });
-    let mut judgements = Vec::with_capacity(strategies.len());
-    for strategy in strategies {
-        strategy.check(replicated.clone(), model.tp_size())?;
-        let mut exactness = Exactness::default();
-        let mut folded_norms = 0;
-        for stage in stages {
-            folded_norms += StageMerger::new(&stage.used, model.architecture()).judge(strategy, &mut exactness)?;
-        }
-        judgements.push(Judgement {
-            name: strategy.name.clone(),
-            description: strategy.description.clone(),
-            exact: Exact { exact: exactness.is_exact(), because: exactness.because() },
-            miscounts: exactness.miscounts(),
-            folded_norms,
-        });
-    }
-    Ok(judgements)
 }

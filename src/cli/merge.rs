@@ -16,13 +16,13 @@ use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
-use crate::run::{ReadingOptions, parse_bytes, tokenizer_if_any, versions};
+use crate::run::{ReadingOptions, model_path, parse_bytes, tokenizer_if_any, versions};
 use crate::tensor::DType;
 
 /// Arguments of `merge`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct WriteArgs {
-    /// A checkpoint (save directory, whose `latest` is followed, or `global_stepN` directory) or a Hugging Face directory
+    /// A checkpoint (save directory, whose `latest` is followed, or `global_stepN` directory), a Hugging Face directory, or a name on the Hub (EleutherAI/pythia-160m)
     checkpoint: PathBuf,
     /// Write the merge into this new directory
     ///
@@ -95,7 +95,8 @@ enum FormatName {
 pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
     let mut strategy = Strategy::resolve(&args.strategy)?;
     strategy.allow_inexact |= args.allow_inexact;
-    let source = &*open_model(&args.checkpoint, &args.reading.open_options())?;
+    let path = model_path(&args.checkpoint, &mut screen.download_bar())?;
+    let source = &*open_model(&path, &args.reading.open_options())?;
     check_strategies(source, std::slice::from_ref(&strategy))?;
     let tokenizer = tokenizer_if_any(args.tokenizer.as_deref(), source, &mut screen.download_bar())?
         .map(|place| TokenizerFiles::read(&place.path, place.merges.as_deref()))
@@ -119,6 +120,7 @@ pub(super) fn run(args: &WriteArgs, screen: &Screen) -> Result<()> {
             calibrated: calibration.is_some(),
         },
         format: format(args)?,
+        drift: None,
         tokenizer: tokenizer.as_ref(),
         directory: &args.output_dir,
         overwrite: args.overwrite,

@@ -63,7 +63,7 @@ enum Command {
     #[cfg(feature = "libtorch")]
     #[command(after_help = examples::EXPLAIN)]
     Explain(Box<explain::ExplainArgs>),
-    /// Run `compare` on the bundled checkpoint
+    /// Run `compare` on the bundled checkpoint, or on a model from the Hub that is split among ranks
     #[cfg(feature = "libtorch")]
     #[command(after_help = examples::DEMO)]
     Demo(demo::DemoArgs),

@@ -1,13 +1,16 @@
-//! `kintsugi synth`: random weights of a known shape in gpt-neox's own file format, for benchmarks and tests.
+//! `kintsugi synth`: checkpoints for benchmarks and tests, in gpt-neox's own file format: random weights of a known shape, or
+//! a real model divided among ranks whose replicas differ.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::screen::Screen;
 use crate::checkpoint::Layout;
 use crate::error::{Error, Result};
+use crate::export::Drift;
 use crate::export::synth::{Shape, SynthOptions, write_checkpoint};
+use crate::run::{TestCheckpoint, Truth};
 use crate::tensor::DType;
 
 #[derive(Debug, Clone, Args)]
@@ -15,46 +18,139 @@ pub(super) struct SynthArgs {
     /// Write the checkpoint into this folder
     #[arg(short, long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Layer count, widths and vocabulary of this model: Pythia's, or GPT-NeoX-20B's
+    /// Random weights with the layer count, widths and vocabulary of this model: Pythia's, or GPT-NeoX-20B's
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Shape::names()))]
-    shape: String,
-    /// Number of layers [default: the shape's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    layers: Option<u16>,
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    shape: Option<String>,
+    /// The weights of this model: a Hugging Face directory, a name on the Hub, or a merged checkpoint of gpt-neox
+    ///
+    /// What is true of the checkpoint is written beside it, into `truth.json`: which strategies keep the unmerged model, and
+    /// with --evaluate what it scores.
+    #[arg(long, value_name = "MODEL")]
+    from: Option<PathBuf>,
     /// Number of ranks
     #[arg(long, value_name = "N", default_value_t = 2)]
     tensor_parallel: usize,
-    /// Type of the weights
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32"])]
-    dtype: String,
     /// Drift of replicas from rank to rank, relative to each value
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     drift: f64,
-    /// Seed of the weights
+    /// Drift of row-parallel biases [default: as --drift]
+    #[arg(long, value_name = "FRACTION", conflicts_with = "shape")]
+    drift_biases: Option<f64>,
+    /// Type of the weights: f16, bf16 or f32 [default: f16; with --from the model's]
+    #[arg(long, value_name = "TYPE", value_parser = ["f16", "bf16", "f32"])]
+    dtype: Option<String>,
+    /// Seed of random weights and of drift
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
+    /// Number of layers [default: the shape's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "from")]
+    layers: Option<u16>,
     /// Sequential residual instead of the parallel one
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from")]
     sequential: bool,
     /// One file per rank instead of one per layer and rank
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from")]
     rank_files: bool,
+    /// Evaluate the unmerged checkpoint, and write its numbers into `truth.json`
+    #[cfg(feature = "libtorch")]
+    #[arg(long, conflicts_with = "shape")]
+    evaluate: bool,
+    #[cfg(feature = "libtorch")]
+    #[command(flatten)]
+    task: crate::run::TaskOptions,
 }
 
 pub(super) fn run(args: &SynthArgs, screen: &Screen) -> Result<()> {
-    let mut shape = Shape::named(&args.shape).ok_or_else(|| Error::usage(format!("no shape `{}`", args.shape)))?;
+    args.check_task()?;
+    if let Some(model) = &args.from {
+        return from_model(args, model, screen);
+    }
+    let name = args.shape.as_deref().unwrap_or_default();
+    let mut shape = Shape::named(name).ok_or_else(|| Error::usage(format!("no shape `{name}`")))?;
     shape.layer_count = args.layers.map_or(shape.layer_count, usize::from);
     let mut options = SynthOptions::new(shape);
     options.tp_size = args.tensor_parallel;
-    options.dtype = match args.dtype.as_str() {
-        "bf16" => DType::BF16,
-        "f32" => DType::F32,
-        _ => DType::F16,
-    };
+    options.dtype = args.dtype().unwrap_or(DType::F16);
     options.drift = args.drift;
     options.seed = args.seed;
     options.gpt_j_residual = !args.sequential;
     options.layout = if args.rank_files { Layout::RankFiles } else { Layout::LayerFiles };
     let step = write_checkpoint(&options, &args.output_dir)?;
     screen.data(&format!("{}\n", step.display()))
+}
+
+impl SynthArgs {
+    fn dtype(&self) -> Option<DType> {
+        self.dtype.as_deref().map(|word| match word {
+            "bf16" => DType::BF16,
+            "f32" => DType::F32,
+            _ => DType::F16,
+        })
+    }
+
+    /// Refuses settings that nothing would read.
+    #[cfg(feature = "libtorch")]
+    fn check_task(&self) -> Result<()> {
+        use crate::run::TaskOptions;
+        if self.task.tokenizer.is_some() && self.from.is_none() {
+            return Err(Error::usage("--tokenizer: random weights have none; it goes with --from"));
+        }
+        let of_task = TaskOptions { tokenizer: None, ..self.task.clone() };
+        if !self.evaluate && of_task != TaskOptions::default() {
+            return Err(Error::usage("a task, its data and their limits are for --evaluate, which is not given"));
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "libtorch"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "with libtorch there is a task")]
+    fn check_task(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(feature = "libtorch")]
+    fn tokenizer(&self) -> Option<&Path> {
+        self.task.tokenizer.as_deref()
+    }
+
+    #[cfg(not(feature = "libtorch"))]
+    fn tokenizer(&self) -> Option<&Path> {
+        None
+    }
+}
+
+fn from_model(args: &SynthArgs, model: &Path, screen: &Screen) -> Result<()> {
+    let drift = Drift { replicas: args.drift, biases: args.drift_biases.unwrap_or(args.drift), seed: args.seed };
+    let directory = &args.output_dir;
+    let (tp_size, dtype, tokenizer) = (args.tensor_parallel, args.dtype(), args.tokenizer());
+    let truth = TestCheckpoint { model, tp_size, drift, dtype, tokenizer, directory }
+        .write(screen.command_line(), &mut screen.download_bar())?;
+    evaluate(args, truth, screen)?;
+    screen.data(&format!("{}\n", directory.display()))
+}
+
+/// Adds the unmerged checkpoint's numbers to what is true of it, where they are asked for.
+#[cfg(feature = "libtorch")]
+fn evaluate(args: &SynthArgs, truth: Truth, screen: &Screen) -> Result<()> {
+    use super::caller::Process;
+    use crate::run::{Numbers, Request};
+    if !args.evaluate {
+        return Ok(());
+    }
+    let request = Request { checkpoint: args.output_dir.clone(), task: args.task.clone(), ..Request::default() };
+    let report = crate::run::evaluate(&request, &Process::alone(screen))?.write_report()?;
+    let numbers = Numbers {
+        task: report.task.name,
+        passages: report.baseline.n,
+        perplexity: report.baseline.perplexity,
+        acc: report.baseline.acc,
+        dtype: report.run.dtype,
+    };
+    Truth { unmerged: Some(numbers), ..truth }.write(&args.output_dir)
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn evaluate(_: &SynthArgs, _: Truth, _: &Screen) -> Result<()> {
+    Ok(())
 }

@@ -14,7 +14,7 @@ use super::recipe::{OutputRecord, Recipe, RecipeInput, Record};
 use super::reopen::check_sizes;
 use super::staging::{RECIPE_FILE, Staging};
 use super::tokenizer_files::{MAX_FILE_BYTES, TokenizerFiles};
-use super::{ExportError, Progress, card};
+use super::{Drift, ExportError, Progress, card};
 use crate::checkpoint::{FileDigest, ModelSource, digest_file};
 use crate::files::{self, write_atomically};
 use crate::merge::Exactness;
@@ -36,6 +36,8 @@ pub struct MergeJob<'a> {
     pub source: &'a dyn ModelSource,
     pub choice: MergeChoice<'a>,
     pub format: Format,
+    /// What makes replicas differ in gpt-neox's format; none: they are the same on all ranks.
+    pub drift: Option<Drift>,
     /// The tokenizer to put beside it.
     pub tokenizer: Option<&'a TokenizerFiles>,
     pub directory: &'a Path,
@@ -137,7 +139,14 @@ impl MergeJob<'_> {
         {
             for layer in 0..self.source.architecture().layer_count {
                 let reason = "it takes its statistics over the heads of one rank, here over some of the model's heads";
-                plan.exactness.add_head_norm(StageId::Layer(layer), reason);
+                plan.exactness.add_change(StageId::Layer(layer), "attention.qk_layernorm", reason);
+            }
+        }
+        if let Some(drift) = &self.drift {
+            drift.check()?;
+            let drifted = plan.params.iter().filter(|param| param.used && drift.of(param.kind) > 0.0);
+            for param in drifted {
+                plan.exactness.add_change(param.stage, &param.name, "drifted from rank to rank, for a test");
             }
         }
         let rows = self.source.architecture().padded_vocab_size;
@@ -163,6 +172,7 @@ impl MergeJob<'_> {
                     dtype: choice.dtype,
                     directory,
                     tokenizer: *tokenizer,
+                    drift: self.drift,
                 };
                 Box::new(NeoxTarget::new(plan, &changes)?)
             }

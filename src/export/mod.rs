@@ -9,6 +9,7 @@ mod budget;
 mod card;
 mod client_state;
 mod direct;
+mod drift;
 mod error;
 mod hf;
 mod job;
@@ -31,6 +32,7 @@ mod tokenizer_files;
 mod torch_archive;
 mod writer;
 
+pub use drift::Drift;
 pub use error::ExportError;
 pub use job::{Format, MergeJob, MergeSummary, Preview};
 pub use neox_origin::VOCABULARY_MULTIPLE;

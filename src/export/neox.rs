@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::client_state::client_state;
+use super::drift::Drift;
 use super::neox_check::{self, Inventory};
 use super::neox_config::Changes;
 use super::neox_origin::Origin;
@@ -21,6 +22,7 @@ use crate::tensor::{HostTensor, TensorError, round};
 pub(super) struct NeoxTarget {
     /// Whether the model adds up the ranks' row-parallel biases, so that each must be a share.
     sums_biases: bool,
+    drift: Option<Drift>,
     origin: Origin,
     inventory: Inventory,
     notes: Vec<String>,
@@ -83,7 +85,18 @@ impl NeoxTarget {
         let mut notes = neox_check::unseen_quirks(plan, changes)?;
         notes.extend(padding(source.architecture().padded_vocab_size, plan.vocab_size));
         let sums_biases = tp_size > 1 && !source.architecture().biases_after_reduction();
-        Ok(Self { sums_biases, origin, inventory, notes, tp_size, files, first_file, bytes, texts })
+        Ok(Self {
+            sums_biases,
+            drift: changes.drift,
+            origin,
+            inventory,
+            notes,
+            tp_size,
+            files,
+            first_file,
+            bytes,
+            texts,
+        })
     }
 }
 
@@ -121,10 +134,7 @@ impl Target for NeoxTarget {
         let of_rank = |rank: usize| -> Result<Vec<ByteSpan>, PartitionError> {
             match &param.partition {
                 Some(partition) => Ok(value.ranges(partition.dim, &rank_ranges(partition, self.tp_size, rank)?)?),
-                None if self.sums_biases && param.kind == Kind::RowParallelBias => {
-                    Ok(vec![ByteSpan::whole(share(value, self.tp_size, rank)?)])
-                }
-                None => Ok(value.all()?),
+                None => Ok(self.replica(param, value, rank)?),
             }
         };
         (0..self.tp_size)
@@ -133,6 +143,24 @@ impl Target for NeoxTarget {
                 Ok(Output { file: first + rank, dtype: value.dtype(), spans })
             })
             .collect()
+    }
+}
+
+impl NeoxTarget {
+    /// What a rank holds of a parameter that is not partitioned.
+    fn replica(&self, param: &PlannedParam, value: &ShardedTensor, rank: usize) -> Result<Vec<ByteSpan>, TensorError> {
+        let is_share = self.sums_biases && param.kind == Kind::RowParallelBias;
+        if !is_share && self.drift.is_none() {
+            return value.all();
+        }
+        let mut tensor = value.joined()?;
+        if is_share {
+            tensor = share(&tensor, self.tp_size, rank)?;
+        }
+        if let Some(drift) = &self.drift {
+            tensor = drift.replica(param, &tensor, rank)?;
+        }
+        Ok(vec![ByteSpan::whole(tensor)])
     }
 }
 
@@ -148,15 +176,17 @@ fn padding(rows: usize, written: usize) -> Option<String> {
 
 /// A rank's share of a bias that the ranks' all-reduce adds up: an equal part, and on rank 0 the remainder after rounding,
 /// so that the sum is the bias.
-fn share(bias: &ShardedTensor, tp_size: usize, rank: usize) -> Result<HostTensor, TensorError> {
+fn share(bias: &HostTensor, tp_size: usize, rank: usize) -> Result<HostTensor, TensorError> {
     let dtype = bias.dtype();
     #[expect(clippy::cast_precision_loss, reason = "a count of ranks")]
     let count = tp_size as f64;
-    let bytes: Vec<u8> = bias.all()?.iter().flat_map(|span| span.bytes().to_vec()).collect();
-    let mut values = HostTensor::new(dtype, bias.shape().to_vec(), bytes)?.to_f64()?;
+    let mut values = bias.to_f64()?;
     for value in &mut values {
         let part = round(*value / count, dtype);
-        *value = if rank == 0 { *value - part * (count - 1.0) } else { part };
+        // The sum of negative zeros is negative zero; a remainder would not be.
+        if *value != 0.0 {
+            *value = if rank == 0 { *value - part * (count - 1.0) } else { part };
+        }
     }
     HostTensor::from_f64(dtype, bias.shape().to_vec(), &values)
 }

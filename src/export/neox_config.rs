@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Number, Value, json};
 
+use super::drift::Drift;
 use super::neox_origin::{Origin, VOCABULARY_MULTIPLE, precision};
 use crate::checkpoint::{Layout, ModelSource};
 use crate::config::{ClientArgs, Head};
@@ -25,6 +26,7 @@ pub(super) struct Changes<'a> {
     pub directory: &'a Path,
     /// The tokenizer that is copied into it.
     pub tokenizer: Option<&'a TokenizerFiles>,
+    pub drift: Option<Drift>,
 }
 
 impl Changes<'_> {

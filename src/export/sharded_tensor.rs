@@ -147,7 +147,7 @@ impl ShardedTensor {
         Self { dim, shape, dtype, slices: vec![Slice { start: 0, tensor, range }] }
     }
 
-    fn joined(&self) -> Result<HostTensor, TensorError> {
+    pub(super) fn joined(&self) -> Result<HostTensor, TensorError> {
         let pieces = self.slices.iter().map(|slice| Piece { tensor: &slice.tensor, range: slice.range.clone() });
         concatenate(self.dim, &pieces.collect::<Vec<_>>())
     }

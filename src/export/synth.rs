@@ -3,7 +3,7 @@
 //! tensors; the partition table decides which tensors there are.
 
 mod options;
-mod random;
+pub(super) mod random;
 mod weights;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! The cache names a file's bytes by their checksum (the Hub's `ETag`): SHA-256 of a file in large-file storage, and git's own
 //! SHA-1 of any other.
 
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha1::Sha1;
@@ -9,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::error::HubError;
 use crate::files;
 
-/// The largest file that is checked; tokenizers and data sets of passages have megabytes.
-const MAX_BYTES: u64 = 4 << 30;
+/// Bytes that are in memory at once: files of weights may be larger than it.
+const READ_AT_ONCE: usize = 1 << 18;
 
 /// Checks the bytes of a cached file against the checksum in its name. A file whose name is no checksum (a mirror's own
 /// `ETag`, a cache without symbolic links) passes.
@@ -20,18 +21,27 @@ pub(super) fn check(path: &Path) -> Result<(), HubError> {
     if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
     }
-    let bytes = || files::read(&blob, MAX_BYTES).map_err(|source| HubError::Read { path: blob.clone(), source });
     let found = match name.len() {
-        64 => files::hexadecimal(&Sha256::digest(bytes()?)),
-        40 => {
-            let bytes = bytes()?;
-            let header = format!("blob {}\0", bytes.len());
-            files::hexadecimal(&Sha1::new().chain_update(header).chain_update(bytes).finalize())
-        }
+        64 => digest::<Sha256>(&blob, |_| Sha256::new()),
+        40 => digest::<Sha1>(&blob, |bytes| Sha1::new().chain_update(format!("blob {bytes}\0"))),
         _ => return Ok(()),
     };
+    let found = found.map_err(|source| HubError::Read { path: blob.clone(), source })?;
     if found.eq_ignore_ascii_case(&name) {
         return Ok(());
     }
     Err(HubError::Checksum { path: blob, expected: name, found })
+}
+
+/// The digest of a file, of whose size the hasher may have to know.
+fn digest<D: Digest>(path: &Path, hasher: impl FnOnce(u64) -> D) -> io::Result<String> {
+    let mut file = files::open(path)?;
+    let mut hasher = hasher(file.metadata()?.len());
+    let mut buffer = vec![0_u8; READ_AT_ONCE];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(files::hexadecimal(&hasher.finalize())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
 }

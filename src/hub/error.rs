@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::file::HubFile;
+use super::file::{CONFIG_FILE, HubFile};
 
 /// Why a file cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,12 @@ pub enum HubError {
     Refused { file: HubFile, endpoint: String, with_token: bool },
     #[error("{file} could not be downloaded from {endpoint}: {message}")]
     Download { file: HubFile, endpoint: String, message: String },
+    #[error("{path}: no such file or directory, and {source}", path = path.display())]
+    NeitherPathNorModel { path: PathBuf, source: Box<HubError> },
+    #[error("{repo} at {revision}: no weights that are read{}", others(found))]
+    NoWeights { repo: String, revision: String, found: Vec<String> },
+    #[error("{path}: not an index of weights: {message}", path = path.display())]
+    Index { path: PathBuf, message: String },
     #[error("no tokenizer: looked for {}", places(looked))]
     NoTokenizer { looked: Vec<PathBuf>, kind: Option<String> },
 }
@@ -32,7 +38,23 @@ fn places(looked: &[PathBuf]) -> String {
     looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+fn others(found: &[String]) -> String {
+    if found.is_empty() { String::new() } else { format!(", found {}", found.join(", ")) }
+}
+
 impl HubError {
+    /// Whether a whole model cannot be had: not one of its files alone.
+    pub(super) fn is_of_model(&self) -> bool {
+        match self {
+            Self::Offline { file, .. }
+            | Self::BuiltWithout { file, .. }
+            | Self::NotThere { file, .. }
+            | Self::Refused { file, .. }
+            | Self::Download { file, .. } => file.file == CONFIG_FILE,
+            _ => false,
+        }
+    }
+
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -69,6 +91,14 @@ impl HubError {
             Self::NoTokenizer { .. } => {
                 "give one with --tokenizer: a tokenizer.json, or a name on the Hugging Face Hub such as \
                  EleutherAI/gpt-neox-20b"
+            }
+            Self::NeitherPathNorModel { source, .. } => return source.hint(),
+            Self::NoWeights { .. } => {
+                "model.safetensors and pytorch_model.bin are read, and their indices with several files: give a revision \
+                 (NAME@REVISION) that has them"
+            }
+            Self::Index { .. } => {
+                "the repository is not as transformers writes it: try another revision (NAME@REVISION)"
             }
             Self::Read { .. } => return None,
         };

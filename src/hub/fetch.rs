@@ -71,7 +71,7 @@ impl Hub {
     }
 
     /// The file's place in the cache, if it is there.
-    fn cached(&self, kind: RepoKind, file: &HubFile) -> Option<PathBuf> {
+    pub(super) fn cached(&self, kind: RepoKind, file: &HubFile) -> Option<PathBuf> {
         let repo = Cache::new(self.cache.clone()).repo(repo(kind, file));
         // A commit is its own reference.
         let is_commit = file.revision.len() == 40 && file.revision.bytes().all(|byte| byte.is_ascii_hexdigit());

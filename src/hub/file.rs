@@ -5,6 +5,9 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+/// transformers' name of a model's configuration.
+pub(super) const CONFIG_FILE: &str = "config.json";
+
 /// The kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepoKind {

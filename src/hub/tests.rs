@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+
 use super::*;
 
 fn of(variables: &[(&str, &str)]) -> Hub {
@@ -56,6 +59,17 @@ fn a_cached_file_is_checked_by_its_name() {
         checksum::check(&path).unwrap();
         fs_err::write(&path, "hellO\n").unwrap();
         assert!(matches!(checksum::check(&path), Err(HubError::Checksum { .. })), "{name}");
+    }
+    // More than is read at once.
+    let bytes = vec![7; 700_001];
+    let header = format!("blob {}\0", bytes.len());
+    let git = crate::files::hexadecimal(&Sha1::new().chain_update(header).chain_update(&bytes).finalize());
+    for name in [git, crate::files::hexadecimal(&Sha256::digest(&bytes))] {
+        let path = folder.path().join(name);
+        fs_err::write(&path, &bytes).unwrap();
+        checksum::check(&path).unwrap();
+        fs_err::write(&path, &bytes[1..]).unwrap();
+        assert!(matches!(checksum::check(&path), Err(HubError::Checksum { .. })));
     }
     let other = folder.path().join("an-etag-of-its-own");
     fs_err::write(&other, "hello\n").unwrap();

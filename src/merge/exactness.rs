@@ -63,10 +63,9 @@ impl Exactness {
         }
     }
 
-    /// Adds that a layer's `qk_layernorm` takes its statistics over other heads than in training.
-    pub fn add_head_norm(&mut self, stage: StageId, reason: &str) {
-        let name = "attention.qk_layernorm".to_owned();
-        self.add(stage, Loss { name, reason: reason.to_owned(), factor: 1.0 });
+    /// Adds that a parameter is another one than the model's.
+    pub fn add_change(&mut self, stage: StageId, name: &str, reason: &str) {
+        self.add(stage, Loss { name: name.to_owned(), reason: reason.to_owned(), factor: 1.0 });
     }
 
     /// Adds the changes that folding or calibration made to weights.

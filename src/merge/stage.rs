@@ -158,7 +158,7 @@ impl<'a> StageMerger<'a> {
         if let (StageId::Layer(_), true, Some(reason)) =
             (self.stage.id, self.stage.tp_size > 1, self.architecture.never_exact())
         {
-            exactness.add_head_norm(self.stage.id, reason);
+            exactness.add_change(self.stage.id, "attention.qk_layernorm", reason);
         }
         if let Some(name) = self.position_dependent() {
             let (name, reason) = (name.to_owned(), POSITION_DEPENDENT.to_owned());

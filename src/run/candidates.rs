@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::caller::Caller;
 use super::provenance::digests;
 use super::reading::ReadingOptions;
+use super::resolve::model_path;
 use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, open_model};
 use crate::config::Architecture;
 use crate::error::{Error, Result};
@@ -79,10 +81,11 @@ pub(super) fn open(
     requested: &[NamedPath],
     reading: &ReadingOptions,
     strategies: &[Strategy],
+    caller: &dyn Caller,
 ) -> Result<Vec<Candidate>> {
     let mut taken: HashSet<String> = strategies.iter().map(|strategy| strategy.name.clone()).collect();
     taken.extend(["baseline".to_owned(), "noise floor".to_owned()]);
-    let neox = OpenOptions { config_files: Vec::new(), ..reading.open_options() };
+    let neox = OpenOptions { quirks: reading.open_options().quirks, ..OpenOptions::default() };
     let mut candidates = Vec::new();
     for candidate in requested {
         let (name, path) = (candidate.name(), candidate.path.clone());
@@ -90,12 +93,17 @@ pub(super) fn open(
             let path = path.display();
             return Err(Error::usage(format!("--candidate {path}: another row is called `{name}`; give NAME=DIR")));
         }
-        let options = if Checkpoint::is_at(&path) { &neox } else { &OpenOptions::default() };
-        let model =
-            open_model(&path, options).map_err(|error| Error::from(error).context(format!("candidate `{name}`")))?;
+        let model = open_one(&path, &neox, caller).map_err(|error| error.context(format!("candidate `{name}`")))?;
         candidates.push(Candidate { name, path, model: Arc::from(model) });
     }
     Ok(candidates)
+}
+
+/// Opens one, by its path or its name on the Hub; `neox` is how gpt-neox's files are read.
+fn open_one(given: &Path, neox: &OpenOptions, caller: &dyn Caller) -> Result<Box<dyn ModelSource>> {
+    let path = model_path(given, &mut *caller.download())?;
+    let options = if Checkpoint::is_at(&path) { neox } else { &OpenOptions::default() };
+    Ok(open_model(&path, options)?)
 }
 
 impl Candidate {

@@ -36,7 +36,7 @@ pub fn explain(request: &Request, caller: &dyn Caller) -> Result<(Explanation, O
     if options.strategies.is_empty() {
         options.strategies = EXPLAINED.map(str::to_owned).into();
     }
-    let opened = open::checkpoint(request, options.resolve()?)?;
+    let opened = open::checkpoint(request, options.resolve()?, caller)?;
     let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let mut models = ModelSet::new(&*opened.checkpoint, &request.checkpoint);
     let plan = Plan::new(&*opened.checkpoint, opened.strategies, &mut models);

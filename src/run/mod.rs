@@ -33,6 +33,7 @@ mod job;
 #[doc(hidden)]
 pub mod journal;
 mod journal_files;
+mod judge;
 mod key;
 #[cfg(feature = "libtorch")]
 mod models;
@@ -47,6 +48,7 @@ mod resolve;
 #[cfg(feature = "libtorch")]
 mod stopping;
 mod strategies;
+mod test_checkpoint;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -58,10 +60,12 @@ pub use bytes::parse_bytes;
 pub use drift::{drift, read_replicated};
 pub use error::RunError;
 pub use finished::Finished;
+pub use judge::judge_strategies;
 pub use provenance::{checkpoint_info, versions};
 pub use reading::ReadingOptions;
-pub use resolve::tokenizer_if_any;
+pub use resolve::{model_path, tokenizer_if_any};
 pub use strategies::StrategyOptions;
+pub use test_checkpoint::{Numbers, TRUTH_FILE, TestCheckpoint, Truth};
 
 #[cfg(feature = "libtorch")]
 pub use {
@@ -86,7 +90,7 @@ use {clock::Clock, inputs::Inputs, job::Job, models::ModelSet};
 pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
     let output = request.output.output_dir.as_deref().map(prepare_output).transpose()?;
-    let opened = open::comparison(request)?;
+    let opened = open::comparison(request, caller)?;
     let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let job = Job::new(opened.models(request), journal_files::JOURNAL, request);
     let records = execute::execute(&job, &mut inputs, caller)?;
@@ -100,7 +104,7 @@ pub fn compare(request: &Request, caller: &dyn Caller) -> Result<Finished> {
 #[cfg(feature = "libtorch")]
 pub fn compare_candidates(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
-    let opened = open::candidates_alone(request)?;
+    let opened = open::candidates_alone(request, caller)?;
     let mut inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, clock, caller)?;
     let job = Job { folder: None, ..Job::new(opened.models(request), journal_files::JOURNAL, request) };
     Ok(Finished::new(execute::execute(&job, &mut inputs, caller)?, None))
@@ -113,12 +117,13 @@ pub fn compare_candidates(request: &Request, caller: &dyn Caller) -> Result<Fini
 /// As [`compare`].
 #[cfg(feature = "libtorch")]
 pub fn forecast(request: &Request, caller: &dyn Caller) -> Result<Forecast> {
-    let opened = open::comparison(request)?;
+    let opened = open::comparison(request, caller)?;
     let inputs = Inputs::prepare(&*opened.checkpoint, request, opened.calibrates, Clock::start(), caller)?;
     Forecast::new(&opened.models(request), &inputs, request)
 }
 
-/// Evaluates the model at [`Request::checkpoint`] alone: an unmerged checkpoint, a merged one or a Hugging Face directory.
+/// Evaluates the model at [`Request::checkpoint`] alone: an unmerged checkpoint, a merged one, a Hugging Face directory, or a
+/// model by its name on the Hub.
 /// Strategies and candidates are ignored.
 ///
 /// # Errors
@@ -127,7 +132,8 @@ pub fn forecast(request: &Request, caller: &dyn Caller) -> Result<Forecast> {
 pub fn evaluate(request: &Request, caller: &dyn Caller) -> Result<Finished> {
     let clock = Clock::start();
     let output = request.output.output_dir.as_deref().map(prepare_output).transpose()?;
-    let model = crate::checkpoint::open_model(&request.checkpoint, &request.reading.open_options())?;
+    let path = model_path(&request.checkpoint, &mut *caller.download())?;
+    let model = crate::checkpoint::open_model(&path, &request.reading.open_options())?;
     let mut inputs = Inputs::prepare(&*model, request, false, clock, caller)?;
     let job = Job::new(ModelSet::new(&*model, &request.checkpoint), journal_files::JOURNAL, request);
     let records = execute::execute(&job, &mut inputs, caller)?;

@@ -1,8 +1,10 @@
 //! Opening what is compared: the checkpoint, the strategies, the candidates.
 
+use super::caller::Caller;
 use super::candidates::{self, Candidate};
 use super::models::ModelSet;
 use super::request::Request;
+use super::resolve::model_path;
 use crate::checkpoint::{CheckpointError, ModelSource, open_model};
 use crate::error::Result;
 use crate::merge::{StageMerger, Strategy, check_strategies};
@@ -17,24 +19,25 @@ pub(super) struct Opened {
 }
 
 /// Opens everything that a comparison is asked for; no strategy named: all built-in ones.
-pub(super) fn comparison(request: &Request) -> Result<Opened> {
-    with_candidates(request, request.strategies.resolve()?)
+pub(super) fn comparison(request: &Request, caller: &dyn Caller) -> Result<Opened> {
+    with_candidates(request, request.strategies.resolve()?, caller)
 }
 
 /// Opens the checkpoint and the candidates, without any strategy.
-pub(super) fn candidates_alone(request: &Request) -> Result<Opened> {
-    with_candidates(request, Vec::new())
+pub(super) fn candidates_alone(request: &Request, caller: &dyn Caller) -> Result<Opened> {
+    with_candidates(request, Vec::new(), caller)
 }
 
-fn with_candidates(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
-    let opened = checkpoint(request, strategies)?;
-    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies)?;
+fn with_candidates(request: &Request, strategies: Vec<Strategy>, caller: &dyn Caller) -> Result<Opened> {
+    let opened = checkpoint(request, strategies, caller)?;
+    let candidates = candidates::open(&request.candidates, &request.reading, &opened.strategies, caller)?;
     Ok(Opened { candidates, ..opened })
 }
 
 /// Opens the checkpoint; every strategy must be able to merge it.
-pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>) -> Result<Opened> {
-    let checkpoint = open_model(&request.checkpoint, &request.reading.open_options())?;
+pub(super) fn checkpoint(request: &Request, strategies: Vec<Strategy>, caller: &dyn Caller) -> Result<Opened> {
+    let path = model_path(&request.checkpoint, &mut *caller.download())?;
+    let checkpoint = open_model(&path, &request.reading.open_options())?;
     checkpoint.check_evaluation()?;
     check_strategies(&*checkpoint, &strategies)?;
     let calibrates = strategies.iter().any(|strategy| strategy.calibrate) && streams_differ(&*checkpoint)?;

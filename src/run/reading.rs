@@ -9,7 +9,7 @@ use super::text::{as_list, as_option};
 use crate::checkpoint::OpenOptions;
 use crate::config::{Era, QuirkOptions, QuirkSetting};
 
-/// How to read what gpt-neox wrote.
+/// How to read what gpt-neox or Megatron-LM wrote.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Model")]
 #[serde(default, rename_all = "kebab-case")]
@@ -28,11 +28,14 @@ pub struct ReadingOptions {
     #[arg(long = "quirk", value_name = "NAME=VALUE")]
     #[serde(with = "as_list", rename = "quirk")]
     pub quirks: Vec<QuirkSetting>,
+    /// Fields of Megatron-LM's arguments as JSON or YAML, used before those in the checkpoint (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub megatron_args: Vec<PathBuf>,
 }
 
 impl ReadingOptions {
     pub(crate) fn open_options(&self) -> OpenOptions {
         let quirks = QuirkOptions { era: self.era.clone(), settings: self.quirks.clone() };
-        OpenOptions { config_files: self.neox_config.clone(), quirks }
+        OpenOptions { config_files: self.neox_config.clone(), quirks, megatron_args: self.megatron_args.clone() }
     }
 }

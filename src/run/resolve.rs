@@ -1,9 +1,19 @@
-//! Data and tokenizers by name. What is used without having been given by its path is logged.
+//! Models, data and tokenizers by name. What is used without having been given by its path is logged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::checkpoint::ModelSource;
 use crate::hub::{Hub, HubError, Progress, TokenizerPlace, TokenizerRequest};
+
+/// Where a model is: at the path given, else in the cache of the Hugging Face Hub if the path is a name there.
+///
+/// # Errors
+/// As [`Hub::model_at`].
+pub fn model_path(given: &Path, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
+    let Some(found) = Hub::from_environment().model_at(given, progress)? else { return Ok(given.to_owned()) };
+    tracing::info!("model: {} ({})", found.path.display(), found.described(&given.display().to_string()));
+    Ok(found.path)
+}
 
 /// The tokenizer of a model: the one given, else the model's own.
 #[cfg(feature = "libtorch")]
@@ -55,7 +65,7 @@ pub(super) fn data(
     given: Option<&Path>,
     task: &crate::eval::task::Task,
     progress: &mut dyn Progress,
-) -> Result<std::path::PathBuf, crate::eval::data_error::DataError> {
+) -> Result<PathBuf, crate::eval::data_error::DataError> {
     let hub = Hub::from_environment();
     let place = crate::eval::data_place::DataPlace::find(given, task, &hub, progress)?;
     if given.is_none() {

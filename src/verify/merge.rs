@@ -173,7 +173,7 @@ fn candidate_checks(
     let default = OpenOptions::default();
     // They are gpt-neox's; its configuration lies beside the candidate.
     let options = if Checkpoint::is_at(directory) { options } else { &default };
-    let options = OpenOptions { config_files: Vec::new(), ..options.clone() };
+    let options = OpenOptions { quirks: options.quirks.clone(), ..OpenOptions::default() };
     let model = match open_model(directory, &options) {
         Ok(model) => model,
         Err(error) => return vec![Check::new("model", Outcome::Unknown, error.to_string())],

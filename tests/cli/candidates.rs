@@ -108,14 +108,22 @@ fn candidates_that_cannot_be_judged_are_refused() {
 }
 
 #[test]
-fn a_hugging_face_directory_is_no_checkpoint_to_merge() {
+fn a_hugging_face_directory_is_compared_as_a_model_of_one_rank() {
     let (inputs, folder) = converted("mean");
-    let data = inputs.path("passages.jsonl");
-    let complaint = failure(kintsugi().arg("compare").arg(&folder).arg("--data").arg(&data));
-    assert!(
-        complaint.contains("hint: this is a Hugging Face directory: `eval`, `diff` and `compare --candidate` take it"),
-        "{complaint}"
-    );
+    let (data, tokenizer) = (inputs.path("passages.jsonl"), inputs.path("tokenizer.json"));
+    let output = inputs.path("out");
+    let mut command = kintsugi();
+    command.arg("compare").arg(&folder).arg("--candidate").arg(format!("ranks={}", inputs.files.path().display()));
+    command.arg("--data").arg(&data).arg("--tokenizer").arg(&tokenizer).arg("--output-dir").arg(&output);
+    let done = run(command.args(["--device", "cpu", "--threads", "1"]));
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let report = report(&output);
+    // With one copy of each parameter all strategies make the same model: the model itself.
+    let [merged, ranks] = report["variants"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert_eq!((&merged["perplexity"], &merged["exact"]["exact"]), (&report["baseline"]["perplexity"], &json!(true)));
+    assert_eq!(merged["also"].as_array().unwrap().len(), 5, "{merged}");
+    assert_ne!(ranks["perplexity"], report["baseline"]["perplexity"]);
+    assert_eq!(report["checkpoint"]["layout"], "hugging-face");
     let complaint = failure(kintsugi().arg("eval").arg(&folder).arg("--data").arg(&data).args(["--era", "pythia"]));
     assert!(complaint.contains("--neox-config, --era and --quirk apply to gpt-neox checkpoints only"), "{complaint}");
 }

@@ -161,10 +161,13 @@ fn damaged_rank_files_are_refused_with_place_and_cure() {
 #[test]
 fn a_path_that_is_no_directory_is_refused() {
     let inputs = Inputs::new();
-    for (path, found) in [(inputs.path("passages.jsonl"), "a file"), (inputs.path("nowhere"), "nothing")] {
+    for (path, found, further) in [
+        (inputs.path("passages.jsonl"), "a file", ""),
+        (inputs.path("nowhere"), "nothing", "; a model on the Hub is named OWNER/NAME"),
+    ] {
         let expected = format!(
             "error: {}: expected a checkpoint directory, found {found}\n\
-             hint: give the save directory (which holds `latest`) or a global_stepN directory\n",
+             hint: give the save directory (which holds `latest`) or a global_stepN directory{further}\n",
             path.display()
         );
         let mut merge = kintsugi();

@@ -1,20 +1,22 @@
 //! Data and tokenizers by name, against a server that answers as the Hugging Face Hub does.
 
 use super::*;
-use crate::common::hub::{COMMIT, HubServer, Storage};
+use sha2::{Digest, Sha256};
+
+use crate::common::hub::{COMMIT, HubServer, Request, Storage};
 
 const TOKENIZER: &str = "someone/words/resolve/main/tokenizer.json";
 const DATA: &str = "datasets/EleutherAI/lambada_openai/resolve/main/data/lambada_test_en.jsonl";
 const PASSAGES: &[u8] = b"{\"text\": \"w1 w2 w3\"}\n{\"text\": \"w4 w5 w6 w7\"}\n{\"text\": \"w2 w1\"}\n";
 
 /// A machine with a cache of its own.
-struct Machine {
-    inputs: Inputs,
-    home: TempDir,
+pub(super) struct Machine {
+    pub inputs: Inputs,
+    pub home: TempDir,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { inputs: Inputs::new(), home: tempfile::tempdir().unwrap() }
     }
 
@@ -22,18 +24,36 @@ impl Machine {
         fs::read(self.inputs.path("tokenizer.json")).unwrap()
     }
 
+    /// Where Python's library finds the files of someone's repository.
+    pub(super) fn snapshot(&self, name: &str) -> PathBuf {
+        self.home.path().join(format!("hub/models--someone--{name}/snapshots")).join(COMMIT)
+    }
+
+    /// Leaves bytes as those that have arrived of someone's file.
+    fn leave(&self, file: &[u8], arrived: &[u8]) {
+        let folder = self.home.path().join("hub/models--someone--words/blobs");
+        fs::create_dir_all(&folder).unwrap();
+        let sha256 = kintsugi::files::hexadecimal(&Sha256::digest(file));
+        fs::write(folder.join(format!("{sha256}.part")), arrived).unwrap();
+    }
+
     /// `compare` without `--data`, in a working directory with nothing in it.
     fn compare(&self, server: &HubServer, further: &[&str]) -> Command {
         let mut command = kintsugi();
         command.arg("compare").arg(self.inputs.files.path()).args(["--strategy", "mean", "--device", "cpu"]);
         command.args(["--threads", "1", "--bootstrap-replicates", "100"]).args(further);
+        self.with_hub(command, server)
+    }
+
+    /// The same command with this server as the Hub.
+    pub(super) fn with_hub(&self, mut command: Command, server: &HubServer) -> Command {
         command.current_dir(self.home.path()).env_remove("HF_HUB_OFFLINE");
         command.env("HF_HOME", self.home.path()).env("HF_ENDPOINT", &server.endpoint);
         command
     }
 }
 
-fn success(command: &mut Command) -> String {
+pub(super) fn success(command: &mut Command) -> String {
     let output = run(command);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stderr)
@@ -47,8 +67,7 @@ fn data_and_tokenizer_are_fetched_once_and_then_found_in_the_cache() {
     let first = success(&mut machine.compare(&server, &["--tokenizer", "someone/words"]));
     assert!(first.contains("(someone/words, downloaded)"), "{first}");
     assert!(first.contains("(data/lambada_test_en.jsonl of EleutherAI/lambada_openai, downloaded)"), "{first}");
-    // Where Python's library finds them.
-    let snapshot = machine.home.path().join("hub/models--someone--words/snapshots").join(COMMIT);
+    let snapshot = machine.snapshot("words");
     assert_eq!(fs::read(snapshot.join("tokenizer.json")).unwrap(), tokenizer);
 
     let asked = server.requests().len();
@@ -80,7 +99,8 @@ fn a_token_goes_along_and_its_lack_is_named() {
     // `hf auth login` leaves it here.
     fs::write(machine.home.path().join("token"), "secret\n").unwrap();
     success(&mut machine.compare(&server, &["--tokenizer", "someone/words"]));
-    assert!(server.requests().iter().any(|(path, token)| path.contains("words") && token.as_deref() == Some("secret")));
+    let secret = |request: &Request| request.path.contains("words") && request.token.as_deref() == Some("secret");
+    assert!(server.requests().iter().any(secret));
 }
 
 #[test]
@@ -90,9 +110,46 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let server =
         HubServer::new(&[(TOKENIZER, Storage::LargeAndInterrupted, &tokenizer), (DATA, Storage::Git, PASSAGES)]);
     success(&mut machine.compare(&server, &["--tokenizer", "someone/words"]));
-    let storage = format!("/storage/{TOKENIZER}");
-    // Size, half, rest.
-    assert_eq!(server.requests().iter().filter(|(path, _)| *path == storage).count(), 3);
+    let half = tokenizer.len() / 2;
+    assert_eq!(server.ranges(TOKENIZER), ["0-".to_owned(), format!("{half}-")]);
+}
+
+/// What one run has fetched of a file the next one need not.
+#[test]
+fn a_download_goes_on_where_an_earlier_run_was() {
+    let machine = Machine::new();
+    let tokenizer = machine.tokenizer();
+    let half = tokenizer.len() / 2;
+    let lost = HubServer::new(&[(TOKENIZER, Storage::LargeAndLost, &tokenizer), (DATA, Storage::Git, PASSAGES)]);
+    let complaint = failure(&mut machine.compare(&lost, &["--tokenizer", "someone/words"]));
+    assert!(complaint.contains("error: tokenizer.json of someone/words could not be downloaded from "), "{complaint}");
+    assert_eq!(lost.ranges(TOKENIZER).len(), 5, "half of it, and four requests in vain");
+
+    // The first connection fails before it has brought anything: what is there already stays in its place.
+    let closed = HubServer::new(&[(TOKENIZER, Storage::LargeAndClosed, &tokenizer), (DATA, Storage::Git, PASSAGES)]);
+    success(&mut machine.compare(&closed, &["--tokenizer", "someone/words"]));
+    assert_eq!(closed.ranges(TOKENIZER), [format!("{half}-"), format!("{half}-")]);
+    assert_eq!(fs::read(machine.snapshot("words").join("tokenizer.json")).unwrap(), tokenizer);
+}
+
+/// A process that ends at the wrong moment leaves a whole file under a temporary name; a damaged one may be longer.
+#[test]
+fn a_download_goes_on_from_whatever_is_there() {
+    for (left, expected) in [(0, 0), (1, 1), (usize::MAX, usize::MAX - 1)] {
+        let machine = Machine::new();
+        let tokenizer = machine.tokenizer();
+        let (left, expected) = (left.min(tokenizer.len()), expected.min(tokenizer.len() - 1));
+        let server = HubServer::new(&[(TOKENIZER, Storage::Large, &tokenizer), (DATA, Storage::Git, PASSAGES)]);
+        machine.leave(&tokenizer, &tokenizer[..left]);
+        success(&mut machine.compare(&server, &["--tokenizer", "someone/words"]));
+        assert_eq!(server.ranges(TOKENIZER), [format!("{expected}-")]);
+    }
+    let machine = Machine::new();
+    let tokenizer = machine.tokenizer();
+    let server = HubServer::new(&[(TOKENIZER, Storage::Large, &tokenizer), (DATA, Storage::Git, PASSAGES)]);
+    machine.leave(&tokenizer, &[&tokenizer[..], b"more"].concat());
+    success(&mut machine.compare(&server, &["--tokenizer", "someone/words"]));
+    assert_eq!(server.ranges(TOKENIZER), ["0-"]);
 }
 
 #[test]
@@ -104,7 +161,7 @@ fn bytes_that_are_not_those_of_the_checksum_are_refused_and_not_kept() {
         let complaint = failure(&mut machine.compare(&server, &["--tokenizer", "someone/words"]));
         assert!(complaint.contains("the file's checksum is ") && complaint.contains("\nhint: "), "{complaint}");
     }
-    let snapshot = machine.home.path().join("hub/models--someone--words/snapshots").join(COMMIT);
+    let snapshot = machine.snapshot("words");
     assert!(fs::symlink_metadata(snapshot.join("tokenizer.json")).is_err());
 
     // A file of the cache that was changed later.

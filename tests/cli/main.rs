@@ -15,6 +15,8 @@ mod checkpoints;
 mod combine;
 #[cfg(feature = "libtorch")]
 mod data;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod demo_model;
 mod diff;
 mod eras;
 #[cfg(feature = "libtorch")]
@@ -27,10 +29,13 @@ mod gate;
 mod gate_samples;
 mod hostile;
 mod hostile_hugging_face;
+mod hostile_megatron;
 mod hostile_results;
 mod hostile_text;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod hub;
+#[cfg(all(feature = "libtorch", feature = "hub"))]
+mod hub_models;
 mod inspect;
 mod outputs;
 mod places;
@@ -44,6 +49,7 @@ mod resume;
 #[cfg(feature = "libtorch")]
 mod settings;
 mod strategies;
+mod test_checkpoints;
 #[cfg(feature = "libtorch")]
 mod until_decided;
 #[cfg(feature = "libtorch")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kintsugi::checkpoint::{Checkpoint, FileDigest, ModelSource};
+use kintsugi::checkpoint::{FileDigest, ModelSource, OpenOptions, open_model};
 use kintsugi::eval::chunk_plan::ChunkPlan;
 use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::{
@@ -203,9 +203,9 @@ pub fn evaluate(
 
 /// Evaluates variants of a checkpoint on the passages of a reference file.
 pub fn run(folder: &Path, reference: &Value, variants: &[Variant]) -> Evaluation {
-    let checkpoint = Checkpoint::open(folder, &[]).unwrap();
+    let checkpoint = open_model(folder, &OpenOptions::default()).unwrap();
     let passages = passages(&pairs(reference), checkpoint.architecture().max_position_embeddings);
-    evaluate(&checkpoint, variants, passages, &options(), &Quiet).unwrap()
+    evaluate(&*checkpoint, variants, passages, &options(), &Quiet).unwrap()
 }
 
 pub fn loglikelihood(tokens: &[TokenScore]) -> f64 {

@@ -1,5 +1,6 @@
-//! A server on this machine that answers as the Hugging Face Hub does: files of git with their own checksum, files in
-//! large-file storage by a redirect to another address, ranges, private repositories, connections that break off.
+//! A server on this machine that answers as the Hugging Face Hub does: what a repository holds, files of git with their own
+//! checksum, files in large-file storage by a redirect to another address, ranges, private repositories, connections that
+//! break off.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -21,14 +22,26 @@ pub enum Storage {
     Large,
     /// The same, but half of the bytes are missing the first time.
     LargeAndInterrupted,
+    /// The same, and later nothing comes at all.
+    LargeAndLost,
+    /// The same, but the first connection is closed without an answer.
+    LargeAndClosed,
     /// The same, but with bytes that are not those of the `ETag`.
     LargeAndDamaged,
     /// Only for who brings the token `secret`.
     Private,
 }
 
-/// One request: path and the token that came along.
-pub type Request = (String, Option<String>);
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// With `main` in the place of [`COMMIT`].
+    pub path: String,
+    /// The token that came along.
+    pub token: Option<String>,
+    /// The bytes asked for, as in `0-`.
+    pub range: Option<String>,
+}
 
 type Files = HashMap<String, (Storage, Vec<u8>)>;
 
@@ -60,12 +73,25 @@ impl HubServer {
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
+
+    /// The bytes of a large file that were asked for, request by request, without those that only learn its size.
+    pub fn ranges(&self, path: &str) -> Vec<String> {
+        let path = format!("/storage/{path}");
+        let of_file = self.requests().into_iter().filter(|request| request.path == path && request.is_for_bytes());
+        of_file.filter_map(|request| request.range).collect()
+    }
+}
+
+impl Request {
+    fn is_for_bytes(&self) -> bool {
+        self.range.as_deref().is_some_and(|range| range != "0-0")
+    }
 }
 
 fn answer(stream: &TcpStream, files: &Files, log: &Mutex<Vec<Request>>, endpoint: &str) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
-    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let path = request.split(' ').nth(1).unwrap_or_default().replace(COMMIT, "main");
     let (mut range, mut token) = (None, None);
     for line in lines {
         let line = line?;
@@ -81,9 +107,14 @@ fn answer(stream: &TcpStream, files: &Files, log: &Mutex<Vec<Request>>, endpoint
     }
     let earlier = {
         let mut log = log.lock().unwrap();
-        log.push((path.clone(), token.clone()));
-        log.iter().filter(|(other, _)| *other == path).count() - 1
+        let earlier = log.iter().filter(|other| other.path == path && other.is_for_bytes()).count();
+        log.push(Request { path: path.clone(), token: token.clone(), range: range.clone() });
+        earlier
     };
+    let is_for_bytes = range.as_deref().is_some_and(|range| range != "0-0");
+    if let Some(repo) = path.strip_prefix("/api/models/").and_then(|path| path.strip_suffix("/revision/main")) {
+        return list(stream, repo, files, token.as_deref());
+    }
     let (stored, is_storage) = match path.strip_prefix("/storage") {
         Some(rest) => (files.get(rest), true),
         None => (files.get(&path), false),
@@ -96,7 +127,13 @@ fn answer(stream: &TcpStream, files: &Files, log: &Mutex<Vec<Request>>, endpoint
     }
     let sha256 = hexadecimal(&Sha256::digest(bytes));
     match storage {
-        Storage::Large | Storage::LargeAndInterrupted | Storage::LargeAndDamaged if !is_storage => {
+        Storage::Large
+        | Storage::LargeAndInterrupted
+        | Storage::LargeAndLost
+        | Storage::LargeAndClosed
+        | Storage::LargeAndDamaged
+            if !is_storage =>
+        {
             let headers = format!(
                 "Location: {endpoint}/storage{path}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{sha256}\"\r\n\
                  X-Linked-Size: {}\r\nETag: \"pointer\"\r\n",
@@ -115,19 +152,39 @@ fn answer(stream: &TcpStream, files: &Files, log: &Mutex<Vec<Request>>, endpoint
         Some((start, end)) => (start.parse().unwrap(), end.parse().map_or(body.len(), |end: usize| end + 1)),
         None => (0, body.len()),
     };
+    if start >= body.len() {
+        return respond(stream, "416 Range Not Satisfiable", "", b"");
+    }
     let headers = format!(
         "ETag: \"{git}\"\r\nX-Repo-Commit: {COMMIT}\r\nContent-Range: bytes {start}-{}/{}\r\n",
         end.saturating_sub(1),
         body.len()
     );
-    let whole = &body[start.min(body.len())..end.min(body.len())];
-    // The first request for a storage address asks for one byte only, to learn the size.
-    if *storage == Storage::LargeAndInterrupted && earlier == 1 {
-        let mut stream = stream;
-        write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\n{headers}\r\n", whole.len())?;
-        return stream.write_all(&whole[..whole.len() / 2]);
+    let whole = &body[start..end.min(body.len())];
+    match (storage, earlier) {
+        (Storage::LargeAndClosed, 0) | (Storage::LargeAndLost, 1..) if is_for_bytes => Ok(()),
+        (Storage::LargeAndInterrupted | Storage::LargeAndLost, 0) if is_for_bytes => {
+            let mut stream = stream;
+            write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\n{headers}\r\n", whole.len())?;
+            stream.write_all(&whole[..whole.len() / 2])
+        }
+        _ => respond(stream, "206 Partial Content", &headers, whole),
     }
-    respond(stream, "206 Partial Content", &headers, whole)
+}
+
+/// What a model's repository holds.
+fn list(stream: &TcpStream, repo: &str, files: &Files, token: Option<&str>) -> std::io::Result<()> {
+    let prefix = format!("/{repo}/resolve/main/");
+    let of_repo: Vec<_> = files.iter().filter_map(|(path, file)| Some((path.strip_prefix(&prefix)?, file))).collect();
+    if of_repo.is_empty() {
+        return respond(stream, "404 Not Found", "x-error-code: RepoNotFound\r\n", b"");
+    }
+    if token != Some("secret") && of_repo.iter().any(|(_, (storage, _))| *storage == Storage::Private) {
+        return respond(stream, "401 Unauthorized", "x-error-code: RepoNotFound\r\n", b"");
+    }
+    let siblings: Vec<_> = of_repo.iter().map(|(name, _)| serde_json::json!({ "rfilename": name })).collect();
+    let text = serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string();
+    respond(stream, "200 OK", "Content-Type: application/json\r\n", text.as_bytes())
 }
 
 fn respond(mut stream: &TcpStream, status: &str, headers: &str, body: &[u8]) -> std::io::Result<()> {

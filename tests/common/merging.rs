@@ -14,6 +14,7 @@ pub struct Merge {
     pub format: Format,
     pub dtype: Option<DType>,
     pub vocab_size: Option<usize>,
+    pub vocab_multiple: Option<usize>,
     pub overwrite: bool,
     pub memory_budget: u64,
 }
@@ -26,6 +27,7 @@ impl Merge {
             format: Format::Neox { tp_size: 1 },
             dtype: None,
             vocab_size: None,
+            vocab_multiple: None,
             overwrite: false,
             memory_budget: 1 << 20,
         }
@@ -50,10 +52,11 @@ impl Merge {
                 strategy: &self.strategy,
                 dtype: self.dtype,
                 vocab_size: self.vocab_size,
-                vocab_multiple: None,
+                vocab_multiple: self.vocab_multiple,
                 calibrated: false,
             },
             format: self.format,
+            drift: None,
             tokenizer: None,
             directory,
             overwrite: self.overwrite,

@@ -13,6 +13,7 @@ pub mod evaluation;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod hugging_face;
+pub mod megatron;
 pub mod merging;
 pub mod npz;
 pub mod report_input;

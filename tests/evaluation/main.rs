@@ -1,4 +1,4 @@
-//! The forward pass and the evaluation, on libtorch: against gpt-neox's own numbers, against itself in other divisions,
+//! The forward pass and the evaluation, on libtorch: against gpt-neox's and Megatron-LM's own numbers, against itself in other divisions,
 //! types and formats, and with files that change under it.
 //!
 //! One process for all of them: [`invariance`] changes the number of threads for the whole process, which by its own
@@ -17,6 +17,7 @@ mod export_evaluation;
 mod gpt_neox_reference;
 mod gpu;
 mod invariance;
+mod megatron_reference;
 mod read_and_merged;
 mod self_check;
 mod tokenizing;

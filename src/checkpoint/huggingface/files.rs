@@ -14,6 +14,7 @@ use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::torch_file::{TensorForm, TorchFile};
 use crate::checkpoint::unchanged;
 use crate::files::{self, FileStat};
+use crate::hub::WEIGHT_FILES;
 use crate::tensor::{DType, HostTensor};
 
 const LENGTH_BYTES: u64 = 8;
@@ -21,10 +22,6 @@ const LENGTH_BYTES: u64 = 8;
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// An index names every tensor in a line.
 const MAX_INDEX_BYTES: u64 = 100_000_000;
-
-/// Single files, and indices of several, in the order in which transformers looks for them.
-const SINGLE: [(&str, &str); 2] =
-    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
 #[derive(Debug)]
 pub(super) struct WeightFiles {
@@ -58,12 +55,12 @@ struct Index {
 
 /// Whether a folder holds weights under one of transformers' names.
 pub(super) fn has_weights(folder: &Path) -> bool {
-    SINGLE.iter().any(|(single, index)| folder.join(single).is_file() || folder.join(index).is_file())
+    WEIGHT_FILES.iter().any(|(single, index)| folder.join(single).is_file() || folder.join(index).is_file())
 }
 
 impl WeightFiles {
     pub(super) fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        for (single, index) in SINGLE {
+        for (single, index) in WEIGHT_FILES {
             let (single, index) = (folder.join(single), folder.join(index));
             if single.is_file() {
                 return Self::gather(vec![WeightFile::open(single)?], None);

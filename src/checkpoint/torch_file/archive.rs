@@ -12,7 +12,7 @@ use crate::files::{self, FileStat};
 
 /// The largest pickle inside an archive. One tensor takes some 150 bytes of it; parsed, it takes up to a hundred times
 /// its size in memory.
-const MAX_PICKLE_BYTES: u64 = 16 << 20;
+pub(super) const MAX_PICKLE_BYTES: u64 = 16 << 20;
 
 const TAR_MAGIC: std::ops::Range<usize> = 257..262;
 

@@ -4,13 +4,16 @@
 //! for NaN while it is in the core's cache.
 
 mod archive;
+mod nested;
 mod pickle;
 mod place;
 mod places;
+mod plain;
 mod stored;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 mod tests;
+mod value;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 use fs_err::File;
 use fs_err::os::unix::fs::FileExt as _;
 use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
+use serde_json::{Map, Value};
 
 use self::archive::{Entries, Entry};
 use self::place::Place;
@@ -34,16 +38,25 @@ use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
 /// of any file.
 const COMPARED_BYTES: usize = 64 << 10;
 
-/// An opened `.pt` file: names, types and shapes are known, no tensor is read yet.
+/// An opened `.pt` file: names, types and shapes are known, no tensor is read yet. Clones share all that.
+#[derive(Clone)]
 pub struct TorchFile {
     path: PathBuf,
-    /// The dictionary's key in the file, unless it is the file's root.
-    key: Option<String>,
+    root: Root,
     identity: FileStat,
-    entries: Entries,
-    tensors: HashMap<String, Stored>,
-    runs: OnceLock<Option<Runs>>,
+    entries: Arc<Entries>,
+    tensors: Arc<HashMap<String, Stored>>,
+    runs: Arc<OnceLock<Option<Runs>>>,
     reading: Reading,
+}
+
+/// Which dictionary of a file holds its tensors.
+#[derive(Debug, Clone)]
+enum Root {
+    /// The file's own, or the one under a key.
+    Flat(Option<String>),
+    /// Nested ones.
+    Nested,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -64,6 +77,22 @@ struct Run {
     fills_storage: bool,
     /// Of exactly these bytes, where the file has one.
     crc32: Option<u32>,
+}
+
+impl Run {
+    /// A place as a run of the file; `None` where it reaches beyond its storage.
+    fn of(entry: Entry, place: Place) -> Option<Self> {
+        let size = place.dtype.size() as u64;
+        let count = place.shape.iter().try_fold(1, |count: u64, &extent| count.checked_mul(extent as u64))?;
+        let (first, bytes) = (place.first.checked_mul(size)?, count.checked_mul(size)?);
+        let start = entry.start.checked_add(first)?;
+        let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
+        // Pieces then begin with an element.
+        let whole_elements = start % size == 0;
+        let fills_storage = bytes == entry.bytes;
+        let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
+        (inside && whole_elements).then_some(Self { start, place, fills_storage, crc32 })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,8 +164,34 @@ impl TorchFile {
                     .ok_or_else(|| CheckpointError::Damaged { path: path.to_owned(), source })?
             }
         };
-        let (path, key) = (path.to_owned(), key.map(str::to_owned));
-        Ok(Self { path, key, identity, entries, tensors, runs: OnceLock::new(), reading: Reading::default() })
+        Ok(Self::new(path, Root::Flat(key.map(str::to_owned)), identity, entries, tensors))
+    }
+
+    /// Opens a file whose dictionaries are nested, in either of torch.save's formats. The tensors in the outermost
+    /// dictionary's entries that `holds_tensors` accepts are named by their keys, joined by dots; what else it holds under the
+    /// keys that `holds_values` accepts is returned as plain values.
+    pub(super) fn open_nested(
+        path: &Path,
+        holds_tensors: &dyn Fn(&str) -> bool,
+        holds_values: &dyn Fn(&str) -> bool,
+    ) -> Result<(Self, Map<String, Value>), CheckpointError> {
+        let (identity, entries) = archive::check(path)?;
+        let nested::Contents { tensors, values } =
+            nested::read(path, &identity, &entries, holds_tensors, holds_values)?;
+        Ok((Self::new(path, Root::Nested, identity, entries, tensors), values))
+    }
+
+    fn new(path: &Path, root: Root, identity: FileStat, entries: Entries, tensors: HashMap<String, Stored>) -> Self {
+        let (entries, tensors) = (Arc::new(entries), Arc::new(tensors));
+        Self {
+            path: path.to_owned(),
+            root,
+            identity,
+            entries,
+            tensors,
+            runs: Arc::default(),
+            reading: Reading::default(),
+        }
     }
 
     pub fn reading(self, reading: Reading) -> Self {
@@ -160,6 +215,17 @@ impl TorchFile {
                 Ok((name.clone(), TensorForm { dtype, shape: tensor.shape().to_vec() }))
             })
             .collect()
+    }
+
+    /// The form of one tensor; `None` where there is none, or one of a type that no parameter has.
+    pub(super) fn form(&self, name: &str) -> Option<TensorForm> {
+        let tensor = self.tensors.get(name)?;
+        Some(TensorForm { dtype: tensor.dtype()?, shape: tensor.shape().to_vec() })
+    }
+
+    /// The checksum that the file has of a tensor's bytes, where it has one.
+    pub(super) fn checksum(&self, name: &str) -> Option<u32> {
+        self.runs.get_or_init(|| self.find_runs()).as_ref()?.places.get(name)?.crc32
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -235,26 +301,27 @@ impl TorchFile {
     /// Finds the tensors that are one run of the file. `None` for a file that is not an archive, or whose pickle holds
     /// anything but tensors.
     fn find_runs(&self) -> Option<Runs> {
+        let Root::Flat(key) = &self.root else { return self.nested_runs() };
         let (file, pickle, folder) = read_pickle(&self.path, &self.entries)?;
-        let places = self.check_runs(&file, self.runs(&folder, places(&pickle, self.key.as_deref())?))?;
+        let places = self.check_runs(&file, self.runs(&folder, places(&pickle, key.as_deref())?))?;
         Some(Runs { file, places })
+    }
+
+    /// The runs of a file that pytorch-reader has not read: there is one understanding of it.
+    fn nested_runs(&self) -> Option<Runs> {
+        let run = |stored: &Stored| match stored {
+            Stored::Placed { entry, place, .. } if place.dtype.is_float() && place.is_run() => {
+                Run::of(*entry, place.clone())
+            }
+            _ => None,
+        };
+        let places = self.tensors.iter().filter_map(|(name, stored)| Some((name.clone(), run(stored)?)));
+        Some(Runs { file: files::open(&self.path).ok()?, places: places.collect() })
     }
 
     /// The places as runs of the file, by name, as far as they are inside it.
     fn runs(&self, folder: &str, places: HashMap<String, Place>) -> HashMap<String, Run> {
-        let run = |place: Place| {
-            let entry = self.entries.get(&format!("{folder}{}", place.storage))?;
-            let size = place.dtype.size() as u64;
-            let count = place.shape.iter().try_fold(1, |count: u64, &extent| count.checked_mul(extent as u64))?;
-            let (first, bytes) = (place.first.checked_mul(size)?, count.checked_mul(size)?);
-            let start = entry.start.checked_add(first)?;
-            let inside = bytes > 0 && first.checked_add(bytes)? <= entry.bytes;
-            // Pieces then begin with an element.
-            let whole_elements = start % size == 0;
-            let fills_storage = bytes == entry.bytes;
-            let crc32 = Some(entry.crc32).filter(|&crc32| crc32 != 0 && fills_storage);
-            (inside && whole_elements).then_some(Run { start, place, fills_storage, crc32 })
-        };
+        let run = |place: Place| Run::of(self.entries.get(&format!("{folder}{}", place.storage))?, place);
         places.into_iter().filter_map(|(name, place)| Some((name, run(place)?))).collect()
     }
 

@@ -1,34 +1,13 @@
-//! Following a pickle far enough to know where its tensors are. Nothing is built and nothing is executed; objects of unknown
-//! classes are opaque. Nothing is nested in memory, however deeply a hostile pickle nests.
+//! Following a pickle far enough to know where its tensors are and what plain values it holds. Nothing is built and nothing
+//! is executed; objects of unknown classes are records of what would have been. Nothing is nested in memory, however deeply a
+//! hostile pickle nests.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::place::{Place, place};
+use super::place::place;
+use super::value::{Class, Object, Value, class};
 use crate::tensor::DType;
-
-#[derive(Clone)]
-pub(super) enum Value {
-    Other,
-    Int(u64),
-    Text(Rc<str>),
-    Sizes(Rc<[u64]>),
-    Class(Class),
-    /// The persistent id of a storage of floating point: its type and name.
-    Id(DType, Rc<str>),
-    Storage(DType, Rc<str>),
-    Arguments(Option<Rc<Place>>),
-    Tensor(Option<Rc<Place>>),
-    Dict(usize),
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Class {
-    OrderedDict,
-    RebuildTensor,
-    Storage(DType),
-    Unknown,
-}
 
 /// A pickle machine that creates only such values.
 pub(super) struct Machine<'a> {
@@ -38,19 +17,42 @@ pub(super) struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
     pub(super) dicts: Vec<HashMap<Rc<str>, Value>>,
+    pub(super) lists: Vec<Vec<Value>>,
+    pub(super) objects: Vec<Object>,
+    /// Type and number of elements of every storage that is referred to.
+    pub(super) storages: HashMap<Rc<str>, (DType, u64)>,
 }
 
 impl<'a> Machine<'a> {
     /// Runs a pickle and returns its value, or what its dictionary has under `key`.
     pub(super) fn run_to(pickle: &'a [u8], key: Option<&str>) -> Option<(Self, Value)> {
-        let mut machine =
-            Machine { rest: pickle, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), dicts: Vec::new() };
-        let mut root = machine.run()?;
+        let (machine, mut root) = Self::run_one(pickle)?;
         if let Some(key) = key {
             let Value::Dict(dict) = root else { return None };
             root = machine.dicts.get(dict)?.get(key)?.clone();
         }
         Some((machine, root))
+    }
+
+    /// Runs the pickle that the bytes begin with.
+    pub(super) fn run_one(bytes: &'a [u8]) -> Option<(Self, Value)> {
+        let mut machine = Machine {
+            rest: bytes,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            dicts: Vec::new(),
+            lists: Vec::new(),
+            objects: Vec::new(),
+            storages: HashMap::new(),
+        };
+        let value = machine.run()?;
+        Some((machine, value))
+    }
+
+    /// What follows the pickle.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     /// Runs to the end and returns what the pickle holds.
@@ -70,16 +72,19 @@ impl<'a> Machine<'a> {
     fn push_literal(&mut self, opcode: u8) -> Option<bool> {
         match opcode {
             // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST, EMPTY_SET
-            b'N' | 0x88 | 0x89 | b']' | 0x8f => self.stack.push(Value::Other),
+            b'N' => self.stack.push(Value::None),
+            0x88 | 0x89 => self.stack.push(Value::Bool(opcode == 0x88)),
+            b']' => self.new_list(Vec::new()),
+            0x8f => self.stack.push(Value::Other),
             // BINFLOAT
             b'G' => {
-                self.take(8)?;
-                self.stack.push(Value::Other);
+                let number = f64::from_be_bytes(self.array()?);
+                self.stack.push(Value::Float(number));
             }
             // BININT, BININT1, BININT2, LONG1, LONG4
             b'J' => {
                 let number = i32::from_le_bytes(self.array()?);
-                self.stack.push(u64::try_from(number).map_or(Value::Other, Value::Int));
+                self.stack.push(Value::Int(i64::from(number)));
             }
             b'K' => self.whole(1)?,
             b'M' => self.whole(2)?,
@@ -117,8 +122,13 @@ impl<'a> Machine<'a> {
                 let count = self.above_mark()?;
                 self.set_items(count)?;
             }
-            // APPEND; BUILD, whose state concerns no entry; POP
-            b'a' | b'b' => drop(self.pop()?),
+            // APPEND, APPENDS, BUILD, POP
+            b'a' => self.append(1)?,
+            b'e' => {
+                let count = self.above_mark()?;
+                self.append(count)?;
+            }
+            b'b' => self.build()?,
             b'0' => {
                 if self.marks.last() == Some(&self.stack.len()) {
                     self.marks.pop();
@@ -126,10 +136,15 @@ impl<'a> Machine<'a> {
                     self.pop()?;
                 }
             }
-            // APPENDS, ADDITEMS, POP_MARK
-            b'e' | 0x90 | b'1' => self.drop_above_mark()?,
+            // ADDITEMS, POP_MARK
+            0x90 | b'1' => self.drop_above_mark()?,
             // LIST, FROZENSET
-            b'l' | 0x91 => {
+            b'l' => {
+                let count = self.above_mark()?;
+                let items = self.stack.split_off(self.stack.len() - count);
+                self.new_list(items);
+            }
+            0x91 => {
                 self.drop_above_mark()?;
                 self.stack.push(Value::Other);
             }
@@ -150,9 +165,10 @@ impl<'a> Machine<'a> {
             b'R' => self.reduce()?,
             // NEWOBJ, NEWOBJ_EX
             0x81 | 0x92 => {
-                let arguments = if opcode == 0x81 { 1 } else { 2 };
-                self.stack.truncate(self.stack.len().checked_sub(arguments)?);
-                *self.stack.last_mut()? = Value::Other;
+                let count = if opcode == 0x81 { 1 } else { 2 };
+                self.stack.truncate(self.stack.len().checked_sub(count)?);
+                let class = self.pop()?;
+                self.new_object(class, Value::None);
             }
             // BINPERSID
             b'Q' => {
@@ -214,14 +230,21 @@ impl<'a> Machine<'a> {
 
     fn whole(&mut self, width: usize) -> Option<()> {
         let number = self.number(width)?;
-        self.stack.push(Value::Int(number));
+        self.stack.push(i64::try_from(number).map_or(Value::Other, Value::Int));
         Some(())
     }
 
+    /// A number in two's complement.
     fn long(&mut self, width: usize) -> Option<()> {
         let bytes = self.counted(width)?;
-        let fits = bytes.len() <= 8 && bytes.last().is_none_or(|&last| last < 0x80);
-        self.stack.push(if fits { Value::Int(little_endian(bytes)) } else { Value::Other });
+        let mut number = [if bytes.last().is_some_and(|&last| last >= 0x80) { 0xff } else { 0 }; 8];
+        let fits = bytes.len() <= number.len();
+        self.stack.push(if fits {
+            number[..bytes.len()].copy_from_slice(bytes);
+            Value::Int(i64::from_le_bytes(number))
+        } else {
+            Value::Other
+        });
         Some(())
     }
 
@@ -244,19 +267,61 @@ impl<'a> Machine<'a> {
 
     fn tuple(&mut self, count: usize) -> Option<()> {
         let items = self.stack.split_off(self.stack.len().checked_sub(count)?);
+        let size = |item: &Value| if let Value::Int(size) = item { u64::try_from(*size).ok() } else { None };
         let value = match &items[..] {
-            [Value::Text(tag), Value::Class(Class::Storage(dtype)), Value::Text(name), _, _] if **tag == *"storage" => {
+            // Before torch 1.6 with a sixth item, for views, which is None.
+            [Value::Text(tag), Value::Class(Class::Storage(dtype)), Value::Text(name), _, numel, rest @ ..]
+                if **tag == *"storage" && matches!(rest, [] | [Value::None]) =>
+            {
+                self.storages.insert(name.clone(), (*dtype, size(numel).unwrap_or(0)));
                 Value::Id(*dtype, name.clone())
             }
             [Value::Storage(dtype, name), Value::Int(first), Value::Sizes(sizes), Value::Sizes(strides), ..] => {
-                Value::Arguments(place(*dtype, name, *first, sizes, strides).map(Rc::new))
+                let first = u64::try_from(*first).ok();
+                Value::Arguments(first.and_then(|first| place(*dtype, name, first, sizes, strides)).map(Rc::new))
             }
-            _ => {
-                let sizes = items.iter().map(|item| if let Value::Int(size) = item { Some(*size) } else { None });
-                sizes.collect::<Option<_>>().map_or(Value::Other, Value::Sizes)
-            }
+            _ => match items.iter().map(size).collect::<Option<_>>() {
+                Some(sizes) => Value::Sizes(sizes),
+                None => {
+                    self.new_list(items);
+                    return Some(());
+                }
+            },
         };
         self.stack.push(value);
+        Some(())
+    }
+
+    fn new_list(&mut self, items: Vec<Value>) {
+        self.stack.push(Value::List(self.lists.len()));
+        self.lists.push(items);
+    }
+
+    /// Puts items into the list below them; into anything else, nothing.
+    fn append(&mut self, count: usize) -> Option<()> {
+        let items = self.stack.split_off(self.stack.len().checked_sub(count)?);
+        if let Value::List(list) = *self.stack.last()? {
+            self.lists.get_mut(list)?.extend(items);
+        }
+        Some(())
+    }
+
+    fn new_object(&mut self, class: Value, arguments: Value) {
+        self.stack.push(match class {
+            Value::Class(Class::Other(class)) => {
+                self.objects.push(Object { class, arguments, attributes: None });
+                Value::Object(self.objects.len() - 1)
+            }
+            _ => Value::Other,
+        });
+    }
+
+    /// Gives an object its attributes. The state of anything else concerns no entry.
+    fn build(&mut self) -> Option<()> {
+        let state = self.pop()?;
+        if let (Value::Object(object), Value::Dict(dict)) = (self.stack.last()?, state) {
+            self.objects.get_mut(*object)?.attributes = Some(dict);
+        }
         Some(())
     }
 
@@ -285,7 +350,7 @@ impl<'a> Machine<'a> {
             (Value::Class(Class::OrderedDict), Value::Sizes(none)) if none.is_empty() => self.new_dict(),
             (Value::Class(Class::RebuildTensor), Value::Arguments(place)) => self.stack.push(Value::Tensor(place)),
             (Value::Class(Class::RebuildTensor), _) => self.stack.push(Value::Tensor(None)),
-            _ => self.stack.push(Value::Other),
+            (callable, arguments) => self.new_object(callable, arguments),
         }
         Some(())
     }
@@ -309,21 +374,4 @@ impl<'a> Machine<'a> {
 
 fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
-}
-
-fn class(module: &[u8], name: &[u8]) -> Class {
-    match (module, name) {
-        (b"collections", b"OrderedDict") => Class::OrderedDict,
-        (b"torch._utils", b"_rebuild_tensor_v2") => Class::RebuildTensor,
-        (b"torch", b"DoubleStorage") => Class::Storage(DType::F64),
-        (b"torch", b"FloatStorage") => Class::Storage(DType::F32),
-        (b"torch", b"HalfStorage") => Class::Storage(DType::F16),
-        (b"torch", b"BFloat16Storage") => Class::Storage(DType::BF16),
-        (b"torch", b"LongStorage") => Class::Storage(DType::I64),
-        (b"torch", b"IntStorage") => Class::Storage(DType::I32),
-        (b"torch", b"ShortStorage") => Class::Storage(DType::I16),
-        (b"torch", b"CharStorage") => Class::Storage(DType::I8),
-        (b"torch", b"ByteStorage" | b"BoolStorage") => Class::Storage(DType::U8),
-        _ => Class::Unknown,
-    }
 }

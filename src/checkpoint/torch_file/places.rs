@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use pytorch_reader::PickleValue;
 
-use super::pickle::{Machine, Value};
+use super::pickle::Machine;
 use super::place::Place;
+use super::value::Value;
 
 /// An entry of a dictionary: a tensor, with its place unless its type is unknown.
 pub(super) type Found = HashMap<String, Option<Place>>;
@@ -52,7 +53,7 @@ pub(super) fn is_read(pickle: &[u8]) -> bool {
 pub(super) fn plain_value(pickle: &[u8], key: &str) -> Option<PickleValue> {
     let (machine, root) = Machine::run_to(pickle, Some(key))?;
     let plain = |value: &Value| match value {
-        Value::Int(number) => i64::try_from(*number).ok().map(PickleValue::Int),
+        Value::Int(number) => Some(PickleValue::Int(*number)),
         Value::Text(text) => Some(PickleValue::String(text.to_string())),
         _ => None,
     };

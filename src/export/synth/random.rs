@@ -12,25 +12,25 @@ use sha2::{Digest as _, Sha256};
 use crate::tensor::{DType, HostTensor, TensorError};
 
 /// Elements that one stream of random bits makes; small enough for its buffers to stay in a core's cache.
-const BLOCK: usize = 1 << 14;
+pub(in crate::export) const BLOCK: usize = 1 << 14;
 
 /// Elements that are converted at once.
 const RUN: usize = 1 << 10;
 
 /// Random numbers for one tensor.
 #[derive(Clone, Copy)]
-pub(super) struct Normals([u8; 32]);
+pub(in crate::export) struct Normals([u8; 32]);
 
 impl Normals {
     /// The numbers that belong to a seed and a name.
-    pub(super) fn new(seed: u64, name: &str) -> Self {
+    pub(in crate::export) fn new(seed: u64, name: &str) -> Self {
         Self(Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize().into())
     }
 
     /// Numbers of mean 0 and standard deviation `deviation`, for the elements of one block. Each is the sum of four
     /// uniform 16-bit integers: a normal distribution to within 0.01 of its distribution function, cut off at 3.46
     /// deviations, and far cheaper than an exact one.
-    pub(super) fn fill(self, block: usize, deviation: f32, values: &mut [f32]) {
+    pub(in crate::export) fn fill(self, block: usize, deviation: f32, values: &mut [f32]) {
         // The sum of four uniform integers below 2^16 has this mean and, to 1 in 2^32, this standard deviation.
         const MEAN: f32 = 131_070.0;
         const DEVIATION: f32 = 37_837.23;
@@ -57,7 +57,7 @@ fn sum_of_quarters(word: u64) -> f32 {
 }
 
 /// A tensor whose values `fill(block, values)` makes block by block, on all cores, each rounded to `dtype` once.
-pub(super) fn tensor(
+pub(in crate::export) fn tensor(
     dtype: DType,
     shape: Vec<usize>,
     fill: impl Fn(usize, &mut [f32]) + Sync,

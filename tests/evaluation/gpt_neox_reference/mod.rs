@@ -14,7 +14,7 @@ use crate::common::evaluation::{
 };
 use crate::common::npz::{Array, parse_npy, read_npz};
 use crate::common::{copy_folder, edit_layer_file, layer_files};
-use kintsugi::checkpoint::{Checkpoint, ModelSource as _};
+use kintsugi::checkpoint::{Checkpoint, ModelSource};
 use kintsugi::eval::data_set::read_passages;
 use kintsugi::eval::task::Task;
 use kintsugi::eval::tokenizer::Tokenizer;
@@ -49,7 +49,11 @@ const SHARED: [&str; 6] = [
 
 /// Runs the unmerged model over passages and hears of every rank's stream after every stage; returns the logits of all
 /// rows, `[rows, padded vocabulary]`.
-fn forward(checkpoint: &Checkpoint, inputs: &[Vec<i64>], mut hear: impl FnMut(StageId, &Streams)) -> Tensor {
+pub(crate) fn forward(
+    checkpoint: &dyn ModelSource,
+    inputs: &[Vec<i64>],
+    mut hear: impl FnMut(StageId, &Streams),
+) -> Tensor {
     let architecture = checkpoint.architecture();
     let mut groups = Vec::new();
     let (mut start, mut positions) = (0, Vec::new());
@@ -91,13 +95,13 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 }
 
 /// Largest difference between a tensor and an array of as many elements.
-fn largest_difference(tensor: &Tensor, array: &Array) -> f64 {
+pub(crate) fn largest_difference(tensor: &Tensor, array: &Array) -> f64 {
     let values = values(tensor);
     assert_eq!(values.len(), array.values.len());
     values.iter().zip(&array.values).map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f64::max)
 }
 
-fn input_of(passage: &Value) -> Vec<i64> {
+pub(crate) fn input_of(passage: &Value) -> Vec<i64> {
     let (context, target) = (ids(&passage["ctx_ids"]), ids(&passage["target_ids"]));
     context.iter().chain(&target[..target.len() - 1]).map(|&id| i64::from(id)).collect()
 }
@@ -191,7 +195,7 @@ fn logits_are_those_of_gpt_neox_at_every_position() {
 }
 
 /// Log-likelihoods, greedy tokens and summary numbers of the unmerged model.
-fn check(name: &str, folder: &Path, reference: &Value) {
+pub(crate) fn check(name: &str, folder: &Path, reference: &Value) {
     let evaluation = run(folder, reference, &[Variant::baseline()]);
     let scores = &evaluation.scores[0];
     let expected = reference["passages"].as_array().unwrap();

@@ -4,6 +4,7 @@
 mod folded_weights;
 #[cfg(feature = "libtorch")]
 mod libtorch;
+mod megatron_files;
 mod random_model;
 mod reference;
 

@@ -1,0 +1,145 @@
+//! Files whose dictionaries are nested, in either of torch.save's formats: a zip archive, or before torch 1.6 a stream of
+//! pickles with the storages behind them.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde_json::{Map, Value as Plain};
+
+use super::archive::{Entries, Entry, MAX_PICKLE_BYTES};
+use super::pickle::Machine;
+use super::place::Place;
+use super::plain::plain;
+use super::read_pickle;
+use super::stored::Stored;
+use super::value::Value;
+use crate::checkpoint::error::CheckpointError;
+use crate::files::{self, FileStat};
+
+/// Dictionaries may be shared, so that a small pickle holds any number of names.
+const MAX_NAMES: usize = 1 << 20;
+const MAX_DEPTH: usize = 8;
+
+/// What a file before torch 1.6 begins with: the pickle of a number.
+const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+
+/// The tensors of nested dictionaries by their names, joined by dots, and the plain values of the outermost dictionary.
+pub(super) struct Contents {
+    pub tensors: HashMap<String, Stored>,
+    pub values: Map<String, Plain>,
+}
+
+/// Reads the pickle of a file. Of the outermost dictionary's entries, `holds_tensors` tells those whose tensors are listed;
+/// all others become plain values where `holds_values` asks for them. What is no tensor among tensors is listed as one of an
+/// unknown type, but for Transformer Engine's `_extra_state`.
+pub(super) fn read(
+    path: &Path,
+    identity: &FileStat,
+    entries: &Entries,
+    holds_tensors: &dyn Fn(&str) -> bool,
+    holds_values: &dyn Fn(&str) -> bool,
+) -> Result<Contents, CheckpointError> {
+    let refused = |reason: &str| CheckpointError::Archive { path: path.to_owned(), reason: reason.to_owned() };
+    const UNREAD: &str = "its pickle cannot be followed to its end";
+    match read_pickle(path, entries) {
+        Some((_, pickle, folder)) => {
+            let (machine, root) = Machine::run_one(&pickle).ok_or_else(|| refused(UNREAD))?;
+            contents(&machine, &root, holds_tensors, holds_values, |place| {
+                Some((entries.get(&format!("{folder}{}", place.storage))?, path))
+            })
+        }
+        None => {
+            let mut head = Vec::new();
+            files::open(path)?.take(MAX_PICKLE_BYTES).read_to_end(&mut head)?;
+            let (machine, root, storages) = stream(path, &head, identity.bytes()).map_err(refused)?;
+            contents(&machine, &root, holds_tensors, holds_values, |place| {
+                Some((*storages.get(&*place.storage)?, path))
+            })
+        }
+    }
+    .map_err(refused)
+}
+
+type Storages = HashMap<String, Entry>;
+
+/// The pickles of a stream: a number, the version, properties of the machine, the value, the names of the storages; then each
+/// storage behind the number of its elements.
+fn stream<'a>(path: &Path, head: &'a [u8], file_bytes: u64) -> Result<(Machine<'a>, Value, Storages), &'static str> {
+    const UNREAD: &str = "it is neither a zip archive nor the stream of pickles that torch wrote before 1.6";
+    let rest = head.strip_prefix(MAGIC).ok_or(UNREAD)?;
+    let (version, number) = Machine::run_one(rest).ok_or(UNREAD)?;
+    if !matches!(number, Value::Int(1001)) {
+        return Err("its stream of pickles is of an unknown version");
+    }
+    let (system, _) = Machine::run_one(version.rest()).ok_or(UNREAD)?;
+    let (machine, root) =
+        Machine::run_one(system.rest()).ok_or("its pickle cannot be followed to its end, or is too large")?;
+    let (keys, Value::List(list)) = Machine::run_one(machine.rest()).ok_or(UNREAD)? else { return Err(UNREAD) };
+    let mut at = (head.len() - keys.rest().len()) as u64;
+    let file = files::open(path).map_err(|_| "it cannot be opened again")?;
+    let mut storages = HashMap::new();
+    for key in keys.lists.get(list).into_iter().flatten() {
+        const SHORT: &str = "it ends before its last storage";
+        let Value::Text(key) = key else { return Err(UNREAD) };
+        let &(dtype, expected) = machine.storages.get(key).ok_or("it has a storage of an unknown type")?;
+        let mut count = [0; 8];
+        std::os::unix::fs::FileExt::read_exact_at(file.file(), &mut count, at).map_err(|_| SHORT)?;
+        let count = u64::from_le_bytes(count);
+        if count != expected {
+            return Err("a storage has another length than the pickle says");
+        }
+        let start = at + count.to_le_bytes().len() as u64;
+        let bytes = count.checked_mul(dtype.size() as u64).ok_or(SHORT)?;
+        at = start.checked_add(bytes).filter(|&end| end <= file_bytes).ok_or(SHORT)?;
+        storages.insert(key.to_string(), Entry { start, bytes, crc32: 0 });
+    }
+    Ok((machine, root, storages))
+}
+
+fn contents<'a>(
+    machine: &Machine<'_>,
+    root: &Value,
+    holds_tensors: &dyn Fn(&str) -> bool,
+    holds_values: &dyn Fn(&str) -> bool,
+    entry: impl Fn(&Place) -> Option<(Entry, &'a Path)>,
+) -> Result<Contents, &'static str> {
+    let Value::Dict(root) = *root else { return Err("it does not hold a dictionary") };
+    let mut found = Contents { tensors: HashMap::new(), values: Map::new() };
+    let mut open = Vec::new();
+    for (key, value) in machine.dicts.get(root).into_iter().flatten() {
+        if holds_tensors(key) {
+            open.push((key.to_string(), value, MAX_DEPTH));
+        } else if holds_values(key) {
+            found.values.insert(key.to_string(), plain(machine, value));
+        }
+    }
+    let mut seen = 0;
+    while let Some((name, value, depth)) = open.pop() {
+        seen += 1;
+        if seen > MAX_NAMES || depth == 0 {
+            return Err("its dictionaries are nested too deeply");
+        }
+        if name.ends_with("_extra_state") {
+            continue;
+        }
+        let stored = match value {
+            Value::Dict(dict) => {
+                for (key, value) in machine.dicts.get(*dict).into_iter().flatten() {
+                    open.push((format!("{name}.{key}"), value, depth - 1));
+                }
+                if open.len() > MAX_NAMES {
+                    return Err("its dictionaries hold too many entries");
+                }
+                continue;
+            }
+            Value::Tensor(Some(place)) => {
+                let (entry, path) = entry(place).ok_or("a storage of its tensors is missing")?;
+                Stored::Placed { path: path.to_owned(), entry, place: (**place).clone() }
+            }
+            _ => Stored::Unknown,
+        };
+        found.tensors.insert(name, stored);
+    }
+    Ok(found)
+}
