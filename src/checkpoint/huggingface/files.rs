@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde::Deserialize;
 
 use super::error::HuggingFaceError;
+use super::names::GPT2_PREFIX;
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::torch_file::{TensorForm, TorchFile};
 use crate::checkpoint::unchanged;
@@ -109,6 +110,14 @@ impl WeightFiles {
 
     pub(super) fn form(&self, name: &str) -> Option<&TensorForm> {
         self.places.get(name).map(|place| &place.form)
+    }
+
+    /// The name under which a tensor is there: GPT-2's may lack what they begin with.
+    pub(super) fn spelled(&self, name: String) -> String {
+        match name.strip_prefix(GPT2_PREFIX) {
+            Some(bare) if !self.places.contains_key(&name) && self.places.contains_key(bare) => bare.to_owned(),
+            _ => name,
+        }
     }
 
     /// The file that holds a tensor; the first file for one that is nowhere.

@@ -1,10 +1,17 @@
-//! Models as transformers writes them: `GPTNeoXForCausalLM`, `LlamaForCausalLM` and classes with its tensors and function.
-//! `config.json` becomes gpt-neox settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
+//! Models as transformers writes them: `GPTNeoXForCausalLM`, `LlamaForCausalLM` and classes like it, `GPT2LMHeadModel`.
+//! `config.json` becomes gpt-neox settings (`settings`) and what is `beyond` them, its tensors the roles of the partition
+//! table (`names`), so that everything above sees a model with one rank.
 
+mod beyond;
 mod config;
 mod error;
 mod files;
+mod keys;
 mod names;
+mod raw;
+mod rotary_keys;
+mod settings;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,6 +38,7 @@ pub struct HuggingFaceModel {
     architecture: Architecture,
     files: WeightFiles,
     weights: Vec<Weight>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -55,8 +63,9 @@ impl HuggingFaceModel {
         let files = WeightFiles::open(folder)?;
         let (architecture, weights) = examine(&folder.join("config.json"), &config, &files)?;
         check_tables(&architecture, &files)?;
-        let (folder, class) = (folder.to_owned(), config.class);
-        Ok(Self { folder, class, architecture, files, weights })
+        config.notes.iter().for_each(|note| tracing::warn!("{note}"));
+        let (folder, class, notes) = (folder.to_owned(), config.class, config.notes);
+        Ok(Self { folder, class, architecture, files, weights, notes })
     }
 
     /// Checks a directory that is to be written: its `config.json`, to be named `path`, and the forms of its tensors.
@@ -99,7 +108,7 @@ impl HuggingFaceModel {
             }
         };
         let tensors = weight.tensors.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        names::join(&self.architecture, weight.role, &tensors).map_err(|source| {
+        names::join(self.class, &self.architecture, weight.role, &tensors).map_err(|source| {
             let (path, name) = (self.folder.clone(), weight.entry.name.clone());
             HuggingFaceError::Tensor { path, name, source }.into()
         })
@@ -147,9 +156,9 @@ fn examine(
     config: &ModelConfig,
     files: &WeightFiles,
 ) -> Result<(Architecture, Vec<Weight>), HuggingFaceError> {
-    let &ModelConfig { class, ref settings, mlp_inner_size, vocab_size, .. } = config;
+    let &ModelConfig { class, ref settings, beyond, mlp_inner_size, vocab_size, .. } = config;
     let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
-    let precision = embedding.and_then(|name| files.form(&name)).map(TensorForm::precision);
+    let precision = embedding.and_then(|name| files.form(&files.spelled(name))).map(TensorForm::precision);
     let observed = Observed {
         tp_size: 1,
         mlp_inner_size: Some(mlp_inner_size),
@@ -157,8 +166,9 @@ fn examine(
         precision,
         ..Observed::default()
     };
-    let (architecture, _) = Architecture::resolve_with(settings, &observed, &QuirkOptions::default())
+    let (mut architecture, _) = Architecture::resolve_with(settings, &observed, &QuirkOptions::default())
         .map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
+    beyond.apply(&mut architecture);
     let weights = account(class, &architecture, files)?;
     Ok((architecture, weights))
 }
@@ -172,7 +182,8 @@ fn account(
 ) -> Result<Vec<Weight>, HuggingFaceError> {
     let mut found = Vec::new();
     for mut weight in weights(class, architecture) {
-        weight.entry.dtype = weight.check(architecture, files)?;
+        weight.tensors = weight.tensors.into_iter().map(|name| files.spelled(name)).collect();
+        weight.entry.dtype = weight.check(class, architecture, files)?;
         found.push(weight);
     }
     let known: BTreeSet<_> = found.iter().flat_map(|weight| &weight.tensors).map(String::as_str).collect();
@@ -180,7 +191,7 @@ fn account(
     let head = class.pattern(StageId::Output, Role::HeadWeight).unwrap_or_default();
     let tied = architecture.head == Head::Tied;
     for (name, form) in files.forms() {
-        let passed_over = names::is_ignored(name) || (tied && *name == head);
+        let passed_over = class.ignores(name) || (tied && *name == head);
         if !known.contains(name.as_str()) && !passed_over {
             let (path, name, found) = (files.path(name), name.clone(), form.shape.clone());
             return Err(HuggingFaceError::Unexpected { path, name, found });
@@ -191,6 +202,7 @@ fn account(
 
 /// Tables that older versions of transformers saved, and loaded over their own, must be those of `config.json`.
 fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), CheckpointError> {
+    // Frequencies that are scaled have never been saved: older versions scaled the positions.
     let Positions::Rotary { dims, base, .. } = architecture.positions else { return Ok(()) };
     let tables = files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq"));
     for (name, _) in tables.filter(|(_, form)| form.dtype.is_float()) {
@@ -207,8 +219,13 @@ fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), 
 
 impl Weight {
     /// Its tensors are there, of the shapes that the architecture asks for, of one floating-point type, which is returned.
-    fn check(&self, architecture: &Architecture, files: &WeightFiles) -> Result<DType, HuggingFaceError> {
-        let shapes = names::shapes(architecture, self.role, &self.entry.rank_shape, self.tensors.len());
+    fn check(
+        &self,
+        class: HuggingFaceClass,
+        architecture: &Architecture,
+        files: &WeightFiles,
+    ) -> Result<DType, HuggingFaceError> {
+        let shapes = names::shapes(class, architecture, self.role, &self.entry.rank_shape, self.tensors.len());
         let mut dtype = None;
         for (name, expected) in self.tensors.iter().zip(shapes) {
             let path = || files.path(name);
@@ -293,6 +310,10 @@ impl ModelSource for HuggingFaceModel {
 
     fn vocabulary_multiple(&self) -> Option<usize> {
         None
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn stage_files(&self, id: StageId) -> Vec<PathBuf> {
