@@ -9,6 +9,7 @@ use crate::config::{
 /// What only the tensors show.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shown {
+    pub tensor_ranks: usize,
     pub precision: Precision,
     pub padded_vocab_size: usize,
     pub mlp_size: usize,
@@ -57,7 +58,7 @@ impl Settings {
             attention_output_bias: self.linear_bias,
             mlp_bias: self.linear_bias,
             soft_prompt_length: 0,
-            sequence_parallel: self.sequence_parallel && self.tensor_ranks > 1,
+            sequence_parallel: self.sequence_parallel && shown.tensor_ranks > 1,
             not_evaluated: None,
         }
     }

@@ -46,8 +46,8 @@ impl RankName {
     }
 
     fn folder(&self) -> String {
-        let others: String = self.others.iter().map(|other| format!("_{other:03}")).collect();
-        format!("mp_rank_{:02}{others}", self.tensor)
+        let first = format!("mp_rank_{:02}", self.tensor);
+        self.others.iter().fold(first, |name, other| format!("{name}_{other:03}"))
     }
 }
 
@@ -109,13 +109,14 @@ impl StepFolder {
         self.path.file_name()?.to_str()?.strip_prefix("iter_")?.parse().ok()
     }
 
-    /// The files as a grid of `pipeline` ranks, of which every one must have all `tensor` ranks.
-    pub(super) fn grid(&self, tensor: usize, pipeline: usize) -> Result<Grid, MegatronError> {
+    /// The files as a grid of `pipeline` ranks, of which every one must have all `tensor` ranks; as many as there are files of
+    /// where these are not known.
+    pub(super) fn grid(&self, tensor: Option<usize>, pipeline: Option<usize>) -> Result<Grid, MegatronError> {
         let mut places: BTreeMap<(usize, usize), &Path> = BTreeMap::new();
         for (name, path) in &self.files {
             let (stage, expert) = match name.others[..] {
                 [] => (0, 0),
-                [expert] if pipeline == 1 => (0, expert),
+                [expert] if pipeline == Some(1) => (0, expert),
                 [stage] => (stage, 0),
                 [stage, expert, ..] => (stage, expert),
             };
@@ -129,6 +130,7 @@ impl StepFolder {
         }
         let last = |rank: fn(&(usize, usize)) -> usize| places.keys().map(rank).max().map_or(0, |rank| rank + 1);
         let found = (last(|&(_, tensor)| tensor), last(|&(stage, _)| stage));
+        let (tensor, pipeline) = (tensor.unwrap_or(found.0), pipeline.unwrap_or(found.1));
         if found.0 > tensor || found.1 > pipeline {
             return Err(MegatronError::Ranks { folder: self.path.clone(), expected: (tensor, pipeline), found });
         }

@@ -32,7 +32,7 @@ use self::rows::RowOrders;
 use self::settings::Settings;
 use self::stages::{Chunk, Stage};
 use super::error::CheckpointError;
-use super::torch_file::TorchFile;
+use super::torch_file::{TensorForm, TorchFile};
 use crate::config::{Architecture, Head, Positions, Precision};
 use crate::partition::{Role, StageId};
 
@@ -79,6 +79,8 @@ impl MegatronCheckpoint {
         let first = RankFile::open(&first_path)?;
         let args = Args::new(&first_path, first.args.clone(), given)?;
         refusals::check(&args)?;
+        let legacy = first.chunks.iter().flat_map(|chunk| chunk.keys()).any(|name| names::is_legacy(name));
+        let settings = Settings::read(&args, legacy)?;
         let (tensor, pipeline) = Settings::ranks(&args)?;
         let files: Vec<Vec<RankFile>> = step
             .grid(tensor, pipeline)?
@@ -87,14 +89,13 @@ impl MegatronCheckpoint {
             .map(|ranks| ranks.par_iter().map(|path| RankFile::open(path)).collect())
             .collect::<Result<_, _>>()?;
         files.iter().flatten().try_for_each(|file| check_agreement(file, given, &args, &first))?;
-        let legacy = first.chunks.iter().flat_map(|chunk| chunk.keys()).any(|name| names::is_legacy(name));
+        let tensor_ranks = files.first().map_or(0, Vec::len);
+        check_divisions(&args, &settings, tensor_ranks, first.version)?;
         let chunks = stages::sort(&files)?;
-        let settings = Settings::read(&args, legacy)?;
-        check_divisions(&args, &settings, first.version)?;
         stages::check_layers(&folder, &chunks, settings.layers)?;
         let mut notes = Settings::notes(&args, legacy);
         let head = head(&settings, &chunks, &files, &mut notes)?;
-        let architecture = settings.architecture(shown(&args, &settings, &chunks, head)?);
+        let architecture = settings.architecture(shown(&args, &settings, &chunks, (tensor_ranks, head))?);
         let paired = match architecture.positions {
             Positions::Rotary { dims, .. } if settings.paired_rotation => dims,
             _ => 0,
@@ -109,7 +110,9 @@ impl MegatronCheckpoint {
                  without: each rank uses its own everywhere"
             ));
         }
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
         Ok(Self {
             folder,
             architecture,
@@ -150,8 +153,7 @@ fn check_agreement(file: &RankFile, given: &GivenArgs, args: &Args, first: &Rank
 }
 
 /// Heads and groups of keys are never divided between ranks.
-fn check_divisions(args: &Args, settings: &Settings, version: QkvVersion) -> Result<(), MegatronError> {
-    let ranks = settings.tensor_ranks;
+fn check_divisions(args: &Args, settings: &Settings, ranks: usize, version: QkvVersion) -> Result<(), MegatronError> {
     if settings.query_groups != settings.heads && version != QkvVersion::Heads {
         return Err(args.unexpected("group_query_attention", "False in files of checkpoint_version below 2.0"));
     }
@@ -177,20 +179,23 @@ fn check_divisions(args: &Args, settings: &Settings, version: QkvVersion) -> Res
 }
 
 /// What the tensors show. Sizes that arguments contradict are errors.
-fn shown(args: &Args, settings: &Settings, chunks: &[Chunk<'_>], head: Head) -> Result<Shown, MegatronError> {
+fn shown(
+    args: &Args,
+    settings: &Settings,
+    chunks: &[Chunk<'_>],
+    (tensor_ranks, head): (usize, Head),
+) -> Result<Shown, MegatronError> {
     let words = stages::find(chunks.first(), Place::Embedding, Role::WordEmbedding).map(|tensor| &tensor.form);
     // An extent beside one of 0 may be anything.
-    let whole = |extent: Option<&usize>| {
-        extent.filter(|&&extent| extent < 1 << 32).map(|extent| extent * settings.tensor_ranks)
-    };
+    let whole = |extent: Option<&usize>| extent.filter(|&&extent| extent < 1 << 32).map(|extent| extent * tensor_ranks);
     let padded_vocab_size = whole(words.and_then(|form| form.shape.first())).unwrap_or(0);
     if settings.padded_vocab_size.is_some_and(|size| size != padded_vocab_size) && padded_vocab_size > 0 {
         return Err(args.unexpected("padded_vocab_size", &format!("{padded_vocab_size} as in the word embedding")));
     }
     let second = chunks.iter().find_map(|chunk| stages::find(Some(chunk), Place::Layer(0), Role::MlpOutputWeight));
     let mlp_size = whole(second.and_then(|tensor| tensor.form.shape.get(1))).unwrap_or(0);
-    let precision = words.map_or(Precision::Fp32, |form| form.precision());
-    Ok(Shown { precision, padded_vocab_size, mlp_size, head })
+    let precision = words.map_or(Precision::Fp32, TensorForm::precision);
+    Ok(Shown { tensor_ranks, precision, padded_vocab_size, mlp_size, head })
 }
 
 /// The head. With pipelines the last stage holds a copy of a tied word embedding, which Megatron loads as it is: where it

@@ -63,7 +63,6 @@ const ROPE_SCALING_FACTOR: f64 = 8.0;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 pub(super) struct Settings {
-    pub tensor_ranks: usize,
     pub layers: usize,
     pub hidden_size: usize,
     pub heads: usize,
@@ -92,18 +91,17 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The number of tensor-parallel and of pipeline ranks.
-    pub(super) fn ranks(args: &Args) -> Result<(usize, usize), MegatronError> {
-        // The first name until 2020-12.
+    /// The number of tensor-parallel and of pipeline ranks, where they are told.
+    pub(super) fn ranks(args: &Args) -> Result<(Option<usize>, Option<usize>), MegatronError> {
+        // The second name until 2020-12.
         let tensor = ["tensor_model_parallel_size", "model_parallel_size"];
         let tensor = tensor.iter().find(|field| args.get(field).is_some()).map_or(Ok(None), |field| args.count(field));
-        Ok((tensor?.unwrap_or(1), args.count("pipeline_model_parallel_size")?.unwrap_or(1)))
+        Ok((tensor?, args.count("pipeline_model_parallel_size")?))
     }
 
     /// Reads the arguments of a model of `megatron/model` (`legacy`) or of Megatron core.
     pub(super) fn read(args: &Args, legacy: bool) -> Result<Self, MegatronError> {
         let (hidden_size, heads) = (args.required_count("hidden_size")?, args.required_count("num_attention_heads")?);
-        let (tensor_ranks, _) = Self::ranks(args)?;
         let flag = |field: &str| Ok::<_, MegatronError>(args.flag(field)?.unwrap_or(false));
         let head_size = match args.count("kv_channels")? {
             Some(size) => size,
@@ -132,7 +130,6 @@ impl Settings {
         };
         let positions = positions(args, legacy, head_size)?;
         Ok(Self {
-            tensor_ranks,
             layers,
             hidden_size,
             heads,

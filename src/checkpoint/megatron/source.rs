@@ -47,7 +47,7 @@ impl ModelSource for MegatronCheckpoint {
     }
 
     fn tp_size(&self) -> usize {
-        self.settings.tensor_ranks
+        self.files.first().map_or(1, Vec::len)
     }
 
     fn dtype(&self) -> DType {

@@ -47,10 +47,10 @@ fn names_of_arguments_changed_between_versions() {
     for epsilon in ["norm_epsilon", "layernorm_epsilon"] {
         assert!((settings(json!({ epsilon: 1e-6 }), false).epsilon - 1e-6).abs() < 1e-20);
     }
-    assert_eq!(Settings::ranks(&args(json!({ "model_parallel_size": 4 }))).unwrap(), (4, 1));
+    assert_eq!(Settings::ranks(&args(json!({ "model_parallel_size": 4 }))).unwrap(), (Some(4), None));
     let today =
         json!({ "tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 3, "model_parallel_size": null });
-    assert_eq!(Settings::ranks(&args(today)).unwrap(), (2, 3));
+    assert_eq!(Settings::ranks(&args(today)).unwrap(), (Some(2), Some(3)));
     let contradiction = refusal(json!({ "norm_epsilon": 1e-6, "layernorm_epsilon": 1e-5 }));
     assert!(contradiction.contains("`layernorm_epsilon`: expected the value of `norm_epsilon`"), "{contradiction}");
 }
@@ -202,7 +202,7 @@ fn ranks_are_a_full_grid_or_the_missing_one_is_named() {
         let folder = folder_of(names);
         let step = StepFolder::find(&folder.path().join("iter_0000003")).unwrap().unwrap();
         assert_eq!(step.iteration(), Some(3));
-        step.grid(tensor, pipeline).map(|grid| {
+        step.grid(Some(tensor), Some(pipeline)).map(|grid| {
             let name = |path: &PathBuf| path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
             grid.files.iter().map(|ranks| ranks.iter().map(name).collect::<Vec<_>>()).collect::<Vec<_>>()
         })
@@ -213,6 +213,10 @@ fn ranks_are_a_full_grid_or_the_missing_one_is_named() {
     // The second number is the experts' without pipelines.
     assert_eq!(grid(&["mp_rank_00_000"], 1, 1).unwrap(), [["mp_rank_00_000"]]);
     assert_eq!(grid(&["mp_rank_00_000_000", "mp_rank_00_001_000"], 1, 2).unwrap().len(), 2);
+    // As many as there are, where nobody tells.
+    let folder = folder_of(&of_stages);
+    let step = StepFolder::find(&folder.path().join("iter_0000003")).unwrap().unwrap();
+    assert_eq!(step.grid(None, None).unwrap().files.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     for (names, tensor, pipeline, expected) in [
         (&of_stages[..3], 2, 2, "mp_rank_01_001/model_optim_rng.pt: missing"),
         (&["mp_rank_00", "mp_rank_01"], 4, 1, "mp_rank_02/model_optim_rng.pt: missing"),
@@ -226,7 +230,7 @@ fn ranks_are_a_full_grid_or_the_missing_one_is_named() {
         let folder = folder_of(names);
         let found = StepFolder::find(&folder.path().join("iter_0000003"));
         let message = match found {
-            Ok(step) => step.unwrap().grid(tensor, pipeline).unwrap_err().to_string(),
+            Ok(step) => step.unwrap().grid(Some(tensor), Some(pipeline)).unwrap_err().to_string(),
             Err(error) => error.to_string(),
         };
         assert!(message.contains(expected), "{names:?}: {message}");
@@ -275,7 +279,13 @@ fn rows_rotated_in_pairs_become_rows_rotated_in_halves() {
     let fields = json!({ "position_embedding_type": "rope", "rotary_interleaved": true, "num_attention_heads": 2 });
     for (groups, dims) in [(2, 8), (1, 8), (2, 6), (1, 4)] {
         let settings = Settings { query_groups: groups, head_size: 8, ..settings(fields.clone(), false) };
-        let shown = Shown { precision: Precision::Fp32, padded_vocab_size: 8, mlp_size: 8, head: Head::Column };
+        let shown = Shown {
+            tensor_ranks: 1,
+            precision: Precision::Fp32,
+            padded_vocab_size: 8,
+            mlp_size: 8,
+            head: Head::Column,
+        };
         let architecture = settings.architecture(shown);
         let orders = RowOrders { version: QkvVersion::Heads, paired: dims, zero_centred: false };
         let rows = (2 + 2 * groups) * 8;
@@ -299,6 +309,7 @@ fn rows_rotated_in_pairs_become_rows_rotated_in_halves() {
 #[test]
 fn gains_without_their_one_are_completed_in_float32() {
     let architecture = settings(json!({}), false).architecture(Shown {
+        tensor_ranks: 2,
         precision: Precision::Bf16,
         padded_vocab_size: 8,
         mlp_size: 8,
