@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
-use super::huggingface::{HuggingFaceModel, is_hugging_face};
+use super::huggingface::HuggingFaceModel;
+use super::huggingface::files::is_hugging_face;
 use super::inventory::{ParamEntry, RankStage};
 use super::layout::Layout;
 use super::megatron::MegatronCheckpoint;

@@ -5,7 +5,7 @@
 mod beyond;
 mod config;
 mod error;
-mod files;
+pub(super) mod files;
 mod keys;
 mod names;
 mod raw;
@@ -23,7 +23,7 @@ use super::error::CheckpointError;
 use super::inventory::ParamEntry;
 use super::rotary_table::difference;
 use super::source::{ModelSource, StageReader};
-use super::torch_file::{Reading, TensorForm, is_model_name};
+use super::torch_file::{Reading, TensorForm};
 use crate::config::{Architecture, Head, Observed, Positions, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind};
 use crate::tensor::{DType, HostTensor};
@@ -52,10 +52,6 @@ struct Weight {
     tied: bool,
 }
 
-pub(super) fn is_hugging_face(folder: &Path) -> bool {
-    folder.join("config.json").is_file() || files::has_weights(folder)
-}
-
 impl HuggingFaceModel {
     /// Opens a directory with `config.json` and weights, in one file or in several with an index.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
@@ -80,11 +76,6 @@ impl HuggingFaceModel {
     /// All tensors of the files: name and form.
     pub fn tensors(&self) -> BTreeMap<String, TensorForm> {
         self.files.forms().map(|(name, form)| (name.clone(), form.clone())).collect()
-    }
-
-    /// Whether the weights of a folder have the names of gpt-neox's modules: the output of `zero_to_fp32.py`.
-    pub(super) fn holds_model_of_neox(folder: &Path) -> bool {
-        WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
     }
 
     pub fn class(&self) -> &'static str {
