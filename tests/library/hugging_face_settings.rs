@@ -42,7 +42,7 @@ fn settings_of_other_functions_are_refused_by_name() {
     for class in CLASSES {
         assert_read(class, &json!({}));
         for (key, value) in [
-            ("attention_multiplier", json!(0.0078125)),
+            ("attention_multiplier", json!(0.007_812_5)),
             ("logit_scale", json!(0.0625)),
             ("logits_scaling", json!(8)),
             ("clip_qkv", json!(8.0)),

@@ -3,6 +3,7 @@
 use crate::config::{Activation, Architecture, Positions, QueryKeyNorm, RotaryScaling};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties of a model")]
 pub(super) struct Beyond {
     /// Where it is not the number of heads times their size, which gpt-neox's setting then is.
     pub hidden_size: Option<usize>,

@@ -229,7 +229,8 @@ fn is_off(key: &str, value: &Value, neutral: Option<f64>) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) | Value::String(_) => false,
         Value::Number(number) => {
-            number.as_f64().is_some_and(|number| neutral.map_or(number == 0.0, |neutral| number == neutral))
+            let neutral = neutral.unwrap_or(0.0);
+            number.as_f64().is_some_and(|number| number.total_cmp(&neutral).is_eq() || number == 0.0 && neutral == 0.0)
         }
         Value::Object(entries) => entries.is_empty(),
         Value::Array(entries) => entries.iter().all(|entry| match key {

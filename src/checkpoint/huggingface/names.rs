@@ -164,12 +164,12 @@ pub(super) fn join(
     match tensors {
         [only] if class.stores_transposed(role) => {
             let turned = only.transposed()?;
-            if is_qkv { join_qkv(architecture, parts_of(architecture, &turned)) } else { Ok(turned) }
+            if is_qkv { join_qkv(architecture, &parts_of(architecture, &turned)) } else { Ok(turned) }
         }
         // Queries, keys and values one after another, as in the weight.
-        [only] if is_qkv && class == HuggingFaceClass::Gpt2 => join_qkv(architecture, parts_of(architecture, only)),
+        [only] if is_qkv && class == HuggingFaceClass::Gpt2 => join_qkv(architecture, &parts_of(architecture, only)),
         [only] => Ok(only.clone()),
-        [query, key, value] if is_qkv => join_qkv(architecture, [query, key, value].map(whole)),
+        [query, key, value] if is_qkv => join_qkv(architecture, &[query, key, value].map(whole)),
         several => concatenate(0, &several.iter().map(whole).collect::<Vec<_>>()),
     }
 }
@@ -186,9 +186,9 @@ fn parts_of<'a>(architecture: &Architecture, tensor: &'a HostTensor) -> [Piece<'
 }
 
 /// Head by head where the architecture has them so, else one after another.
-fn join_qkv(architecture: &Architecture, parts: [Piece<'_>; 3]) -> Result<HostTensor, TensorError> {
+fn join_qkv(architecture: &Architecture, parts: &[Piece<'_>; 3]) -> Result<HostTensor, TensorError> {
     if architecture.qkv != QkvLayout::Interleaved {
-        return concatenate(0, &parts);
+        return concatenate(0, parts);
     }
     let size = architecture.head_size;
     let of_head = |head: usize| {
