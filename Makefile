@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test test-launchers test-cuda-host reliability bench bench-peers verify-hf verify-written verify-rolling lint doc deny msrv man fuzz soak clean
+.PHONY: help setup build demo test test-launchers test-cuda-host reliability bench bench-peers verify-hf verify-read verify-written verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -49,6 +49,11 @@ bench-peers: build ## Beside transformers + lm-evaluation-harness: make bench-pe
 
 verify-hf: build ## Compare merges for transformers with kintsugi's own numbers (PYTHON needs torch and transformers)
 	$(PYTHON) evals/verify/hf_loglikelihoods.py target/release/kintsugi $(CHECKPOINTS)
+
+verify-read: setup ## Read random models that transformers writes, and compare what they score (PYTHON needs torch and transformers; CASES=300)
+	rm -rf target/hugging-face
+	$(PYTHON) evals/verify/hugging_face_models.py target/hugging-face --count $(or $(CASES),300)
+	KINTSUGI_HUGGING_FACE=$(CURDIR)/target/hugging-face $(CARGO) test --locked --test evaluation models_of_transformers
 
 verify-written: setup ## Load random merges as gpt-neox and transformers do (PYTHON needs torch, transformers and pyyaml; CASES=500)
 	rm -rf target/written

@@ -48,7 +48,8 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(option: &str, text: &str)
 }
 
 impl Comparison {
-    /// All built-in strategies on `lambada_openai`, for the checkpoint in this directory.
+    /// All built-in strategies on `lambada_openai`, for the checkpoint in this directory, or the model of
+    /// this name on the Hub.
     pub fn of(checkpoint: impl Into<PathBuf>) -> Self {
         Self { request: Request { checkpoint: checkpoint.into(), ..Request::default() } }
     }

@@ -1,5 +1,5 @@
-//! kintsugi joins the tensor-parallel shards of a GPT-NeoX checkpoint into one model and measures what the seams cost: it
-//! evaluates the unmerged model and every merge of it on the same passages, in one pass over the weights
+//! kintsugi joins the tensor-parallel shards of a GPT-NeoX or Megatron-LM checkpoint into one model and measures what the
+//! seams cost: it evaluates the unmerged model and every merge of it on the same passages, in one pass over the weights
 //! (with a journal one for every slice of passages).
 //!
 //! The modules, from the ground up; each imports from lower ones only, and files within a module do not import in circles
@@ -14,7 +14,7 @@
 //! | 1 | `hub` | files and models by name: the Hugging Face cache and Hub; where tokenizers are |
 //! | 2 | `samples` | the outcome of every passage, on disk |
 //! | 2 | `partition` | the one table: parameter name → kind; joining and splitting |
-//! | 3 | `checkpoint` | directories and `.pt` files: layout, accounting, reading a stage at a time |
+//! | 3 | `checkpoint` | models on disk, by who wrote them (gpt-neox, Megatron-LM, transformers): layout, accounting, reading a stage at a time |
 //! | 3 | `limits` | limits for what a model may lose, and what was proven of them |
 //! | 4 | `merge` | strategies as data, reducing, folding, drift, exactness |
 //! | 4 | `model` | the forward pass on libtorch |

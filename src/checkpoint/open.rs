@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
-use super::huggingface::{HuggingFaceModel, is_hugging_face};
+use super::huggingface::HuggingFaceModel;
+use super::huggingface::files::is_hugging_face;
 use super::inventory::{ParamEntry, RankStage};
 use super::layout::Layout;
 use super::megatron::{DistributedCheckpoint, MegatronCheckpoint};
@@ -22,11 +23,9 @@ use crate::tensor::DType;
 /// Opens a checkpoint of Megatron-LM, a Hugging Face directory, or a checkpoint of gpt-neox. Options apply to one format each.
 pub fn open_model(path: &Path, options: &OpenOptions) -> Result<Box<dyn ModelSource>, CheckpointError> {
     let megatron = MegatronCheckpoint::is_at(path) || DistributedCheckpoint::is_at(path);
-    if megatron || !Checkpoint::is_at(path) {
-        if options.are_of_neox() {
-            let found = if megatron { OtherFormat::Megatron } else { OtherFormat::HuggingFace };
-            return Err(CheckpointError::OptionsOfNeox { path: path.to_owned(), found });
-        }
+    if options.are_of_neox() && !Checkpoint::is_at(path) {
+        let found = if megatron { OtherFormat::Megatron } else { OtherFormat::HuggingFace };
+        return Err(CheckpointError::OptionsOfNeox { path: path.to_owned(), found });
     }
     if let Some(checkpoint) = MegatronCheckpoint::open(path, &options.megatron_args)? {
         return Ok(Box::new(checkpoint));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::huggingface::{HuggingFaceModel, is_hugging_face};
+use super::huggingface::files::{holds_model_of_neox, is_hugging_face};
 use super::other_format::OtherFormat;
 
 impl OtherFormat {
@@ -49,7 +49,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// Whether a folder holds what `zero_to_fp32.py` writes, in any form: names of gpt-neox in files named as transformers does.
 pub(super) fn is_output_of_zero(folder: &Path) -> bool {
-    !folder.join("config.json").is_file() && HuggingFaceModel::holds_model_of_neox(folder)
+    !folder.join("config.json").is_file() && holds_model_of_neox(folder)
 }
 
 pub(super) fn zero_dictionary(folder: &Path) -> Option<PathBuf> {

@@ -14,7 +14,8 @@ use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, 
 pub(super) struct EvalArgs {
     /// A checkpoint (save directory or `global_stepN` directory), a Hugging Face directory, or a name on the Hub (EleutherAI/pythia-160m)
     ///
-    /// Names are OWNER/NAME or OWNER/NAME@REVISION. Of a save directory its `latest` is followed. Hugging Face: GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM.
+    /// Names are OWNER/NAME or OWNER/NAME@REVISION. Of a save directory its `latest` is followed. Hugging Face: GPT-NeoX, Llama,
+    /// Mistral, Qwen2, Qwen3, GPT-2.
     model: PathBuf,
     #[command(flatten)]
     task: TaskOptions,

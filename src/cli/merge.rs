@@ -86,7 +86,7 @@ pub(super) struct WriteArgs {
 enum FormatName {
     /// gpt-neox.
     Neox,
-    /// transformers: GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM.
+    /// transformers: its GPT-NeoX, Llama, Mistral, Qwen2, Qwen3 or GPT-2, whichever is the same function.
     Hf,
 }
 

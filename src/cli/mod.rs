@@ -39,7 +39,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::ErrorKind;
 
-/// Merge tensor-parallel GPT-NeoX checkpoints and measure what each merge strategy costs against the unmerged model.
+/// Merge tensor-parallel checkpoints of GPT-NeoX and Megatron-LM and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
 #[command(name = "kintsugi", version, max_term_width = 100, arg_required_else_help = true, disable_help_flag = true)]
 pub struct Cli {

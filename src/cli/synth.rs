@@ -10,7 +10,9 @@ use crate::checkpoint::Layout;
 use crate::error::{Error, Result};
 use crate::export::Drift;
 use crate::export::synth::{Shape, SynthOptions, write_checkpoint};
-use crate::run::{TestCheckpoint, Truth};
+use crate::run::TestCheckpoint;
+#[cfg(feature = "libtorch")]
+use crate::run::Truth;
 use crate::tensor::DType;
 
 #[derive(Debug, Clone, Args)]
@@ -59,9 +61,14 @@ pub(super) struct SynthArgs {
     #[cfg(feature = "libtorch")]
     #[command(flatten)]
     task: crate::run::TaskOptions,
+    /// Tokenizer to copy: a tokenizer.json, or a name on the Hugging Face Hub
+    #[cfg(not(feature = "libtorch"))]
+    #[arg(long, value_name = "FILE|NAME", conflicts_with = "shape")]
+    tokenizer: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &SynthArgs, screen: &Screen) -> Result<()> {
+    #[cfg(feature = "libtorch")]
     args.check_task()?;
     if let Some(model) = &args.from {
         return from_model(args, model, screen);
@@ -103,12 +110,6 @@ impl SynthArgs {
         Ok(())
     }
 
-    #[cfg(not(feature = "libtorch"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "with libtorch there is a task")]
-    fn check_task(&self) -> Result<()> {
-        Ok(())
-    }
-
     #[cfg(feature = "libtorch")]
     fn tokenizer(&self) -> Option<&Path> {
         self.task.tokenizer.as_deref()
@@ -116,7 +117,7 @@ impl SynthArgs {
 
     #[cfg(not(feature = "libtorch"))]
     fn tokenizer(&self) -> Option<&Path> {
-        None
+        self.tokenizer.as_deref()
     }
 }
 
@@ -124,33 +125,30 @@ fn from_model(args: &SynthArgs, model: &Path, screen: &Screen) -> Result<()> {
     let drift = Drift { replicas: args.drift, biases: args.drift_biases.unwrap_or(args.drift), seed: args.seed };
     let directory = &args.output_dir;
     let (tp_size, dtype, tokenizer) = (args.tensor_parallel, args.dtype(), args.tokenizer());
-    let truth = TestCheckpoint { model, tp_size, drift, dtype, tokenizer, directory }
-        .write(screen.command_line(), &mut screen.download_bar())?;
-    evaluate(args, truth, screen)?;
+    let checkpoint = TestCheckpoint { model, tp_size, drift, dtype, tokenizer, directory };
+    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables, reason = "nothing is measured"))]
+    let truth = checkpoint.write(screen.command_line(), &mut screen.download_bar())?;
+    #[cfg(feature = "libtorch")]
+    if args.evaluate {
+        Truth { unmerged: Some(unmerged(args, screen)?), ..truth }.write(directory)?;
+    }
     screen.data(&format!("{}\n", directory.display()))
 }
 
-/// Adds the unmerged checkpoint's numbers to what is true of it, where they are asked for.
+/// What the unmerged checkpoint scores.
 #[cfg(feature = "libtorch")]
-fn evaluate(args: &SynthArgs, truth: Truth, screen: &Screen) -> Result<()> {
-    use super::caller::Process;
-    use crate::run::{Numbers, Request};
-    if !args.evaluate {
-        return Ok(());
-    }
-    let request = Request { checkpoint: args.output_dir.clone(), task: args.task.clone(), ..Request::default() };
-    let report = crate::run::evaluate(&request, &Process::alone(screen))?.write_report()?;
-    let numbers = Numbers {
+fn unmerged(args: &SynthArgs, screen: &Screen) -> Result<crate::run::Numbers> {
+    let request = crate::run::Request {
+        checkpoint: args.output_dir.clone(),
+        task: args.task.clone(),
+        ..crate::run::Request::default()
+    };
+    let report = crate::run::evaluate(&request, &super::caller::Process::alone(screen))?.write_report()?;
+    Ok(crate::run::Numbers {
         task: report.task.name,
         passages: report.baseline.n,
         perplexity: report.baseline.perplexity,
         acc: report.baseline.acc,
         dtype: report.run.dtype,
-    };
-    Truth { unmerged: Some(numbers), ..truth }.write(&args.output_dir)
-}
-
-#[cfg(not(feature = "libtorch"))]
-fn evaluate(_: &SynthArgs, _: Truth, _: &Screen) -> Result<()> {
-    Ok(())
+    })
 }

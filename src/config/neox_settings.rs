@@ -97,12 +97,10 @@ impl Architecture {
 }
 
 /// As an integer where it is one: gpt-neox's setting is typed so.
-#[expect(clippy::cast_possible_truncation, reason = "checked to be exact")]
+#[expect(clippy::cast_possible_truncation, reason = "below 2^53 and whole")]
 fn whole_number(number: f64) -> Value {
-    let whole = number as i64;
-    #[expect(clippy::cast_precision_loss, reason = "compared with what it came from")]
-    let exact = whole as f64 == number;
-    if exact { json!(whole) } else { json!(number) }
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() < EXACT { json!(number as i64) } else { json!(number) }
 }
 
 /// The share of a head that makes `int(head_size * share)`, as gpt-neox and transformers compute it, come out as `dims`.

@@ -136,13 +136,12 @@ impl<'a> Pipeline<'a> {
         let mut open: Option<(StageId, Box<dyn StageReader + '_>)> = None;
         for unit in &self.plan.units {
             let Some(permit) = budget.take(unit.bytes) else { return Ok(Vec::new()) };
-            let read = match open.take().filter(|(id, _)| *id == unit.stage) {
-                Some((_, reader)) => Ok(reader),
-                None => {
-                    let roles: Vec<_> =
-                        self.source.stage_entries(unit.stage).into_iter().map(|(role, _)| role).collect();
-                    self.source.open_stage(unit.stage, &roles, &reading)
-                }
+            let already = open.take().filter(|(id, _)| *id == unit.stage);
+            let read = if let Some((_, reader)) = already {
+                Ok(reader)
+            } else {
+                let roles: Vec<_> = self.source.stage_entries(unit.stage).into_iter().map(|(role, _)| role).collect();
+                self.source.open_stage(unit.stage, &roles, &reading)
             };
             let read = read.and_then(|reader| {
                 let value = self.read_unit(&*reader, unit)?;

@@ -25,7 +25,7 @@ pub enum HubError {
     #[error("{file} could not be downloaded from {endpoint}: {message}")]
     Download { file: HubFile, endpoint: String, message: String },
     #[error("{path}: no such file or directory, and {source}", path = path.display())]
-    NeitherPathNorModel { path: PathBuf, source: Box<HubError> },
+    NeitherPathNorModel { path: PathBuf, source: Box<Self> },
     #[error("{repo} at {revision}: no weights that are read{}", others(found))]
     NoWeights { repo: String, revision: String, found: Vec<String> },
     #[error("{path}: not an index of weights: {message}", path = path.display())]

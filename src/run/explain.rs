@@ -121,7 +121,11 @@ impl Plan {
                 factor: planned.factor.name().to_owned(),
                 alone: effects[planned.alone],
                 without: effects[planned.without],
-                share_pct: share(&whole, &effects[planned.without]),
+                share_pct: if planned.factor.can_be_kept() {
+                    share(&whole, &effects[planned.without])
+                } else {
+                    share_alone(&whole, &effects[planned.alone])
+                },
             });
             strategies.push(StrategyEffect {
                 strategy: planned.strategy.name.clone(),
@@ -178,6 +182,11 @@ fn bias_rule(checkpoint: &dyn ModelSource, strategy: &Strategy) -> String {
 /// Share of the mean KL that is gone without a group, in percent.
 fn share(whole: &Effect, without: &Effect) -> f64 {
     if whole.kl_mean > 0.0 { 100.0 * (1.0 - without.kl_mean / whole.kl_mean) } else { 0.0 }
+}
+
+/// Share of the mean KL that is there with this group alone, in percent, at most 100.
+fn share_alone(whole: &Effect, alone: &Effect) -> f64 {
+    if whole.kl_mean > 0.0 { (100.0 * alone.kl_mean / whole.kl_mean).min(100.0) } else { 0.0 }
 }
 
 fn effect(baseline: &[Sample], variant: &[Sample]) -> Result<Effect> {

@@ -32,8 +32,8 @@ pub struct Request {
     pub strategies: StrategyOptions,
     /// Judge a merge by another tool like a strategy (repeatable; NAME= names its row)
     ///
-    /// A Hugging Face directory (GPTNeoXForCausalLM or LlamaForCausalLM; safetensors or pytorch_model.bin), a name on the Hub,
-    /// or a gpt-neox checkpoint with any number of ranks. If its vocabulary is padded or trimmed differently, its probabilities are over
+    /// A Hugging Face directory (GPT-NeoX, Llama, Mistral, Qwen2, Qwen3, GPT-2; safetensors or pytorch_model.bin), a name on the
+    /// Hub, or a gpt-neox checkpoint with any number of ranks. If its vocabulary is padded or trimmed differently, its probabilities are over
     /// its own vocabulary, and KL is between both distributions renormalised over the tokens that both have.
     #[arg(long = "candidate", value_name = "[NAME=]DIR", help_heading = "Strategies")]
     #[serde(with = "as_list", rename = "candidate")]

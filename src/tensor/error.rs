@@ -13,6 +13,8 @@ pub enum TensorError {
     TooLarge(Vec<usize>),
     #[error("expected {expected_dtype} {expected_shape:?}, found {found_dtype} {found_shape:?}")]
     Mismatch { expected_dtype: DType, expected_shape: Vec<usize>, found_dtype: DType, found_shape: Vec<usize> },
+    #[error("expected a matrix, found shape {0:?}")]
+    NotAMatrix(Vec<usize>),
     #[error("no tensors to combine")]
     Empty,
     #[error("dimension {dim}, elements {start}..{end}: outside shape {shape:?}")]

@@ -12,6 +12,7 @@ mod pool;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod transpose;
 
 pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
 pub use difference::{Difference, difference};

@@ -100,7 +100,7 @@ fn candidates_that_cannot_be_judged_are_refused() {
     let complaint = inputs.complaint(&["--candidate", &path]);
     assert!(
         complaint.contains(
-            "INPUT/converted/config.json: expected GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM"
+            "INPUT/converted/config.json: expected one of GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM"
         ),
         "{complaint}"
     );

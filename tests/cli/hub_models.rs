@@ -22,9 +22,9 @@ pub(super) fn files(folder: &Path) -> Files {
 fn model(machine: &Machine, sharded: bool) -> Files {
     let (folder, model) = (machine.inputs.path("model"), HuggingFace::merged(&machine.inputs.files.open(), "fold"));
     if sharded {
-        model.write_sharded(&folder)
+        model.write_sharded(&folder);
     } else {
-        model.write(&folder)
+        model.write(&folder);
     }
     fs::copy(machine.inputs.path("tokenizer.json"), folder.join("tokenizer.json")).unwrap();
     files(&folder)
@@ -93,11 +93,11 @@ fn every_command_that_reads_models_takes_names() {
     assert!(table(&mut machine.with_hub(diff, &server)).contains("identical"));
     let mut inspect = kintsugi();
     inspect.args(["inspect", "someone/model"]);
-    assert!(table(&mut machine.with_hub(inspect, &server)).contains("someone/model"));
+    assert!(table(&mut machine.with_hub(inspect, &server)).starts_with("model, step 0 "));
     for (command, option) in [("merge", None), ("synth", Some("--from"))] {
         let mut write = kintsugi();
         write.arg(command).args(option).args(["someone/model", "--tensor-parallel", "2", "-o"]).arg(command);
-        assert_eq!(table(&mut machine.with_hub(write, &server)), format!("{command}\n"));
+        assert!(table(&mut machine.with_hub(write, &server)).ends_with(&format!("{command}\n")));
         assert!(machine.home.path().join(command).join("latest").is_file());
     }
     let candidate =

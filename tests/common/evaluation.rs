@@ -19,6 +19,19 @@ pub fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// Models that transformers wrote, with what it computes: the fixtures, and those in the folder that `KINTSUGI_HUGGING_FACE`
+/// names (evals/verify/hugging_face_models.py writes them).
+pub fn hugging_face_models() -> Vec<PathBuf> {
+    let fixtures = in_repository("tests/fixtures/hugging_face");
+    let further = std::env::var_os("KINTSUGI_HUGGING_FACE").map(PathBuf::from);
+    let entries = std::iter::once(fixtures).chain(further).flat_map(|folder| fs_err::read_dir(folder).unwrap());
+    let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.join("expected.json").is_file());
+    assert!(folders.len() >= 10);
+    folders.sort();
+    folders
+}
+
 /// The bundled checkpoint: two ranks, parallel residual, float16, replicas that drifted.
 pub fn demo() -> PathBuf {
     in_repository("evals/demo/checkpoint")

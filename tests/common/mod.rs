@@ -2,6 +2,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::cast_precision_loss,
     clippy::unwrap_used,
     clippy::print_stderr,
     reason = "a test file uses some of these"

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::evaluation::{
-    Evaluation, evaluate, flips, greedy_ids, ids, in_repository, json, loglikelihood, mean_kl, options, pairs,
+    Evaluation, evaluate, flips, greedy_ids, hugging_face_models, ids, json, loglikelihood, mean_kl, options, pairs,
     passages, perplexity, shared_checkpoint, variants, worst_difference,
 };
 use crate::common::hugging_face::HuggingFace;
@@ -42,14 +42,10 @@ fn tiny(gpt_j_residual: bool) -> TinyCheckpoint {
 
 #[test]
 fn models_of_transformers_score_what_transformers_computes() {
-    for name in [
-        "neox-parallel-tanh-gelu",
-        "neox-sequential-tied-sharded",
-        "llama-grouped-biases-pickled",
-        "llama-tied-f16-pickled-sharded",
-    ] {
-        let folder = in_repository("tests/fixtures/hugging_face").join(name);
-        let model = HuggingFaceModel::open(&folder).unwrap();
+    for folder in &hugging_face_models() {
+        let name = folder.file_name().unwrap().to_string_lossy();
+        let model = HuggingFaceModel::open(folder).unwrap();
+        assert_eq!(model.notes(), Vec::<String>::new(), "{name}");
         let expected = json!({ "passages": json(&folder.join("expected.json")) });
         let passages = passages(&pairs(&expected), 32);
         let evaluation = evaluate(&model, &[Variant::baseline()], passages, &options(), &Quiet).unwrap();

@@ -484,7 +484,7 @@ fn classes_of_transformers_with_the_tensors_of_llama_are_read() {
         assert_eq!(mistral.architecture().attention, [AttentionKind::Flash, AttentionKind::Flash]);
         assert!(mistral.read_stage(StageId::Layer(0)).is_ok());
     }
-    for class in ["Qwen2ForCausalLM", "MixtralForCausalLM", "GemmaForCausalLM"] {
+    for class in ["Qwen2MoeForCausalLM", "MixtralForCausalLM", "GemmaForCausalLM"] {
         let error = open(json!({ "architectures": [class] })).unwrap_err();
         assert!(error.contains(class), "{error}");
     }

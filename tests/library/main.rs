@@ -14,6 +14,7 @@ mod export_hf;
 mod export_roundtrip;
 mod fold_properties;
 mod hugging_face_ranks;
+mod hugging_face_settings;
 mod report_browser;
 mod report_page;
 mod report_snapshots;

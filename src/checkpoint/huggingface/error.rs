@@ -6,13 +6,16 @@ use crate::config::{ConfigError, Unsupported};
 use crate::files;
 use crate::tensor::{DType, TensorError};
 
+const KNOWN_CLASSES: &str =
+    "GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, GPT2LMHeadModel";
+
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages name the fields")]
 pub enum HuggingFaceError {
     #[error("{path}: {message}", path = path.display())]
     Config { path: PathBuf, message: String },
-    #[error("{path}: expected GPTNeoXForCausalLM, LlamaForCausalLM or MistralForCausalLM, found {found}", path = path.display())]
+    #[error("{path}: expected one of {KNOWN_CLASSES}, found {found}", path = path.display())]
     Class { path: PathBuf, found: String },
     #[error(transparent)]
     Value(#[from] ConfigError),
@@ -80,4 +83,17 @@ impl HuggingFaceError {
         };
         Some(text.to_owned())
     }
+}
+
+pub(super) fn refuse(setting: impl Into<String>, reason: &str) -> Unsupported {
+    Unsupported::new(setting, reason, "evaluate it with transformers and lm-evaluation-harness")
+}
+
+/// A key by which another class, or another program, computes something else.
+pub(super) fn refuse_unread(class: &str, key: &str, value: &str, off: &str) -> Unsupported {
+    Unsupported::new(
+        format!("{key}: {value}"),
+        &format!("{class} is evaluated without it, and with it the model would be another{off}"),
+        "remove the key from config.json if the model was trained without it",
+    )
 }

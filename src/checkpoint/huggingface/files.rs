@@ -9,8 +9,9 @@ use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde::Deserialize;
 
 use super::error::HuggingFaceError;
+use super::names::GPT2_PREFIX;
 use crate::checkpoint::error::CheckpointError;
-use crate::checkpoint::torch_file::{TensorForm, TorchFile};
+use crate::checkpoint::torch_file::{TensorForm, TorchFile, is_model_name};
 use crate::checkpoint::unchanged;
 use crate::files::{self, FileStat};
 use crate::hub::WEIGHT_FILES;
@@ -52,9 +53,15 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Whether a folder holds weights under one of transformers' names.
-pub(super) fn has_weights(folder: &Path) -> bool {
-    WEIGHT_FILES.iter().any(|(single, index)| folder.join(single).is_file() || folder.join(index).is_file())
+/// Whether a folder holds a configuration or weights under one of transformers' names.
+pub(in crate::checkpoint) fn is_hugging_face(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    has("config.json") || WEIGHT_FILES.iter().any(|(single, index)| has(single) || has(index))
+}
+
+/// Whether the weights of a folder have the names of gpt-neox's modules: the output of `zero_to_fp32.py`.
+pub(in crate::checkpoint) fn holds_model_of_neox(folder: &Path) -> bool {
+    WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
 }
 
 impl WeightFiles {
@@ -109,6 +116,14 @@ impl WeightFiles {
 
     pub(super) fn form(&self, name: &str) -> Option<&TensorForm> {
         self.places.get(name).map(|place| &place.form)
+    }
+
+    /// The name under which a tensor is there: GPT-2's may lack what they begin with.
+    pub(super) fn spelled(&self, name: String) -> String {
+        match name.strip_prefix(GPT2_PREFIX) {
+            Some(bare) if !self.places.contains_key(&name) && self.places.contains_key(bare) => bare.to_owned(),
+            _ => name,
+        }
     }
 
     /// The file that holds a tensor; the first file for one that is nowhere.

@@ -1,10 +1,17 @@
-//! Models as transformers writes them: `GPTNeoXForCausalLM`, `LlamaForCausalLM` and classes with its tensors and function.
-//! `config.json` becomes gpt-neox settings and its tensors the roles of the partition table, so that everything above sees a model with one rank.
+//! Models as transformers writes them: `GPTNeoXForCausalLM`, `LlamaForCausalLM` and classes like it, `GPT2LMHeadModel`.
+//! `config.json` becomes gpt-neox settings (`settings`) and what is `beyond` them, its tensors the roles of the partition
+//! table (`names`), so that everything above sees a model with one rank.
 
+mod beyond;
 mod config;
 mod error;
-mod files;
+pub(super) mod files;
+mod keys;
 mod names;
+mod raw;
+mod rotary_keys;
+mod settings;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +23,7 @@ use super::error::CheckpointError;
 use super::inventory::ParamEntry;
 use super::rotary_table::difference;
 use super::source::{ModelSource, StageReader};
-use super::torch_file::{Reading, TensorForm, is_model_name};
+use super::torch_file::{Reading, TensorForm};
 use crate::config::{Architecture, Head, Observed, Positions, QuirkOptions};
 use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind};
 use crate::tensor::{DType, HostTensor};
@@ -31,6 +38,7 @@ pub struct HuggingFaceModel {
     architecture: Architecture,
     files: WeightFiles,
     weights: Vec<Weight>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -44,10 +52,6 @@ struct Weight {
     tied: bool,
 }
 
-pub(super) fn is_hugging_face(folder: &Path) -> bool {
-    folder.join("config.json").is_file() || files::has_weights(folder)
-}
-
 impl HuggingFaceModel {
     /// Opens a directory with `config.json` and weights, in one file or in several with an index.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
@@ -55,8 +59,9 @@ impl HuggingFaceModel {
         let files = WeightFiles::open(folder)?;
         let (architecture, weights) = examine(&folder.join("config.json"), &config, &files)?;
         check_tables(&architecture, &files)?;
-        let (folder, class) = (folder.to_owned(), config.class);
-        Ok(Self { folder, class, architecture, files, weights })
+        config.notes.iter().for_each(|note| tracing::warn!("{note}"));
+        let (folder, class, notes) = (folder.to_owned(), config.class, config.notes);
+        Ok(Self { folder, class, architecture, files, weights, notes })
     }
 
     /// Checks a directory that is to be written: its `config.json`, to be named `path`, and the forms of its tensors.
@@ -71,11 +76,6 @@ impl HuggingFaceModel {
     /// All tensors of the files: name and form.
     pub fn tensors(&self) -> BTreeMap<String, TensorForm> {
         self.files.forms().map(|(name, form)| (name.clone(), form.clone())).collect()
-    }
-
-    /// Whether the weights of a folder have the names of gpt-neox's modules: the output of `zero_to_fp32.py`.
-    pub(super) fn holds_model_of_neox(folder: &Path) -> bool {
-        WeightFiles::open(folder).is_ok_and(|files| files.forms().any(|(name, _)| is_model_name(name)))
     }
 
     pub fn class(&self) -> &'static str {
@@ -99,7 +99,7 @@ impl HuggingFaceModel {
             }
         };
         let tensors = weight.tensors.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        names::join(&self.architecture, weight.role, &tensors).map_err(|source| {
+        names::join(self.class, &self.architecture, weight.role, &tensors).map_err(|source| {
             let (path, name) = (self.folder.clone(), weight.entry.name.clone());
             HuggingFaceError::Tensor { path, name, source }.into()
         })
@@ -147,9 +147,9 @@ fn examine(
     config: &ModelConfig,
     files: &WeightFiles,
 ) -> Result<(Architecture, Vec<Weight>), HuggingFaceError> {
-    let &ModelConfig { class, ref settings, mlp_inner_size, vocab_size, .. } = config;
+    let &ModelConfig { class, ref settings, beyond, mlp_inner_size, vocab_size, .. } = config;
     let embedding = class.pattern(StageId::Embedding, Role::WordEmbedding);
-    let precision = embedding.and_then(|name| files.form(&name)).map(TensorForm::precision);
+    let precision = embedding.and_then(|name| files.form(&files.spelled(name))).map(TensorForm::precision);
     let observed = Observed {
         tp_size: 1,
         mlp_inner_size: Some(mlp_inner_size),
@@ -157,8 +157,9 @@ fn examine(
         precision,
         ..Observed::default()
     };
-    let (architecture, _) = Architecture::resolve_with(settings, &observed, &QuirkOptions::default())
+    let (mut architecture, _) = Architecture::resolve_with(settings, &observed, &QuirkOptions::default())
         .map_err(|source| HuggingFaceError::Unsupported { path: path.to_owned(), source })?;
+    beyond.apply(&mut architecture);
     let weights = account(class, &architecture, files)?;
     Ok((architecture, weights))
 }
@@ -172,7 +173,8 @@ fn account(
 ) -> Result<Vec<Weight>, HuggingFaceError> {
     let mut found = Vec::new();
     for mut weight in weights(class, architecture) {
-        weight.entry.dtype = weight.check(architecture, files)?;
+        weight.tensors = weight.tensors.into_iter().map(|name| files.spelled(name)).collect();
+        weight.entry.dtype = weight.check(class, architecture, files)?;
         found.push(weight);
     }
     let known: BTreeSet<_> = found.iter().flat_map(|weight| &weight.tensors).map(String::as_str).collect();
@@ -180,7 +182,7 @@ fn account(
     let head = class.pattern(StageId::Output, Role::HeadWeight).unwrap_or_default();
     let tied = architecture.head == Head::Tied;
     for (name, form) in files.forms() {
-        let passed_over = names::is_ignored(name) || (tied && *name == head);
+        let passed_over = class.ignores(name) || (tied && *name == head);
         if !known.contains(name.as_str()) && !passed_over {
             let (path, name, found) = (files.path(name), name.clone(), form.shape.clone());
             return Err(HuggingFaceError::Unexpected { path, name, found });
@@ -191,6 +193,7 @@ fn account(
 
 /// Tables that older versions of transformers saved, and loaded over their own, must be those of `config.json`.
 fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), CheckpointError> {
+    // Frequencies that are scaled have never been saved: older versions scaled the positions.
     let Positions::Rotary { dims, base, .. } = architecture.positions else { return Ok(()) };
     let tables = files.forms().filter(|(name, _)| name.ends_with("rotary_emb.inv_freq"));
     for (name, _) in tables.filter(|(_, form)| form.dtype.is_float()) {
@@ -207,8 +210,13 @@ fn check_tables(architecture: &Architecture, files: &WeightFiles) -> Result<(), 
 
 impl Weight {
     /// Its tensors are there, of the shapes that the architecture asks for, of one floating-point type, which is returned.
-    fn check(&self, architecture: &Architecture, files: &WeightFiles) -> Result<DType, HuggingFaceError> {
-        let shapes = names::shapes(architecture, self.role, &self.entry.rank_shape, self.tensors.len());
+    fn check(
+        &self,
+        class: HuggingFaceClass,
+        architecture: &Architecture,
+        files: &WeightFiles,
+    ) -> Result<DType, HuggingFaceError> {
+        let shapes = names::shapes(class, architecture, self.role, &self.entry.rank_shape, self.tensors.len());
         let mut dtype = None;
         for (name, expected) in self.tensors.iter().zip(shapes) {
             let path = || files.path(name);
@@ -293,6 +301,10 @@ impl ModelSource for HuggingFaceModel {
 
     fn vocabulary_multiple(&self) -> Option<usize> {
         None
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn stage_files(&self, id: StageId) -> Vec<PathBuf> {

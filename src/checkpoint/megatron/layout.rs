@@ -46,8 +46,8 @@ impl RankName {
     }
 
     fn folder(&self) -> String {
-        let others: String = self.others.iter().map(|other| format!("_{other:03}")).collect();
-        format!("mp_rank_{:02}{others}", self.tensor)
+        let first = format!("mp_rank_{:02}", self.tensor);
+        self.others.iter().fold(first, |name, other| format!("{name}_{other:03}"))
     }
 }
 

@@ -36,7 +36,7 @@ use self::settings::Settings;
 use self::stages::{Chunk, Stage};
 use self::tokenizer::Tokenizer;
 use super::error::CheckpointError;
-use super::torch_file::TorchFile;
+use super::torch_file::{TensorForm, TorchFile};
 use crate::config::{Architecture, Head, Positions, Precision};
 use crate::partition::{Role, StageId};
 
@@ -106,7 +106,9 @@ impl MegatronCheckpoint {
                  without: each rank uses its own everywhere"
             ));
         }
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
         Ok(Self {
             folder,
             architecture,
@@ -188,7 +190,7 @@ fn shown(
     }
     let second = chunks.iter().find_map(|chunk| stages::find(Some(chunk), Place::Layer(0), Role::MlpOutputWeight));
     let mlp_size = whole(second.and_then(|tensor| tensor.form.shape.get(1))).unwrap_or(0);
-    let precision = words.map_or(Precision::Fp32, |form| form.precision());
+    let precision = words.map_or(Precision::Fp32, TensorForm::precision);
     Ok(Shown { tensor_ranks, precision, padded_vocab_size, mlp_size, head })
 }
 

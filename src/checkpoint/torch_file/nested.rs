@@ -43,18 +43,15 @@ pub(super) fn read(
 ) -> Result<Contents, CheckpointError> {
     let refused = |reason: &str| CheckpointError::Archive { path: path.to_owned(), reason: reason.to_owned() };
     let wanted = Wanted { path, holds_tensors, holds_values };
-    let found = match entries.read_pickle(path) {
-        Some((_, pickle, folder)) => {
-            let (machine, root) =
-                Machine::run_one(&pickle).ok_or_else(|| refused("its pickle cannot be followed to its end"))?;
-            wanted.contents(&machine, &root, |storage| entries.get(&format!("{folder}{storage}")))
-        }
-        None => {
-            let mut head = Vec::new();
-            files::open(path)?.take(MAX_PICKLE_BYTES).read_to_end(&mut head)?;
-            let (machine, root, storages) = stream(path, &head, identity.bytes()).map_err(refused)?;
-            wanted.contents(&machine, &root, |storage| storages.get(storage).copied())
-        }
+    let found = if let Some((_, pickle, folder)) = entries.read_pickle(path) {
+        let (machine, root) =
+            Machine::run_one(&pickle).ok_or_else(|| refused("its pickle cannot be followed to its end"))?;
+        wanted.contents(&machine, &root, |storage| entries.get(&format!("{folder}{storage}")))
+    } else {
+        let mut head = Vec::new();
+        files::open(path)?.take(MAX_PICKLE_BYTES).read_to_end(&mut head)?;
+        let (machine, root, storages) = stream(path, &head, identity.bytes()).map_err(refused)?;
+        wanted.contents(&machine, &root, |storage| storages.get(storage).copied())
     };
     found.map_err(refused)
 }

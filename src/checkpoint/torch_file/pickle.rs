@@ -283,13 +283,13 @@ impl<'a> Machine<'a> {
                 let first = u64::try_from(*first).ok();
                 Value::Arguments(first.and_then(|first| place(*dtype, name, first, sizes, strides)).map(Rc::new))
             }
-            _ => match items.iter().map(size).collect::<Option<_>>() {
-                Some(sizes) => Value::Sizes(sizes),
-                None => {
+            _ => {
+                let Some(sizes) = items.iter().map(size).collect::<Option<_>>() else {
                     self.new_list(items);
                     return Some(());
-                }
-            },
+                };
+                Value::Sizes(sizes)
+            }
         };
         self.stack.push(value);
         Some(())

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::model::HfModel;
 use crate::checkpoint::HuggingFaceClass;
-use crate::config::{Architecture, Head, Residual, share_of};
+use crate::config::{Architecture, Head, Residual, RotaryScaling, share_of};
 use crate::export::tokenizer_files::TokenizerFiles;
 use crate::tensor::DType;
 
@@ -59,7 +59,6 @@ pub(super) fn texts(settings: &Settings<'_>) -> Vec<(PathBuf, String)> {
 
 fn config(settings: &Settings<'_>) -> Map<String, Value> {
     let Settings { architecture, model, .. } = settings;
-    let (rotary_dims, rotary_base) = model.rotary;
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
     set("architectures", json!([model.class.name()]));
@@ -67,34 +66,61 @@ fn config(settings: &Settings<'_>) -> Map<String, Value> {
     match model.class {
         HuggingFaceClass::GptNeox => {
             set("use_parallel_residual", json!(architecture.residual != Residual::Sequential));
-            set("rotary_pct", json!(share_of(rotary_dims, architecture.head_size)));
-            set("rotary_emb_base", json!(rotary_base));
             set("layer_norm_eps", json!(model.epsilon));
             set("attention_bias", json!(architecture.qkv_bias));
             set("attention_dropout", json!(0.0));
             set("hidden_dropout", json!(0.0));
         }
-        HuggingFaceClass::Llama | HuggingFaceClass::Mistral => {
+        HuggingFaceClass::Gpt2 => {
+            set("layer_norm_epsilon", json!(model.epsilon));
+            for dropout in ["attn_pdrop", "embd_pdrop", "resid_pdrop"] {
+                set(dropout, json!(0.0));
+            }
+        }
+        _ => {
             set("num_key_value_heads", json!(architecture.kv_head_count));
             set("head_dim", json!(architecture.head_size));
-            set("rope_theta", json!(rotary_base));
             set("rms_norm_eps", json!(model.epsilon));
             set("attention_dropout", json!(0.0));
         }
     }
-    if model.class == HuggingFaceClass::Llama {
+    if matches!(model.class, HuggingFaceClass::Llama | HuggingFaceClass::Qwen3) {
         set("attention_bias", json!(architecture.qkv_bias));
+    }
+    if model.class == HuggingFaceClass::Llama {
         set("mlp_bias", json!(architecture.mlp_bias));
     }
     if model.class == HuggingFaceClass::Mistral {
         set("sliding_window", json!(model.window));
     }
-    set("hidden_act", json!(model.hidden_act));
-    set("hidden_size", json!(architecture.hidden_size));
-    set("intermediate_size", json!(architecture.mlp_inner_size));
-    set("num_hidden_layers", json!(architecture.layer_count));
-    set("num_attention_heads", json!(architecture.head_count));
-    set("max_position_embeddings", json!(architecture.max_position_embeddings));
+    if matches!(model.class, HuggingFaceClass::Qwen2 | HuggingFaceClass::Qwen3) {
+        set("use_sliding_window", json!(model.window.is_some()));
+        set("sliding_window", json!(model.window));
+        // The first layer that has the window.
+        set("max_window_layers", json!(if model.window.is_some() { 0 } else { architecture.layer_count }));
+    }
+    if let Some(rotary) = model.rotary {
+        let base = if model.class == HuggingFaceClass::GptNeox { "rotary_emb_base" } else { "rope_theta" };
+        set(base, json!(rotary.base));
+        if model.class == HuggingFaceClass::GptNeox {
+            set("rotary_pct", json!(share_of(rotary.dims, architecture.head_size)));
+        }
+        if let Some(scaling) = rotary.scaling {
+            set("rope_scaling", rope_scaling(scaling));
+        }
+    }
+    let sizes = [
+        ("hidden_size", "n_embd", architecture.hidden_size),
+        ("intermediate_size", "n_inner", architecture.mlp_inner_size),
+        ("num_hidden_layers", "n_layer", architecture.layer_count),
+        ("num_attention_heads", "n_head", architecture.head_count),
+        ("max_position_embeddings", "n_positions", architecture.max_position_embeddings),
+    ];
+    let is_gpt2 = model.class == HuggingFaceClass::Gpt2;
+    for (key, of_gpt2, size) in sizes {
+        set(if is_gpt2 { of_gpt2 } else { key }, json!(size));
+    }
+    set(if is_gpt2 { "activation_function" } else { "hidden_act" }, json!(model.hidden_act));
     set("vocab_size", json!(settings.vocab_size));
     set("tie_word_embeddings", json!(architecture.head == Head::Tied && !settings.unties_head));
     set("initializer_range", json!(0.02));
@@ -107,6 +133,20 @@ fn config(settings: &Settings<'_>) -> Map<String, Value> {
     };
     set("torch_dtype", json!(dtype));
     config
+}
+
+/// The key that transformers 4 and 5 both read. Until 4.43 `linear` was given by `type`, and by nothing beside the factor.
+fn rope_scaling(scaling: RotaryScaling) -> Value {
+    match scaling {
+        RotaryScaling::Linear { factor } => json!({ "type": "linear", "factor": factor }),
+        RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_positions,
+        }),
+    }
 }
 
 pub(super) fn pretty(value: &Value) -> String {

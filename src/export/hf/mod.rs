@@ -1,6 +1,7 @@
-//! Directories that Hugging Face's transformers loads: `GPTNeoXForCausalLM` for models with LayerNorm,
-//! `LlamaForCausalLM` for those with an RMS norm and a gated MLP, `MistralForCausalLM` where their attention has a
-//! window. `model` chooses, or explains why none can be this model; `tensors` maps parameters to tensors; `config` writes
+//! Directories that Hugging Face's transformers loads: `GPTNeoXForCausalLM` for models with LayerNorm, `GPT2LMHeadModel`
+//! where their positions are learned; `LlamaForCausalLM` for those with an RMS norm and a gated MLP,
+//! `MistralForCausalLM` where their attention has a window, `Qwen2ForCausalLM` where only queries, keys and values have
+//! biases, `Qwen3ForCausalLM` where queries and keys are normalised. `model` chooses, or explains why none can be this model; `tensors` maps parameters to tensors; `config` writes
 //! the JSON.
 
 mod config;
@@ -8,6 +9,7 @@ mod model;
 mod tensors;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -132,6 +134,7 @@ impl Target for HfTarget<'_> {
             let spans = match &take {
                 Take::All => value.all(),
                 Take::Rows(ranges) => value.ranges(0, ranges),
+                Take::Transposed(ranges) => transposed(value, ranges.as_deref()),
                 Take::Fill(number, shape) => {
                     fill(*number, shape, value.dtype()).map(|tensor| vec![ByteSpan::whole(tensor)])
                 }
@@ -142,6 +145,13 @@ impl Target for HfTarget<'_> {
         };
         map.tensors(param).into_iter().map(output).collect()
     }
+}
+
+fn transposed(value: &ShardedTensor, rows: Option<&[Range<usize>]>) -> Result<Vec<ByteSpan>, TensorError> {
+    let spans = rows.map_or_else(|| value.all(), |rows| value.ranges(0, rows))?;
+    let bytes = spans.iter().map(ByteSpan::bytes).collect::<Vec<_>>().concat();
+    let tensor = HostTensor::new(value.dtype(), value.shape().to_vec(), bytes)?;
+    Ok(vec![ByteSpan::whole(tensor.transposed()?)])
 }
 
 fn fill(number: f64, shape: &[usize], dtype: DType) -> Result<HostTensor, TensorError> {

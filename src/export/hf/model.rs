@@ -1,8 +1,9 @@
-//! Which of transformers' models computes what a gpt-neox model computes, and why none does where none does.
+//! Which of transformers' models computes what a model computes, and why none does where none does.
 
 use crate::checkpoint::HuggingFaceClass;
 use crate::config::{
-    Activation, Architecture, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm, Positions, Residual,
+    Activation, Architecture, EpsilonPlacement, Head, MlpInput, MlpMatrices, Multipliers, Norm, Positions,
+    QueryKeyNorm, Residual, RotaryScaling,
 };
 use crate::export::ExportError;
 
@@ -16,11 +17,20 @@ pub(super) struct HfModel {
     pub class: HuggingFaceClass,
     /// Name of the MLP's non-linearity (`transformers/activations.py`).
     pub hidden_act: &'static str,
-    /// Rotated elements of each head, and the base of their frequencies.
-    pub rotary: (usize, f64),
+    /// None in GPT-2.
+    pub rotary: Option<Rotary>,
     pub epsilon: f64,
     /// The last tokens that attention sees, each token itself among them, where it does not see all.
     pub window: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rotary {
+    /// Rotated elements of each head.
+    pub dims: usize,
+    /// Of their frequencies.
+    pub base: f64,
+    pub scaling: Option<RotaryScaling>,
 }
 
 /// Why a class cannot express the model, and the alternative.
@@ -37,24 +47,18 @@ impl HfModel {
     /// [`ExportError::Inexpressible`], with the reason.
     pub(super) fn of(architecture: &Architecture, allow_inexact: bool) -> Result<Self, ExportError> {
         let window = window(architecture);
-        let class = match window {
-            _ if !architecture.norm.is_rms() => HuggingFaceClass::GptNeox,
-            None => HuggingFaceClass::Llama,
-            Some(_) => HuggingFaceClass::Mistral,
-        };
+        let class = class(architecture, window.is_some());
         let refuse = |(reason, instead): Refusal| ExportError::Inexpressible {
             format: class.name(),
             reason,
             instead: instead.to_owned(),
         };
-        let rotary = rotary(architecture).map_err(refuse)?;
+        let rotary = positions(class, architecture).map_err(refuse)?;
         common(architecture).map_err(refuse)?;
         match class {
             HuggingFaceClass::GptNeox => gpt_neox(architecture).map_err(refuse)?,
-            HuggingFaceClass::Llama => llama(architecture, rotary.0).map_err(refuse)?,
-            HuggingFaceClass::Mistral => {
-                llama(architecture, rotary.0).and_then(|()| mistral(architecture)).map_err(refuse)?;
-            }
+            HuggingFaceClass::Gpt2 => gpt_neox(architecture).and_then(|()| gpt2(architecture)).map_err(refuse)?,
+            _ => like_llama(class, architecture, window.is_some()).map_err(refuse)?,
         }
         if !allow_inexact {
             nearly(architecture).map_err(refuse)?;
@@ -64,14 +68,32 @@ impl HfModel {
     }
 }
 
+/// The class that has most of the model; it may lack something all the same.
+fn class(architecture: &Architecture, windowed: bool) -> HuggingFaceClass {
+    if !architecture.norm.is_rms() {
+        let learned = matches!(architecture.positions, Positions::Learned { .. });
+        return if learned { HuggingFaceClass::Gpt2 } else { HuggingFaceClass::GptNeox };
+    }
+    match (architecture.query_key_norm, architecture.qkv_bias) {
+        (Some(QueryKeyNorm::PerHead), _) => HuggingFaceClass::Qwen3,
+        (_, true) if !architecture.attention_output_bias && !architecture.mlp_bias => HuggingFaceClass::Qwen2,
+        _ if windowed => HuggingFaceClass::Mistral,
+        _ => HuggingFaceClass::Llama,
+    }
+}
+
 fn refused(reason: &str) -> Result<(), Refusal> {
     Err((reason.to_owned(), NEOX_INSTEAD))
 }
 
-fn rotary(architecture: &Architecture) -> Result<(usize, f64), Refusal> {
+fn positions(class: HuggingFaceClass, architecture: &Architecture) -> Result<Option<Rotary>, Refusal> {
     let positions = match architecture.positions {
-        Positions::Rotary { scaling: Some(_), .. } => "scaled frequencies",
-        Positions::Rotary { dims, base, .. } if dims > 0 => return Ok((dims, base)),
+        Positions::Rotary { dims, base, scaling } if dims > 0 => return Ok(Some(Rotary { dims, base, scaling })),
+        Positions::Learned { offset: 0 } if class == HuggingFaceClass::Gpt2 => return Ok(None),
+        Positions::Learned { .. } if class == HuggingFaceClass::Gpt2 => {
+            let reason = "its learned positions begin with the first row (opt_pos_emb_offset)";
+            return Err((reason.to_owned(), NEOX_INSTEAD));
+        }
         Positions::Rotary { .. } | Positions::Absent => "no positions",
         Positions::Learned { .. } => "learned positions (pos_emb: learned)",
         Positions::Sinusoidal => "sinusoidal positions (pos_emb: sinusoidal)",
@@ -81,7 +103,7 @@ fn rotary(architecture: &Architecture) -> Result<(usize, f64), Refusal> {
     Err((format!("its positions are rotary embeddings, and this model has {positions}"), NEOX_INSTEAD))
 }
 
-/// Refuses settings that neither class has.
+/// Refuses settings that no class has.
 fn common(architecture: &Architecture) -> Result<(), Refusal> {
     if architecture.head == Head::Reward {
         return refused("it ends in the probabilities of tokens, and this model in a score (train_impl: rm)");
@@ -89,16 +111,22 @@ fn common(architecture: &Architecture) -> Result<(), Refusal> {
     if architecture.soft_prompt_length > 0 {
         return refused("it has no trained prompt before every input (soft_prompt_tuning)");
     }
-    if architecture.query_key_norm.is_some() {
-        return refused(
-            "it normalises no queries and keys (use_qk_layernorm), least of all over the heads of one rank",
-        );
+    match architecture.query_key_norm {
+        None => {}
+        Some(QueryKeyNorm::OverHeads) => {
+            return refused(
+                "it normalises no queries and keys (use_qk_layernorm), least of all over the heads of one rank",
+            );
+        }
+        Some(QueryKeyNorm::PerHead) if architecture.norm.is_rms() => {}
+        Some(QueryKeyNorm::PerHead) => {
+            return refused(
+                "it normalises no queries and keys, and Qwen3ForCausalLM, which does, has RMS norms (qk_layernorm)",
+            );
+        }
     }
-    if architecture.qkv_bias != architecture.attention_output_bias {
-        return refused("all linear layers of its attention have biases, or none");
-    }
-    if architecture.query_size() != architecture.hidden_size {
-        return refused("its heads have hidden_size / num_attention_heads elements each");
+    if architecture.attention_output_bias && !architecture.qkv_bias {
+        return refused("where the output of its attention has a bias, queries, keys and values have biases too");
     }
     if architecture.norm == Norm::ScaleNorm {
         return refused("it has no norm with a single gain (norm: scalenorm)");
@@ -134,10 +162,21 @@ fn gpt_neox(architecture: &Architecture) -> Result<(), Refusal> {
     if architecture.kv_head_count != architecture.head_count {
         return refused("it has as many key heads as query heads (num_kv_heads)");
     }
+    if architecture.query_size() != architecture.hidden_size {
+        return refused("its heads have hidden_size / num_attention_heads elements each");
+    }
     Ok(())
 }
 
-fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal> {
+/// Refuses what GPT-NeoX has and GPT-2 has not.
+fn gpt2(architecture: &Architecture) -> Result<(), Refusal> {
+    if architecture.residual != Residual::Sequential {
+        return refused("it adds attention and MLP one after the other (gpt_j_residual)");
+    }
+    Ok(())
+}
+
+fn like_llama(class: HuggingFaceClass, architecture: &Architecture, windowed: bool) -> Result<(), Refusal> {
     if architecture.residual != Residual::Sequential {
         return refused(
             "it adds attention and MLP one after the other (gpt_j_residual), and GPTNeoXForCausalLM has no RMS norm",
@@ -147,18 +186,16 @@ fn llama(architecture: &Architecture, rotary_dims: usize) -> Result<(), Refusal>
         let reason = format!("its MLP is gated, and this model's is not (activation: {})", architecture.activation);
         return Err((reason, NEOX_INSTEAD));
     }
-    if rotary_dims != architecture.head_size {
+    if !matches!(architecture.positions, Positions::Rotary { dims, .. } if dims == architecture.head_size) {
         return refused("it turns all of each head (rotary_pct)");
     }
-    Ok(())
-}
-
-/// Refuses what Llama has and Mistral has not.
-fn mistral(architecture: &Architecture) -> Result<(), Refusal> {
-    if architecture.qkv_bias || architecture.mlp_bias {
+    if class != HuggingFaceClass::Llama && architecture.mlp_bias {
         return refused("its linear layers have no biases (use_bias_in_attn_linear, use_bias_in_mlp)");
     }
-    if !(0..architecture.layer_count).all(|layer| architecture.is_flash(layer)) {
+    if class == HuggingFaceClass::Mistral && architecture.qkv_bias {
+        return refused("its linear layers have no biases (use_bias_in_attn_linear, use_bias_in_mlp)");
+    }
+    if windowed && !(0..architecture.layer_count).all(|layer| architecture.is_flash(layer)) {
         return refused("all its layers have the window, here those of flash attention alone (attention_config)");
     }
     Ok(())
@@ -192,6 +229,10 @@ fn epsilon(architecture: &Architecture) -> f64 {
 
 fn hidden_act(architecture: &Architecture) -> Result<&'static str, Refusal> {
     Ok(match architecture.activation {
+        // The name that GPT-2's own configurations have.
+        Activation::Gelu if architecture.tanh_gelu && matches!(architecture.positions, Positions::Learned { .. }) => {
+            "gelu_new"
+        }
         // The tanh form as gpt-neox writes it; GPT-NeoX-20B's published configuration names it so too.
         Activation::Gelu | Activation::GeGlu if architecture.tanh_gelu => "gelu_fast",
         Activation::Gelu | Activation::GeGlu => "gelu",

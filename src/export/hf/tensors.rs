@@ -15,6 +15,8 @@ pub(super) enum Take {
     All,
     /// These of its rows, one behind another.
     Rows(Vec<Range<usize>>),
+    /// These of its rows, all where there are none, with rows and columns exchanged.
+    Transposed(Option<Vec<Range<usize>>>),
     /// A constant tensor, which the class has and the model lacks.
     Fill(f64, Vec<usize>),
 }
@@ -28,6 +30,7 @@ impl Take {
                 let rows = ranges.iter().map(Range::len).sum();
                 std::iter::once(rows).chain(shape.iter().skip(1).copied()).collect()
             }
+            Self::Transposed(_) => shape.iter().rev().copied().collect(),
             Self::Fill(_, shape) => shape.clone(),
         }
     }
@@ -56,15 +59,19 @@ impl TensorMap<'_> {
     fn own(&self, role: Role) -> Vec<Take> {
         let Architecture { hidden_size: hidden, mlp_inner_size: inner, .. } = *self.architecture;
         let rows = |range: Range<usize>| Take::Rows(std::iter::once(range).collect());
+        let is_qkv = matches!(role, Role::QkvWeight | Role::QkvBias);
         match (self.model.class, role) {
-            (HuggingFaceClass::Llama | HuggingFaceClass::Mistral, Role::QkvWeight | Role::QkvBias) => {
-                qkv_rows(self.architecture).map(Take::Rows).into()
-            }
+            (class, _) if class.is_like_llama() && is_qkv => qkv_rows(self.architecture).map(Take::Rows).into(),
             // Named up before gate.
-            (HuggingFaceClass::Llama | HuggingFaceClass::Mistral, Role::MlpInputWeight | Role::MlpInputBias) => {
+            (class, Role::MlpInputWeight | Role::MlpInputBias) if class.is_like_llama() => {
                 let (first, second) = (rows(0..inner), rows(inner..2 * inner));
                 if gate_comes_first(self.architecture) { vec![second, first] } else { vec![first, second] }
             }
+            (HuggingFaceClass::Gpt2, _) if is_qkv => {
+                let parts = qkv_rows(self.architecture).concat();
+                vec![if role == Role::QkvWeight { Take::Transposed(Some(parts)) } else { Take::Rows(parts) }]
+            }
+            (class, role) if class.stores_transposed(role) => vec![Take::Transposed(None)],
             // A lost attention branch adds nothing.
             (HuggingFaceClass::GptNeox, Role::AttentionOutputWeight) if self.architecture.attention_dropped => {
                 vec![Take::Fill(0.0, vec![hidden, hidden])]
@@ -79,27 +86,41 @@ impl TensorMap<'_> {
     /// Tensors that the class has and the model lacks, each written with a parameter that every such model has. A stage is
     /// given where it is not the parameter's.
     fn beside(&self, role: Role) -> Vec<(Option<StageId>, Role, Take)> {
-        let Architecture { hidden_size: hidden, mlp_inner_size: inner, ref norm, .. } = *self.architecture;
-        if self.model.class != HuggingFaceClass::GptNeox {
-            return Vec::new();
-        }
+        let architecture = self.architecture;
+        let Architecture { hidden_size: hidden, mlp_inner_size: inner, ref norm, .. } = *architecture;
         let fill = |number, width| Take::Fill(number, vec![width]);
         // Norms have gain and bias: one and zero where the model's have none.
         let plain_norm = |stage, gain, bias| [(stage, gain, fill(1.0, hidden)), (stage, bias, fill(0.0, hidden))];
+        let (class, no_norm) = (self.model.class, !self.model.class.is_like_llama() && !norm.has_gain());
+        // A class with biases of queries, keys and values, Qwen2 aside, has one of the attention's output.
+        let no_output_bias = !architecture.attention_output_bias
+            && (architecture.qkv_bias || class == HuggingFaceClass::Gpt2)
+            && class != HuggingFaceClass::Qwen2;
         match role {
-            Role::WordEmbedding if !norm.has_gain() => {
+            Role::WordEmbedding if no_norm => {
                 plain_norm(Some(StageId::Output), Role::FinalNormGain, Role::FinalNormBias).into()
             }
-            Role::QkvWeight if !norm.has_gain() => {
-                let input = plain_norm(None, Role::InputNormGain, Role::InputNormBias);
-                input.into_iter().chain(plain_norm(None, Role::MlpNormGain, Role::MlpNormBias)).collect()
+            Role::QkvWeight => {
+                let mut beside = Vec::new();
+                if no_norm {
+                    beside.extend(plain_norm(None, Role::InputNormGain, Role::InputNormBias));
+                    beside.extend(plain_norm(None, Role::MlpNormGain, Role::MlpNormBias));
+                }
+                if class == HuggingFaceClass::Gpt2 && !architecture.qkv_bias {
+                    beside.push((None, Role::QkvBias, fill(0.0, architecture.qkv_size())));
+                }
+                beside
             }
+            Role::AttentionOutputWeight if no_output_bias => {
+                vec![(None, Role::AttentionOutputBias, fill(0.0, hidden))]
+            }
+            _ if class.is_like_llama() => Vec::new(),
             // The MLP reads a norm of its own.
             Role::InputNormGain if self.shares_norm() => vec![(None, Role::MlpNormGain, Take::All)],
             Role::InputNormBias if self.shares_norm() => vec![(None, Role::MlpNormBias, Take::All)],
             // The MLP has biases.
-            Role::MlpInputWeight if !self.architecture.mlp_bias => vec![(None, Role::MlpInputBias, fill(0.0, inner))],
-            Role::MlpOutputWeight if !self.architecture.mlp_bias => {
+            Role::MlpInputWeight if !architecture.mlp_bias => vec![(None, Role::MlpInputBias, fill(0.0, inner))],
+            Role::MlpOutputWeight if !architecture.mlp_bias => {
                 vec![(None, Role::MlpOutputBias, fill(0.0, hidden))]
             }
             _ => Vec::new(),

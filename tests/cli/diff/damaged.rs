@@ -124,7 +124,7 @@ fn configurations_that_cannot_be_evaluated_are_refused() {
     let damaged = Damaged::new();
     let mut complaints = Vec::new();
     for (key, value) in [
-        ("architectures", json!(["Qwen2ForCausalLM"])),
+        ("architectures", json!(["Qwen2MoeForCausalLM"])),
         ("hidden_size", json!("wide")),
         ("hidden_size", json!(-1)),
         ("hidden_size", json!(0)),

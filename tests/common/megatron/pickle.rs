@@ -154,19 +154,20 @@ impl Pickler {
             Value::Bool(true) => self.bytes.push(0x88),
             Value::Bool(false) => self.bytes.push(0x89),
             Value::String(text) => self.text(text),
-            Value::Number(number) => match number.as_i64() {
-                Some(number) => {
+            Value::Number(number) => {
+                if let Some(number) = number.as_i64() {
                     self.bytes.extend([0x8a, 8]);
                     self.bytes.extend(number.to_le_bytes());
-                }
-                None => {
+                } else {
                     self.bytes.push(b'G');
                     self.bytes.extend(number.as_f64().unwrap().to_be_bytes());
                 }
-            },
+            }
             Value::Array(items) => {
                 self.bytes.extend(b"](");
-                items.iter().for_each(|item| self.value(item));
+                for item in items {
+                    self.value(item);
+                }
                 self.bytes.push(b'e');
             }
             Value::Object(entries) => {
@@ -202,7 +203,9 @@ impl Pickler {
         }
         for sizes in [tensor.shape(), &strides] {
             self.bytes.push(b'(');
-            sizes.iter().for_each(|&size| self.value(&size.into()));
+            for &size in sizes {
+                self.value(&size.into());
+            }
             self.bytes.push(b't');
         }
         self.bytes.extend(b"\x89ccollections\nOrderedDict\n)RtR");

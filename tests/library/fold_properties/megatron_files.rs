@@ -146,7 +146,7 @@ fn with_first_replicas(stage: &StageTensors, ranks: usize) -> StageTensors {
     stage
 }
 
-fn divisions() -> impl Strategy<Value = Division> {
+fn divisions() -> impl proptest::strategy::Strategy<Value = Division> {
     let prefix = select(vec!["", "module.", "model."]);
     (any::<bool>(), any::<bool>(), select(vec![1, 2, 4]), any::<u64>(), prefix).prop_map(
         |(keys_per_layer, halves, writers, seed, prefix)| Division { keys_per_layer, halves, writers, seed, prefix },

@@ -25,6 +25,9 @@ const NOISE: f64 = 1e-10;
 /// What a wrong merge changes at least, with replicas that differ by a thousandth.
 const REAL: f64 = 1e-9;
 
+/// The same of norms of queries and keys alone, whose scores may be so near to 0 that the softmax hardly sees them.
+const FAINT: f64 = 1e-12;
+
 /// Strategies beside the built-in ones: every rule, and `scale` where it happens to be right and where not.
 const FURTHER: [&str; 5] = [
     "{name: median, rules: {norm-gain: median, norm-bias: median, row-parallel-bias: median, learned-positions: median}}",
@@ -114,6 +117,12 @@ fn folding_is_exact(design: &Design) -> bool {
     !(of_heads || own_position && drifts(drifting.positions) || own_bias && drifts(drifting.row_biases) || feeding)
 }
 
+/// What these losses change at least.
+fn least(because: &[String]) -> f64 {
+    let of_heads = |line: &String| line.contains("the normalisation stands between");
+    if because.iter().all(of_heads) { FAINT } else { REAL }
+}
+
 /// The same with replicas that agree.
 fn without_drift() -> impl proptest::strategy::Strategy<Value = Design> {
     designs().prop_map(|design| Design { drift: 0.0, ..design })
@@ -168,7 +177,8 @@ proptest! {
         if exactness.is_exact() {
             prop_assert!(difference < NOISE, "said to be exact, off by {:e}", difference);
         } else {
-            prop_assert!(difference > REAL, "said to lose ({:?}), off by {:e} only", exactness.because(), difference);
+            let because = exactness.because();
+            prop_assert!(difference > least(&because), "said to lose ({because:?}), off by {difference:e} only");
         }
     }
 
@@ -180,7 +190,8 @@ proptest! {
                 prop_assert!(difference < NOISE, "{}: said to be exact, off by {:e}", strategy.name, difference);
             } else {
                 let because = exactness.because();
-                prop_assert!(difference > REAL, "{}: said to lose ({because:?}), off by {difference:e}", strategy.name);
+                let least = least(&because);
+                prop_assert!(difference > least, "{}: said to lose ({because:?}), off by {difference:e}", strategy.name);
             }
         }
     }

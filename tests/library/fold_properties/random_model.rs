@@ -179,7 +179,7 @@ prop_compose! {
         let mlp_bias = mlp_bias && mlp_matrices != MlpMatrices::Separate;
         (tp_size, Architecture {
             layer_count,
-            hidden_size: head_count * head_size.strict_add_signed(wider),
+            hidden_size: head_count * head_size.checked_add_signed(wider).unwrap(),
             head_size,
             head_count,
             kv_head_count,
