@@ -178,7 +178,7 @@ fn arguments_can_be_given() {
     fs::write(&given, "num_layers: 2\n").unwrap();
     assert_contains(&complaint(&folder, &["--megatron-args", &path]), "args.yml: `hidden_size` is missing");
     assert_contains(
-        &complaint(&folder, &["--megatron-args", &path, "--era", "20b"]),
+        &failure(&mut inspect(&folder, &["--megatron-args", &path, "--era", "20b"])),
         "is a checkpoint of Megatron-LM; --neox-config, --era and --quirk apply to gpt-neox checkpoints only",
     );
     let neox = TinyModel::new().write();

@@ -137,7 +137,7 @@ fn settings_that_nothing_would_read_are_refused() {
         (&["--from", model, "--sequential"], "cannot be used with"),
         (&["--shape", "14m", "--drift-biases", "0.1"], "cannot be used with"),
         (&[], "--shape <NAME>"),
-        (&["--from", model, "--drift", "-0.1"], "drift: expected a fraction from 0 to 1, found -0.1"),
+        (&["--from", model, "--drift=-0.1"], "drift: expected a fraction from 0 to 1, found -0.1"),
         (&["--from", model, "--drift", "nan"], "drift: expected a fraction from 0 to 1, found NaN"),
         (&["--from", model, "--drift-biases", "2"], "drift of biases: expected a fraction from 0 to 1, found 2"),
         (&["--from", model, "--tensor-parallel", "3"], "cannot be written for 3 ranks"),
