@@ -5,10 +5,8 @@ import sys
 from pathlib import Path
 
 
-def passages(report, row):
-    """After how many passages the row's limits were decided, each."""
-    words = {"within": "within", "beyond": "beyond", "undecided": "undecided"}
-    return ", ".join(f"{verdict['criterion']} {words[verdict['verdict']]}" for verdict in row.get("verdicts", []))
+def verdicts(row):
+    return ", ".join(f"{verdict['criterion']} {verdict['verdict']}" for verdict in row.get("verdicts", []))
 
 
 def main():
@@ -32,7 +30,7 @@ def main():
                 name = " = ".join(f"`{name}`" for name in [row["name"], *row.get("also", [])])
                 fidelity = row["fidelity"]
                 print(f"| {drift} | {type} | {name} | {row['perplexity']:.3f} | {100 * row['acc']:.2f} | {fidelity['kl_mean']:.1e} | "
-                      f"{100 * fidelity['same_top1']:.2f} | {largest:.3f} | {lost} / {gained} | {passages(report, row)} |")
+                      f"{fidelity['same_top1_pct']:.2f} | {largest:.3f} | {lost} / {gained} | {verdicts(row)} |")
 
 
 if __name__ == "__main__":

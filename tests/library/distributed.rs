@@ -133,14 +133,13 @@ fn items_of_another_form_are_named() {
         |contents| contents.tensors.get_mut(WORDS).unwrap().dtype = DType::F16,
         &[WORDS, "item at byte", "expected f16", "found f32"],
     );
-    let swap = |contents: &mut Contents| {
+    let reshape = |contents: &mut Contents| {
         let saved = contents.tensors.get_mut(WORDS).unwrap();
         let Chunk { tensor, .. } = &mut saved.chunks[0];
         let (shape, bytes) = (tensor.shape().to_vec(), tensor.bytes().to_vec());
-        let transposed = HostTensor::new(tensor.dtype(), vec![shape[1], shape[0]], bytes).unwrap();
-        *tensor = transposed;
+        *tensor = HostTensor::new(tensor.dtype(), vec![shape[0] / 2, 2 * shape[1]], bytes).unwrap();
     };
-    assert_complains(swap, &[WORDS, "part ["]);
+    assert_complains(reshape, &[WORDS, "part ["]);
     assert_complains(
         |contents| {
             let saved = contents.tensors.get_mut(WORDS).unwrap();
@@ -353,7 +352,7 @@ fn metadata_of_torch_itself_is_read() {
         ("lose.pkl", "is not in the checkpoint"),
         ("move.pkl", "the file has 28345"),
         ("grow.pkl", "expected shape"),
-        ("turn.pkl", "missing tensor: the weight of the MLP's second layer"),
+        ("turn.pkl", "expected shape"),
         ("zip_up.pkl", "written with zstd, which is not read"),
     ] {
         let message = outcome(seed).unwrap_err().to_string();

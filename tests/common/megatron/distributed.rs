@@ -245,7 +245,9 @@ impl Pickle {
 
     fn size(&mut self, sizes: &[usize]) {
         self.0.extend(b"ctorch\nSize\n(");
-        sizes.iter().for_each(|&size| self.number(size as u64));
+        for &size in sizes {
+            self.number(size as u64);
+        }
         self.0.extend(b"t\x85R");
     }
 
