@@ -62,6 +62,9 @@ fn what_is_stored_once_is_said_and_nothing_is_judged() {
     for further in [["--strategy", "mean"], ["--svg", "drift.svg"]] {
         assert!(failure(&mut inspect(&further)).contains(STORED_ONCE));
     }
+    // The same model with every rank's own copies.
+    let output = run(kintsugi().arg("inspect").arg(&saved.ranks));
+    assert!(output.status.success() && !unbroken(&text(&output.stdout)).contains(STORED_ONCE));
 }
 
 #[test]
