@@ -2,7 +2,7 @@
 //! its tensor on every rank, and all shapes and types agree. Opens every file, reads no tensor.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
@@ -12,8 +12,10 @@ use super::torch_file::{Reading, TensorForm, TorchFile};
 use super::unchanged;
 use crate::config::{Architecture, Unsupported};
 use crate::files::FileStat;
-use crate::partition::{PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, refused_name};
-use crate::tensor::DType;
+use crate::partition::{
+    Param, ParamValue, PartitionTable, Presence, Role, Row, StageKind, classify_stage, ignored_name, join, refused_name,
+};
+use crate::tensor::{DType, HostTensor};
 
 /// One stage of the files: a layer file of every rank, or one `sequential.N` group of every rank file.
 #[derive(Debug)]
@@ -42,6 +44,38 @@ pub struct ParamEntry {
     pub dtype: DType,
     pub rank_shape: Vec<usize>,
     pub used: bool,
+}
+
+impl ParamEntry {
+    /// The parameter that these tensors are, one a rank: joined where it is partitioned, side by side where it is not.
+    pub(super) fn of_ranks(
+        &self,
+        architecture: &Architecture,
+        folder: &Path,
+        tensors: Vec<HostTensor>,
+    ) -> Result<Param, CheckpointError> {
+        let value = match self.row.partition(architecture) {
+            None => ParamValue::Replicas(tensors),
+            Some(partition) => {
+                let joined = join(&partition, &tensors).map_err(|source| CheckpointError::Partition {
+                    folder: folder.to_owned(),
+                    name: self.name.clone(),
+                    source,
+                })?;
+                ParamValue::Joined(joined)
+            }
+        };
+        Ok(Param { name: self.name.clone(), kind: self.row.kind, value })
+    }
+
+    /// The parameter of a model that is not partitioned.
+    pub(super) fn of_one(&self, tensor: HostTensor) -> Param {
+        let value = match self.row.kind.partition_dim() {
+            None => ParamValue::Replicas(vec![tensor]),
+            Some(_) => ParamValue::Joined(tensor),
+        };
+        Param { name: self.name.clone(), kind: self.row.kind, value }
+    }
 }
 
 impl RankStage {

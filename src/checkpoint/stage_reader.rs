@@ -10,7 +10,7 @@ use super::inventory::{ParamEntry, RankStage};
 use super::neox::{Checkpoint, Source};
 use super::source::StageReader;
 use super::torch_file::{Reading, TorchFile};
-use crate::partition::{Param, ParamValue, Role, join};
+use crate::partition::{Param, Role};
 use crate::tensor::HostTensor;
 
 pub(super) struct OpenStage<'a> {
@@ -68,19 +68,7 @@ impl StageReader for OpenStage<'_> {
 
     fn read(&self, role: Role) -> Result<Param, CheckpointError> {
         let (_, entry) = self.entry(role)?;
-        let tensors = self.read_shards(role)?;
-        let value = match entry.row.partition(self.checkpoint.architecture()) {
-            None => ParamValue::Replicas(tensors),
-            Some(partition) => {
-                let joined = join(&partition, &tensors).map_err(|source| CheckpointError::Partition {
-                    folder: self.checkpoint.folder.clone(),
-                    name: entry.name.clone(),
-                    source,
-                })?;
-                ParamValue::Joined(joined)
-            }
-        };
-        Ok(Param { name: entry.name.clone(), kind: entry.row.kind, value })
+        entry.of_ranks(self.checkpoint.architecture(), &self.checkpoint.folder, self.read_shards(role)?)
     }
 
     fn check_unchanged(&self) -> Result<(), CheckpointError> {

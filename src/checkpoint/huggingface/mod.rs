@@ -25,7 +25,7 @@ use super::rotary_table::difference;
 use super::source::{ModelSource, StageReader};
 use super::torch_file::{Reading, TensorForm};
 use crate::config::{Architecture, Head, Observed, Positions, QuirkOptions};
-use crate::partition::{Param, ParamValue, PartitionTable, Role, Row, StageId, StageKind};
+use crate::partition::{Param, PartitionTable, Role, Row, StageId, StageKind};
 use crate::tensor::{DType, HostTensor};
 use config::ModelConfig;
 use files::WeightFiles;
@@ -128,12 +128,7 @@ impl StageReader for OpenStage<'_> {
 
     fn read(&self, role: Role) -> Result<Param, CheckpointError> {
         let weight = self.weight(role)?;
-        let tensor = self.model.read(weight)?;
-        let value = match weight.entry.row.kind.partition_dim() {
-            None => ParamValue::Replicas(vec![tensor]),
-            Some(_) => ParamValue::Joined(tensor),
-        };
-        Ok(Param { name: weight.entry.name.clone(), kind: weight.entry.row.kind, value })
+        Ok(weight.entry.of_one(self.model.read(weight)?))
     }
 
     fn check_unchanged(&self) -> Result<(), CheckpointError> {

@@ -14,7 +14,7 @@ use crate::checkpoint::torch_file::{Reading, TorchFile};
 use crate::checkpoint::unchanged;
 use crate::config::{Architecture, Head};
 use crate::hub::ConfiguredTokenizer;
-use crate::partition::{Param, ParamValue, Role, StageId, join};
+use crate::partition::{Param, Role, StageId};
 use crate::tensor::{DType, HostTensor};
 
 impl MegatronCheckpoint {
@@ -163,21 +163,8 @@ impl StageReader for OpenStage<'_> {
     }
 
     fn read(&self, role: Role) -> Result<Param, CheckpointError> {
-        let entry = self.entry(role)?;
-        let ParamEntry { name, row, .. } = &entry.param;
-        let tensors = self.read_shards(role)?;
-        let value = match row.partition(&self.checkpoint.architecture) {
-            None => ParamValue::Replicas(tensors),
-            Some(partition) => {
-                let joined = join(&partition, &tensors).map_err(|source| CheckpointError::Partition {
-                    folder: self.checkpoint.folder.clone(),
-                    name: name.clone(),
-                    source,
-                })?;
-                ParamValue::Joined(joined)
-            }
-        };
-        Ok(Param { name: name.clone(), kind: row.kind, value })
+        let entry = &self.entry(role)?.param;
+        entry.of_ranks(&self.checkpoint.architecture, &self.checkpoint.folder, self.read_shards(role)?)
     }
 
     fn check_unchanged(&self) -> Result<(), CheckpointError> {

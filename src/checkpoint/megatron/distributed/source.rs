@@ -12,7 +12,7 @@ use crate::checkpoint::source::{ModelSource, StageReader};
 use crate::checkpoint::torch_file::Reading;
 use crate::config::{Architecture, Head};
 use crate::hub::ConfiguredTokenizer;
-use crate::partition::{Param, ParamValue, Role, StageId};
+use crate::partition::{Param, Role, StageId};
 use crate::tensor::{DType, HostTensor};
 
 impl DistributedCheckpoint {
@@ -178,13 +178,7 @@ impl StageReader for OpenStage<'_> {
 
     fn read(&self, role: Role) -> Result<Param, CheckpointError> {
         let entry = self.entry(role)?;
-        let tensor = self.checkpoint.read(entry, &self.reading)?;
-        let ParamEntry { name, row, .. } = &entry.param;
-        let value = match row.kind.partition_dim() {
-            None => ParamValue::Replicas(vec![tensor]),
-            Some(_) => ParamValue::Joined(tensor),
-        };
-        Ok(Param { name: name.clone(), kind: row.kind, value })
+        Ok(entry.param.of_one(self.checkpoint.read(entry, &self.reading)?))
     }
 
     fn check_unchanged(&self) -> Result<(), CheckpointError> {
