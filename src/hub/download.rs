@@ -29,7 +29,7 @@ const RETRIES: u32 = 3;
 /// The pause before the first of them; it doubles from one to the next.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How often another process is waited for that downloads the same file; the library waits 5 seconds each time.
+/// How often another program's download of the same file is waited for; the library waits 5 seconds each time.
 const WAITS: usize = 120;
 
 impl Hub {
@@ -54,6 +54,7 @@ impl Hub {
         let (path, size) = loop {
             let attempt = api.metadata(&remote.url(&file.file)).and_then(|metadata| {
                 let (blob, size) = (cached.blob_path(metadata.etag()), metadata.size() as u64);
+                let _alone = self.alone_with(&repo(kind, file).folder_name(), metadata.etag())?;
                 let before = prepare(&blob, size)?;
                 if before > arrived {
                     (arrived, failures) = (before, 0);
@@ -83,6 +84,14 @@ impl Hub {
             return Err(error);
         }
         Ok(path)
+    }
+
+    /// Waits until no other process fetches a file, and keeps others from it for as long as the result lives. The library
+    /// releases its own lock before the file has its name. The place is that of Python's `huggingface_hub`.
+    fn alone_with(&self, folder: &str, etag: &str) -> std::io::Result<fs::File> {
+        let locks = self.cache.join(".locks").join(folder);
+        fs::create_dir_all(&locks)?;
+        lock(&locks.join(format!("{etag}.lock")))
     }
 
     fn api(&self) -> Result<Api, ApiError> {
@@ -131,7 +140,8 @@ fn may_pass(error: &ApiError) -> bool {
         matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | TimedOut | Other)
     };
     match error {
-        ApiError::IoError(error) => broken_off(error),
+        // Another program has just given the same bytes their name.
+        ApiError::IoError(error) => broken_off(error) || error.kind() == ErrorKind::AlreadyExists,
         ApiError::RequestError(error) => match &**error {
             ureq::Error::StatusCode(status) => matches!(status, 408 | 429 | 500..),
             ureq::Error::Io(error) => broken_off(error),
@@ -142,17 +152,22 @@ fn may_pass(error: &ApiError) -> bool {
     }
 }
 
-/// Waits until no other process is at work on a file of this size. Returns the bytes that have arrived of it, in a state with
-/// which the library goes on.
-fn prepare(blob: &Path, size: u64) -> std::io::Result<u64> {
-    if let Some(folder) = blob.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let lock = fs::File::create(blob.with_extension("lock"))?;
+fn lock(path: &Path) -> std::io::Result<fs::File> {
+    let lock = fs::File::create(path)?;
     if lock.file().try_lock().is_err() {
         tracing::info!("waiting for another process, which is downloading the same file");
         lock.file().lock()?;
     }
+    Ok(lock)
+}
+
+/// Returns the bytes that have arrived of a file of this size, in a state with which the library goes on.
+fn prepare(blob: &Path, size: u64) -> std::io::Result<u64> {
+    if let Some(folder) = blob.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // The library's, which other programs hold while they append to the file.
+    let _lock = lock(&blob.with_extension("lock"))?;
     let part = blob.with_extension("part");
     let Ok(found) = fs::metadata(&part).map(|metadata| metadata.len()) else { return Ok(0) };
     if found < size {
