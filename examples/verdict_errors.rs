@@ -56,7 +56,7 @@ impl Loss {
             Self::Divergence { .. } => Measured::Mean(SampledMean::of_divergences(drawn)?),
             Self::Fall { .. } => Measured::Mean(SampledMean::of(drawn)?),
         };
-        Ok(decide(&[(measured, limit)], ALPHA)[0].verdict)
+        Ok(decide(&[(measured, limit.into())], ALPHA)[0].verdict)
     }
 
     /// By the ends of a percentile bootstrap of the mean, of which either leaves out α.
@@ -80,8 +80,8 @@ impl Loss {
                 let losses: Vec<i8> = drawn.iter().map(|drawn| *drawn as i8).collect();
                 Ok(look.accuracy(&losses, limit)?.verdict)
             }
-            Self::Divergence { .. } => Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit, total as f64).verdict),
-            Self::Fall { .. } => Ok(look.mean(&SampledMean::of(drawn)?, limit, total as f64).verdict),
+            Self::Divergence { .. } => Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit.into(), total as f64).verdict),
+            Self::Fall { .. } => Ok(look.mean(&SampledMean::of(drawn)?, limit.into(), total as f64).verdict),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::GateError;
 use crate::limits::PairedOutcomes;
-use crate::limits::{Comparison, Comparisons, Reference};
-use crate::limits::{Gates, Limits, Policy};
+use crate::limits::{Comparison, Comparisons, Noise, Reference};
+use crate::limits::{Gates, Limits, LimitsError, Policy};
 use crate::report::{ModelRow, Report, read_json};
 use crate::samples::{Sample, read_jsonl};
 
@@ -43,6 +43,16 @@ impl Evidence {
         Ok(samples)
     }
 
+    /// What rounding makes of a loss, by the report's noise floor.
+    fn noise(&self, baseline: &BTreeMap<usize, Sample>, significance: f64) -> Result<Noise, GateError> {
+        let Some(floor) = &self.report.noise_floor else { return Ok(Noise::default()) };
+        let again = self.samples(&floor.model)?;
+        let pairs: Vec<_> =
+            again.iter().filter_map(|(doc_id, again)| baseline.get(doc_id).map(|first| (first, again))).collect();
+        let failed = |source| LimitsError::Stats { name: floor.model.name.clone(), source };
+        Ok(Noise::measured(&pairs, self.report.task.rolling, significance).map_err(failed)?)
+    }
+
     /// Pairs every model with the baseline, and with the model of the same name in an earlier report. `only` names the models;
     /// where it is empty, all that no gate skips. A model that is named is judged: it is neither skipped nor advisory.
     pub(crate) fn compare(
@@ -53,6 +63,7 @@ impl Evidence {
     ) -> Result<Comparisons, GateError> {
         let task = &self.report.task.name;
         let baseline = self.samples(&self.report.baseline)?;
+        let noise = self.noise(&baseline, gates.significance)?;
         let mut found = Comparisons::default();
         for (title, row, limits) in self.chosen(earlier.is_some(), gates, only)? {
             let samples = self.samples(row)?;
@@ -60,7 +71,8 @@ impl Evidence {
                 let doc_ids = self.order(&samples)?;
                 let outcomes = source.paired(before, &samples, &doc_ids, reference)?;
                 let (task, model) = (task.clone(), title.clone());
-                found.comparisons.push(Comparison { task, model, reference, limits, outcomes, doc_ids });
+                let noise = if reference == Reference::Baseline { noise } else { Noise::default() };
+                found.comparisons.push(Comparison { task, model, reference, limits, outcomes, noise, doc_ids });
                 Ok::<(), GateError>(())
             };
             if row.name != self.report.baseline.name {

@@ -9,7 +9,7 @@ use super::GateError;
 use super::harness_samples::{HarnessSample, TaskSamples, read};
 use crate::limits::Gates;
 use crate::limits::PairedOutcomes;
-use crate::limits::{Comparison, Comparisons, Reference};
+use crate::limits::{Comparison, Comparisons, Noise, Reference};
 
 /// Samples files and folders of one model.
 pub(crate) type OfModel = (String, Vec<PathBuf>);
@@ -49,6 +49,7 @@ pub(crate) fn compare_samples(
                 reference: Reference::Baseline,
                 limits,
                 outcomes,
+                noise: Noise::default(),
                 doc_ids,
             });
         }

@@ -33,6 +33,8 @@ enum Numbers {
     Bounded {
         loss: f64,
         limit: f64,
+        /// What rounding alone makes of the loss: beyond is one that exceeds the limit by more.
+        noise: f64,
         /// Absent where no bound can be claimed.
         lower: Option<f64>,
         upper: Option<f64>,
@@ -76,9 +78,10 @@ fn check(check: &Check) -> CheckJson<'_> {
         },
         undecided_is_allowed: check.undecided_is_allowed,
         numbers: match &check.finding {
-            Finding::Bounded { measured, limit, decision, .. } => Numbers::Bounded {
+            Finding::Bounded { measured, threshold, decision, .. } => Numbers::Bounded {
                 loss: measured.estimate(),
-                limit: *limit,
+                limit: threshold.limit,
+                noise: threshold.noise,
                 lower: finite(decision.lower),
                 upper: finite(decision.upper),
                 p_beyond: decision.p_beyond,

@@ -22,10 +22,10 @@ pub(crate) fn to_junit(judgement: &Judgement, allow_undecided: bool) -> Result<S
 }
 
 fn case(check: &Check, allow_undecided: bool) -> TestCase {
-    let more = check.more_passages();
-    let more = if more.is_empty() { more } else { format!("; {more} more passages would decide") };
-    let outcome =
-        format!("{}: found {}, {}, limit {}{more}", check.verdict_words(), check.found(), check.bound(), check.limit());
+    let because = check.undecided_because();
+    let separator = if because.is_empty() { "" } else { "; " };
+    let (words, found, bound, limit) = (check.verdict_words(), check.found(), check.bound(), check.limit());
+    let outcome = format!("{words}: found {found}, {bound}, limit {limit}{separator}{because}");
     let kind = match check.outcome() {
         Outcome::Failed => Some(check.name()),
         Outcome::Undecided if !allow_undecided => Some("undecided"),

@@ -7,7 +7,7 @@ use crate::limits::{Comparisons, Reference};
 use crate::limits::{Gates, Limits};
 use crate::limits::{Rounding, grouped, limit, loss};
 use crate::report::{Entry, TerminalStyle, render_table};
-use crate::stats::{Measured, POWER, assumed_mean, passages_to_prove, smallest_detectable};
+use crate::stats::{Measured, POWER, Threshold, assumed_mean, passages_to_prove, smallest_detectable};
 
 /// What the plan is made of where there is no report.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,13 @@ pub(crate) fn plan(compared: &Comparisons, significance: f64) -> Result<Vec<Row>
             let measured = comparison.outcomes.measured(criterion);
             let measured = measured.map_err(|source| LimitsError::Stats { name: comparison.model.clone(), source })?;
             if let Some(seen) = measured {
-                rows.push(row((&comparison.task, &comparison.model), criterion, bound.limit, seen, significance));
+                rows.push(row(
+                    (&comparison.task, &comparison.model),
+                    criterion,
+                    Threshold { limit: bound.limit, noise: comparison.noise.of(criterion) },
+                    seen,
+                    significance,
+                ));
             }
         }
     }
@@ -59,12 +65,18 @@ pub(crate) fn plan_assumed(assumed: Assumed, gates: &Gates) -> Vec<Row> {
     let perplexity = assumed.spread.map(|spread| (Criterion::PerplexityIncrease, assumed_mean(count, spread)));
     let rows = perplexity.into_iter().chain(accuracy).filter_map(|(criterion, seen)| {
         let bound = limits.bound(criterion)?;
-        Some(row(("", "assumed"), criterion, bound.limit, seen, gates.significance))
+        Some(row(("", "assumed"), criterion, bound.limit.into(), seen, gates.significance))
     });
     rows.collect()
 }
 
-fn row((task, model): (&str, &str), criterion: Criterion, limit: f64, seen: Measured, significance: f64) -> Row {
+fn row(
+    (task, model): (&str, &str),
+    criterion: Criterion,
+    threshold: Threshold,
+    seen: Measured,
+    significance: f64,
+) -> Row {
     // Accuracy and perplexity go both ways around no loss; a distance is at best as small as it was.
     let hoped = match criterion {
         Criterion::AccuracyLoss | Criterion::PerplexityIncrease => seen.without_loss(),
@@ -74,10 +86,10 @@ fn row((task, model): (&str, &str), criterion: Criterion, limit: f64, seen: Meas
         task: task.to_owned(),
         model: model.to_owned(),
         criterion,
-        limit,
+        limit: threshold.limit,
         passages: seen.count(),
-        detectable: smallest_detectable(seen, limit, significance),
-        needed: passages_to_prove(hoped, limit, significance),
+        detectable: smallest_detectable(seen, threshold, significance),
+        needed: passages_to_prove(hoped, threshold.limit, significance),
     }
 }
 

@@ -29,7 +29,15 @@ pub(crate) fn render(judgement: &Judgement, allow_undecided: bool, style: Termin
     let about_allowed = allowed.then_some(
         "an undecided limit is allowed where its policy says so and another limit of the same model is proven",
     );
-    let remarks = judgement.remarks.iter().map(String::as_str).chain(about_allowed);
+    let hidden = judgement.checks.iter().find(|check| check.hidden_by_noise().is_some()).map(|check| {
+        format!(
+            "{} of {} exceeds its limit, but {}, so that it is not proven; evaluate with --dtype f32",
+            check.name(),
+            check.model,
+            check.undecided_because()
+        )
+    });
+    let remarks = judgement.remarks.iter().map(String::as_str).chain(about_allowed).chain(hidden.as_deref());
     let remarks: Vec<String> = remarks.map(|remark| format!("note: {remark}")).collect();
     let entries = entries(judgement, with_task);
     render_table(header, rows.collect(), &entries, &remarks, &closing(judgement, allow_undecided), style)
@@ -86,10 +94,10 @@ fn entries(judgement: &Judgement, with_task: bool) -> Vec<Entry> {
 }
 
 fn sentence(check: &Check) -> String {
-    let more = check.more_passages();
-    let more = if more.is_empty() { more } else { format!("; {more} more passages would decide") };
+    let because = check.undecided_because();
+    let separator = if because.is_empty() { "" } else { "; " };
     format!(
-        "{}: {} against {}: {}, limit {} ({}{more})",
+        "{}: {} against {}: {}, limit {} ({}{separator}{because})",
         check.verdict_words(),
         check.name(),
         check.reference.name(),

@@ -1,6 +1,7 @@
 //! What a gate judges: one model beside another on the passages of one task.
 
 use super::gates::Limits;
+use super::noise::Noise;
 use super::outcomes::PairedOutcomes;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub(crate) struct Comparison {
     pub reference: Reference,
     pub limits: Limits,
     pub outcomes: PairedOutcomes,
+    pub noise: Noise,
     /// The passages, in the order of the outcomes.
     pub doc_ids: Vec<usize>,
 }

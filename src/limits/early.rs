@@ -4,10 +4,10 @@
 use super::comparison::Comparison;
 use super::error::LimitsError;
 use super::outcomes::Criterion;
-use crate::stats::{Decision, EarlyLook, Measured, StatsError};
+use crate::stats::{Decision, EarlyLook, Measured, StatsError, Threshold};
 
-/// A loss and its limit, and the comparison that they are of.
-pub(super) type Judged<'a> = (&'a Comparison, Criterion, Measured, f64);
+/// A loss and what it is judged against, and the comparison that they are of.
+pub(super) type Judged<'a> = (&'a Comparison, Criterion, Measured, Threshold);
 
 /// Decides limits that are judged together after a look at passages of which `total` are to be seen.
 pub(super) fn decide_early(limits: &[Judged<'_>], alpha: f64, total: usize) -> Result<Vec<Decision>, LimitsError> {
@@ -22,10 +22,10 @@ pub(super) fn decide_early(limits: &[Judged<'_>], alpha: f64, total: usize) -> R
 }
 
 fn decide_one(look: EarlyLook, judged: &Judged<'_>, total: f64) -> Result<Decision, StatsError> {
-    let (comparison, criterion, measured, limit) = judged;
+    let (comparison, criterion, measured, threshold) = judged;
     match (measured, criterion) {
-        (Measured::Mean(mean), _) => Ok(look.mean(mean, *limit, total)),
-        (_, Criterion::TopTokenChange) => look.share(&comparison.outcomes.differing(), *limit),
-        _ => look.accuracy(&comparison.outcomes.losses(), *limit),
+        (Measured::Mean(mean), _) => Ok(look.mean(mean, *threshold, total)),
+        (_, Criterion::TopTokenChange) => look.share(&comparison.outcomes.differing(), *threshold),
+        _ => look.accuracy(&comparison.outcomes.losses(), threshold.limit),
     }
 }

@@ -7,14 +7,14 @@ use super::early::decide_early;
 use super::error::LimitsError;
 use super::gates::Policy;
 use super::outcomes::Criterion;
-use crate::stats::{Decision, Measured, Verdict, decide};
+use crate::stats::{Decision, Measured, Threshold, Verdict, decide};
 
 const NAMED_PASSAGES: usize = 5;
 
 /// What was checked, and what was found.
 pub(crate) enum Finding {
-    /// A loss and its limit, in the unit of the criterion.
-    Bounded { criterion: Criterion, measured: Measured, limit: f64, decision: Decision },
+    /// A loss and what it was judged against, in the unit of the criterion.
+    Bounded { criterion: Criterion, measured: Measured, threshold: Threshold, decision: Decision },
     /// The passages whose outcome changed, where none may.
     Exact { changed: usize, first: Vec<usize> },
 }
@@ -51,6 +51,14 @@ impl Check {
     pub(crate) fn passages_missing(&self) -> Option<u64> {
         match &self.finding {
             Finding::Bounded { decision, .. } => decision.more_passages,
+            Finding::Exact { .. } => None,
+        }
+    }
+
+    /// What rounding alone makes of the loss, where that is why it is undecided: it exceeds its limit, and is not beyond.
+    pub(crate) fn hidden_by_noise(&self) -> Option<f64> {
+        match &self.finding {
+            Finding::Bounded { threshold, decision, .. } => decision.hidden_by_noise(*threshold),
             Finding::Exact { .. } => None,
         }
     }
@@ -93,14 +101,17 @@ impl Judgement {
 /// Judges all comparisons together. `given` are criteria whose limits were asked for: each must be checked somewhere.
 pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion]) -> Result<Judgement, LimitsError> {
     let Comparisons { comparisons, mut remarks, seen_of } = compared;
-    let mut measured: Vec<(&Comparison, Criterion, Policy, Measured, f64)> = Vec::new();
+    let mut measured: Vec<(&Comparison, Criterion, Policy, Measured, Threshold)> = Vec::new();
     for comparison in &comparisons {
-        let Comparison { model, reference, limits, outcomes, .. } = comparison;
+        let Comparison { model, reference, limits, outcomes, noise, .. } = comparison;
         for criterion in Criterion::ALL {
             let Some(bound) = limits.bound(criterion) else { continue };
             let loss = outcomes.measured(criterion);
             match loss.map_err(|source| LimitsError::Stats { name: model.clone(), source })? {
-                Some(loss) => measured.push((comparison, criterion, bound.policy, loss, bound.limit)),
+                Some(loss) => {
+                    let threshold = Threshold { limit: bound.limit, noise: noise.of(criterion) };
+                    measured.push((comparison, criterion, bound.policy, loss, threshold));
+                }
                 None if *reference == Reference::Baseline => {
                     remarks
                         .push(format!("{}: not checked: its samples do not have it", subject(comparison, criterion)));
@@ -117,15 +128,15 @@ pub(crate) fn judge(compared: Comparisons, significance: f64, given: &[Criterion
     }
     let decisions = if let Some(total) = seen_of {
         let limits: Vec<_> =
-            measured.iter().map(|(one, criterion, _, loss, limit)| (*one, *criterion, *loss, *limit)).collect();
+            measured.iter().map(|(one, criterion, _, loss, threshold)| (*one, *criterion, *loss, *threshold)).collect();
         decide_early(&limits, significance, total)?
     } else {
-        let limits: Vec<_> = measured.iter().map(|(.., loss, limit)| (*loss, *limit)).collect();
+        let limits: Vec<_> = measured.iter().map(|(.., loss, threshold)| (*loss, *threshold)).collect();
         decide(&limits, significance)
     };
     let bounded =
-        measured.into_iter().zip(decisions).map(|((comparison, criterion, policy, loss, limit), decision)| {
-            check(comparison, policy, Finding::Bounded { criterion, measured: loss, limit, decision })
+        measured.into_iter().zip(decisions).map(|((comparison, criterion, policy, loss, threshold), decision)| {
+            check(comparison, policy, Finding::Bounded { criterion, measured: loss, threshold, decision })
         });
     let exact = comparisons.iter().filter(|comparison| comparison.limits.expect_exact).map(|comparison| {
         let changed = comparison.outcomes.changed();

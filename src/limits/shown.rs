@@ -72,7 +72,7 @@ impl Check {
 
     pub(crate) fn limit(&self) -> String {
         match &self.finding {
-            Finding::Bounded { criterion, limit: of, .. } => limit(*criterion, *of),
+            Finding::Bounded { criterion, threshold, .. } => limit(*criterion, threshold.limit),
             Finding::Exact { .. } => "0".to_owned(),
         }
     }
@@ -113,6 +113,24 @@ impl Check {
             _ => String::new(),
         }
     }
+
+    /// What would decide it, or what keeps it from being decided; empty where it is.
+    pub(crate) fn undecided_because(&self) -> String {
+        match (&self.finding, self.hidden_by_noise(), self.more_passages()) {
+            (Finding::Bounded { criterion, .. }, Some(noise), _) => noise_words(*criterion, noise),
+            (.., more) if more.is_empty() => more,
+            (.., more) => format!("{more} more passages would decide"),
+        }
+    }
+}
+
+/// Why a loss that exceeds its limit is not beyond it.
+pub(crate) fn noise_words(criterion: Criterion, noise: f64) -> String {
+    let noise = match criterion {
+        Criterion::TopTokenChange => format!("{:.2} % of top tokens", rounded(100.0 * noise, 2, Rounding::Up)),
+        _ => loss(criterion, noise, Rounding::Up),
+    };
+    format!("rounding alone may make {noise}")
 }
 
 /// A large count, its digits in groups of three.

@@ -1,6 +1,7 @@
 use super::outcomes::Criterion;
 use super::{
-    Comparison, Comparisons, Gates, Limit, Limits, PairedOutcomes, Percent, Points, Policy, Reference, judge, settled,
+    Comparison, Comparisons, Gates, Limit, Limits, Noise, PairedOutcomes, Percent, Points, Policy, Reference, judge,
+    settled,
 };
 use crate::stats::Verdict;
 
@@ -98,6 +99,7 @@ fn seen(model: &str, gates: &Gates, (count, total): (usize, usize), fall: f64, l
         reference: Reference::Baseline,
         limits: gates.of("t", model),
         outcomes: PairedOutcomes::of_answers(&answers).with_falls(falls.collect(), None),
+        noise: Noise::default(),
         doc_ids: (0..count).collect(),
     };
     Comparisons { comparisons: vec![comparison], seen_of: Some(total), ..Comparisons::default() }

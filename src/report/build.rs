@@ -1,6 +1,6 @@
 //! From a run to its report.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::contents::{Report, SCHEMA_VERSION, Statistics};
 use super::error::ReportError;
@@ -12,7 +12,7 @@ use super::model::{ModelRecord, ModelRole};
 use super::output_dir::SampleFiles;
 use super::rows::{Baseline, VariantRow};
 use super::standing::judge_rows;
-use crate::limits::Gates;
+use crate::limits::{Gates, Noise};
 use crate::merge::ParamDrift;
 use crate::samples::Sample;
 use crate::stats::{self, PairedBootstrap};
@@ -78,7 +78,8 @@ impl Report {
         let of_variants: Vec<_> = input.of_role(ModelRole::Variant).map(|(_, samples)| samples).collect();
         let (origin, gates) = &input.limits;
         let task = (input.task.name.as_str(), input.task.rolling);
-        judge_rows(&mut variants, (samples, &of_variants), task, gates, input.run.until_decided.as_ref())?;
+        let noise = noise(input, samples)?;
+        judge_rows(&mut variants, (samples, &of_variants), task, noise, gates, input.run.until_decided.as_ref())?;
         let report = Self {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool { name: "kintsugi".to_owned(), version: input.run.versions.kintsugi.clone() },
@@ -102,6 +103,16 @@ impl Report {
         json::check_finite(&report)?;
         Ok(report)
     }
+}
+
+/// What rounding makes of a loss, by the noise floor.
+fn noise(input: &ReportInput, baseline: &[Sample]) -> Result<Noise, ReportError> {
+    let Some((model, again)) = input.of_role(ModelRole::NoiseFloor).next() else { return Ok(Noise::default()) };
+    let first: HashMap<usize, &Sample> = baseline.iter().map(|sample| (sample.doc_id, sample)).collect();
+    let pairs: Vec<_> =
+        again.iter().filter_map(|again| first.get(&again.doc_id).map(|first| (*first, again))).collect();
+    Noise::measured(&pairs, input.task.rolling, input.limits.1.significance)
+        .map_err(|source| ReportError::Stats { name: model.name.clone(), source })
 }
 
 /// The noise floor is measured on some of the passages.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::format;
-use crate::limits::{Criterion, Rounding, bound, limit, loss};
+use crate::limits::{Criterion, Rounding, bound, limit, loss, noise_words};
 use crate::stats::Verdict;
 
 /// Where the limits of a report come from.
@@ -22,7 +22,8 @@ pub struct LimitsInfo {
 pub struct LimitVerdict {
     /// What the limit is for.
     pub criterion: Criterion,
-    /// `within`: the upper bound is at or below the limit. `beyond`: the lower bound is above it. `undecided`: neither.
+    /// `within`: the upper bound is at or below the limit. `beyond`: the lower bound is above it by more than `noise`. `undecided`:
+    /// neither.
     pub verdict: Verdict,
     /// The loss on the passages seen.
     pub loss: f64,
@@ -34,6 +35,9 @@ pub struct LimitVerdict {
     pub upper: Option<f64>,
     /// The largest loss that is allowed.
     pub limit: f64,
+    /// What rounding alone makes of a divergence or of top tokens, by the noise floor; absent where it makes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<f64>,
     /// Whether the verdict may stay undecided, since another limit of the same model is proven.
     pub may_stay_undecided: bool,
     /// Where it is undecided, how many more passages would decide it at the rates and the spread seen; absent where no number does.
@@ -53,6 +57,9 @@ impl LimitVerdict {
             return format!("{} {bound} (limit {limit})", self.criterion.name());
         }
         let more = match self.more_passages {
+            _ if self.lower.is_some_and(|lower| lower > self.limit) => {
+                noise_words(self.criterion, self.noise.unwrap_or(0.0))
+            }
             Some(1) => "1 more passage would decide".to_owned(),
             Some(more) => format!("{} more passages would decide", format::grouped(more)),
             None => "no number of such passages would decide".to_owned(),

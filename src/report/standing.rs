@@ -9,7 +9,7 @@ use super::info::UntilDecided;
 use super::judged::LimitVerdict;
 use super::rows::VariantRow;
 use crate::limits::{
-    Check, Comparison, Comparisons, Finding, Gates, LimitsError, PairedOutcomes, Policy, Reference, judge,
+    Check, Comparison, Comparisons, Finding, Gates, LimitsError, Noise, PairedOutcomes, Policy, Reference, judge,
 };
 use crate::samples::{RollingText, Sample};
 use crate::stats::{Verdict, smallest_detectable};
@@ -69,12 +69,13 @@ impl VariantRow {
     }
 }
 
-/// Judges all rows together; `samples` are those of the rows, in their order. Of a run that stops once it is decided the verdicts are
+/// Judges all rows together; `samples` are those of the rows, in their order, and `noise` what rounding makes of their losses. Of a run that stops once it is decided the verdicts are
 /// those of its last look.
 pub(super) fn judge_rows(
     rows: &mut [VariantRow],
     (baseline, samples): (&[Sample], &[&[Sample]]),
     (task, rolling): (&str, Option<RollingText>),
+    noise: Noise,
     gates: &Gates,
     until: Option<&UntilDecided>,
 ) -> Result<(), ReportError> {
@@ -91,6 +92,7 @@ pub(super) fn judge_rows(
             reference: Reference::Baseline,
             limits: gates.of_any(task, row.model.names()),
             outcomes: PairedOutcomes::of_samples(&pairs, rolling, true),
+            noise,
             doc_ids: order.iter().map(|&at| baseline[at].doc_id).collect(),
         }
     });
@@ -111,7 +113,7 @@ pub(super) fn judge_rows(
 
 /// None of a limit that is not a number. `proven`: whether another limit of the model is.
 fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdict> {
-    let Finding::Bounded { criterion, measured, limit, decision } = &check.finding else { return None };
+    let Finding::Bounded { criterion, measured, threshold, decision } = &check.finding else { return None };
     let finite = |bound: f64| Some(bound).filter(|bound| bound.is_finite());
     Some(LimitVerdict {
         criterion: *criterion,
@@ -119,9 +121,10 @@ fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdic
         loss: measured.estimate(),
         lower: finite(decision.lower),
         upper: finite(decision.upper),
-        limit: *limit,
+        limit: threshold.limit,
+        noise: Some(threshold.noise).filter(|noise| *noise > 0.0),
         may_stay_undecided: proven && check.policy != Policy::Critical,
         more_passages: decision.more_passages,
-        detectable: smallest_detectable(*measured, *limit, significance),
+        detectable: smallest_detectable(*measured, *threshold, significance),
     })
 }

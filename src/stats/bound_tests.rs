@@ -145,7 +145,7 @@ fn a_share_errs_at_most_as_often_as_it_says() {
 
 #[test]
 fn three_verdicts() {
-    let verdict = |loss, limit| decide(&[(loss, limit)], 0.05)[0];
+    let verdict = |loss, limit: f64| decide(&[(loss, limit.into())], 0.05)[0];
     let accuracy = |lost, gained, count| Measured::Paired { lost, gained, count };
     // 200 passages without a change do not prove half a point; 339 more would.
     let unproven = verdict(accuracy(0.0, 0.0, 200.0), 0.005);
@@ -164,17 +164,48 @@ fn three_verdicts() {
     assert_eq!(verdict(Measured::share(9, 200), 0.01).verdict, Verdict::Beyond);
 }
 
+/// A divergence that is never negative exceeds any limit where rounding alone does.
+#[test]
+fn what_rounding_explains_is_neither_proven_nor_exceeded() {
+    let values: Vec<f64> = (0..300).map(|passage| 0.0013 * (0.5 + scatter(f64::from(passage)))).collect();
+    let mean = SampledMean::of_divergences(&values).unwrap();
+    let differing: Vec<bool> = (0..300).map(|passage| scatter(f64::from(passage)) < 0.1).collect();
+    let share = Measured::share(differing.iter().filter(|differs| **differs).count(), 300);
+    let early = EarlyLook { alpha: 0.05, beyond_alpha: 0.05 };
+    for (noise, expected) in [(0.0, Verdict::Beyond), (0.5, Verdict::Beyond), (1.2, Verdict::Undecided)] {
+        let of = |limit: f64, typical: f64| Threshold { limit, noise: noise * typical };
+        for (decision, threshold) in [
+            (decide(&[(Measured::Mean(mean), of(1e-4, 0.0013))], 0.05)[0], of(1e-4, 0.0013)),
+            (decide(&[(share, of(0.01, 0.1))], 0.05)[0], of(0.01, 0.1)),
+            (early.mean(&mean, of(1e-4, 0.0013), 5000.0), of(1e-4, 0.0013)),
+            (early.share(&differing, of(0.01, 0.1)).unwrap(), of(0.01, 0.1)),
+        ] {
+            assert_eq!(decision.verdict, expected, "{noise}: {decision:?}");
+            assert_eq!(decision.p_beyond <= 0.05, expected == Verdict::Beyond);
+            assert_eq!(
+                decision.hidden_by_noise(threshold),
+                (expected == Verdict::Undecided).then_some(threshold.noise)
+            );
+            // No number of passages like these would tell.
+            assert_eq!(decision.more_passages, None);
+        }
+        // Within is proven as ever.
+        let wide = Threshold { limit: 0.01, noise };
+        assert_eq!(decide(&[(Measured::Mean(mean), wide)], 0.05)[0].verdict, Verdict::Within);
+    }
+}
+
 #[test]
 fn what_is_judged_together_is_corrected_and_nothing_passes_by_it() {
-    let weak = (Measured::Paired { lost: 12.0, gained: 1.0, count: 400.0 }, 0.01);
+    let weak = (Measured::Paired { lost: 12.0, gained: 1.0, count: 400.0 }, Threshold::from(0.01));
     let alone = decide(&[weak], 0.05)[0];
     assert_eq!(alone.verdict, Verdict::Beyond);
     let among = decide(&[weak; 50], 0.05);
     assert!(among.iter().all(|decision| decision.verdict == Verdict::Undecided), "{among:?}");
-    let strong = (Measured::Paired { lost: 60.0, gained: 1.0, count: 400.0 }, 0.01);
+    let strong = (Measured::Paired { lost: 60.0, gained: 1.0, count: 400.0 }, Threshold::from(0.01));
     let mixed = decide(&[weak, strong], 0.05);
     assert_eq!(mixed[1].verdict, Verdict::Beyond);
-    assert!(mixed[1].lower > strong.1 && mixed[1].beyond_alpha < mixed[0].beyond_alpha);
+    assert!(mixed[1].lower > strong.1.limit && mixed[1].beyond_alpha < mixed[0].beyond_alpha);
 }
 
 #[test]
@@ -182,10 +213,10 @@ fn plans_give_the_passages_at_which_four_of_five_runs_decide() {
     // (z₀.₉₅ + z₀.₈)²·s²/limit².
     let needed = passages_to_prove(assumed_mean(100.0, 0.5), 0.01, 0.05).unwrap();
     assert!((15_450..15_470).contains(&needed), "{needed}");
-    let detectable = smallest_detectable(assumed_mean(5153.0, 0.5), 0.01, 0.05).unwrap();
+    let detectable = smallest_detectable(assumed_mean(5153.0, 0.5), 0.01.into(), 0.05).unwrap();
     assert_near(detectable, 0.01 + 2.486_475 * 0.5 / 5153.0_f64.sqrt(), 1e-6, &"mean");
     let accuracy = Measured::Paired { lost: 100.0, gained: 100.0, count: 5153.0 };
-    let detectable = smallest_detectable(accuracy, 0.0, 0.05).unwrap();
+    let detectable = smallest_detectable(accuracy, 0.0.into(), 0.05).unwrap();
     assert_near(detectable, 2.486 * (200.0_f64).sqrt() / 5153.0, 2e-4, &"accuracy");
 }
 
@@ -205,10 +236,10 @@ fn an_early_look_decides_what_is_plain_and_nothing_else() {
         let values: Vec<f64> = (0..count).map(|passage| scale * scatter(passage as f64)).collect();
         SampledMean::of_divergences(&values).unwrap()
     };
-    assert_eq!(look.mean(&divergences(0.008, 64), 0.001, 5153.0).verdict, Verdict::Beyond);
-    assert_eq!(look.mean(&divergences(1e-5, 64), 0.001, 5153.0).verdict, Verdict::Within);
-    assert_eq!(look.mean(&divergences(0.002, 64), 0.001, 5153.0).verdict, Verdict::Undecided);
-    assert_eq!(look.mean(&divergences(1e-5, 29), 0.001, 5153.0).verdict, Verdict::Undecided);
+    assert_eq!(look.mean(&divergences(0.008, 64), 0.001.into(), 5153.0).verdict, Verdict::Beyond);
+    assert_eq!(look.mean(&divergences(1e-5, 64), 0.001.into(), 5153.0).verdict, Verdict::Within);
+    assert_eq!(look.mean(&divergences(0.002, 64), 0.001.into(), 5153.0).verdict, Verdict::Undecided);
+    assert_eq!(look.mean(&divergences(1e-5, 29), 0.001.into(), 5153.0).verdict, Verdict::Undecided);
 }
 
 #[test]
@@ -224,9 +255,9 @@ fn an_early_decision_is_that_of_its_bounds_and_says_when_it_would_decide() {
             let values: Vec<f64> = losses.iter().map(|loss| 0.01 * f64::from(*loss)).collect();
             let mean = SampledMean::of_divergences(&values).unwrap();
             for (decision, limit) in [
-                (look.share(&differing, 0.02).unwrap(), 0.02),
+                (look.share(&differing, 0.02.into()).unwrap(), 0.02),
                 (look.accuracy(&losses, 0.02).unwrap(), 0.02),
-                (look.mean(&mean, 2e-4, 5153.0), 2e-4),
+                (look.mean(&mean, 2e-4.into(), 5153.0), 2e-4),
             ] {
                 let expected = match decision {
                     _ if decision.lower > limit => Verdict::Beyond,
@@ -248,8 +279,8 @@ fn an_early_decision_is_that_of_its_bounds_and_says_when_it_would_decide() {
         assert!(seen.iter().filter(|seen| **seen == verdict).count() > 3, "{seen:?}");
     }
     // As many more passages as it says decide it.
-    let few = look.share(&differing(0.0, 40), 0.02).unwrap().more_passages.unwrap();
-    let enough = |count| look.share(&differing(0.0, count), 0.02).unwrap().verdict == Verdict::Within;
+    let few = look.share(&differing(0.0, 40), 0.02.into()).unwrap().more_passages.unwrap();
+    let enough = |count| look.share(&differing(0.0, count), 0.02.into()).unwrap().verdict == Verdict::Within;
     let needed = 40 + usize::try_from(few).unwrap();
     assert!(enough(needed) && !enough(needed - 1));
 }
@@ -303,9 +334,9 @@ proptest! {
     #[test]
     fn no_value_panics(values in prop::collection::vec(any::<f64>(), 0..40), limit in 0.0..1.0_f64) {
         for mean in [SampledMean::of(&values), SampledMean::of_divergences(&values)].into_iter().flatten() {
-            let decision = decide(&[(Measured::Mean(mean), limit)], 0.05)[0];
+            let decision = decide(&[(Measured::Mean(mean), limit.into())], 0.05)[0];
             prop_assert!(decision.verdict != Verdict::Within || decision.upper <= limit);
-            let _ = (passages_to_prove(Measured::Mean(mean), limit, 0.05), smallest_detectable(Measured::Mean(mean), limit, 0.05));
+            let _ = (passages_to_prove(Measured::Mean(mean), limit, 0.05), smallest_detectable(Measured::Mean(mean), limit.into(), 0.05));
         }
         let _ = Betting::on(&values, 0.05).map(|betting| betting.bounds());
         let _ = AsymptoticSequence { alpha: 0.05, sharpest_at: 100.0 }.bounds(&values);

@@ -6,7 +6,7 @@ use super::error::StatsError;
 use super::mean_bound::SampledMean;
 use super::plan::{smallest_count, whole};
 use super::tail::bisect;
-use super::verdict::{Decision, Verdict};
+use super::verdict::{Decision, Threshold, Verdict};
 
 /// The passages before the first look.
 const FIRST_SLICE: usize = 64;
@@ -38,20 +38,22 @@ impl EarlyLook {
     /// betting: [`Betting`] on numbers from 0 to 1.
     pub fn accuracy(&self, losses: &[i8], limit: f64) -> Result<Decision, StatsError> {
         let values: Vec<f64> = losses.iter().map(|loss| f64::midpoint(f64::from(*loss), 1.0)).collect();
-        let decision = self.betting(&values, f64::midpoint(limit, 1.0).min(1.0))?;
+        let decision = self.betting(&values, f64::midpoint(limit, 1.0).min(1.0).into())?;
         let loss = |mean: f64| 2.0 * mean - 1.0;
         Ok(Decision { lower: loss(decision.lower), upper: loss(decision.upper), ..decision })
     }
 
     /// Decides about a share of passages, by betting.
-    pub fn share(&self, differing: &[bool], limit: f64) -> Result<Decision, StatsError> {
+    pub fn share(&self, differing: &[bool], threshold: Threshold) -> Result<Decision, StatsError> {
         let values: Vec<f64> = differing.iter().map(|differs| f64::from(u8::from(*differs))).collect();
-        self.betting(&values, limit.clamp(0.0, 1.0))
+        self.betting(&values, threshold)
     }
 
-    fn betting(&self, values: &[f64], limit: f64) -> Result<Decision, StatsError> {
+    /// Means of numbers from 0 to 1.
+    fn betting(&self, values: &[f64], threshold: Threshold) -> Result<Decision, StatsError> {
+        let [limit, beyond] = [threshold.limit, threshold.beyond()].map(|mean| mean.clamp(0.0, 1.0));
         let (above, below) = (Betting::on(values, self.beyond_alpha)?, Betting::on(values, self.alpha)?);
-        let capital = above.largest_capital(limit, 1.0);
+        let capital = above.largest_capital(beyond, 1.0);
         let verdict = if capital >= (1.0 / self.beyond_alpha).ln() {
             Verdict::Beyond
         } else if below.largest_capital(limit, -1.0) >= (1.0 / self.alpha).ln() {
@@ -61,8 +63,9 @@ impl EarlyLook {
         };
         let more_passages = if verdict == Verdict::Undecided {
             let repeated: Vec<f64> = values.iter().copied().cycle().take(REPEATED * values.len()).collect();
-            let needed = [(self.beyond_alpha, 1.0), (self.alpha, -1.0)].map(|(alpha, side)| {
-                Betting::on(&repeated, alpha).map(|bets| bets.passages_to_reach((1.0 / alpha).ln(), limit, side))
+            let sides = [(self.beyond_alpha, beyond, 1.0), (self.alpha, limit, -1.0)];
+            let needed = sides.map(|(alpha, mean, side)| {
+                Betting::on(&repeated, alpha).map(|bets| bets.passages_to_reach((1.0 / alpha).ln(), mean, side))
             });
             let [beyond, within] = needed;
             let needed = beyond?.into_iter().chain(within?).min();
@@ -83,13 +86,14 @@ impl EarlyLook {
     /// Decides about a mean of unbounded numbers, of which `total` are to be seen: the asymptotic sequence's margin as the quantile
     /// of [`SampledMean`], whose skewness and unseen tail the sequence does not know either.
     #[must_use]
-    pub fn mean(&self, seen: &SampledMean, limit: f64, total: f64) -> Decision {
+    pub fn mean(&self, seen: &SampledMean, threshold: Threshold, total: f64) -> Decision {
+        let (limit, beyond) = (threshold.limit, threshold.beyond());
         let quantile =
             |seen: &SampledMean, alpha| AsymptoticSequence { alpha, sharpest_at: total / 4.0 }.quantile(seen.count());
         let lower = |seen: &SampledMean, alpha| seen.lower_at(quantile(seen, alpha), alpha);
         let upper = |seen: &SampledMean| seen.upper_at(quantile(seen, self.alpha), self.alpha);
         let verdict = |seen: &SampledMean| {
-            if lower(seen, self.beyond_alpha) > limit {
+            if lower(seen, self.beyond_alpha) > beyond {
                 Verdict::Beyond
             } else if upper(seen) <= limit {
                 Verdict::Within
@@ -105,7 +109,7 @@ impl EarlyLook {
             None
         };
         // −ln of an error, from that of a coin to the smallest that there is.
-        let exponent = bisect(std::f64::consts::LN_2, 690.0, |exponent| lower(seen, (-exponent).exp()) > limit);
+        let exponent = bisect(std::f64::consts::LN_2, 690.0, |exponent| lower(seen, (-exponent).exp()) > beyond);
         Decision {
             verdict: found,
             upper: upper(seen),

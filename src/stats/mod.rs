@@ -55,4 +55,4 @@ pub use perplexity::{perplexity, perplexity_stderr};
 pub use plan::{POWER, assumed_mean, passages_to_prove, smallest_detectable};
 pub(crate) use proportion::Proportion;
 pub(crate) use quantile::quantile;
-pub use verdict::{Decision, Verdict, decide};
+pub use verdict::{Decision, Threshold, Verdict, decide};

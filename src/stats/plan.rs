@@ -3,6 +3,7 @@
 use super::mean_bound::SampledMean;
 use super::measured::Measured;
 use super::tail::{alpha_with_power, bisect};
+use super::verdict::Threshold;
 
 /// More than any task has.
 const MOST_PASSAGES: f64 = 1e9;
@@ -11,10 +12,10 @@ const MOST_PASSAGES: f64 = 1e9;
 pub const POWER: f64 = 0.8;
 
 /// How many more passages decide a limit, at the rates and the spread seen: to be within at `alpha`, or beyond at `beyond_alpha`.
-pub(super) fn passages_needed(seen: Measured, limit: f64, alpha: f64, beyond_alpha: f64) -> Option<u64> {
+pub(super) fn passages_needed(seen: Measured, threshold: Threshold, alpha: f64, beyond_alpha: f64) -> Option<u64> {
     let decided = |count: f64| {
         let scaled = seen.scaled_to(count);
-        scaled.upper(alpha) <= limit || scaled.lower(beyond_alpha) > limit
+        scaled.upper(alpha) <= threshold.limit || scaled.lower(beyond_alpha) > threshold.beyond()
     };
     smallest_count(seen.count().max(1.0), decided).map(|count| whole(count - seen.count()))
 }
@@ -27,7 +28,8 @@ pub fn passages_to_prove(seen: Measured, limit: f64, alpha: f64) -> Option<u64> 
 
 /// The smallest loss that is beyond the limit with a probability of [`POWER`], at the spread and the number of passages seen:
 /// the minimum detectable effect. `None` where no loss is: there are too few passages.
-pub fn smallest_detectable(seen: Measured, limit: f64, alpha: f64) -> Option<f64> {
+pub fn smallest_detectable(seen: Measured, threshold: Threshold, alpha: f64) -> Option<f64> {
+    let limit = threshold.beyond();
     let alpha = alpha_with_power(alpha, POWER);
     let detected = |loss: f64| seen.around(loss).lower(alpha) > limit;
     let mut above = limit.max(1e-9);

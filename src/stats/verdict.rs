@@ -12,8 +12,8 @@ use super::plan::passages_needed;
 pub enum Verdict {
     /// The loss is at most the limit: the upper end of its one-sided bound is.
     Within,
-    /// The loss exceeds the limit: the lower end of its one-sided bound does, also with Holm's correction over all limits judged
-    /// together.
+    /// The loss exceeds the limit by more than rounding explains: the lower end of its one-sided bound does, also with Holm's
+    /// correction over all limits judged together.
     Beyond,
     /// Neither is proven.
     Undecided,
@@ -29,6 +29,28 @@ impl Verdict {
     }
 }
 
+/// What a loss is judged against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Threshold {
+    /// The largest loss that is allowed.
+    pub limit: f64,
+    /// What rounding alone makes of a loss that is never negative: beyond is one that exceeds the limit by more than this.
+    pub noise: f64,
+}
+
+impl Threshold {
+    /// What a loss that is beyond exceeds.
+    pub(super) fn beyond(self) -> f64 {
+        self.limit + self.noise
+    }
+}
+
+impl From<f64> for Threshold {
+    fn from(limit: f64) -> Self {
+        Self { limit, noise: 0.0 }
+    }
+}
+
 /// A verdict and what it rests on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decision {
@@ -39,20 +61,20 @@ pub struct Decision {
     pub lower: f64,
     /// The α that Holm's correction leaves for [`Verdict::Beyond`].
     pub beyond_alpha: f64,
-    /// The p-value, uncorrected, of a loss that is at most the limit.
+    /// The p-value, uncorrected, of a loss that is not beyond.
     pub p_beyond: f64,
     /// Of an undecided one: how many more passages decide it at the rates and the spread seen; `None` where no number that can be had
     /// does, as for a loss as large as its limit.
     pub more_passages: Option<u64>,
 }
 
-/// Decides limits that are judged together. Pairs are a loss and its limit.
+/// Decides limits that are judged together.
 ///
 /// *Within* claims hold with probability 1 − `alpha` each, and so does the claim that all are within: it is false only if one of
 /// them is. *Beyond* claims hold together with probability 1 − `alpha`, by S. Holm's step-down procedure (Scandinavian
 /// Journal of Statistics 6, 1979).
-pub fn decide(judged: &[(Measured, f64)], alpha: f64) -> Vec<Decision> {
-    let p_values: Vec<f64> = judged.iter().map(|(loss, limit)| loss.p_beyond(*limit)).collect();
+pub fn decide(judged: &[(Measured, Threshold)], alpha: f64) -> Vec<Decision> {
+    let p_values: Vec<f64> = judged.iter().map(|(loss, threshold)| loss.p_beyond(threshold.beyond())).collect();
     let mut by_p: Vec<usize> = (0..judged.len()).collect();
     by_p.sort_by(|one, other| p_values[*one].total_cmp(&p_values[*other]));
     let mut decisions: Vec<Option<Decision>> = vec![None; judged.len()];
@@ -71,15 +93,26 @@ pub fn decide(judged: &[(Measured, f64)], alpha: f64) -> Vec<Decision> {
 }
 
 impl Decision {
-    fn of((loss, limit): (Measured, f64), p_beyond: f64, rejected: bool, alpha: f64, beyond_alpha: f64) -> Self {
+    /// What rounding alone makes of the loss, where that is why it is undecided: it exceeds its limit, and is not beyond.
+    pub fn hidden_by_noise(&self, threshold: Threshold) -> Option<f64> {
+        (self.verdict == Verdict::Undecided && self.lower > threshold.limit).then_some(threshold.noise)
+    }
+
+    fn of(
+        (loss, threshold): (Measured, Threshold),
+        p_beyond: f64,
+        rejected: bool,
+        alpha: f64,
+        beyond_alpha: f64,
+    ) -> Self {
         let (lower, upper) = (loss.lower(beyond_alpha), loss.upper(alpha));
-        let verdict = match (rejected, upper <= limit) {
+        let verdict = match (rejected, upper <= threshold.limit) {
             (true, _) => Verdict::Beyond,
             (false, true) => Verdict::Within,
             (false, false) => Verdict::Undecided,
         };
         let more_passages =
-            if verdict == Verdict::Undecided { passages_needed(loss, limit, alpha, beyond_alpha) } else { None };
+            if verdict == Verdict::Undecided { passages_needed(loss, threshold, alpha, beyond_alpha) } else { None };
         Self { verdict, upper, lower, beyond_alpha, p_beyond, more_passages }
     }
 }

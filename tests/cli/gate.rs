@@ -54,6 +54,46 @@ fn gate_in(columns: Option<&str>, arguments: &[&str]) -> (Option<i32>, String, S
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
+/// In 16 bits two runs of one model diverge by more than an exact merge may lose.
+#[test]
+fn what_rounding_explains_is_not_beyond() {
+    let with_floor = |floor: Vec<Sample>| {
+        let folder = folder();
+        let exact = diverging(model(12, 12, 0.0, 0.05), |passage| 2.6e-3 * scatter(3 * passage));
+        let lossy = diverging(model(12, 12, 0.0, 0.05), |passage| 1e-2 * scatter(7 * passage));
+        let variants = vec![("fold", exact), ("other", lossy), ("noise floor", floor)];
+        let report = write_report(folder.path(), baseline(), variants);
+        let judged = |limits: &[&str]| gate(&[&[report.as_str()], limits].concat());
+        let (code, out, err) = judged(&["--max-kl", "1e-4", "--model", "fold"]);
+        assert!(err.is_empty(), "{err}");
+        let (_, json, _) = judged(&["--max-kl", "1e-4", "--format", "json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let of = |name| {
+            let mut checks = json["checks"].as_array().unwrap().iter();
+            let check = checks.find(|check| check["model"] == name && check["check"] == "KL divergence").unwrap();
+            (check["verdict"].as_str().unwrap().to_owned(), check["noise"].as_f64().unwrap())
+        };
+        assert_eq!(of("other").0, "beyond");
+        let text = std::fs::read_to_string(folder.path().join("report.json")).unwrap();
+        (code, out, of("fold"), text)
+    };
+    // A tenth of the passages, as the noise floor has them.
+    let some = |samples: Vec<Sample>| samples.into_iter().filter(|sample| sample.doc_id % 10 == 0).collect();
+    let (code, out, (verdict, noise), report) =
+        with_floor(some(diverging(model(12, 12, 0.0, 0.05), |passage| 2.8e-3 * scatter(5 * passage))));
+    assert_eq!((code, verdict.as_str()), (Some(3), "undecided"), "{out}");
+    assert!((1.4e-3..1.6e-3).contains(&noise), "{noise}");
+    assert!(out.contains("note: KL divergence of fold exceeds its limit, but rounding alone may make 1.4"), "{out}");
+    assert!(out.contains("--dtype f32"), "{out}");
+    assert!(report.contains("\"noise\": 0.001"), "{report}");
+    let (code, out, found, report) = with_floor(some(diverging(baseline(), |_| 1e-9)));
+    assert_eq!((code, found.0.as_str()), (Some(1), "beyond"), "{out}");
+    assert!(report.contains("\"noise\": 1"), "{report}");
+    let (.., found, report) = with_floor(some(diverging(baseline(), |_| 0.0)));
+    assert_eq!(found, ("beyond".to_owned(), 0.0));
+    assert!(!report.contains("\"noise\":"), "what makes nothing is left out");
+}
+
 /// The verdict on one model that is all there is.
 fn verdict_on(candidate: Vec<Sample>, limits: &[&str]) -> (Option<i32>, String) {
     let folder = folder();

@@ -37,12 +37,16 @@ pub fn diverging(mut samples: Vec<Sample>, divergence: impl Fn(usize) -> f64) ->
     samples
 }
 
-/// Writes an output directory with a baseline and variants; returns the directory's path as text.
+/// Writes an output directory with a baseline and variants, one of which may be the `noise floor`; returns the directory's path
+/// as text.
 pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str, Vec<Sample>)>) -> String {
     let count = baseline.len();
-    let model = |role| move |name: &str| ModelRecord::new(name, role);
+    let model = |name: &str| match name {
+        "baseline" => ModelRecord::new(name, ModelRole::Baseline),
+        "noise floor" => ModelRecord::new(name, ModelRole::NoiseFloor),
+        _ => ModelRecord::new(name, ModelRole::Variant),
+    };
     let (names, of_variants): (Vec<_>, Vec<_>) = variants.into_iter().unzip();
-    let models = std::iter::once("baseline").map(model(ModelRole::Baseline));
     let run = json!({
         "argv": [], "started": "2026-11-23T08:30:00Z", "seconds": 1.0, "device": "cpu", "dtype": "f32", "threads": 1,
         "versions": {"kintsugi": "0.1.0", "libtorch": "2.11.0"}, "chunk_tokens": 1024, "slices": 1, "tokens": 1,
@@ -63,7 +67,7 @@ pub fn write_report(directory: &Path, baseline: Vec<Sample>, variants: Vec<(&str
         run: serde_json::from_value(run).unwrap(),
         checkpoint: serde_json::from_value(checkpoint).unwrap(),
         task: serde_json::from_value(task).unwrap(),
-        models: models.chain(names.into_iter().map(model(ModelRole::Variant))).collect(),
+        models: std::iter::once("baseline").chain(names).map(model).collect(),
         samples: std::iter::once(baseline).chain(of_variants).collect(),
         divergence: Vec::new(),
         drift: Vec::new(),

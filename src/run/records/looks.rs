@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelScores, ModelsRecord, Records};
-use crate::limits::{Comparison, Comparisons, Gates, LimitsError, PairedOutcomes, Reference, settled, stopping_rule};
+use crate::limits::{
+    Comparison, Comparisons, Gates, LimitsError, Noise, PairedOutcomes, Reference, settled, stopping_rule,
+};
 use crate::report::{ModelRole, UntilDecided};
 use crate::run::error::RunError;
 use crate::samples::Sample;
@@ -53,7 +55,7 @@ impl Records {
         let gates = rule.gates()?;
         let samples: Vec<_> = (0..models.models.len()).map(|model| self.by_passage(model)).collect();
         for end in EarlyLook::slices(rule.order.len()) {
-            let Some(compared) = self.compared(models, &samples, &rule.order[..end], &gates) else { break };
+            let Some(compared) = self.compared(models, &samples, &rule.order[..end], &gates)? else { break };
             looks.after.push(end);
             // Where no model is left, all overflow: more passages change nothing.
             let nothing = compared.comparisons.is_empty();
@@ -90,18 +92,26 @@ impl Records {
     }
 
     /// Every model with limits beside the baseline on these passages; `None` where they are not all evaluated.
+    ///
+    /// # Errors
+    /// Numbers that no statistics can be made of.
     fn compared(
         &self,
         models: &ModelsRecord,
         samples: &[BTreeMap<usize, &Sample>],
         passages: &[usize],
         gates: &Gates,
-    ) -> Option<Comparisons> {
+    ) -> Result<Option<Comparisons>, RunError> {
         let of = |model: usize| {
             let samples = passages.iter().map(|passage| samples[model].get(passage).copied());
             samples.collect::<Option<Vec<&Sample>>>()
         };
-        let baseline = of(models.models.iter().position(|model| model.role == ModelRole::Baseline)?)?;
+        let place = |role| models.models.iter().position(|model| model.role == role);
+        let Some(baseline) = place(ModelRole::Baseline).and_then(of) else { return Ok(None) };
+        let floor = place(ModelRole::NoiseFloor).map(|floor| &samples[floor]);
+        let again: Vec<_> = baseline.iter().filter_map(|first| Some((*first, *floor?.get(&first.doc_id)?))).collect();
+        let failed = |source| LimitsError::Stats { name: "noise floor".to_owned(), source };
+        let noise = Noise::measured(&again, self.run.task.rolling, gates.significance).map_err(failed)?;
         let mut comparisons = Vec::new();
         let distinct = models.models.iter().enumerate().filter(|(at, model)| {
             model.role == ModelRole::Variant && models.same_as.get(*at).copied().flatten().is_none()
@@ -119,10 +129,11 @@ impl Records {
                 reference: Reference::Baseline,
                 limits,
                 outcomes: PairedOutcomes::of_samples(&pairs, self.run.task.rolling, true),
+                noise,
                 doc_ids: passages.to_vec(),
             });
         }
         let seen_of = self.run.stopping.as_ref().map(|rule| rule.order.len());
-        Some(Comparisons { comparisons, seen_of, ..Comparisons::default() })
+        Ok(Some(Comparisons { comparisons, seen_of, ..Comparisons::default() }))
     }
 }

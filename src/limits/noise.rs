@@ -1,0 +1,43 @@
+//! What rounding alone makes of losses that are never negative: two runs of one model whose sums differ in their order diverge a
+//! little. Losses of accuracy and of log-likelihood have a sign, and rounding makes them larger as often as smaller.
+
+use super::outcomes::{Criterion, PairedOutcomes};
+use crate::samples::{RollingText, Sample};
+use crate::stats::StatsError;
+
+/// In the units of [`Criterion`]; zero where rounding made no difference, and where nobody measured it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Noise {
+    divergence: f64,
+    top_changes: f64,
+}
+
+impl Noise {
+    /// Of a noise floor: pairs of the baseline's samples and those of its second run. An upper bound at `alpha`, or the loss
+    /// seen where there are too few passages for one.
+    pub(crate) fn measured(
+        floor: &[(&Sample, &Sample)],
+        rolling: Option<RollingText>,
+        alpha: f64,
+    ) -> Result<Self, StatsError> {
+        if floor.is_empty() {
+            return Ok(Self::default());
+        }
+        let outcomes = PairedOutcomes::of_samples(floor, rolling, true);
+        let bound = |criterion| {
+            let measured = outcomes.measured(criterion)?.filter(|measured| measured.estimate() > 0.0);
+            Ok(measured.map_or(0.0, |measured| {
+                Some(measured.upper(alpha)).filter(|upper| upper.is_finite()).unwrap_or_else(|| measured.estimate())
+            }))
+        };
+        Ok(Self { divergence: bound(Criterion::KlDivergence)?, top_changes: bound(Criterion::TopTokenChange)? })
+    }
+
+    pub(crate) fn of(&self, criterion: Criterion) -> f64 {
+        match criterion {
+            Criterion::KlDivergence => self.divergence,
+            Criterion::TopTokenChange => self.top_changes,
+            Criterion::AccuracyLoss | Criterion::PerplexityIncrease => 0.0,
+        }
+    }
+}
