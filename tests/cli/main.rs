@@ -27,6 +27,8 @@ mod faults;
 mod flags;
 mod gate;
 mod gate_samples;
+#[cfg(feature = "libtorch")]
+mod github_action;
 mod hostile;
 mod hostile_hugging_face;
 mod hostile_megatron;

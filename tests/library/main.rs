@@ -17,6 +17,7 @@ mod hugging_face_ranks;
 mod hugging_face_settings;
 mod report_browser;
 mod report_page;
+mod report_reader;
 mod report_snapshots;
 mod supported;
 mod synthetic;

@@ -93,3 +93,27 @@ fn a_reader_can_sort_and_filter_and_the_console_stays_empty() {
         assert!(failed.is_empty(), "{window}: {failed:?}");
     }
 }
+
+/// Follows a link within the page, and tells the page around it whether that led there.
+const FRAMED_VISITOR: &str = r##"<script>
+document.querySelector('nav a[href="#flips"]').click();
+parent.document.title = `scrolled: ${scrollY > 0}`;
+</script>"##;
+
+#[test]
+fn links_within_the_page_work_where_a_notebook_shows_it() {
+    let Some(browser) = chromium() else {
+        eprintln!("skipped: there is no Chromium on this machine");
+        return;
+    };
+    let (input, passages) = (input(), passages());
+    let report = Report::new(&input).unwrap();
+    let page = report::render_html(&ReportFiles::new(&report, &input, &passages)).unwrap();
+    let framed =
+        page.replace("</body>", &format!("{FRAMED_VISITOR}</body>")).replace('&', "&amp;").replace('"', "&quot;");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notebook.html");
+    std::fs::write(&file, format!("<title></title><iframe srcdoc=\"{framed}\" height=800></iframe>")).unwrap();
+    let (title, console) = visit(browser, &file, "1280,900");
+    assert_eq!((title.as_str(), console.as_str()), ("scrolled: true", ""));
+}

@@ -1,3 +1,13 @@
+// In the `srcdoc` of an iframe, as notebooks show the page, links within it would lead to the page around it.
+if (location.protocol === "about:") {
+  for (const link of document.querySelectorAll('a[href^="#"]')) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      document.getElementById(link.hash.slice(1)).scrollIntoView();
+    });
+  }
+}
+
 // Sorts and filters the passages that flipped. Without it the table is complete, in the order of the passages.
 (() => {
   "use strict";
