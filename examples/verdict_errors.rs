@@ -80,7 +80,9 @@ impl Loss {
                 let losses: Vec<i8> = drawn.iter().map(|drawn| *drawn as i8).collect();
                 Ok(look.accuracy(&losses, limit)?.verdict)
             }
-            Self::Divergence { .. } => Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit.into(), total as f64).verdict),
+            Self::Divergence { .. } => {
+                Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit.into(), total as f64).verdict)
+            }
             Self::Fall { .. } => Ok(look.mean(&SampledMean::of(drawn)?, limit.into(), total as f64).verdict),
         }
     }

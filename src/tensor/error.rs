@@ -19,6 +19,8 @@ pub enum TensorError {
     Empty,
     #[error("dimension {dim}, elements {start}..{end}: outside shape {shape:?}")]
     OutOfRange { dim: usize, start: usize, end: usize, shape: Vec<usize> },
+    #[error("shape {shape:?}: the order of its rows does not have each of them once")]
+    RowOrder { shape: Vec<usize> },
     #[error("{0} tensors have no merge arithmetic")]
     NotFloat(DType),
 }

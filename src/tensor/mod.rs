@@ -9,6 +9,7 @@ mod error;
 mod host_tensor;
 mod join;
 mod pool;
+mod row_order;
 mod rows;
 #[cfg(test)]
 mod tests;

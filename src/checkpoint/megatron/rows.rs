@@ -4,7 +4,7 @@
 use super::rank_file::QkvVersion;
 use crate::config::{Architecture, QkvLayout};
 use crate::partition::{Kind, Role};
-use crate::tensor::{DType, HostTensor, Piece, TensorError, concatenate};
+use crate::tensor::{DType, HostTensor, TensorError};
 
 /// How a rank's tensors differ from what the partition table describes.
 #[derive(Debug, Clone, Copy)]
@@ -32,16 +32,15 @@ impl RowOrders {
     ) -> Result<HostTensor, TensorError> {
         let shard = if self.zero_centred && kind == Kind::NormGain { plus_one(&shard)? } else { shard };
         match role {
-            Role::QkvWeight | Role::QkvBias => select(shard, &self.qkv_rows(architecture, tp_size)),
+            Role::QkvWeight | Role::QkvBias => shard.in_row_order(&self.qkv_rows(architecture, tp_size)),
             Role::QueryNormGain | Role::QueryNormBias | Role::KeyNormGain | Role::KeyNormBias => {
                 let rows: Vec<_> = (0..architecture.head_size).map(|element| self.element(element)).collect();
-                select(shard, &rows)
+                shard.in_row_order(&rows)
             }
             // Megatron's are [gate | up] in each rank.
             Role::MlpInputWeight | Role::MlpInputBias if architecture.gated => {
                 let inner = architecture.mlp_inner_size / tp_size.max(1);
-                let halves = [inner..2 * inner, 0..inner];
-                concatenate(0, &halves.map(|range| Piece { tensor: &shard, range }))
+                shard.in_row_order(&(inner..2 * inner).chain(0..inner).collect::<Vec<_>>())
             }
             _ => Ok(shard),
         }
@@ -83,19 +82,6 @@ impl RowOrders {
         };
         order.into_iter().flat_map(|(part, head)| rotated(part, head)).collect()
     }
-}
-
-/// These rows, one behind another.
-fn select(tensor: HostTensor, rows: &[usize]) -> Result<HostTensor, TensorError> {
-    if rows.iter().enumerate().all(|(at, &row)| at == row) {
-        return Ok(tensor);
-    }
-    let runs = rows.chunk_by(|&row, &next| next == row + 1);
-    let pieces = runs.filter_map(|run| {
-        let (&first, &last) = (run.first()?, run.last()?);
-        Some(Piece { tensor: &tensor, range: first..last + 1 })
-    });
-    concatenate(0, &pieces.collect::<Vec<_>>())
 }
 
 /// A gain from what is stored of it, computed and kept in float32, as Transformer Engine and Megatron's fused norms do.
