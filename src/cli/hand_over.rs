@@ -22,8 +22,7 @@ const FOLDERS: &str = include_str!("../../packaging/torch-folders.txt");
 /// Becomes the other executable, with the same arguments. Returns only where it cannot.
 pub(super) fn exec(what: &str) -> Error {
     let library_path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let found = std::env::current_exe().map_err(Error::from).and_then(|own| other(what, &own, &library_path));
-    let other = match found {
+    let other = match other(what, std::env::current_exe().ok().as_deref(), &library_path) {
         Ok(other) => other,
         Err(error) => return error,
     };
@@ -37,14 +36,13 @@ pub(super) fn exec(what: &str) -> Error {
 }
 
 /// The other executable, if it is beside this one and the torch that the loader will give it fits.
-fn other(what: &str, own: &Path, library_path: &OsStr) -> Result<PathBuf> {
-    let other = own.with_file_name(OTHER);
-    if !other.is_file() {
+fn other(what: &str, own: Option<&Path>, library_path: &OsStr) -> Result<PathBuf> {
+    let Some(other) = own.map(|own| own.with_file_name(OTHER)).filter(|other| other.is_file()) else {
         return Err(Error::usage(format!("{what} needs libtorch, and this executable is built without")).with_hint(
-            "install the wheel, which uses the torch of its environment, or build from source (docs/building.md)",
+            "pip install the wheel kintsugi-merge, which uses the torch of its environment, or build from source with libtorch",
         ));
-    }
-    let install = format!("pip install 'torch=={NEEDED}.*' in the environment of {}", own.display());
+    };
+    let install = format!("pip install 'torch=={NEEDED}.*' in the environment of {}", other.display());
     let Some(libraries) = libraries(&other, library_path) else {
         return Err(Error::usage(format!("{what} needs torch {NEEDED}, and none is installed")).with_hint(install));
     };
@@ -61,8 +59,9 @@ fn other(what: &str, own: &Path, library_path: &OsStr) -> Result<PathBuf> {
 /// The folder from which the loader will take libtorch: the first that has it.
 fn libraries(executable: &Path, library_path: &OsStr) -> Option<PathBuf> {
     let prefix = executable.parent()?.parent()?;
+    let given = (!library_path.is_empty()).then(|| std::env::split_paths(library_path));
     let runpath = FOLDERS.lines().map(|folder| prefix.join(folder));
-    std::env::split_paths(library_path).chain(runpath).find(|folder| folder.join("libtorch_cpu.so").is_file())
+    given.into_iter().flatten().chain(runpath).find(|folder| folder.join("libtorch_cpu.so").is_file())
 }
 
 #[cfg(test)]
@@ -100,7 +99,7 @@ mod tests {
         }
 
         fn other(&self) -> Result<PathBuf> {
-            other("this command", &self.path("bin/kintsugi"), OsStr::new(""))
+            other("this command", Some(&self.path("bin/kintsugi")), OsStr::new(""))
         }
 
         #[track_caller]
@@ -129,13 +128,13 @@ mod tests {
         assert_eq!(
             environment.refusal(),
             "this command needs torch 2.11, and none is installed\n\
-             hint: pip install 'torch==2.11.*' in the environment of PREFIX/bin/kintsugi"
+             hint: pip install 'torch==2.11.*' in the environment of PREFIX/bin/kintsugi-libtorch"
         );
         environment.install_torch("lib/python3.12/site-packages", "2.9.1+cu128");
         assert_eq!(
             environment.refusal(),
             "this command needs torch 2.11, and PREFIX/lib/python3.12/site-packages/torch/lib is of 2.9.1+cu128\n\
-             hint: pip install 'torch==2.11.*' in the environment of PREFIX/bin/kintsugi"
+             hint: pip install 'torch==2.11.*' in the environment of PREFIX/bin/kintsugi-libtorch"
         );
         environment.install_torch("lib/python3.12/site-packages", "2.110.0");
         assert!(environment.other().is_err());
@@ -154,6 +153,6 @@ mod tests {
         assert!(environment.refusal().contains("lib/python3.12/site-packages/torch/lib is of 2.10.0"));
         environment.install_torch("elsewhere", "2.11.0");
         let elsewhere = environment.path("elsewhere/torch/lib");
-        other("this command", &environment.path("bin/kintsugi"), elsewhere.as_os_str()).unwrap();
+        other("this command", Some(&environment.path("bin/kintsugi")), elsewhere.as_os_str()).unwrap();
     }
 }

@@ -27,6 +27,8 @@ mod faults;
 mod flags;
 mod gate;
 mod gate_samples;
+#[cfg(not(feature = "libtorch"))]
+mod hand_over;
 mod hostile;
 mod hostile_hugging_face;
 mod hostile_megatron;
@@ -39,7 +41,6 @@ mod hub_models;
 mod inspect;
 mod outputs;
 mod places;
-#[cfg(all(feature = "libtorch", feature = "hub"))]
 mod reference;
 mod rendering;
 #[cfg(feature = "libtorch")]
