@@ -14,6 +14,8 @@ import zipfile
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 DEMO = REPOSITORY / "evals/demo/checkpoint"
+# Newer than any there is, so that pip takes it.
+STUB = "2.11.99"
 INSTALL = "hint: pip install 'torch==2.11.*' in the environment of "
 
 
@@ -28,7 +30,7 @@ def stub(folder, version):
 
 
 def call(*command, **variables):
-    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore", **{name: str(value) for name, value in variables.items()}}
     subprocess.run([str(word) for word in command], env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -37,7 +39,7 @@ class Test:
         self.wheel, self.libtorch, self.place = pathlib.Path(wheel).resolve(), pathlib.Path(libtorch).resolve(), place
         self.stubs = place / "stubs"
         self.stubs.mkdir()
-        for version in ("2.10.0", "2.11.0"):
+        for version in ("2.10.0", STUB):
             stub(self.stubs, version)
         self.offline = ["--no-index", "--find-links", self.stubs]
 
@@ -58,7 +60,7 @@ class Test:
         inspected = self.run(kintsugi, "inspect", str(DEMO))
         assert inspected.returncode == 0 and "fold" in inspected.stdout, inspected.stderr
         merged = self.run(kintsugi, "merge", str(DEMO), "-o", "merged")
-        assert merged.returncode == 0 and merged.stdout == "merged\n", merged.stderr
+        assert merged.returncode == 0 and merged.stdout.endswith("/merged\n"), merged.stderr
 
     def works(self, name, kintsugi, packages):
         """With torch 2.11."""
@@ -69,7 +71,7 @@ class Test:
         rows = [line.split()[0] for line in demo.stdout.splitlines() if line.strip()]
         assert {"baseline", "zeroth", "fold"} <= set(rows), demo.stdout
         doctor = self.run(kintsugi, "doctor").stdout
-        assert f"from {packages}/torch/lib" in doctor and "kintsugi-libtorch" in doctor, doctor
+        assert f"from {self.libtorch}/lib" in doctor and "kintsugi-libtorch" in doctor, doctor
         print(f"{name}: the demo's table, with torch of {packages}")
 
     def refuses(self, kintsugi, found):
@@ -109,7 +111,8 @@ class Test:
         call(python, "-m", "venv", folder)
         call(folder / "bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "pipx")
         homes = {"PIPX_HOME": folder / "home", "PIPX_BIN_DIR": folder / "links", "PIPX_MAN_DIR": folder / "man"}
-        options = " ".join(map(str, self.offline))
+        # pipx gets a pip of its own from the index.
+        options = f"--find-links {self.stubs}"
         call(folder / "bin/pipx", "install", "--quiet", "--backend", "pip", "--python", python, f"--pip-args={options}", self.wheel, **homes)
         (packages,) = folder.glob("home/venvs/kintsugi-merge/lib/python3.*/site-packages")
         assert (folder / "links/kintsugi").is_symlink()

@@ -135,8 +135,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let cli = Cli::parse_from(expanded.arguments);
     let screen = screen::Screen::new(cli.verbosity, expanded.command_line);
-    for warning in expanded.warnings {
-        tracing::warn!("{warning}");
+    // Without libtorch these commands are handed over, and who gets them warns.
+    if cfg!(feature = "libtorch") {
+        for warning in expanded.warnings {
+            tracing::warn!("{warning}");
+        }
     }
     let finish = |verdict: crate::error::Result<u8>| match verdict {
         Ok(code) => ExitCode::from(code),
