@@ -24,3 +24,7 @@ build_light() {
     rm -rf "$work/light"
     maturin build --release --locked --zig --target "$triple" --compatibility "manylinux_${glibc/./_}" --out "$work/light"
 }
+
+write_checksums() {
+    (cd dist && find . -type f ! -name SHA256SUMS -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
+}

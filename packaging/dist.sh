@@ -26,5 +26,5 @@ fi
 # The same files make the same archive.
 tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct 2>/dev/null || echo 0)" \
     --mode=u=rwX,go=rX --directory "$work/dist" "$name" | gzip --no-name -9 >"dist/$name.tar.gz"
-(cd dist && for file in *.tar.gz *.whl; do [ ! -e "$file" ] || sha256sum "$file"; done >SHA256SUMS)
+write_checksums
 printf 'dist/%s.tar.gz: needs glibc %s\n' "$name" "$needed"

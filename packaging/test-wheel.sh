@@ -5,7 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . packaging/common.sh
 
-set_up_tools
 "$python" packaging/wheel.py check dist/*.whl
 if [ -z "${PYTHONS:-}" ]; then
     for minor in 10 11 12 13 14; do
@@ -15,5 +14,6 @@ if [ -z "${PYTHONS:-}" ]; then
         printf 'Python 3.%s is not here\n' "$minor" >&2
     done
 fi
+set_up_tools
 # shellcheck disable=SC2086
 "$python" packaging/test_installed.py dist/*.whl "${LIBTORCH:-.libtorch}" "$tools/uv" $PYTHONS

@@ -14,3 +14,4 @@ patchelf --set-rpath "$("$python" packaging/wheel.py runpath)" "$other"
 rm -f dist/*.whl
 "$python" packaging/wheel.py assemble "$work"/light/*.whl "$other" "$work/wheel/THIRD-PARTY-LICENSES.txt" dist
 "$python" packaging/wheel.py check dist/*.whl
+write_checksums
