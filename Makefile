@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 CHECKPOINTS ?= $(addprefix ../shared/checkpoints/,parallel-residual-tp2-drift sequential-residual-tied-tp2-drift llama-gqa-swiglu-tp2-drift)
 
-.PHONY: help setup build demo test test-launchers test-cuda-host reliability bench bench-peers verify-hf verify-read verify-written verify-rolling lint doc deny msrv man fuzz soak clean
+.PHONY: help setup build wheel dist demo test test-wheel test-launchers test-cuda-host reliability bench bench-peers verify-hf verify-read verify-written verify-rolling lint doc deny msrv man fuzz soak clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -16,12 +16,22 @@ setup: ## Get libtorch 2.11 (LIBTORCH_KIND=cuda for the GPU build; an existing L
 build: setup ## Build the release binary, target/release/kintsugi
 	$(CARGO) build --release --locked
 
+wheel: build ## Build dist/*.whl, which uses the torch 2.11 of the environment that it is installed in
+	packaging/wheel.sh
+
+dist: ## Build dist/*.tar.gz, the executable without libtorch, for glibc 2.28 or newer
+	packaging/dist.sh
+
 demo: setup ## Compare all merges of the bundled checkpoint
 	$(CARGO) run --release --locked -- demo
 
 test: setup ## Run all tests, with libtorch and without
 	$(CARGO) test --locked
 	$(CARGO) test --locked --no-default-features
+	$(PYTHON) packaging/test_wheel.py
+
+test-wheel: ## Install dist/*.whl with every Python that is here, by pip, uv and pipx, and run it (after `make wheel`)
+	packaging/test-wheel.sh
 
 test-launchers: build ## Shards under a real Slurm, mpirun and torchrun, compared with one process (installs Debian's packages)
 	evals/launchers/test.sh target/release/kintsugi
@@ -96,4 +106,4 @@ soak: setup ## 200 compares in one process: memory and descriptors flat, numbers
 
 clean: ## Remove what was built and what the demo wrote
 	$(CARGO) clean
-	rm -rf kintsugi-out
+	rm -rf kintsugi-out dist

@@ -1,21 +1,26 @@
 //! Finds the libtorch that torch-sys linked against and writes its folder into the RUNPATH of everything we link,
 //! so that the binary, the tests and the benches run without `LD_LIBRARY_PATH` (which still wins: RUNPATH, not RPATH).
 
+#[path = "src/cli/libtorch_version.rs"]
+mod libtorch_version;
+
 use std::path::{Path, PathBuf};
 
+use libtorch_version::libtorch_version;
+
 /// The libtorch that tch 0.24 is made for.
-const LIBTORCH_VERSION: &str = "2.11.";
+const LIBTORCH_VERSION: &str = "2.11";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // A path that is not there would run this, and compile everything, every time.
-    if let Some(head) = git(&["rev-parse", "--git-path", "HEAD"]).filter(|head| Path::new(head).exists()) {
-        println!("cargo::rerun-if-changed={head}");
-    }
-    let commit = git(&["rev-parse", "--short=12", "HEAD"]);
-    println!("cargo::rustc-env=KINTSUGI_GIT_COMMIT={}", commit.unwrap_or_default());
+    println!("cargo::rerun-if-changed=src/cli/libtorch_version.rs");
+    commit();
+    let features = ["hub", "libtorch"];
+    let features = features.into_iter().filter(|name| is_on(name)).collect::<Vec<_>>().join(", ");
+    println!("cargo::rustc-env=KINTSUGI_FEATURES={}", if features.is_empty() { "none" } else { &features });
+    println!("cargo::rustc-env=KINTSUGI_LIBTORCH_NEEDED={LIBTORCH_VERSION}");
     shared_checkpoints();
-    if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_none() {
+    if !is_on("libtorch") {
         println!("cargo::rustc-env=KINTSUGI_LIBTORCH_VERSION=none");
         return;
     }
@@ -27,24 +32,30 @@ fn main() {
     };
     let lib = lib.canonicalize().unwrap_or(lib);
     let version = libtorch_version(&lib).unwrap_or_else(|| "unknown".to_owned());
-    if version != "unknown" && !version.starts_with(LIBTORCH_VERSION) {
+    if version != "unknown" && !version.starts_with(&format!("{LIBTORCH_VERSION}.")) {
         let lib = lib.display();
-        println!("cargo::error=expected libtorch {LIBTORCH_VERSION}*, found {version} in {lib}; run `make setup`");
+        println!("cargo::error=expected libtorch {LIBTORCH_VERSION}, found {version} in {lib}; run `make setup`");
     }
     println!("cargo::rustc-env=KINTSUGI_LIBTORCH_VERSION={version}");
     println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }
 
-/// Reads the version from the files that a libtorch archive (`build-version`) or a wheel (`version.py`) carries.
-fn libtorch_version(lib: &Path) -> Option<String> {
-    let root = lib.parent()?;
-    if let Ok(text) = std::fs::read_to_string(root.join("build-version")) {
-        return Some(text.trim().to_owned());
+fn is_on(feature: &str) -> bool {
+    std::env::var_os(format!("CARGO_FEATURE_{}", feature.to_uppercase())).is_some()
+}
+
+/// The commit that is built. A release build follows every commit; others would compile everything again for it, and follow
+/// only a change of branch.
+fn commit() {
+    let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let watched = git(&["rev-parse", "--git-path", if release { "logs/HEAD" } else { "HEAD" }]);
+    // A path that is not there would run this, and compile everything, every time.
+    if let Some(path) = watched.filter(|path| Path::new(path).exists()) {
+        println!("cargo::rerun-if-changed={path}");
     }
-    let text = std::fs::read_to_string(root.join("version.py")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("__version__"))?;
-    line.split('\'').nth(1).map(str::to_owned)
+    let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
+    println!("cargo::rustc-env=KINTSUGI_GIT_COMMIT={commit}");
 }
 
 /// Sets `kintsugi_shared`, and `kintsugi_shared_megatron`, where the reference checkpoints are that are too large for the

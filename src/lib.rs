@@ -13,6 +13,7 @@
 //! | 1 | `config` | what the model is: gpt-neox's configuration, typed and validated |
 //! | 1 | `hub` | files and models by name: the Hugging Face cache and Hub; where tokenizers are |
 //! | 2 | `samples` | the outcome of every passage, on disk |
+//! | 2 | `options` | choices for a run, as they are written |
 //! | 2 | `partition` | the one table: parameter name → kind; joining and splitting |
 //! | 3 | `checkpoint` | models on disk, by who wrote them (gpt-neox, Megatron-LM, transformers): layout, accounting, reading a stage at a time |
 //! | 3 | `limits` | limits for what a model may lose, and what was proven of them |
@@ -81,6 +82,8 @@ pub mod merge;
 #[cfg(feature = "libtorch")]
 #[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
+pub mod options;
 #[doc(hidden)]
 pub mod partition;
 pub mod report;

@@ -2,27 +2,15 @@
 
 mod of_model;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use fs_err as fs;
 
+use super::forward_args::DemoArgs;
 use super::screen::Screen;
 use super::show::show_finished;
 use crate::error::{Error, Result};
 use crate::run::{self, OutputOptions, Request, ResourceOptions, TaskOptions};
-
-#[derive(Debug, Clone, Args)]
-pub(super) struct DemoArgs {
-    /// Write the report into this folder
-    #[arg(long, value_name = "DIR", default_value = "kintsugi-out/demo")]
-    output_dir: PathBuf,
-    /// auto, cpu, cuda, or cuda:N[,N…]
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: crate::model::DeviceChoice,
-    #[command(flatten)]
-    of_model: of_model::ModelOptions,
-}
 
 macro_rules! file {
     ($name:literal) => {

@@ -1,7 +1,12 @@
 //! `kintsugi doctor`: what this machine can do.
 
+#[cfg(feature = "libtorch")]
+use std::path::Path;
+
 use clap::Args;
 
+#[cfg(feature = "libtorch")]
+use super::libtorch_version::libtorch_version;
 use super::screen::Screen;
 use crate::error::Result;
 
@@ -24,7 +29,15 @@ pub(super) fn run(args: DoctorArgs, screen: &Screen) -> Result<()> {
 }
 
 fn facts() -> Vec<(String, String)> {
-    let mut facts = vec![("kintsugi", env!("CARGO_PKG_VERSION").to_owned())];
+    // An executable that computes knows more.
+    #[cfg(not(feature = "libtorch"))]
+    let libtorch = super::hand_over::exec("a forward pass").to_string();
+    let mut facts = vec![
+        ("kintsugi", env!("CARGO_PKG_VERSION").to_owned()),
+        ("executable", executable()),
+        ("commit", env!("KINTSUGI_GIT_COMMIT").to_owned()),
+        ("features", env!("KINTSUGI_FEATURES").to_owned()),
+    ];
     let threads = std::thread::available_parallelism().map_or_else(|_| "unknown".to_owned(), |count| count.to_string());
     facts.push(("cpu threads", threads));
     #[cfg(target_arch = "x86_64")]
@@ -37,14 +50,31 @@ fn facts() -> Vec<(String, String)> {
         let tiles =
             if crate::model::has_tiles() { "AMX: f32 products twice as fast" } else { "none: products by libtorch" };
         facts.push(("cpu tiles", tiles.to_owned()));
-        facts.push(("libtorch", crate::run::versions().libtorch));
+        facts.push(("libtorch", env!("KINTSUGI_LIBTORCH_VERSION").to_owned()));
+        facts.push(("libtorch loaded", loaded()));
     }
     #[cfg(not(feature = "libtorch"))]
-    facts.push(("libtorch", "built without: compare, eval and demo are missing".to_owned()));
+    facts.push(("libtorch", format!("none: {libtorch}")));
     let facts = facts.into_iter().map(|(name, fact)| (name.to_owned(), fact));
     #[cfg(feature = "libtorch")]
     let facts = facts.chain(gpus());
     facts.collect()
+}
+
+fn executable() -> String {
+    std::env::current_exe().map_or_else(|error| format!("unknown: {error}"), |path| path.display().to_string())
+}
+
+/// The libtorch that the loader has found for this process.
+#[cfg(feature = "libtorch")]
+fn loaded() -> String {
+    let maps = fs_err::read_to_string("/proc/self/maps").unwrap_or_default();
+    let library = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    let Some(libraries) = library.filter(|path| path.ends_with("libtorch_cpu.so")).find_map(Path::parent) else {
+        return "unknown".to_owned();
+    };
+    let version = libtorch_version(libraries).unwrap_or_else(|| "an unknown version".to_owned());
+    format!("{version} from {}", libraries.display())
 }
 
 /// What is known of CUDA, and every GPU after a trial.

@@ -1,6 +1,5 @@
 //! Examples at the end of every command's help.
 
-#[cfg(feature = "libtorch")]
 pub(super) const COMPARE: &str = "\
 Every option can also be set in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
 
@@ -11,7 +10,6 @@ Examples:
   kintsugi compare path/to/checkpoint --task text_perplexity --data wiki.test.raw
   kintsugi compare --config configs/examples/compare-demo.yml --dry-run";
 
-#[cfg(feature = "libtorch")]
 pub(super) const EVAL: &str = "\
 Every option can also be set in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
 
@@ -20,7 +18,6 @@ Examples:
   kintsugi eval EleutherAI/pythia-160m --limit 500
   kintsugi eval merged-hf --tokenizer EleutherAI/gpt-neox-20b --output-dir out";
 
-#[cfg(feature = "libtorch")]
 pub(super) const EXPLAIN: &str = "\
 Every option can also be set in a run file (--config) or in the environment (KINTSUGI_DEVICE=cpu).
 
@@ -28,7 +25,6 @@ Examples:
   kintsugi explain path/to/checkpoint --output-dir out
   kintsugi explain path/to/checkpoint --strategy mean --limit 500 --json";
 
-#[cfg(feature = "libtorch")]
 pub(super) const DEMO: &str = "\
 Examples:
   kintsugi demo

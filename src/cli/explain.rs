@@ -1,35 +1,10 @@
 //! `kintsugi explain`: which group of parameters costs what, and why.
 
-use std::path::PathBuf;
-
-use clap::Args;
-
-use super::run_file::RunFileArgs;
+use super::forward_args::ExplainArgs;
 use super::screen::Screen;
 use crate::error::Result;
 use crate::report::{self, TerminalStyle};
-use crate::run::{self, OutputOptions, ReadingOptions, Request, ResourceOptions, StrategyOptions, TaskOptions};
-
-#[derive(Debug, Clone, Args)]
-pub(super) struct ExplainArgs {
-    /// Save directory (its `latest` is followed) or `global_stepN` directory
-    checkpoint: PathBuf,
-    #[command(flatten)]
-    task: TaskOptions,
-    #[command(flatten)]
-    strategies: StrategyOptions,
-    #[command(flatten)]
-    output: OutputOptions,
-    /// Print JSON
-    #[arg(long, help_heading = "Output")]
-    json: bool,
-    #[command(flatten)]
-    resources: ResourceOptions,
-    #[command(flatten)]
-    reading: ReadingOptions,
-    #[command(flatten)]
-    run_file: RunFileArgs,
-}
+use crate::run::{self, Request};
 
 pub(super) fn run(args: ExplainArgs, screen: &Screen) -> Result<()> {
     let ExplainArgs { checkpoint, task, strategies, mut output, json, resources, reading, run_file } = args;

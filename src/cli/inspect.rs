@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::screen::Screen;
-use crate::checkpoint::{ModelSource, ParamEntry, STORED_ONCE, open_model};
+use crate::checkpoint::{Checkpoint, ModelSource, ParamEntry, STORED_ONCE, open_model};
 use crate::error::{Error, Result};
 use crate::merge::Strategy;
 use crate::report::{self, DTypeCount, INSPECTION_VERSION, Inspection, ParameterRow, TerminalStyle, Tool, Vocabulary};
@@ -29,8 +29,7 @@ pub(super) struct InspectArgs {
     no_drift: bool,
     /// Compare the model on tokens 0, 1, 2, … with the logits that gpt-neox stored with the checkpoint
     ///
-    /// They are stored with `checkpoint_validation_logits`. Where it takes seconds it is always done.
-    #[cfg(feature = "libtorch")]
+    /// They are stored with `checkpoint_validation_logits`. A build with libtorch always does it where it takes seconds.
     #[arg(long)]
     self_check: bool,
     /// Draw the drift of every parameter in every layer into this file
@@ -56,7 +55,6 @@ pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
         inspection.drift = Some(drift);
         inspection.strategies = Some(judge_strategies(model, &stages, &strategies)?);
     }
-    #[cfg(feature = "libtorch")]
     if let (true, Some(checkpoint)) = (args.self_check || !args.no_drift, model.as_neox()) {
         inspection.notes.extend(check_stored_outputs(checkpoint, args.self_check)?);
     }
@@ -72,16 +70,10 @@ pub(super) fn run(args: &InspectArgs, screen: &Screen) -> Result<()> {
 }
 
 /// Multiplications that the self-check may take without being asked for: a few seconds on a CPU.
-#[cfg(feature = "libtorch")]
-const SELF_CHECK_UNASKED: u64 = 200_000_000_000;
+const SELF_CHECK_UNASKED: u64 = if cfg!(feature = "libtorch") { 200_000_000_000 } else { 0 };
 
 /// Compares the forward pass with what the checkpoint stores, in a sentence.
-#[cfg(feature = "libtorch")]
-fn check_stored_outputs(checkpoint: &crate::checkpoint::Checkpoint, asked: bool) -> Result<Option<String>> {
-    use crate::eval::self_check::self_check;
-    use crate::model::{Backend, Compute, DeviceChoice};
-    use crate::tensor::DType;
-
+fn check_stored_outputs(checkpoint: &Checkpoint, asked: bool) -> Result<Option<String>> {
     if !checkpoint.has_validation_logits() {
         let none = || "self-check: the checkpoint stores no checkpoint_validation_logits".to_owned();
         return Ok(asked.then(none));
@@ -95,6 +87,21 @@ fn check_stored_outputs(checkpoint: &crate::checkpoint::Checkpoint, asked: bool)
             "checkpoint_validation_logits are stored: --self-check compares the model with them".to_owned(),
         ));
     }
+    self_check(checkpoint)
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn self_check(_: &Checkpoint) -> Result<Option<String>> {
+    Err(super::hand_over::exec("--self-check"))
+}
+
+#[cfg(feature = "libtorch")]
+fn self_check(checkpoint: &Checkpoint) -> Result<Option<String>> {
+    use crate::eval::self_check::self_check;
+    use crate::model::Backend;
+    use crate::options::{Compute, DeviceChoice};
+    use crate::tensor::DType;
+
     let Some(device) = DeviceChoice::Auto.resolve()?.first().map(|chosen| chosen.device) else { return Ok(None) };
     let kind = Compute::Exactly(DType::F32).resolve(DType::F32, device);
     let Some(check) = self_check(checkpoint, Backend { device, kind })? else { return Ok(None) };

@@ -13,7 +13,7 @@ use crate::merge::{Exactness, Strategy, check_strategies};
 #[cfg(feature = "libtorch")]
 use crate::partition::StageTensors;
 use crate::report;
-use crate::run::{ReadingOptions, model_path, parse_bytes, tokenizer_if_any, versions};
+use crate::run::{CalibrationOptions, ReadingOptions, model_path, parse_bytes, tokenizer_if_any, versions};
 use crate::tensor::DType;
 
 /// Arguments of `merge`.
@@ -74,9 +74,8 @@ pub(super) struct WriteArgs {
     /// Memory for weights in transit, for example 1GiB or 500MB; a larger parameter is processed alone
     #[arg(help_heading = "Resources", long, value_name = "BYTES", value_parser = parse_bytes, default_value = "768MiB")]
     memory_budget: u64,
-    #[cfg(feature = "libtorch")]
     #[command(flatten)]
-    calibration: crate::run::CalibrationOptions,
+    calibration: CalibrationOptions,
     #[command(flatten)]
     reading: ReadingOptions,
 }
@@ -177,8 +176,7 @@ fn calibration(
     _: &Screen,
 ) -> Result<Option<Calibration>> {
     if strategy.calibrate && source.architecture().streams_can_differ() {
-        let name = &strategy.name;
-        return Err(Error::usage(format!("{name} needs a forward pass, and this build has none (feature libtorch)")));
+        return Err(super::hand_over::exec(&format!("the strategy {}", strategy.name)));
     }
     Ok(None)
 }

@@ -18,12 +18,16 @@ mod eval;
 mod examples;
 #[cfg(feature = "libtorch")]
 mod explain;
+mod forward_args;
 mod gate;
+#[cfg(not(feature = "libtorch"))]
+mod hand_over;
 mod inspect;
 #[cfg(feature = "libtorch")]
 mod interrupt;
 #[cfg(feature = "libtorch")]
 mod launcher;
+mod libtorch_version;
 mod merge;
 mod report;
 mod run_file;
@@ -39,9 +43,20 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::ErrorKind;
 
+/// What `--version` says of the build.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("KINTSUGI_GIT_COMMIT"),
+    "\nfeatures: ",
+    env!("KINTSUGI_FEATURES"),
+    "\nlibtorch: ",
+    env!("KINTSUGI_LIBTORCH_VERSION")
+);
+
 /// Merge tensor-parallel checkpoints of GPT-NeoX and Megatron-LM and measure what each merge strategy costs against the unmerged model.
 #[derive(Debug, Parser)]
-#[command(name = "kintsugi", version, max_term_width = 100, arg_required_else_help = true, disable_help_flag = true)]
+#[command(name = "kintsugi", version, long_version = LONG_VERSION, max_term_width = 100, arg_required_else_help = true, disable_help_flag = true)]
 pub struct Cli {
     #[command(flatten)]
     verbosity: screen::Verbosity,
@@ -52,21 +67,17 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Evaluate the unmerged model and every merge of it, and report what each merge loses
-    #[cfg(feature = "libtorch")]
     #[command(after_help = examples::COMPARE)]
-    Compare(Box<compare::CompareArgs>),
+    Compare(Box<forward_args::CompareArgs>),
     /// Evaluate one model alone: an unmerged checkpoint, a merged one, or a Hugging Face directory
-    #[cfg(feature = "libtorch")]
     #[command(after_help = examples::EVAL)]
-    Eval(Box<eval::EvalArgs>),
+    Eval(Box<forward_args::EvalArgs>),
     /// Find which parameters cost what: factor analysis, bias-scale sweep, divergence through the layers
-    #[cfg(feature = "libtorch")]
     #[command(after_help = examples::EXPLAIN)]
-    Explain(Box<explain::ExplainArgs>),
+    Explain(Box<forward_args::ExplainArgs>),
     /// Run `compare` on the bundled checkpoint, or on a model from the Hub that is split among ranks
-    #[cfg(feature = "libtorch")]
     #[command(after_help = examples::DEMO)]
-    Demo(demo::DemoArgs),
+    Demo(forward_args::DemoArgs),
     /// Write one merge of a checkpoint, for gpt-neox (any number of ranks) or transformers
     #[command(after_help = examples::MERGE)]
     Merge(Box<merge::WriteArgs>),
@@ -124,8 +135,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let cli = Cli::parse_from(expanded.arguments);
     let screen = screen::Screen::new(cli.verbosity, expanded.command_line);
-    for warning in expanded.warnings {
-        tracing::warn!("{warning}");
+    // Without libtorch these commands are handed over, and who gets them warns.
+    if cfg!(feature = "libtorch") {
+        for warning in expanded.warnings {
+            tracing::warn!("{warning}");
+        }
     }
     let finish = |verdict: crate::error::Result<u8>| match verdict {
         Ok(code) => ExitCode::from(code),
@@ -142,6 +156,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(args) => explain::run(*args, &screen),
         #[cfg(feature = "libtorch")]
         Command::Demo(args) => demo::run(args, &screen),
+        #[cfg(not(feature = "libtorch"))]
+        Command::Compare(_) | Command::Eval(_) | Command::Explain(_) | Command::Demo(_) => {
+            Err(hand_over::exec("this command"))
+        }
         Command::Merge(args) => merge::run(&args, &screen),
         Command::Inspect(args) => inspect::run(&args, &screen),
         Command::Diff(args) => diff::run(&args, &screen),

@@ -21,7 +21,6 @@ const PREFIX: &str = "KINTSUGI_";
 const TYPED_ONLY: [&str; 3] = ["config", "help", "version"];
 
 /// Where further options come from.
-#[cfg(feature = "libtorch")]
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct RunFileArgs {
     /// Read options from a run file: YAML in which every option is a key, without its dashes

@@ -10,9 +10,9 @@ use crate::checkpoint::Layout;
 use crate::error::{Error, Result};
 use crate::export::Drift;
 use crate::export::synth::{Shape, SynthOptions, write_checkpoint};
-use crate::run::TestCheckpoint;
 #[cfg(feature = "libtorch")]
 use crate::run::Truth;
+use crate::run::{TaskOptions, TestCheckpoint};
 use crate::tensor::DType;
 
 #[derive(Debug, Clone, Args)]
@@ -55,21 +55,18 @@ pub(super) struct SynthArgs {
     #[arg(long, conflicts_with = "from")]
     rank_files: bool,
     /// Evaluate the unmerged checkpoint, and write its numbers into `truth.json`
-    #[cfg(feature = "libtorch")]
     #[arg(long, conflicts_with = "shape")]
     evaluate: bool,
-    #[cfg(feature = "libtorch")]
     #[command(flatten)]
-    task: crate::run::TaskOptions,
-    /// Tokenizer to copy: a tokenizer.json, or a name on the Hugging Face Hub
-    #[cfg(not(feature = "libtorch"))]
-    #[arg(long, value_name = "FILE|NAME", conflicts_with = "shape")]
-    tokenizer: Option<PathBuf>,
+    task: TaskOptions,
 }
 
 pub(super) fn run(args: &SynthArgs, screen: &Screen) -> Result<()> {
-    #[cfg(feature = "libtorch")]
     args.check_task()?;
+    #[cfg(not(feature = "libtorch"))]
+    if args.evaluate {
+        return Err(super::hand_over::exec("--evaluate"));
+    }
     if let Some(model) = &args.from {
         return from_model(args, model, screen);
     }
@@ -97,9 +94,7 @@ impl SynthArgs {
     }
 
     /// Refuses settings that nothing would read.
-    #[cfg(feature = "libtorch")]
     fn check_task(&self) -> Result<()> {
-        use crate::run::TaskOptions;
         if self.task.tokenizer.is_some() && self.from.is_none() {
             return Err(Error::usage("--tokenizer: random weights have none; it goes with --from"));
         }
@@ -109,22 +104,12 @@ impl SynthArgs {
         }
         Ok(())
     }
-
-    #[cfg(feature = "libtorch")]
-    fn tokenizer(&self) -> Option<&Path> {
-        self.task.tokenizer.as_deref()
-    }
-
-    #[cfg(not(feature = "libtorch"))]
-    fn tokenizer(&self) -> Option<&Path> {
-        self.tokenizer.as_deref()
-    }
 }
 
 fn from_model(args: &SynthArgs, model: &Path, screen: &Screen) -> Result<()> {
     let drift = Drift { replicas: args.drift, biases: args.drift_biases.unwrap_or(args.drift), seed: args.seed };
     let directory = &args.output_dir;
-    let (tp_size, dtype, tokenizer) = (args.tensor_parallel, args.dtype(), args.tokenizer());
+    let (tp_size, dtype, tokenizer) = (args.tensor_parallel, args.dtype(), args.task.tokenizer.as_deref());
     let checkpoint = TestCheckpoint { model, tp_size, drift, dtype, tokenizer, directory };
     #[cfg_attr(not(feature = "libtorch"), expect(unused_variables, reason = "nothing is measured"))]
     let truth = checkpoint.write(screen.command_line(), &mut screen.download_bar())?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::forward_args::MeasurementOptions;
 use super::screen::Screen;
 use crate::error::Result;
 use crate::report::read_certificate;
@@ -24,9 +25,8 @@ pub(super) struct VerifyArgs {
     /// Print the checks as JSON
     #[arg(long)]
     json: bool,
-    #[cfg(feature = "libtorch")]
     #[command(flatten)]
-    measurement: measurement::MeasurementOptions,
+    measurement: MeasurementOptions,
     #[command(flatten)]
     reading: ReadingOptions,
 }
@@ -35,17 +35,24 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<u8> {
     let certificate = read_certificate(&args.certificate)?;
     let measured = args.checkpoint.is_some();
-    let mut checks = check_merge(&certificate, &args.merge, &args.reading.open_options(), measured);
+    #[cfg(not(feature = "libtorch"))]
+    if measured {
+        return Err(super::hand_over::exec("--checkpoint"));
+    }
+    let checks = check_merge(&certificate, &args.merge, &args.reading.open_options(), measured);
     if !args.json {
         screen.data(&render(&checks))?;
     }
-    if measured {
-        let of_measurement = measure(args, &certificate, screen)?;
+    #[cfg(feature = "libtorch")]
+    let checks = if measured {
+        let of_measurement = measurement::measure(args, &certificate, screen)?;
         if !args.json {
             screen.data(&render(&of_measurement))?;
         }
-        checks.extend(of_measurement);
-    }
+        [checks, of_measurement].concat()
+    } else {
+        checks
+    };
     if args.json {
         screen.json(&checks)?;
     }
@@ -57,49 +64,16 @@ pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<u8> {
 }
 
 #[cfg(feature = "libtorch")]
-use measurement::measure;
-
-#[cfg(not(feature = "libtorch"))]
-fn measure(_: &VerifyArgs, _: &crate::report::Certificate, _: &Screen) -> Result<Vec<crate::verify::Check>> {
-    Err(crate::error::Error::usage("--checkpoint needs a forward pass, and this build has none (feature libtorch)"))
-}
-
-#[cfg(feature = "libtorch")]
 mod measurement {
-    use std::path::PathBuf;
-
-    use clap::Args;
-
     use super::super::caller::Process;
+    use super::super::forward_args::MeasurementOptions;
     use super::super::screen::Screen;
     use super::VerifyArgs;
     use crate::error::{Error, Result};
-    use crate::eval::SpecialTokens;
+    use crate::options::SpecialTokens;
     use crate::report::Certificate;
-    use crate::run::{
-        self, NamedPath, OutputOptions, Request, ResourceOptions, StatisticsOptions, StrategyOptions, TaskOptions,
-    };
+    use crate::run::{self, NamedPath, OutputOptions, Request, StatisticsOptions, StrategyOptions, TaskOptions};
     use crate::verify::{Check, check_measurement};
-
-    /// How a measurement is repeated.
-    #[derive(Debug, Clone, Args)]
-    #[command(next_help_heading = "Measurement")]
-    pub(super) struct MeasurementOptions {
-        /// Built-in task, or a task file [default: the certificate's]
-        #[arg(long, value_name = "NAME|FILE", requires = "checkpoint")]
-        task: Option<String>,
-        /// Passages [default: as for `compare`]
-        #[arg(long, value_name = "FILE", requires = "checkpoint")]
-        data: Option<PathBuf>,
-        /// A tokenizer.json, or a name on the Hugging Face Hub [default: as for `compare`]
-        #[arg(long, value_name = "FILE|NAME", requires = "checkpoint")]
-        tokenizer: Option<PathBuf>,
-        /// Longest input in tokens, where `compare` was given one
-        #[arg(long, value_name = "TOKENS", requires = "checkpoint")]
-        max_length: Option<usize>,
-        #[command(flatten)]
-        resources: ResourceOptions,
-    }
 
     pub(super) fn measure(args: &VerifyArgs, certificate: &Certificate, screen: &Screen) -> Result<Vec<Check>> {
         let MeasurementOptions { task, data, tokenizer, max_length, resources } = args.measurement.clone();

@@ -35,5 +35,4 @@ pub use outcome::{Divergence, SliceOutcome, Timings};
 pub use passages::{PassageOptions, Passages, calibration_passages};
 pub use plan::Plan;
 pub use progress::{Observer, Quiet, Work};
-pub use special_tokens::SpecialTokens;
 pub use variant::{Models, Variant, Weights};

@@ -1,44 +1,6 @@
 //! Tokens that a tokenizer's post-processor puts around a text.
 
-use std::fmt;
-use std::str::FromStr;
-
 use tokenizers::{Encoding, Token};
-
-/// Which tokens stand before a text. None ever stands behind it: a target would lose its first token to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SpecialTokens {
-    /// What the tokenizer itself puts there: nothing for GPT-NeoX's, BOS for Llama's.
-    #[default]
-    Auto,
-    /// The tokenizer's BOS, whether or not it puts it there itself.
-    Yes,
-    /// Nothing.
-    No,
-}
-
-impl FromStr for SpecialTokens {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text {
-            "auto" => Self::Auto,
-            "yes" => Self::Yes,
-            "no" => Self::No,
-            _ => return Err("expected auto, yes or no".to_owned()),
-        })
-    }
-}
-
-impl fmt::Display for SpecialTokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Yes => "yes",
-            Self::No => "no",
-        })
-    }
-}
 
 /// What the post-processor puts before and behind a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

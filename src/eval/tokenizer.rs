@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::data_error::DataError;
 use super::data_set::{Passage, sha256_of, trim_end_as_python};
-use super::special_tokens::{SpecialTokens, Surroundings};
+use super::special_tokens::Surroundings;
 use crate::files;
+use crate::options::SpecialTokens;
 use crate::samples::Sample;
 
 /// Token ids of a context and of its target.

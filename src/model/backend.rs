@@ -1,11 +1,11 @@
 //! Where the forward pass runs, and in which type.
 
 use std::fmt;
-use std::str::FromStr;
 
 use tch::{Device, Kind, Tensor};
 
 use super::{ModelError, cuda};
+use crate::options::Compute;
 use crate::tensor::DType;
 
 /// Where and in which type the forward pass runs.
@@ -47,38 +47,6 @@ impl Backend {
             Kind::BFloat16 => DType::BF16.name(),
             Kind::Double => DType::F64.name(),
             _ => DType::F32.name(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Compute {
-    /// The checkpoint's type on a GPU, float32 on a CPU.
-    #[default]
-    Auto,
-    Exactly(DType),
-}
-
-impl FromStr for Compute {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text {
-            "auto" => Self::Auto,
-            "f32" => Self::Exactly(DType::F32),
-            "bf16" => Self::Exactly(DType::BF16),
-            "f16" => Self::Exactly(DType::F16),
-            "f64" => Self::Exactly(DType::F64),
-            _ => return Err("expected auto, f32, bf16, f16 or f64".to_owned()),
-        })
-    }
-}
-
-impl fmt::Display for Compute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Exactly(dtype) => dtype.fmt(f),
         }
     }
 }

@@ -1,60 +1,10 @@
 //! Which devices to compute on.
 
-use std::fmt;
-use std::str::FromStr;
-
 use tch::Device;
 
 use super::ModelError;
 use super::cuda::{self, Gpu};
-
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// All GPUs if there are any, else the CPU.
-    #[default]
-    Auto,
-    Cpu,
-    /// These GPUs; empty means all of them.
-    Cuda(Vec<usize>),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => return Ok(Self::Auto),
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => return Ok(Self::Cuda(Vec::new())),
-            _ => {}
-        }
-        let mut indices = Vec::new();
-        for part in text.split(',') {
-            let number = part.strip_prefix("cuda:").unwrap_or(part).parse::<usize>();
-            let Ok(index) = number else {
-                return Err(format!("`{part}`: expected auto, cpu, cuda or cuda:N[,N…]"));
-            };
-            if indices.contains(&index) {
-                return Err(format!("cuda:{index} is named twice"));
-            }
-            indices.push(index);
-        }
-        Ok(Self::Cuda(indices))
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(indices) if indices.is_empty() => f.write_str("cuda"),
-            Self::Cuda(indices) => {
-                write!(f, "cuda:{}", indices.iter().map(usize::to_string).collect::<Vec<_>>().join(","))
-            }
-        }
-    }
-}
+use crate::options::DeviceChoice;
 
 /// A device to compute on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,10 +29,10 @@ mod tests;
 mod threads;
 mod weights;
 
-pub use backend::{Backend, Compute, wide};
+pub use backend::{Backend, wide};
 pub use chunk::{Chunk, Group};
 pub use cuda::{Gpu, cuda_versions, free_device_memory, gpu_memory, gpus};
-pub use devices::{ChosenDevice, DeviceChoice};
+pub use devices::ChosenDevice;
 pub use embedding::EmbeddingStage;
 pub use error::ModelError;
 pub use extent::to_i64;

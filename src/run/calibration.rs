@@ -1,33 +1,17 @@
 //! The passages that `merge` calibrates with: those that `compare` uses, so that what is written is what was evaluated.
 
-use std::path::{Path, PathBuf};
-
-use clap::Args;
+use std::path::Path;
 
 use super::caller::Caller;
 use super::inputs::{backends, open_tokenizer};
 use super::open::streams_differ;
-use super::request::ResourceOptions;
+use super::request::{CalibrationOptions, ResourceOptions};
 use crate::checkpoint::ModelSource;
 use crate::error::{Error, Result};
 use crate::eval::calibration_passages;
 use crate::eval::packing::TokenizedPassage;
 use crate::merge::Strategy;
-use crate::model::{Device, DeviceChoice};
-
-/// What fold-calibrated needs where the ranks' residual streams differ.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Calibration (fold-calibrated)")]
-pub struct CalibrationOptions {
-    /// Text to calibrate with: plain, or a JSON object with `text` a line
-    ///
-    /// Default: the beginning of a novel that comes with kintsugi, as in `compare`.
-    #[arg(long, value_name = "FILE")]
-    pub calibration: Option<PathBuf>,
-    /// Device of the calibration: auto, cpu, cuda, or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub device: DeviceChoice,
-}
+use crate::model::Device;
 
 /// A calibration that is ready to run.
 pub struct Calibration {

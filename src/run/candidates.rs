@@ -1,12 +1,11 @@
 //! Candidates: merges by other tools, judged beside the strategies.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::caller::Caller;
+use super::named_path::NamedPath;
 use super::provenance::digests;
 use super::reading::ReadingOptions;
 use super::resolve::model_path;
@@ -16,58 +15,6 @@ use crate::error::{Error, Result};
 use crate::eval::{SliceOutcome, Variant};
 use crate::merge::Strategy;
 use crate::report::{CandidateInfo, ModelRecord, ModelRole, SettingDifference};
-
-/// `DIR` or `NAME=DIR`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedPath {
-    name: Option<String>,
-    path: PathBuf,
-}
-
-impl FromStr for NamedPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let plain = |name: &str| {
-            let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
-            !name.is_empty() && !name.starts_with('.') && name.bytes().all(inside)
-        };
-        match text.split_once('=') {
-            // A path may hold `=` itself.
-            Some((name, path)) if plain(name) && !path.is_empty() && !Path::new(text).exists() => {
-                Ok(Self { name: Some(name.to_owned()), path: path.into() })
-            }
-            _ if text.is_empty() => Err("expected DIR or NAME=DIR".to_owned()),
-            _ => Ok(Self { name: None, path: text.into() }),
-        }
-    }
-}
-
-impl fmt::Display for NamedPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(name) = &self.name {
-            write!(f, "{name}=")?;
-        }
-        write!(f, "{}", self.path.display())
-    }
-}
-
-impl NamedPath {
-    /// A directory and the name of its row.
-    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self { name: Some(name.into()), path: path.into() }
-    }
-
-    /// The name given, else that of the folder (of the save directory, for a step of a checkpoint).
-    fn name(&self) -> String {
-        let named = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        self.name.clone().unwrap_or_else(|| {
-            let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-            let own = named(&path).unwrap_or_else(|| "candidate".to_owned());
-            if own.starts_with("global_step") { path.parent().and_then(named).unwrap_or(own) } else { own }
-        })
-    }
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
@@ -88,7 +35,7 @@ pub(super) fn open(
     let neox = OpenOptions { quirks: reading.open_options().quirks, ..OpenOptions::default() };
     let mut candidates = Vec::new();
     for candidate in requested {
-        let (name, path) = (candidate.name(), candidate.path.clone());
+        let (name, path) = (candidate.name(), candidate.path().to_owned());
         if !taken.insert(name.clone()) {
             let path = path.display();
             return Err(Error::usage(format!("--candidate {path}: another row is called `{name}`; give NAME=DIR")));
@@ -168,22 +115,4 @@ pub(super) fn complete(record: &mut ModelRecord, slice: &SliceOutcome, variant: 
         record.findings.splice(0..0, warnings.collect::<Vec<_>>());
     }
     record.candidate = Some(info);
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_stand_before_paths() {
-        let parsed = |text: &str| text.parse::<NamedPath>().unwrap();
-        assert_eq!(parsed("upstream=out/hf"), NamedPath { name: Some("upstream".to_owned()), path: "out/hf".into() });
-        for path in ["out/hf", "out/a=b", "=x", "./a=b"] {
-            assert_eq!(parsed(path), NamedPath { name: None, path: path.into() }, "{path}");
-        }
-        assert!("".parse::<NamedPath>().is_err());
-        assert_eq!(parsed("runs/merge").name(), "merge");
-        assert_eq!(parsed("runs/merged/global_step10").name(), "merged");
-    }
 }

@@ -15,7 +15,8 @@ use crate::eval::data_set::read_passages;
 use crate::eval::task::{DataIdentity, Task};
 use crate::eval::tokenizer::Tokenizer;
 use crate::eval::{EngineOptions, PassageOptions, Passages, calibration_passages, passages};
-use crate::model::{Backend, ChosenDevice, DeviceChoice};
+use crate::model::{Backend, ChosenDevice};
+use crate::options::DeviceChoice;
 use crate::report::{DataInfo, PassageCounts, RunShard, TaskInfo, TokenizerInfo};
 
 /// Everything an evaluation needs beside its models.

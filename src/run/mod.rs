@@ -37,12 +37,12 @@ mod judge;
 mod key;
 #[cfg(feature = "libtorch")]
 mod models;
+mod named_path;
 #[cfg(feature = "libtorch")]
 mod open;
 mod provenance;
 mod reading;
 mod records;
-#[cfg(feature = "libtorch")]
 mod request;
 mod resolve;
 #[cfg(feature = "libtorch")]
@@ -61,20 +61,20 @@ pub use drift::{drift, read_replicated};
 pub use error::RunError;
 pub use finished::Finished;
 pub use judge::judge_strategies;
+pub use named_path::NamedPath;
 pub use provenance::{checkpoint_info, versions};
 pub use reading::ReadingOptions;
+pub use request::{CalibrationOptions, OutputOptions, Request, ResourceOptions, StatisticsOptions, TaskOptions};
 pub use resolve::{model_path, tokenizer_if_any};
 pub use strategies::StrategyOptions;
 pub use test_checkpoint::{Numbers, TRUTH_FILE, TestCheckpoint, Truth};
 
 #[cfg(feature = "libtorch")]
 pub use {
-    calibration::{Calibration, CalibrationOptions},
+    calibration::Calibration,
     caller::{Caller, Silent},
-    candidates::NamedPath,
     explain::explain,
     forecast::{Forecast, Writing},
-    request::{OutputOptions, Request, ResourceOptions, StatisticsOptions, TaskOptions},
 };
 
 #[cfg(feature = "libtorch")]

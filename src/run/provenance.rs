@@ -39,7 +39,7 @@ pub fn versions() -> Versions {
     let commit = env!("KINTSUGI_GIT_COMMIT");
     Versions {
         kintsugi: env!("CARGO_PKG_VERSION").to_owned(),
-        git_commit: (!commit.is_empty()).then(|| commit.to_owned()),
+        git_commit: (commit != "unknown").then(|| commit.to_owned()),
         libtorch: env!("KINTSUGI_LIBTORCH_VERSION").to_owned(),
     }
 }

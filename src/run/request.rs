@@ -7,12 +7,11 @@ use clap::Args;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
-use super::candidates::NamedPath;
+use super::named_path::NamedPath;
 use super::reading::ReadingOptions;
 use super::strategies::StrategyOptions;
 use super::text::{as_list, as_option, as_text};
-use crate::eval::SpecialTokens;
-use crate::model::{Compute, DeviceChoice};
+use crate::options::{Compute, DeviceChoice, SpecialTokens};
 use crate::report::RunShard;
 use crate::stats::PairedBootstrap;
 
@@ -196,10 +195,25 @@ impl Default for StatisticsOptions {
 }
 
 impl StatisticsOptions {
-    pub(super) fn bootstrap(&self) -> PairedBootstrap {
+    /// The bootstrap that is asked for.
+    pub fn bootstrap(&self) -> PairedBootstrap {
         let (replicate_count, seed) = (self.bootstrap_replicates, self.seed);
         PairedBootstrap { replicate_count, seed, ..PairedBootstrap::default() }
     }
+}
+
+/// What fold-calibrated needs where the ranks' residual streams differ.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Calibration (fold-calibrated)")]
+pub struct CalibrationOptions {
+    /// Text to calibrate with: plain, or a JSON object with `text` a line
+    ///
+    /// Default: the beginning of a novel that comes with kintsugi, as in `compare`.
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Device of the calibration: auto, cpu, cuda, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceChoice,
 }
 
 /// A count from 1 to this.

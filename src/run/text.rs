@@ -6,7 +6,6 @@ use std::str::FromStr;
 use serde::de::Error as DeError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-#[cfg(feature = "libtorch")]
 pub(super) mod as_text {
     use super::{DeError as _, Deserialize, Deserializer, Display, FromStr, Serializer};
 

@@ -10,7 +10,6 @@ fn help(arguments: &[&str]) -> String {
 }
 
 #[test]
-#[cfg(all(feature = "libtorch", feature = "hub"))]
 fn help_says_what_there_is() {
     insta::assert_snapshot!("help", help(&["--help"]));
     insta::assert_snapshot!("help_compare", help(&["compare", "--help"]));
@@ -43,7 +42,13 @@ fn every_subcommand_has_help_that_fits_the_terminal() {
 
 #[test]
 fn the_version_is_that_of_the_package() {
-    assert_eq!(help(&["--version"]), format!("kintsugi {}\n", env!("CARGO_PKG_VERSION")));
+    let version = format!("kintsugi {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(help(&["-V"]), version);
+    let long = help(&["--version"]);
+    let build = long.strip_prefix(&version).unwrap_or_else(|| panic!("{long}"));
+    let keys: Vec<_> = build.lines().filter_map(|line| line.split_once(": ")).map(|(key, _)| key).collect();
+    assert_eq!(keys, ["commit", "features", "libtorch"], "{long}");
+    assert_eq!(build.contains("libtorch: none"), !cfg!(feature = "libtorch"), "{long}");
 }
 
 #[test]
@@ -55,7 +60,6 @@ fn nothing_asked_for_shows_the_help_and_fails() {
 }
 
 #[test]
-#[cfg(feature = "libtorch")]
 fn flags_that_make_no_sense_are_refused() {
     let inputs = Inputs::new();
     for (further, words) in [

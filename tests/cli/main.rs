@@ -29,6 +29,8 @@ mod gate;
 mod gate_samples;
 #[cfg(feature = "libtorch")]
 mod github_action;
+#[cfg(not(feature = "libtorch"))]
+mod hand_over;
 mod hostile;
 mod hostile_hugging_face;
 mod hostile_megatron;
@@ -41,7 +43,6 @@ mod hub_models;
 mod inspect;
 mod outputs;
 mod places;
-#[cfg(all(feature = "libtorch", feature = "hub"))]
 mod reference;
 mod rendering;
 #[cfg(feature = "libtorch")]

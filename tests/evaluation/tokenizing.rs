@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use kintsugi::eval::SpecialTokens;
 use kintsugi::eval::chunk_plan::ChunkPlan;
 use kintsugi::eval::data_error::DataError;
 use kintsugi::eval::data_set::{DataSet, Passage, read_passages};
 use kintsugi::eval::packing::TokenizedPassage;
 use kintsugi::eval::task::{DataIdentity, Task};
 use kintsugi::eval::tokenizer::{TokenPair, Tokenizer};
+use kintsugi::options::SpecialTokens;
 use serde_json::Value;
 
 use crate::common::evaluation::{ids, in_repository, json};

@@ -1,47 +1,17 @@
 //! `kintsugi demo --model`: the main job on a model from the Hugging Face Hub, split among ranks whose replicas drift apart.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use fs_err as fs;
 use tempfile::TempDir;
 
+use super::super::forward_args::ModelOptions;
 use super::super::screen::Screen;
 use super::super::show::show_finished;
 use crate::error::{Error, Result};
 use crate::export::Drift;
 use crate::run::{self, OutputOptions, Request, ResourceOptions, TaskOptions, TestCheckpoint};
-
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Another model")]
-pub(super) struct ModelOptions {
-    /// Take this model: a name on the Hugging Face Hub (EleutherAI/pythia-160m), or a Hugging Face directory
-    ///
-    /// It is split among ranks in gpt-neox's files, and each rank's copies of norms and row-parallel biases are changed a
-    /// little, as training leaves them. The files need the model's size on the disk of --output-dir, and are removed in
-    /// the end.
-    #[arg(long, value_name = "NAME|DIR")]
-    pub model: Option<PathBuf>,
-    /// Number of ranks
-    #[arg(long, value_name = "N", default_value_t = 2, requires = "model")]
-    tensor_parallel: usize,
-    /// Drift of the ranks' copies, relative to each value
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.01, requires = "model")]
-    drift: f64,
-    /// Passages [default: LAMBADA, from the Hugging Face cache or Hub]
-    #[arg(long, value_name = "FILE", requires = "model")]
-    data: Option<PathBuf>,
-    /// Only the first N passages, for a quick trial; the report is marked as partial
-    #[arg(long, value_name = "N", requires = "model")]
-    limit: Option<NonZeroUsize>,
-    /// A tokenizer.json, or a name on the Hugging Face Hub [default: the model's]
-    #[arg(long, value_name = "FILE|NAME", requires = "model")]
-    tokenizer: Option<PathBuf>,
-    /// Keep the ranks' files, in the folder `checkpoint` of --output-dir
-    #[arg(long, requires = "model")]
-    keep_checkpoint: bool,
-}
 
 pub(super) fn run(
     model: &Path,

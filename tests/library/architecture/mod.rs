@@ -13,7 +13,7 @@ use source::{Crate, Reference};
 const LEVELS: &[&[&str]] = &[
     &["files"],
     &["stats", "tensor", "config", "hub"],
-    &["partition", "samples"],
+    &["partition", "samples", "options"],
     &["checkpoint", "limits"],
     &["merge", "model"],
     &["eval", "export", "report"],
