@@ -1,6 +1,7 @@
 //! Host tensors: element type, shape and bytes, with the arithmetic that merging needs. Independent of libtorch, files
 //! and models. Arithmetic is done in float64 and rounded to the storage type once; see [`mean`] and its siblings.
 
+mod agreement;
 mod arith;
 mod cast;
 mod difference;
@@ -14,6 +15,7 @@ mod rows;
 mod tests;
 mod transpose;
 
+pub use agreement::{Agreement, agreement, rows_agree, rows_like};
 pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
 pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
