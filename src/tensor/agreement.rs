@@ -24,6 +24,15 @@ pub struct Agreement {
 
 impl Agreement {
     const EQUAL: Self = Self { rounding: None, nearest: true };
+
+    /// Of both tensors together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let rounding = match (self.rounding, other.rounding) {
+            (Some(one), Some(other)) => Some(one.coarser(other)),
+            (one, other) => one.or(other),
+        };
+        Self { rounding, nearest: self.nearest && other.nearest }
+    }
 }
 
 /// What holds of all elements so far: a bit for each of [`TYPES`].
@@ -110,9 +119,85 @@ pub fn rows_like(
     dtype: DType,
     row: usize,
 ) -> Result<Vec<usize>, TensorError> {
-    let Some(rows) = Rows::of_both(expected, found).filter(|rows| row < rows.found_count) else { return Ok(Vec::new()) };
+    let Some(rows) = Rows::of_both(expected, found).filter(|rows| row < rows.found_count) else {
+        return Ok(Vec::new());
+    };
     let is_like = |from: usize| rows.near(from, row, dtype).map(|near| near.then_some(from)).transpose();
     (0..rows.expected_count).into_par_iter().filter_map(is_like).collect()
+}
+
+/// The factor by which all elements of `found` are those of `expected`, to the rounding of `dtype`; `None` where there is
+/// none.
+///
+/// # Errors
+/// Tensors of different shape, or integers.
+pub fn multiple(expected: &HostTensor, found: &HostTensor, dtype: DType) -> Result<Option<f64>, TensorError> {
+    let sums = in_chunks(expected, found)?.into_par_iter().map(|(own, other)| {
+        let (own, other) = (to_f64(expected.dtype(), own)?, to_f64(found.dtype(), other)?);
+        let product: f64 = own.iter().zip(&other).map(|(own, other)| own * other).sum();
+        Ok((product, own.iter().map(|own| own * own).sum::<f64>()))
+    });
+    let sums: Vec<(f64, f64)> = sums.collect::<Result<_, TensorError>>()?;
+    let (product, square) = sums.into_iter().fold((0.0, 0.0), |total, part| (total.0 + part.0, total.1 + part.1));
+    if square == 0.0 || product == 0.0 || expected.element_count() < 2 {
+        return Ok(None);
+    }
+    let factor = short(product / square);
+    let near = |(own, other): Pair<'_>| {
+        let (own, other) = (to_f64(expected.dtype(), own)?, to_f64(found.dtype(), other)?);
+        Ok(own.iter().zip(&other).all(|(&own, &other)| dtype.is_step(own * factor, other, 0.0)))
+    };
+    let parts: Vec<bool> = in_chunks(expected, found)?.into_par_iter().map(near).collect::<Result<_, TensorError>>()?;
+    Ok(parts.into_iter().all(|near| near).then_some(factor))
+}
+
+/// The factor that was meant, where it is one of few binary digits.
+fn short(factor: f64) -> f64 {
+    let rounded = (factor * 4096.0).round() / 4096.0;
+    if (factor - rounded).abs() <= 1e-5 * factor.abs() { rounded } else { factor }
+}
+
+/// Whether `found` differs from `expected` by `u 1/wᵀ`, with any column u, to the rounding of `dtype`: each row by a multiple
+/// of the inverse weights.
+///
+/// # Errors
+/// Integers.
+pub fn differs_by_rank_one(
+    expected: &HostTensor,
+    found: &HostTensor,
+    weights: &[f64],
+    dtype: DType,
+) -> Result<bool, TensorError> {
+    let Some(rows) = Rows::of_both(expected, found).filter(|rows| rows.width == weights.len()) else {
+        return Ok(false);
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a width")]
+    let width = weights.len() as f64;
+    let agrees = |at: usize| {
+        let (own, other) = (rows.row(expected, at)?, rows.row(found, at)?);
+        let scaled = |column: usize| (other[column] - own[column]) * weights[column];
+        let mean = (0..weights.len()).map(scaled).sum::<f64>() / width;
+        let tolerance =
+            |column: usize| 2.0 * dtype.step(own[column].abs().max(other[column].abs())) * weights[column].abs();
+        Ok((0..weights.len()).all(|column| (scaled(column) - mean).abs() <= tolerance(column)))
+    };
+    let found: Vec<bool> = (0..rows.found_count.min(rows.expected_count))
+        .into_par_iter()
+        .map(agrees)
+        .collect::<Result<_, TensorError>>()?;
+    Ok(found.into_iter().all(|agrees| agrees))
+}
+
+/// The same elements of both tensors.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// Both tensors' bytes in chunks of as many elements.
+fn in_chunks<'a>(left: &'a HostTensor, right: &'a HostTensor) -> Result<Vec<Pair<'a>>, TensorError> {
+    if left.shape() != right.shape() {
+        left.check_same_form(right)?;
+    }
+    let (one, other) = (CHUNK * left.dtype().size(), CHUNK * right.dtype().size());
+    Ok(left.bytes().chunks(one).zip(right.bytes().chunks(other)).collect())
 }
 
 /// The rows of two tensors whose rows have the same width.
@@ -132,12 +217,13 @@ impl<'a> Rows<'a> {
         Some(Self { expected, found, width, expected_count: count(expected)?, found_count: count(found)? })
     }
 
+    fn row(&self, tensor: &HostTensor, at: usize) -> Result<Vec<f64>, TensorError> {
+        let bytes = self.width * tensor.dtype().size();
+        to_f64(tensor.dtype(), &tensor.bytes()[at * bytes..(at + 1) * bytes])
+    }
+
     fn near(&self, from: usize, at: usize, dtype: DType) -> Result<bool, TensorError> {
-        let row = |tensor: &HostTensor, at: usize| {
-            let bytes = self.width * tensor.dtype().size();
-            to_f64(tensor.dtype(), &tensor.bytes()[at * bytes..(at + 1) * bytes])
-        };
-        let (own, other) = (row(self.expected, from)?, row(self.found, at)?);
+        let (own, other) = (self.row(self.expected, from)?, self.row(self.found, at)?);
         Ok(own.iter().zip(&other).all(|(&own, &other)| dtype.is_step(own, other, 0.0)))
     }
 }
@@ -211,7 +297,6 @@ impl DType {
             Self::F32 => -149,
             _ => -1074,
         };
-        #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "11 bits")]
         let exponent = ((magnitude.to_bits() >> 52) & 0x7ff) as i32 - 1023;
         2.0_f64.powi((exponent - self.fraction_bits()).max(smallest))
     }
@@ -223,6 +308,16 @@ impl DType {
 }
 
 impl HostTensor {
+    /// Whether all elements are zero, of either sign.
+    ///
+    /// # Errors
+    /// Integers.
+    pub fn is_zero(&self) -> Result<bool, TensorError> {
+        let zero = |bytes: &[u8]| Ok(to_f64(self.dtype(), bytes)?.into_iter().all(|value| value == 0.0));
+        let mut chunks = self.bytes().chunks(CHUNK * self.dtype().size()).map(zero);
+        chunks.try_fold(true, |all, zero: Result<bool, TensorError>| Ok(all && zero?))
+    }
+
     /// The coarsest floating-point type that holds all its values as they are.
     ///
     /// # Errors
@@ -275,10 +370,7 @@ mod tests {
                 f64::from(f32::from_bits(bits))
             })
             .collect();
-        assert_eq!(
-            found(&tensor(DType::F32, &cut)),
-            Some(Agreement { rounding: Some(DType::BF16), nearest: false })
-        );
+        assert_eq!(found(&tensor(DType::F32, &cut)), Some(Agreement { rounding: Some(DType::BF16), nearest: false }));
         // Values that a type holds are not rounded by it.
         let short = tensor(DType::F32, &[1.0, -0.5, 0.0]);
         assert_eq!(agreement(&short, &short.cast(DType::BF16).unwrap(), None).unwrap(), Some(Agreement::EQUAL));

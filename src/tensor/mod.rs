@@ -15,7 +15,7 @@ mod rows;
 mod tests;
 mod transpose;
 
-pub use agreement::{Agreement, agreement, rows_agree, rows_like};
+pub use agreement::{Agreement, agreement, differs_by_rank_one, multiple, rows_agree, rows_like};
 pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
 pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};

@@ -105,7 +105,9 @@ impl Hypothesis {
 }
 
 pub(super) fn conclude(evidence: &Evidence<'_>) -> Conclusion {
-    let hypotheses = evidence.hypotheses;
+    // A model of several ranks that keeps their replicas is theirs before it is any merge.
+    let keeps = evidence.found.iter().any(|found| found.follows.iter().any(|follows| follows.way == Way::Kept));
+    let hypotheses = &evidence.hypotheses[usize::from(!keeps).min(evidence.hypotheses.len())..];
     let score = |hypothesis: &Hypothesis| {
         let explained = evidence.found.iter().filter_map(|found| hypothesis.explains(found, evidence.residual));
         explained.fold((0, 0), |(all, nearest), follows| (all + 1, nearest + usize::from(follows.agreement.nearest)))
@@ -115,9 +117,11 @@ pub(super) fn conclude(evidence: &Evidence<'_>) -> Conclusion {
     let best = scores.iter().copied().max().unwrap_or_default();
     let Some(at) = scores.iter().position(|score| *score == best) else { return Conclusion::default() };
     let chosen = &hypotheses[at];
-    let others = hypotheses.iter().zip(&scores).skip(at + 1).filter(|(_, score)| **score == best);
+    let merges = chosen.strategy.is_some();
+    let others = hypotheses.iter().zip(&scores).skip(at + 1).filter(|(_, score)| merges && **score == best);
     let explains = |hypothesis: &Hypothesis, found: &Found| hypothesis.explains(found, evidence.residual).is_some();
-    let same = |other: &Hypothesis| evidence.found.iter().all(|found| explains(other, found) == explains(chosen, found));
+    let same =
+        |other: &Hypothesis| evidence.found.iter().all(|found| explains(other, found) == explains(chosen, found));
     let same_as = others.filter(|(other, _)| same(other)).map(|(other, _)| other.name.clone()).collect();
 
     let rounding = common_rounding(evidence, chosen);
@@ -135,10 +139,10 @@ pub(super) fn conclude(evidence: &Evidence<'_>) -> Conclusion {
         let what = match chosen.explains(found, evidence.residual) {
             Some(Follows { agreement, .. }) => {
                 let tolerated = rounding.map_or(found.dtype, |rounding| rounding.coarser(found.dtype));
-                agreement.rounding.filter(|dtype| dtype.is_coarser_than(tolerated)).map(|dtype| Diagnosis::Rounded {
-                    dtype,
-                    nearest: agreement.nearest,
-                })
+                agreement
+                    .rounding
+                    .filter(|dtype| dtype.is_coarser_than(tolerated))
+                    .map(|dtype| Diagnosis::Rounded { dtype, nearest: agreement.nearest })
             }
             None => Some(instead(evidence, chosen, found)),
         };
@@ -211,7 +215,10 @@ fn other_layer(evidence: &Evidence<'_>, found: &Found) -> Option<usize> {
 /// Whether what is left of fold are the biases that calibration corrects, in most layers; they are then taken away.
 fn calibrated(evidence: &Evidence<'_>, said: &mut Vec<(&Found, Diagnosis)>) -> bool {
     let is_bias = |found: &Found| matches!(found.role, Role::QkvBias | Role::MlpInputBias);
-    let corrected = |(found, what): &(&Found, Diagnosis)| is_bias(found) && matches!(what, Diagnosis::Differs(_));
+    let corrected = |(found, what): &(&Found, Diagnosis)| match what {
+        Diagnosis::Differs(_) | Diagnosis::Rounded { .. } => is_bias(found),
+        what => *what == Diagnosis::Constant,
+    };
     let all = evidence.found.iter().filter(|found| is_bias(found)).count();
     let count = said.iter().filter(|said| corrected(said)).count();
     let calibrated = evidence.streams_can_differ && count > 1 && 2 * count > all;
@@ -251,8 +258,7 @@ fn miscounts(evidence: &Evidence<'_>) -> Vec<(String, Miscount)> {
         let in_layer = |found: &Found| if let StageId::Layer(layer) = found.stage { Some(layer) } else { None };
         let layers: Vec<_> = of_name().filter(|found| wrong(found).is_some()).filter_map(in_layer).collect();
         let everywhere = of_name().all(|found| wrong(found).is_some());
-        let parameter =
-            if everywhere { name.to_owned() } else { format!("{name} of {}", of_layers(&layers)) };
+        let parameter = if everywhere { name.to_owned() } else { format!("{name} of {}", of_layers(&layers)) };
         match miscounts.iter_mut().find(|(known, _)| *known == sentence) {
             Some((_, miscount)) => miscount.parameters.push(parameter),
             None => miscounts.push((sentence, Miscount { factor, parameters: vec![parameter] })),

@@ -4,7 +4,9 @@ use super::orders::{Order, wrong_orders};
 use super::way::{Expectation, Way};
 use crate::config::Architecture;
 use crate::partition::{Kind, Role};
-use crate::tensor::{DType, HostTensor, TensorError, agreement, difference, rows_agree, rows_like};
+use crate::tensor::{
+    DType, HostTensor, TensorError, agreement, difference, differs_by_rank_one, multiple, rows_agree, rows_like,
+};
 
 /// What a tensor is instead of what it should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,7 +14,10 @@ pub(super) enum Diagnosis {
     Missing,
     /// The checkpoint has no such parameter.
     Extra,
-    Shape { expected: Vec<usize>, found: Vec<usize> },
+    Shape {
+        expected: Vec<usize>,
+        found: Vec<usize>,
+    },
     Zero,
     Transposed,
     /// The words of an [`Order`].
@@ -20,6 +25,8 @@ pub(super) enum Diagnosis {
     /// This much was added to every element.
     Offset(f64),
     Multiple(f64),
+    /// Behind its norm it gives the same but for a constant: a rank-one term that only the norm's bias meets.
+    Constant,
     /// The right rows, in an order that nobody has a name for.
     SameRows,
     /// Another layer's, wholly.
@@ -27,7 +34,10 @@ pub(super) enum Diagnosis {
     /// It follows this way, which is not the strategy's.
     Is(Way),
     /// It follows the strategy, to a coarser rounding than the rest.
-    Rounded { dtype: DType, nearest: bool },
+    Rounded {
+        dtype: DType,
+        nearest: bool,
+    },
     Differs(Distance),
 }
 
@@ -53,6 +63,7 @@ impl std::fmt::Display for Diagnosis {
             Self::Offset(offset) if *offset < 0.0 => write!(formatter, "is lower by {}", -offset),
             Self::Offset(offset) => write!(formatter, "is higher by {offset}"),
             Self::Multiple(factor) => write!(formatter, "is {factor} times what it should be"),
+            Self::Constant => formatter.write_str("adds a constant (a rank-one term that only the norm's bias meets)"),
             Self::SameRows => formatter.write_str("has the right rows in another order"),
             Self::OfLayer(layer) => write!(formatter, "is layer {layer}'s"),
             Self::Is(way) => write!(formatter, "is {way}"),
@@ -61,7 +72,10 @@ impl std::fmt::Display for Diagnosis {
                 write!(formatter, "is off by up to a step of {dtype}, the rest is not")
             }
             Self::Differs(Distance { max_abs, relative, differing, count }) => {
-                write!(formatter, "differs by up to {max_abs:.1e} (relative {relative:.1e}) in {differing} of {count} elements")
+                write!(
+                    formatter,
+                    "differs by up to {max_abs:.1e} (relative {relative:.1e}) in {differing} of {count} elements"
+                )
             }
         }
     }
@@ -76,6 +90,8 @@ pub(super) struct Suspect<'a> {
     /// Ranks of the checkpoint.
     pub ranks: usize,
     pub found: &'a HostTensor,
+    /// The candidate's gain of the norm that it reads, where that has a bias too.
+    pub gain: Option<Vec<f64>>,
     /// In the canonical layout where the role has one, as `found` is.
     pub expected: &'a [Expectation],
 }
@@ -88,7 +104,7 @@ impl Suspect<'_> {
             let (expected, found) = (first.tensor.shape().to_vec(), self.found.shape().to_vec());
             return Ok(Some((Diagnosis::Shape { expected, found }, None)));
         }
-        if self.found.to_f64()?.iter().all(|&value| value == 0.0) {
+        if self.found.is_zero()? {
             return Ok(Some((Diagnosis::Zero, None)));
         }
         let narrowest = self.found.narrowest()?;
@@ -122,8 +138,16 @@ impl Suspect<'_> {
         if let Some(order) = self.order(expected, dtype)? {
             return Ok(Some(Diagnosis::Order(order)));
         }
-        if let Some(diagnosis) = self.arithmetic(expected, dtype)? {
+        if let Some(diagnosis) = self.offset(expected, dtype)? {
             return Ok(Some(diagnosis));
+        }
+        if let Some(factor) = multiple(expected, self.found, dtype)? {
+            return Ok(Some(Diagnosis::Multiple(factor)));
+        }
+        if let Some(gain) = &self.gain
+            && differs_by_rank_one(expected, self.found, gain, dtype)?
+        {
+            return Ok(Some(Diagnosis::Constant));
         }
         if self.is_matrix() {
             if let Some(shift) = shift(expected, self.found, dtype)? {
@@ -163,39 +187,24 @@ impl Suspect<'_> {
         Ok(None)
     }
 
-    /// A gain without its one, or with one too many; a multiple.
-    fn arithmetic(&self, expected: &HostTensor, dtype: DType) -> Result<Option<Diagnosis>, TensorError> {
-        let (own, found) = (expected.to_f64()?, self.found.to_f64()?);
-        let like = |values: &[f64]| HostTensor::from_f64(DType::F64, expected.shape().to_vec(), values);
-        let proven = |values: &[f64], scale: &[f64]| {
-            let agreement = agreement(&like(values)?, self.found, Some(scale))?;
-            let rounding = agreement.map(|agreement| agreement.rounding.unwrap_or(DType::F64));
-            Ok::<_, TensorError>(rounding.is_some_and(|rounding| !rounding.is_coarser_than(dtype)))
-        };
-        if self.kind == Kind::NormGain {
-            let scale: Vec<f64> = own.iter().map(|value| value.abs() + 1.0).collect();
-            for offset in [-1.0, 1.0] {
-                let values: Vec<f64> = own.iter().map(|value| value + offset).collect();
-                if proven(&values, &scale)? {
-                    return Ok(Some(Diagnosis::Offset(offset)));
-                }
-            }
-        }
-        let (product, square) = (crate::merge::fold::dot(&own, &found), crate::merge::fold::dot(&own, &own));
-        if own.len() < 2 || square == 0.0 {
+    /// A gain without its one, or with one too many.
+    fn offset(&self, expected: &HostTensor, dtype: DType) -> Result<Option<Diagnosis>, TensorError> {
+        if self.kind != Kind::NormGain {
             return Ok(None);
         }
-        let factor = nice(product / square);
-        let values: Vec<f64> = own.iter().map(|value| value * factor).collect();
-        let scale = vec![0.0; own.len()];
-        Ok((factor != 0.0 && proven(&values, &scale)?).then_some(Diagnosis::Multiple(factor)))
+        let own = expected.to_f64()?;
+        // Around zero stands what was rounded around one.
+        let scale: Vec<f64> = own.iter().map(|value| value.abs() + 1.0).collect();
+        for offset in [-1.0, 1.0] {
+            let values: Vec<f64> = own.iter().map(|value| value + offset).collect();
+            let moved = HostTensor::from_f64(DType::F64, expected.shape().to_vec(), &values)?;
+            let rounding = agreement(&moved, self.found, Some(&scale))?.map(|found| found.rounding.unwrap_or(dtype));
+            if rounding.is_some_and(|rounding| !rounding.is_coarser_than(dtype)) {
+                return Ok(Some(Diagnosis::Offset(offset)));
+            }
+        }
+        Ok(None)
     }
-}
-
-/// The factor that was meant, where it is one of few digits.
-fn nice(factor: f64) -> f64 {
-    let rounded = (factor * 4096.0).round() / 4096.0;
-    if (factor - rounded).abs() <= 1e-5 * factor.abs() { rounded } else { factor }
 }
 
 /// By how many rows the tensor is moved: row `at` is the right one's row `at + shift`, wherever there is one.
@@ -203,7 +212,8 @@ fn shift(expected: &HostTensor, found: &HostTensor, dtype: DType) -> Result<Opti
     let rows = found.shape().first().copied().unwrap_or(0);
     for probe in [rows / 2, rows / 3, 2 * rows / 3] {
         let [place] = rows_like(expected, found, dtype, probe)?[..] else { continue };
-        let Ok(shift) = isize::try_from(place).and_then(|place| isize::try_from(probe).map(|probe| place - probe)) else {
+        let Ok(shift) = isize::try_from(place).and_then(|place| isize::try_from(probe).map(|probe| place - probe))
+        else {
             continue;
         };
         let source = |row: usize| row.checked_add_signed(shift).filter(|&from| from < rows);
@@ -217,7 +227,8 @@ fn shift(expected: &HostTensor, found: &HostTensor, dtype: DType) -> Result<Opti
 fn same_rows(expected: &HostTensor, found: &HostTensor) -> bool {
     let rows = |tensor: &HostTensor| {
         let bytes = tensor.shape().get(1..).map_or(1, |rest| rest.iter().product()) * tensor.dtype().size();
-        let mut rows: Vec<_> = tensor.bytes().chunks(bytes.max(1)).map(blake3::hash).map(|hash| *hash.as_bytes()).collect();
+        let mut rows: Vec<_> =
+            tensor.bytes().chunks(bytes.max(1)).map(blake3::hash).map(|hash| *hash.as_bytes()).collect();
         rows.sort_unstable();
         rows
     };

@@ -54,7 +54,10 @@ impl Fingerprint {
 }
 
 fn dot(values: &[f64], direction: &[f64]) -> f64 {
-    crate::merge::fold::dot(&values[..values.len().min(direction.len())], &direction[..values.len().min(direction.len())])
+    crate::merge::fold::dot(
+        &values[..values.len().min(direction.len())],
+        &direction[..values.len().min(direction.len())],
+    )
 }
 
 /// Of −1 and 1.

@@ -72,7 +72,8 @@ fn of_ranks(blocks: &[usize], ranks: usize) -> Vec<Order> {
     let reversed = starts.iter().zip(blocks).flat_map(|block| (0..ranks).rev().map(move |rank| part(block, rank)));
     let reversed = Order::of_blocks("has the ranks' shards joined in reverse", reversed);
     let whole = (0..ranks).flat_map(|rank| starts.iter().zip(blocks).map(move |block| part(block, rank)));
-    let whole = Order::of_blocks("has the ranks' shards one behind another, where their parts are to be joined apart", whole);
+    let whole =
+        Order::of_blocks("has the ranks' shards one behind another, where their parts are to be joined apart", whole);
     vec![reversed, whole]
 }
 

@@ -7,9 +7,10 @@ use super::way::{Expectation, Follows, Way};
 use crate::config::{Architecture, Residual};
 use crate::merge::Rule;
 use crate::merge::layout::{ModelStage, common_rows};
+use crate::merge::norms::NormUnit;
 use crate::merge::reduce::reduce;
 use crate::partition::{Kind, Param, ParamValue, Role, StageId, StageTensors};
-use crate::tensor::{Arithmetic, DType, HostTensor, TensorError};
+use crate::tensor::{Agreement, Arithmetic, DType, HostTensor, TensorError, agreement};
 
 /// What was found of a parameter.
 #[derive(Debug, Clone)]
@@ -85,17 +86,16 @@ impl Pair<'_> {
             return Ok(Some(found));
         };
         let (own, theirs) = (param.value.tensors(), other.value.tensors());
-        let kept = theirs.len() > 1 && own.len() == theirs.len() && own.iter().zip(theirs).all(|(a, b)| a.same_bits(b));
+        let kept = if theirs.len() > 1 && own.len() == theirs.len() { all_agree(own, theirs)? } else { None };
         let one = self.as_one(param.kind, other)?;
         for expected in self.reference.expected(role, param)? {
             let (expected, one) = comparable(role, expected, &one)?;
             found.follows.extend(expected.follows(&one)?);
         }
-        if kept && let Some(&Follows { agreement, .. }) = found.follows.first() {
-            found.follows.push(Follows { way: Way::Kept, agreement });
-        }
+        found.follows.extend(kept.map(|agreement| Follows { way: Way::Kept, agreement }));
         if found.follows.is_empty() && self.regroups(role) {
-            let (own, other) = (canonical_param(self.architecture(), self.other.id, role, param), self.canonical(role, other));
+            let (own, other) =
+                (canonical_param(self.architecture(), self.other.id, role, param), self.canonical(role, other));
             for expected in self.reference.expected(role, &own)? {
                 found.follows.extend(expected.follows(&self.as_one(param.kind, &other)?)?);
             }
@@ -164,8 +164,16 @@ impl Pair<'_> {
         let other = if self.layout == Layout::Own { self.canonical(role, other) } else { other.clone() };
         let one = self.as_one(found.kind, &other)?;
         let mut expected = self.reference.expected(role, &canonical(own))?;
-        if folding && found.foldable && let Some(folded) = self.reference.folded(self.layout, self.written).get(role) {
-            let made = canonical(folded).value.tensors().iter().map(|tensor| Expectation::copied(Way::Folded, tensor)).collect::<Vec<_>>();
+        if folding
+            && found.foldable
+            && let Some(folded) = self.reference.folded(self.layout, self.written).get(role)
+        {
+            let made = canonical(folded)
+                .value
+                .tensors()
+                .iter()
+                .map(|tensor| Expectation::copied(Way::Folded, tensor))
+                .collect::<Vec<_>>();
             expected.splice(0..0, made);
         }
         let (mut compared, mut shortened) = (Vec::new(), one.clone());
@@ -175,8 +183,15 @@ impl Pair<'_> {
             shortened = one;
         }
         let ranks = self.reference.stage(self.layout).tp_size;
-        let suspect =
-            Suspect { architecture, role, kind: found.kind, ranks, found: &shortened, expected: &compared };
+        let suspect = Suspect {
+            architecture,
+            role,
+            kind: found.kind,
+            ranks,
+            found: &shortened,
+            gain: self.gain_before(role)?,
+            expected: &compared,
+        };
         let in_layer = matches!(id, StageId::Layer(_));
         // Fingerprints are of the layout that stages are compared in.
         let plain = self.other.get(role).map(|other| self.as_one(found.kind, other)).transpose()?;
@@ -184,9 +199,16 @@ impl Pair<'_> {
             Some(plain) => Some((Fingerprint::of(&plain)?, found.dtype.coarser(plain.narrowest()?))),
             None => None,
         };
-        found.suspicion =
-            Some(Suspicion { proven: suspect.diagnose()?, distances: suspect.distances()?, fingerprint });
+        found.suspicion = Some(Suspicion { proven: suspect.diagnose()?, distances: suspect.distances()?, fingerprint });
         Ok(())
+    }
+
+    /// The candidate's gain of the norm that a matrix reads, where the norm has a bias.
+    fn gain_before(&self, role: Role) -> Result<Option<Vec<f64>>, TensorError> {
+        let units = NormUnit::of_stage(self.architecture(), self.other.id);
+        let unit = units.into_iter().find(|unit| unit.readers.iter().any(|reader| reader.weight == role));
+        let gain = unit.filter(|unit| self.other.get(unit.bias).is_some()).and_then(|unit| self.other.get(unit.gain));
+        gain.map(|gain| self.as_one(gain.kind, gain)?.to_f64()).transpose()
     }
 
     fn canonical(&self, role: Role, param: &Param) -> Param {
@@ -240,17 +262,23 @@ impl Pair<'_> {
 }
 
 /// Padding rows of the vocabulary may have been cut off or added: then the rows that both have.
-fn comparable(
-    role: Role,
-    expected: Expectation,
-    found: &HostTensor,
-) -> Result<(Expectation, HostTensor), TensorError> {
+fn comparable(role: Role, expected: Expectation, found: &HostTensor) -> Result<(Expectation, HostTensor), TensorError> {
     let of_vocabulary = matches!(role, Role::WordEmbedding | Role::HeadWeight);
     if !of_vocabulary || expected.tensor.shape().get(1..) != found.shape().get(1..) {
         return Ok((expected, found.clone()));
     }
     let (tensor, found) = common_rows(&expected.tensor, found)?;
     Ok((Expectation::copied(expected.way, &tensor), found))
+}
+
+/// How closely each replica agrees with its counterpart; `None` where one does not.
+fn all_agree(own: &[HostTensor], other: &[HostTensor]) -> Result<Option<Agreement>, TensorError> {
+    let mut all: Option<Agreement> = None;
+    for (own, other) in own.iter().zip(other) {
+        let Some(found) = agreement(own, other, None)? else { return Ok(None) };
+        all = Some(all.map_or(found, |all| all.and(found)));
+    }
+    Ok(all)
 }
 
 fn canonical_param(architecture: &Architecture, id: StageId, role: Role, param: &Param) -> Param {

@@ -21,10 +21,8 @@ pub(super) fn wrong_orders(architecture: &Architecture) -> Vec<Order> {
 /// Two of queries, keys and values in each other's place.
 fn exchanged(architecture: &Architecture) -> Vec<Order> {
     let [queries, keys, values] = ranges(architecture);
-    let mut orders = vec![Order::of_blocks(
-        "has keys and values exchanged",
-        [queries.clone(), values.clone(), keys.clone()],
-    )];
+    let mut orders =
+        vec![Order::of_blocks("has keys and values exchanged", [queries.clone(), values.clone(), keys.clone()])];
     if queries.len() == keys.len() {
         let of = |words, blocks: [&Range<usize>; 3]| Order::of_blocks(words, blocks.map(Clone::clone));
         orders.push(of("has queries and keys exchanged", [&keys, &queries, &values]));
@@ -54,8 +52,14 @@ fn turned(architecture: &Architecture) -> Vec<Order> {
             let place = |at: usize| if rows.contains(&at) { at - at % size + order(at % size) } else { at };
             (0..total).map(place).collect()
         };
-        orders.push(Order::new(format!("has the rotary order of {part} wrong: pairs side by side, not halves"), within(&paired)));
-        orders.push(Order::new(format!("has the rotary order of {part} wrong: halves, not pairs side by side"), within(&halved)));
+        orders.push(Order::new(
+            format!("has the rotary order of {part} wrong: pairs side by side, not halves"),
+            within(&paired),
+        ));
+        orders.push(Order::new(
+            format!("has the rotary order of {part} wrong: halves, not pairs side by side"),
+            within(&halved),
+        ));
     }
     orders
 }

@@ -82,8 +82,9 @@ impl<'a> Reference<'a> {
         let folded = self.folded[usize::from(wide)].get_or_init(|| self.fold(wide));
         match layout {
             Layout::Own => folded,
-            Layout::Canonical => self.canonical_folded[usize::from(wide)]
-                .get_or_init(|| in_canonical(self.architecture, folded)),
+            Layout::Canonical => {
+                self.canonical_folded[usize::from(wide)].get_or_init(|| in_canonical(self.architecture, folded))
+            }
         }
     }
 
@@ -120,20 +121,23 @@ impl<'a> Reference<'a> {
     }
 
     /// Fingerprints of all that the ways make of this stage; of folding where that was asked for.
-    pub(super) fn fingerprints(&self, layout: Layout, written: DType, folding: bool) -> Result<Fingerprints, TensorError> {
+    pub(super) fn fingerprints(
+        &self,
+        layout: Layout,
+        written: DType,
+        folding: bool,
+    ) -> Result<Fingerprints, TensorError> {
         let plain = &self.fingerprints[usize::from(layout == Layout::Canonical)];
-        let mut all = match plain.get() {
-            Some(known) => known.clone(),
-            None => {
-                let stage = self.stage(layout);
-                let made = stage.params.par_iter().map(|(&role, param)| {
-                    let expected = self.expected(role, param)?;
-                    let of = |made: &Expectation| Ok((made.way, Fingerprint::of(&made.tensor)?));
-                    Ok((role, expected.iter().map(of).collect::<Result<Vec<_>, TensorError>>()?))
-                });
-                let made: Fingerprints = made.collect::<Result<_, TensorError>>()?;
-                plain.get_or_init(|| made).clone()
-            }
+        let mut all = if let Some(known) = plain.get() {
+            known.clone()
+        } else {
+            let made = self.stage(layout).params.par_iter().map(|(&role, param)| {
+                let expected = self.expected(role, param)?;
+                let of = |made: &Expectation| Ok((made.way, Fingerprint::of(&made.tensor)?));
+                Ok((role, expected.iter().map(of).collect::<Result<Vec<_>, TensorError>>()?))
+            });
+            let made: Fingerprints = made.collect::<Result<_, TensorError>>()?;
+            plain.get_or_init(|| made).clone()
         };
         if folding {
             for (&role, param) in &self.folded(layout, written).params {

@@ -1,5 +1,7 @@
 //! A conclusion in sentences.
 
+use std::fmt::Write as _;
+
 use super::conclusion::{CALIBRATED, Conclusion, UNMERGED};
 use super::words::list;
 
@@ -13,13 +15,18 @@ impl Conclusion {
             self.miscounts.iter().map(|(sentence, miscount)| format!("{sentence}: {miscount}")).collect();
         let Self { strategy, explained, parameters, .. } = self;
         if !self.is_followed() {
-            warnings.push(format!("it follows no strategy: {explained} of {parameters} parameters are as {strategy} makes them"));
+            warnings.push(format!(
+                "it follows no strategy: {explained} of {parameters} parameters are as {strategy} makes them"
+            ));
         }
         let suspects: Vec<_> = self.exceptions.iter().filter(|exception| exception.suspect).collect();
         let named = suspects.iter().take(NAMED);
         warnings.extend(named.map(|exception| format!("{strategy}, but {exception}")));
-        let further: usize =
-            suspects.iter().skip(NAMED).map(|exception| exception.parameters.len() * exception.layers.len().max(1)).sum();
+        let further: usize = suspects
+            .iter()
+            .skip(NAMED)
+            .map(|exception| exception.parameters.len() * exception.layers.len().max(1))
+            .sum();
         if further > 0 {
             warnings.push(format!("{strategy}, but for {further} further parameters"));
         }
@@ -51,10 +58,10 @@ impl Conclusion {
         };
         let mut text = format!("{share} {what}, {closeness}");
         if !same_as.is_empty() {
-            text.push_str(&format!("; {} would make the same of this checkpoint", list(same_as)));
+            let _ = write!(text, "; {} would make the same of this checkpoint", list(same_as));
         }
         for exception in self.exceptions.iter().filter(|exception| !exception.suspect) {
-            text.push_str(&format!("; but {exception}"));
+            let _ = write!(text, "; but {exception}");
         }
         text
     }

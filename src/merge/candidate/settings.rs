@@ -46,7 +46,8 @@ fn same_norm(own: NormForm, other: NormForm) -> bool {
 /// Of every layer, the tokens that it looks back, where the longest input of the checkpoint has more.
 fn windows(architecture: &Architecture, checkpoint: &Architecture) -> Vec<Option<usize>> {
     let longest = checkpoint.longest_input();
-    let window = |layer| architecture.sliding_window.filter(|width| architecture.is_flash(layer) && width + 1 < longest);
+    let window =
+        |layer| architecture.sliding_window.filter(|width| architecture.is_flash(layer) && width + 1 < longest);
     (0..architecture.layer_count).map(window).collect()
 }
 

@@ -99,7 +99,10 @@ fn whole_layers(said: &[Said]) -> BTreeMap<usize, usize> {
             *known = None;
         }
     }
-    of.into_iter().filter(|&(_, (count, _))| count > 1).filter_map(|(layer, (_, other))| Some((layer, other?))).collect()
+    of.into_iter()
+        .filter(|&(_, (count, _))| count > 1)
+        .filter_map(|(layer, (_, other))| Some((layer, other?)))
+        .collect()
 }
 
 fn of_whole_layers(whole: &BTreeMap<usize, usize>) -> Vec<CandidateException> {
@@ -139,9 +142,12 @@ fn join(known: &mut Diagnosis, other: &Diagnosis) {
 }
 
 fn plural(what: &str) -> String {
-    for (one, several) in [("is ", "are "), ("has ", "have "), ("differs ", "differ ")] {
+    for (one, several) in [("is ", "are "), ("has ", "have "), ("differs ", "differ "), ("adds ", "add ")] {
         if let Some(rest) = what.strip_prefix(one) {
-            return format!("{several}{rest}");
+            return format!(
+                "{several}{}",
+                if one == "has " { rest.replace("its ", "their ") } else { rest.to_owned() }
+            );
         }
     }
     what.to_owned()
@@ -189,7 +195,8 @@ mod tests {
 
     #[test]
     fn the_same_is_said_once() {
-        let distance = |max_abs: f64| Diagnosis::Differs(Distance { max_abs, relative: max_abs, differing: 2, count: 8 });
+        let distance =
+            |max_abs: f64| Diagnosis::Differs(Distance { max_abs, relative: max_abs, differing: 2, count: 8 });
         let found = sentences(vec![
             said(0, "a", Diagnosis::Zero),
             said(0, "b", Diagnosis::Zero),
@@ -222,7 +229,10 @@ mod tests {
         );
         let mut mixed = of(1, 2).to_vec();
         mixed.push(said(1, "c", Diagnosis::Zero));
-        assert_eq!(sentences(mixed), ["for a and b of layer 1, which are layer 2's", "for c of layer 1, which is all zero"]);
+        assert_eq!(
+            sentences(mixed),
+            ["for a and b of layer 1, which are layer 2's", "for c of layer 1, which is all zero"]
+        );
         assert_eq!(of_layers(&[0, 1, 2, 5, 7, 8]), "layers 0-2, 5, 7 and 8");
     }
 }
