@@ -10,12 +10,13 @@ mod error;
 mod host_tensor;
 mod join;
 mod pool;
+mod row_agreement;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod transpose;
 
-pub use agreement::{Agreement, agreement, differs_by_rank_one, multiple, rows_agree, rows_like};
+pub use agreement::{Agreement, agreement, multiple};
 pub use arith::{Arithmetic, geometric_mean, mean, median, round, scale, sum};
 pub use difference::{Difference, difference};
 pub use dtype::{DType, round_to_bf16, round_to_f16};
@@ -24,4 +25,5 @@ pub use host_tensor::HostTensor;
 pub(crate) use host_tensor::{byte_count, first_non_finite, to_f64};
 pub use join::{Piece, concatenate};
 pub use pool::Pool;
+pub use row_agreement::{differs_by_rank_one, rows_agree, rows_like};
 pub use rows::round_all;

@@ -1,6 +1,7 @@
 //! What a tensor is that no way of merging makes, where its values prove it.
 
-use super::orders::{Order, wrong_orders};
+use super::order::Order;
+use super::orders::wrong_orders;
 use super::way::{Expectation, Way};
 use crate::config::Architecture;
 use crate::partition::{Kind, Role};

@@ -5,6 +5,7 @@ mod analysis;
 mod conclusion;
 mod diagnosis;
 mod fingerprint;
+mod order;
 mod orders;
 mod parameter;
 mod qkv_orders;

@@ -88,8 +88,10 @@ impl Pair<'_> {
         let (own, theirs) = (param.value.tensors(), other.value.tensors());
         let kept = if theirs.len() > 1 && own.len() == theirs.len() { all_agree(own, theirs)? } else { None };
         let one = self.as_one(param.kind, other)?;
+        let is_sum = theirs.len() > 1 && self.rule(param.kind) == Rule::Sum;
         for expected in self.reference.expected(role, param)? {
             let (expected, one) = comparable(role, expected, &one)?;
+            let expected = if is_sum { expected.beside_sum(theirs)? } else { expected };
             found.follows.extend(expected.follows(&one)?);
         }
         found.follows.extend(kept.map(|agreement| Follows { way: Way::Kept, agreement }));
@@ -227,11 +229,12 @@ impl Pair<'_> {
     fn as_one(&self, kind: Kind, param: &Param) -> Result<HostTensor, TensorError> {
         match &param.value {
             ParamValue::Joined(tensor) => Ok(tensor.clone()),
-            ParamValue::Replicas(replicas) => {
-                let residual = self.architecture().residual;
-                reduce(replicas, Rule::Auto.resolve(kind, residual), Arithmetic::Float64)
-            }
+            ParamValue::Replicas(replicas) => reduce(replicas, self.rule(kind), Arithmetic::Float64),
         }
+    }
+
+    fn rule(&self, kind: Kind) -> Rule {
+        Rule::Auto.resolve(kind, self.architecture().residual)
     }
 
     /// Whether the model is the same without the parameter: a bias of zeros, a gain of ones, a norm of the MLP that is the

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::orders::Order;
+use super::order::Order;
 use crate::config::{Architecture, Positions};
 
 /// Rows of queries, of keys and of values in the canonical layout.

@@ -2,7 +2,7 @@
 
 use crate::config::Residual;
 use crate::merge::Rule;
-use crate::merge::reduce::reduce;
+use crate::merge::reduce::{reduce, rules_of};
 use crate::partition::{Kind, Role};
 use crate::tensor::{Agreement, Arithmetic, HostTensor, TensorError, agreement};
 
@@ -53,7 +53,7 @@ impl Expectation {
         Self { way, tensor: tensor.clone(), scale: None }
     }
 
-    /// Every rule that a converter may have applied to these replicas, each result once; the model's own first.
+    /// Every rule that a converter may have applied to these replicas, the model's own first.
     pub(super) fn of_replicas(
         kind: Kind,
         role: Role,
@@ -61,35 +61,40 @@ impl Expectation {
         replicas: &[HostTensor],
     ) -> Result<Vec<Self>, TensorError> {
         let mut expected: Vec<Self> = Vec::new();
-        let mut scale = Vec::new();
-        for rule in crate::merge::reduce::rules_of(kind, residual, replicas.len()) {
+        for rule in rules_of(kind, residual, replicas.len()) {
             let tensor = reduce(replicas, rule.for_role(role), Arithmetic::Float64)?;
-            if expected.iter().any(|known| known.tensor.same_bits(&tensor)) {
-                continue;
-            }
-            let computed = matches!(rule, Rule::Mean | Rule::Sum);
-            if computed && scale.is_empty() {
-                scale = magnitudes(replicas)?;
-            }
-            expected.push(Self { way: Way::Rule(rule), tensor, scale: computed.then(|| scale.clone()) });
+            let scale = match rule {
+                Rule::Sum => Some(magnitudes(replicas, 1.0)?),
+                // Half a step of the sum, divided with it.
+                Rule::Mean => Some(magnitudes(replicas, 0.5)?),
+                _ => None,
+            };
+            expected.push(Self { way: Way::Rule(rule), tensor, scale });
         }
         Ok(expected)
     }
 
-    pub(super) fn agreement(&self, found: &HostTensor) -> Result<Option<Agreement>, TensorError> {
-        agreement(&self.tensor, found, self.scale.as_deref())
+    /// To be compared with a sum of these, each of which was rounded.
+    pub(super) fn beside_sum(mut self, parts: &[HostTensor]) -> Result<Self, TensorError> {
+        let of_parts = magnitudes(parts, 2.0)?;
+        self.scale = Some(match self.scale {
+            Some(scale) => scale.into_iter().zip(of_parts).map(|(own, of_parts)| own.max(of_parts)).collect(),
+            None => of_parts,
+        });
+        Ok(self)
     }
 
     pub(super) fn follows(&self, found: &HostTensor) -> Result<Option<Follows>, TensorError> {
-        Ok(self.agreement(found)?.map(|agreement| Follows { way: self.way, agreement }))
+        let agreement = agreement(&self.tensor, found, self.scale.as_deref())?;
+        Ok(agreement.map(|agreement| Follows { way: self.way, agreement }))
     }
 }
 
-/// Of every element the sum of the magnitudes.
-fn magnitudes(replicas: &[HostTensor]) -> Result<Vec<f64>, TensorError> {
+/// Of every element the sum of the magnitudes, times a factor.
+fn magnitudes(replicas: &[HostTensor], factor: f64) -> Result<Vec<f64>, TensorError> {
     let mut total = vec![0.0; replicas.first().map_or(0, HostTensor::element_count)];
     for replica in replicas {
-        total.iter_mut().zip(replica.to_f64()?).for_each(|(total, value)| *total += value.abs());
+        total.iter_mut().zip(replica.to_f64()?).for_each(|(total, value)| *total += factor * value.abs());
     }
     Ok(total)
 }

@@ -156,7 +156,7 @@ fn of_settings(table: &mut Table, subject: &Subject) {
     table.setting("wrong epsilon", false, &["norm is rmsnorm, epsilon 0.001, the"], "rms_norm_eps", json!(1e-3));
     table.setting(
         "wrong activation",
-        true,
+        false,
         &["activation is geglu, the checkpoint's is swiglu"],
         "hidden_act",
         json!("gelu"),
