@@ -12,6 +12,7 @@ use crate::common::hugging_face::HuggingFace;
 use crate::common::{TinyCheckpoint, TinyModel};
 use kintsugi::checkpoint::{Checkpoint, HuggingFaceModel, ModelSource, OpenOptions, open_model};
 use kintsugi::eval::{EngineOptions, EvalError, Quiet, Variant};
+use kintsugi::config::{Architecture, AttentionKind, MlpInput, Norm, Residual};
 use kintsugi::merge::effective_differences;
 use serde_json::json;
 
@@ -148,6 +149,49 @@ fn the_strategy_of_a_candidate_is_recognised() {
         assert_eq!(unmerged.summary(), "all 28 parameters are each rank's own, unmerged, bit for bit");
         assert!(unmerged.warnings().is_empty());
     }
+}
+
+#[test]
+fn settings_without_effect_are_no_differences() {
+    let own = tiny(true).open().architecture().clone();
+    let names = |change: &dyn Fn(&mut Architecture)| {
+        let mut other = own.clone();
+        change(&mut other);
+        let found = effective_differences(&own, &other);
+        found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>()
+    };
+    let window = |other: &mut Architecture, width: usize| {
+        (other.attention, other.sliding_window) = (vec![AttentionKind::Flash; other.layer_count], Some(width));
+    };
+    let without_effect: [&dyn Fn(&mut Architecture); 7] = [
+        &|other| (other.qkv_bias, other.attention_output_bias, other.mlp_bias) = (false, false, false),
+        &|other| other.residual = Residual::ParallelReducedApart,
+        &|other| other.query_key_layer_scaling = true,
+        &|other| other.norm = Norm::TransformerEngineLayerNorm,
+        &|other| other.mlp_input = MlpInput::AttentionNorm,
+        &|other| other.max_position_embeddings += 1,
+        // The last of 64 tokens has 63 before it.
+        &|other| window(other, 63),
+    ];
+    for (at, change) in without_effect.into_iter().enumerate() {
+        assert_eq!(names(change), Vec::<String>::new(), "{at}");
+    }
+    assert_eq!(names(&|other| window(other, 62)), ["sliding_window"]);
+    assert_eq!(names(&|other| other.residual = Residual::Sequential), ["residual"]);
+    assert_eq!(names(&|other| other.norm_epsilon *= 2.0), ["norm"]);
+    assert_eq!(names(&|other| other.norm = Norm::RmsNorm), ["norm"]);
+    assert_eq!(names(&|other| other.mlp_input = MlpInput::NormOfAttentionNorm), ["mlp_norm"]);
+    let first = |other: &mut Architecture| {
+        window(other, 8);
+        other.attention[1] = AttentionKind::Global;
+    };
+    let mut other = own.clone();
+    first(&mut other);
+    let words = |name: &str, own: &str, other: &str| vec![(name.to_owned(), own.to_owned(), other.to_owned())];
+    assert_eq!(
+        effective_differences(&own, &other),
+        words("sliding_window", "none", "the last 9 tokens in layer 0")
+    );
 }
 
 #[test]

@@ -137,8 +137,10 @@ pub(super) fn conclude(evidence: &Evidence<'_>) -> Conclusion {
     let mut said: Vec<(&Found, Diagnosis)> = Vec::new();
     for found in evidence.found {
         let what = match chosen.explains(found, evidence.residual) {
-            Some(Follows { agreement, .. }) => {
-                let tolerated = rounding.map_or(found.dtype, |rounding| rounding.coarser(found.dtype));
+            Some(Follows { way, agreement }) => {
+                // Arithmetic may be rounded to the checkpoint's type; what is copied need not be.
+                let own = if way == Way::Shards { DType::F32 } else { found.dtype };
+                let tolerated = rounding.map_or(own, |rounding| rounding.coarser(own));
                 agreement
                     .rounding
                     .filter(|dtype| dtype.is_coarser_than(tolerated))

@@ -85,6 +85,11 @@ impl Pair<'_> {
             found.suspicion = Some(Suspicion::proven(Diagnosis::Missing));
             return Ok(Some(found));
         };
+        if self.is_lost_branch(role) {
+            let zero = self.as_one(param.kind, other)?.is_zero()?;
+            found.suspicion = Some(Suspicion::proven(Diagnosis::Extra));
+            return Ok(Some(found).filter(|_| !zero));
+        }
         let (own, theirs) = (param.value.tensors(), other.value.tensors());
         let kept = if theirs.len() > 1 && own.len() == theirs.len() { all_agree(own, theirs)? } else { None };
         let one = self.as_one(param.kind, other)?;
@@ -223,6 +228,14 @@ impl Pair<'_> {
         self.layout == Layout::Own
             && matches!(role, Role::QkvWeight | Role::QkvBias)
             && (own.head_count, own.head_size) != (other.head_count, other.head_size)
+    }
+
+    /// Whether the parameter makes the output of an attention branch that the checkpoint computes and loses, and the
+    /// candidate adds.
+    fn is_lost_branch(&self, role: Role) -> bool {
+        self.architecture().attention_dropped
+            && !self.read.architecture.attention_dropped
+            && matches!(role, Role::AttentionOutputWeight | Role::AttentionOutputBias)
     }
 
     /// The value that a model of several ranks uses: the sum where each adds its own before the all-reduce, else the mean.

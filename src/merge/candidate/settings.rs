@@ -1,5 +1,6 @@
 //! Settings of a candidate by which it computes something else than the checkpoint.
 
+use super::words::of_layers;
 use crate::config::{Architecture, MlpInput, Norm, NormForm, Positions, Residual};
 
 /// The largest epsilon whose place beside or under the root of an RMS norm makes no difference: relative to a mean square of
@@ -20,8 +21,10 @@ pub fn effective_differences(checkpoint: &Architecture, candidate: &Architecture
         }
         "mlp_norm" => [checkpoint, candidate].iter().any(|of| of.mlp_input == MlpInput::NormOfAttentionNorm),
         "residual" => {
-            let parallel = |of: &Architecture| of.residual != Residual::Sequential && !of.attention_dropped;
-            !(parallel(checkpoint) && parallel(candidate))
+            let parallel = |of: &Architecture| of.residual != Residual::Sequential;
+            // A branch that is lost in the checkpoint may be there, adding zeros: its parameters tell.
+            let loses = candidate.attention_dropped && !checkpoint.attention_dropped;
+            loses || !(parallel(checkpoint) && parallel(candidate))
         }
         // Scores are divided by the layer's number and multiplied by it again; only what is added between feels it.
         "query_key_layer_scaling" => matches!(checkpoint.positions, Positions::RelativeBuckets { .. }),
@@ -57,8 +60,8 @@ fn window_words(windows: &[Option<usize>]) -> String {
         [] => "none".to_owned(),
         [(_, width), ..] if windowed.len() == windows.len() => format!("the last {} tokens", width + 1),
         [(_, width), ..] => {
-            let layers: Vec<_> = windowed.iter().map(|(layer, _)| layer.to_string()).collect();
-            format!("the last {} tokens in layers {}", width + 1, layers.join(", "))
+            let layers: Vec<_> = windowed.iter().map(|&(layer, _)| layer).collect();
+            format!("the last {} tokens in {}", width + 1, of_layers(&layers))
         }
     }
 }
