@@ -11,8 +11,8 @@ use crate::common::evaluation::{
 use crate::common::hugging_face::HuggingFace;
 use crate::common::{TinyCheckpoint, TinyModel};
 use kintsugi::checkpoint::{Checkpoint, HuggingFaceModel, ModelSource, OpenOptions, open_model};
-use kintsugi::eval::{EngineOptions, EvalError, Quiet, Variant};
 use kintsugi::config::{Architecture, AttentionKind, MlpInput, Norm, Residual};
+use kintsugi::eval::{EngineOptions, EvalError, Quiet, Variant};
 use kintsugi::merge::effective_differences;
 use serde_json::json;
 
@@ -188,10 +188,7 @@ fn settings_without_effect_are_no_differences() {
     let mut other = own.clone();
     first(&mut other);
     let words = |name: &str, own: &str, other: &str| vec![(name.to_owned(), own.to_owned(), other.to_owned())];
-    assert_eq!(
-        effective_differences(&own, &other),
-        words("sliding_window", "none", "the last 9 tokens in layer 0")
-    );
+    assert_eq!(effective_differences(&own, &other), words("sliding_window", "none", "the last 9 tokens in layer 0"));
 }
 
 #[test]
