@@ -16,7 +16,7 @@ use super::prefetch::{Ahead, Prefetcher, Prepared};
 use super::progress::Observer;
 use super::variant::{Models, Weights};
 use crate::config::Architecture;
-use crate::merge::{Exactness, ModelStage, Signature, StageMerger};
+use crate::merge::{Exactness, ModelStage, Reference, Signature, StageMerger};
 use crate::model::{ModelError, OutputStage, TargetScores, Uploader};
 use crate::partition::{Role, StageId, StageTensors};
 use crate::samples::{TokenScore, TopToken};
@@ -101,10 +101,10 @@ impl<'a> SliceRun<'a> {
                 let mut stages = std::mem::take(&mut prepared.stages).into_iter();
                 let stage = stages.next().ok_or(EvalError::ReaderGone { stage: id })?;
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
+                let reference = Reference::new(self.models.checkpoint.architecture(), &stage);
                 for (&at, other) in own.iter().filter(|_| number == 0) {
-                    let ours = ModelStage { architecture: self.models.checkpoint.architecture(), tensors: &stage };
                     let theirs = ModelStage { architecture: self.architecture_of(&[at]), tensors: other };
-                    self.outcome.candidate_analyses.entry(at).or_default().add(ours, theirs)?;
+                    self.outcome.candidate_analyses.entry(at).or_default().add(&reference, theirs)?;
                 }
                 self.stage(&stage, own, prepared)?;
                 self.measure_divergence(id)?;

@@ -2,7 +2,7 @@
 //! evaluation and the exporter call [`StageMerger`] stage by stage, so what is evaluated is what is written.
 
 mod calibrate;
-mod candidate_analysis;
+mod candidate;
 mod check;
 mod drift;
 mod error;
@@ -21,7 +21,7 @@ mod strategy;
 mod tests;
 
 pub use calibrate::{CalibratedNorm, NormOutputMeans, correct};
-pub use candidate_analysis::{CandidateAnalysis, JoinedMatch, ReplicatedMatch};
+pub use candidate::{CandidateAnalysis, CandidateException, Conclusion, Reference, effective_differences};
 pub use check::check_strategies;
 pub use drift::{Drift, ParamDrift};
 pub use error::MergeError;

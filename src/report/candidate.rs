@@ -4,11 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::info::FileDigest;
-use crate::merge::CandidateAnalysis;
-use crate::partition::Kind;
+use crate::merge::{CandidateException, Conclusion, Miscount};
 
 /// A merge made by another tool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CandidateInfo {
     /// The directory as it was given.
     pub path: String,
@@ -19,41 +18,46 @@ pub struct CandidateInfo {
     /// Rows of its vocabulary. Where they are not the checkpoint's, probabilities are over its own rows, and divergences
     /// from the baseline are between both distributions renormalised over the tokens that both have.
     pub vocab_size: usize,
-    /// How the checkpoint's replicated parameters were merged, kind by kind.
-    pub replicated: Vec<ReplicatedKind>,
-    /// Whether its matrices are the checkpoint's joined shards, kind by kind.
-    pub joined: Vec<JoinedKind>,
-    /// Settings of the model that are not the checkpoint's.
+    /// The strategy that explains most of its parameters: a built-in one, `rank N` (that rank's copies throughout) or
+    /// `unmerged` (a model of several ranks, each with its own).
+    #[serde(default)]
+    pub strategy: String,
+    /// Strategies that make the same of this checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub same_as: Vec<String>,
+    /// Parameters that are as the strategy makes them, those of each layer counted.
+    #[serde(default)]
+    pub explained: usize,
+    /// All parameters that were compared.
+    #[serde(default)]
+    pub parameters: usize,
+    /// The type that the parameters were rounded to as a whole; absent where that is the checkpoint's, or finer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<String>,
+    /// Parameters that it has another multiple of than the model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub miscounts: Vec<Miscount>,
+    /// Parameters that are not as the strategy makes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<ExceptionInfo>,
+    /// Settings by which it computes something else than the checkpoint.
     pub settings: Vec<SettingDifference>,
     /// Digest of every file read; absent where they were not computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<Vec<FileDigest>>,
 }
 
-/// How the replicated parameters of one kind were merged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ReplicatedKind {
-    /// The kind.
-    pub kind: Kind,
-    /// Names of the parameters inside the checkpoint's layers.
+/// Parameters of a candidate that are not as its strategy makes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExceptionInfo {
+    /// Their names inside the checkpoint's layers; none where whole layers are meant.
     pub parameters: Vec<String>,
-    /// The rule whose result is closest, such as `mean`, `sum` or `rank 0`.
-    pub rule: String,
-    /// Whether the values are that result, bit for bit.
-    pub same_bits: bool,
-    /// Largest absolute difference from that result.
-    pub max_abs_difference: f64,
-}
-
-/// How the partitioned parameters of one kind compare with the joined shards.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct JoinedKind {
-    /// The kind.
-    pub kind: Kind,
-    /// Whether they are the joined shards, bit for bit.
-    pub same_bits: bool,
-    /// Largest absolute difference from the joined shards.
-    pub max_abs_difference: f64,
+    /// Numbers of their layers; none for parameters outside of layers.
+    pub layers: Vec<usize>,
+    /// What each is instead, such as `is the transpose`.
+    pub what: String,
+    /// Whether something must be wrong. Otherwise they follow another rule that keeps what the model has, but for drift.
+    pub suspect: bool,
 }
 
 /// A setting that is not the checkpoint's.
@@ -68,22 +72,22 @@ pub struct SettingDifference {
 }
 
 impl CandidateInfo {
-    /// Adds the analysis of its parameters.
-    pub fn with_parameters(mut self, analysis: &CandidateAnalysis) -> Self {
-        let replicated = analysis.replicated().into_iter().map(|found| ReplicatedKind {
-            kind: found.kind,
-            parameters: found.parameters,
-            rule: found.rule.to_string(),
-            same_bits: found.same_bits,
-            max_abs_difference: found.difference.max_abs,
-        });
-        self.replicated = replicated.collect();
-        let joined = analysis.joined().into_iter().map(|found| JoinedKind {
-            kind: found.kind,
-            same_bits: found.same_bits,
-            max_abs_difference: found.difference.max_abs,
-        });
-        self.joined = joined.collect();
-        self
+    /// Adds what its parameters show.
+    pub fn with_parameters(self, conclusion: &Conclusion) -> Self {
+        let Conclusion { strategy, same_as, explained, parameters, rounding, miscounts, exceptions, .. } = conclusion;
+        let exception = |exception: &CandidateException| {
+            let CandidateException { parameters, layers, what, suspect } = exception.clone();
+            ExceptionInfo { parameters, layers, what, suspect }
+        };
+        Self {
+            strategy: strategy.clone(),
+            same_as: same_as.clone(),
+            explained: *explained,
+            parameters: *parameters,
+            rounding: rounding.map(|dtype| dtype.to_string()),
+            miscounts: miscounts.iter().map(|(_, miscount)| miscount.clone()).collect(),
+            exceptions: exceptions.iter().map(exception).collect(),
+            ..self
+        }
     }
 }

@@ -39,7 +39,7 @@ mod why;
 mod tests;
 
 pub use build::ReportInput;
-pub use candidate::{CandidateInfo, JoinedKind, ReplicatedKind, SettingDifference};
+pub use candidate::{CandidateInfo, ExceptionInfo, SettingDifference};
 pub use certificate::{
     Certificate, CertifiedCandidate, CertifiedCheckpoint, CertifiedModel, CertifiedScores, read_certificate,
 };

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, ModelSource, OpenOptions, STORED_ONCE, open_
 use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::eval::{SliceOutcome, Variant};
-use crate::merge::Strategy;
+use crate::merge::{Strategy, effective_differences};
 use crate::report::{CandidateInfo, ModelRecord, ModelRole, SettingDifference};
 
 #[derive(Debug, Clone)]
@@ -61,8 +61,7 @@ impl Candidate {
     /// Its record, before its files are read: how it differs from the checkpoint's architecture.
     pub(super) fn record(&self, checkpoint: &Architecture) -> ModelRecord {
         let architecture = self.model.architecture();
-        let settings: Vec<_> = checkpoint
-            .differences(architecture)
+        let settings: Vec<_> = effective_differences(checkpoint, architecture)
             .into_iter()
             .map(|(setting, checkpoint, candidate)| SettingDifference { setting, checkpoint, candidate })
             .collect();
@@ -90,10 +89,8 @@ impl Candidate {
                 format: self.model.describe(),
                 dtype: self.model.dtype().to_string(),
                 vocab_size: theirs,
-                replicated: Vec::new(),
-                joined: Vec::new(),
                 settings,
-                digests: None,
+                ..CandidateInfo::default()
             }),
             findings,
             ..ModelRecord::new(&self.name, ModelRole::Variant)
@@ -106,12 +103,13 @@ pub(super) fn complete(record: &mut ModelRecord, slice: &SliceOutcome, variant: 
     let Some(mut info) = record.candidate.take() else { return };
     info.digests = slice.candidate_digests.get(&variant).map(|found| digests(found));
     if let Some(analysis) = slice.candidate_analyses.get(&variant) {
-        info = info.with_parameters(analysis);
+        let conclusion = analysis.conclude();
+        info = info.with_parameters(&conclusion);
         // Warnings first, then what it is, then what follows from its vocabulary.
         let place = record.findings.iter().position(|finding| !finding.starts_with("WARNING"));
-        let summary = format!("{} ({}): {}", record.name, info.format, analysis.summary());
+        let summary = format!("{} ({}): {}", record.name, info.format, conclusion.summary());
         record.findings.insert(place.unwrap_or(record.findings.len()), summary);
-        let warnings = analysis.warnings().into_iter().map(|warning| format!("WARNING: {}: {warning}", record.name));
+        let warnings = conclusion.warnings().into_iter().map(|warning| format!("WARNING: {}: {warning}", record.name));
         record.findings.splice(0..0, warnings.collect::<Vec<_>>());
     }
     record.candidate = Some(info);

@@ -97,7 +97,7 @@ impl Difference {
 
 impl DType {
     /// Bits of precision of a floating-point type; 0 for integers.
-    fn significant_bits(self) -> u32 {
+    pub(super) fn significant_bits(self) -> u32 {
         match self {
             Self::BF16 => 8,
             Self::F16 => 11,

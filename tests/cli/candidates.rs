@@ -27,7 +27,7 @@ fn a_candidate_is_a_row_with_findings_and_samples() {
     for words in [
         "theirs and converted: made by another tool, so whether it is exact is unknown",
         "WARNING: theirs: its row-parallel biases are the mean of the ranks'",
-        "theirs (Hugging Face GPTNeoXForCausalLM): row-parallel biases are the mean",
+        "theirs (Hugging Face GPTNeoXForCausalLM): all 28 parameters are as mean makes them, bit for bit",
     ] {
         let unbroken = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(unbroken.contains(words), "{stdout}");
@@ -44,9 +44,9 @@ fn a_candidate_is_a_row_with_findings_and_samples() {
     assert_eq!(info["format"], "Hugging Face GPTNeoXForCausalLM");
     assert_eq!(info["digests"][0]["file"], "model.safetensors");
     assert_eq!(info["settings"], json!([]));
-    let rules: Vec<_> =
-        info["replicated"].as_array().unwrap().iter().map(|kind| kind["rule"].as_str().unwrap()).collect();
-    assert_eq!(rules, ["mean", "mean", "mean"]);
+    assert_eq!((&info["strategy"], &info["explained"], &info["parameters"]), (&json!("mean"), &json!(28), &json!(28)));
+    assert_eq!(info["miscounts"][0]["factor"], 0.5);
+    assert!(info.get("exceptions").is_none(), "{info}");
     let lines = |name: &str| fs::read_to_string(output.join(format!("samples/{name}.jsonl"))).unwrap();
     assert_eq!(lines("theirs"), lines("mean"));
     assert!(fs::read_to_string(output.join("report.md")).unwrap().contains("| theirs |"));

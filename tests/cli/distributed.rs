@@ -101,9 +101,8 @@ fn the_loss_that_saving_cost_is_measured() {
     assert_eq!(candidate["perplexity"], zeroth["perplexity"]);
     assert_eq!(candidate["fidelity"], zeroth["fidelity"]);
     assert_ne!(candidate["perplexity"], report["baseline"]["perplexity"]);
-    let rules: Vec<_> =
-        candidate["candidate"]["replicated"].as_array().unwrap().iter().map(|kind| &kind["rule"]).collect();
-    assert!(!rules.is_empty() && rules.iter().all(|rule| **rule == "rank 0"), "{rules:?}");
+    let info = &candidate["candidate"];
+    assert_eq!((&info["strategy"], &info["explained"]), (&json!("zeroth"), &info["parameters"]), "{info}");
 }
 
 #[cfg(feature = "libtorch")]

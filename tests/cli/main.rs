@@ -14,6 +14,8 @@ mod checkpoints;
 mod combine;
 #[cfg(feature = "libtorch")]
 mod data;
+#[cfg(feature = "libtorch")]
+mod defects;
 #[cfg(all(feature = "libtorch", feature = "hub"))]
 mod demo_model;
 mod diff;

@@ -6,11 +6,12 @@ use std::path::Path;
 use fs_err as fs;
 use kintsugi::checkpoint::{Checkpoint, ModelSource as _};
 use kintsugi::config::{Architecture, Positions, Residual};
+use kintsugi::export::save_tensors;
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::{Role, StageId};
 use kintsugi::tensor::{DType, HostTensor, Piece, concatenate};
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 /// `config.json` and weights of a GPT-NeoX model in transformers' names, to be changed before they are written.
@@ -36,6 +37,33 @@ impl HuggingFace {
         }
         let Value::Object(config) = config(architecture) else { unreachable!() };
         Self { config, tensors }
+    }
+
+    /// A directory with one safetensors file.
+    pub fn read(folder: &Path) -> Self {
+        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = |(name, view): (String, TensorView<'_>)| {
+            let dtype = match view.dtype() {
+                Dtype::F16 => DType::F16,
+                Dtype::BF16 => DType::BF16,
+                Dtype::F32 => DType::F32,
+                other => panic!("{other:?}"),
+            };
+            (name, HostTensor::new(dtype, view.shape().to_vec(), view.data().to_vec()).unwrap())
+        };
+        Self { config, tensors: tensors.tensors().into_iter().map(tensor).collect() }
+    }
+
+    /// Writes `pytorch_model.bin`.
+    pub fn write_pickled(&self, folder: &Path) {
+        self.write_config(folder);
+        save_tensors(
+            &folder.join("pytorch_model.bin"),
+            self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)),
+        )
+        .unwrap();
     }
 
     /// The same with another number of vocabulary rows; further ones are like the first.

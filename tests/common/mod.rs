@@ -8,6 +8,7 @@
     reason = "a test file uses some of these"
 )]
 
+pub mod defects;
 pub mod disk;
 #[cfg(feature = "libtorch")]
 pub mod evaluation;

@@ -11,8 +11,9 @@ use crate::common::evaluation::{
 use crate::common::hugging_face::HuggingFace;
 use crate::common::{TinyCheckpoint, TinyModel};
 use kintsugi::checkpoint::{Checkpoint, HuggingFaceModel, ModelSource, OpenOptions, open_model};
+use kintsugi::config::{Architecture, AttentionKind, MlpInput, Norm, Residual};
 use kintsugi::eval::{EngineOptions, EvalError, Quiet, Variant};
-use kintsugi::partition::Kind;
+use kintsugi::merge::effective_differences;
 use serde_json::json;
 
 fn candidate(folder: &Path) -> Variant {
@@ -107,48 +108,87 @@ fn a_candidate_may_be_a_checkpoint_of_several_ranks() {
 }
 
 #[test]
-fn what_was_done_to_the_parameters_is_recognised() {
+fn the_strategy_of_a_candidate_is_recognised() {
     for gpt_j_residual in [true, false] {
         let files = tiny(gpt_j_residual);
         let checkpoint = files.open();
-        for (strategy, norms, biases) in
-            [("zeroth", "rank 0", "rank 0"), ("mean", "mean", "mean"), ("merge20b", "mean", "sum")]
-        {
-            let folder = tempfile::tempdir().unwrap();
-            HuggingFace::merged(&checkpoint, strategy).write(folder.path());
-            let evaluation = try_evaluate(&checkpoint, &[Variant::baseline(), candidate(folder.path())]).unwrap();
-            let analysis = &evaluation.candidate_analyses[&1];
-            let rules: Vec<_> =
-                analysis.replicated().iter().map(|found| (found.kind, found.rule.to_string())).collect();
-            let expected = [(Kind::RowParallelBias, biases), (Kind::NormGain, norms), (Kind::NormBias, norms)];
-            assert_eq!(rules, expected.map(|(kind, rule)| (kind, rule.to_owned())), "{strategy}");
-            assert!(analysis.replicated().iter().all(|found| found.same_bits), "{strategy}");
-            assert!(analysis.joined().iter().all(|found| found.same_bits), "{strategy}");
-            let wrong = (biases == "sum") != gpt_j_residual;
-            let warnings = analysis.warnings();
-            assert_eq!(warnings.len(), usize::from(wrong), "{strategy}: {warnings:?}");
-            if wrong {
-                let times = if gpt_j_residual { "0.5" } else { "2" };
-                let words = format!("attention.dense.bias and mlp.linear2.bias {times} times what the model has");
-                assert!(warnings[0].ends_with(&words), "{warnings:?}");
-            }
+        let strategies = ["zeroth", "mean", "merge20b", "reduce-aware", "fold"];
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = vec![Variant::baseline()];
+        for strategy in strategies {
+            HuggingFace::merged(&checkpoint, strategy).write(&folder.path().join(strategy));
+            all.push(candidate(&folder.path().join(strategy)));
         }
+        all.push(candidate(files.path()));
+        let evaluation = try_evaluate(&checkpoint, &all).unwrap();
+        for (at, strategy) in strategies.into_iter().enumerate() {
+            let found = evaluation.candidate_analyses[&(at + 1)].conclude();
+            // With means where the biases are added once, three strategies are two.
+            let (name, same_as): (_, &[&str]) = match (strategy, gpt_j_residual) {
+                ("merge20b" | "reduce-aware", true) => ("reduce-aware", &["merge20b"]),
+                ("mean" | "reduce-aware", false) => ("reduce-aware", &["mean"]),
+                (strategy, _) => (strategy, &[]),
+            };
+            assert_eq!(
+                (found.strategy.as_str(), found.same_as.as_slice()),
+                (name, &same_as.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()[..]),
+                "{strategy}"
+            );
+            assert!(found.same_bits && found.exceptions.is_empty() && found.explained == found.parameters, "{found:?}");
+            let factor = match (strategy, gpt_j_residual) {
+                ("zeroth" | "mean", true) => 0.5,
+                ("merge20b", false) => 2.0,
+                _ => 1.0,
+            };
+            let words = format!("attention.dense.bias and mlp.linear2.bias {factor} times what the model has");
+            let warnings = found.warnings();
+            assert_eq!(warnings.len(), usize::from(factor != 1.0), "{strategy}: {warnings:?}");
+            assert!(warnings.iter().all(|warning| warning.ends_with(&words)), "{warnings:?}");
+        }
+        let unmerged = evaluation.candidate_analyses[&(strategies.len() + 1)].conclude();
+        assert_eq!(unmerged.summary(), "all 28 parameters are each rank's own, unmerged, bit for bit");
+        assert!(unmerged.warnings().is_empty());
     }
 }
 
 #[test]
-fn folded_matrices_are_seen_not_to_be_the_joined_shards() {
-    let files = tiny(true);
-    let checkpoint = files.open();
-    let folder = tempfile::tempdir().unwrap();
-    HuggingFace::merged(&checkpoint, "fold").write(folder.path());
-    let evaluation = try_evaluate(&checkpoint, &[Variant::baseline(), candidate(folder.path())]).unwrap();
-    let analysis = &evaluation.candidate_analyses[&1];
-    let joined: Vec<_> = analysis.joined().iter().map(|found| (found.kind, found.follows)).collect();
-    let expected = [(Kind::VocabParallel, true), (Kind::ColumnParallel, false), (Kind::RowParallel, true)];
-    assert_eq!(joined, expected);
-    assert!(analysis.summary().contains("column-parallel weights are not the joined shards"), "{}", analysis.summary());
-    assert!(analysis.warnings().is_empty());
+fn settings_without_effect_are_no_differences() {
+    let own = tiny(true).open().architecture().clone();
+    let names = |change: &dyn Fn(&mut Architecture)| {
+        let mut other = own.clone();
+        change(&mut other);
+        let found = effective_differences(&own, &other);
+        found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>()
+    };
+    let window = |other: &mut Architecture, width: usize| {
+        (other.attention, other.sliding_window) = (vec![AttentionKind::Flash; other.layer_count], Some(width));
+    };
+    let without_effect: [&dyn Fn(&mut Architecture); 7] = [
+        &|other| (other.qkv_bias, other.attention_output_bias, other.mlp_bias) = (false, false, false),
+        &|other| other.residual = Residual::ParallelReducedApart,
+        &|other| other.query_key_layer_scaling = true,
+        &|other| other.norm = Norm::TransformerEngineLayerNorm,
+        &|other| other.mlp_input = MlpInput::AttentionNorm,
+        &|other| other.max_position_embeddings += 1,
+        // The last of 64 tokens has 63 before it.
+        &|other| window(other, 63),
+    ];
+    for (at, change) in without_effect.into_iter().enumerate() {
+        assert_eq!(names(change), Vec::<String>::new(), "{at}");
+    }
+    assert_eq!(names(&|other| window(other, 62)), ["sliding_window"]);
+    assert_eq!(names(&|other| other.residual = Residual::Sequential), ["residual"]);
+    assert_eq!(names(&|other| other.norm_epsilon *= 2.0), ["norm"]);
+    assert_eq!(names(&|other| other.norm = Norm::RmsNorm), ["norm"]);
+    assert_eq!(names(&|other| other.mlp_input = MlpInput::NormOfAttentionNorm), ["mlp_norm"]);
+    let first = |other: &mut Architecture| {
+        window(other, 8);
+        other.attention[1] = AttentionKind::Global;
+    };
+    let mut other = own.clone();
+    first(&mut other);
+    let words = |name: &str, own: &str, other: &str| vec![(name.to_owned(), own.to_owned(), other.to_owned())];
+    assert_eq!(effective_differences(&own, &other), words("sliding_window", "none", "the last 9 tokens in layer 0"));
 }
 
 #[test]
@@ -266,12 +306,12 @@ fn the_defects_of_the_upstream_converter_are_found() {
         let (checkpoint, own) = (Checkpoint::open(&folder, &[]).unwrap(), json(&folder.join("reference.json")));
         let passages = passages(&pairs(&own), checkpoint.architecture().max_position_embeddings);
         let model = HuggingFaceModel::open(&folder.join("hf_converted")).unwrap();
-        let differences = checkpoint.architecture().differences(model.architecture());
+        let differences = effective_differences(checkpoint.architecture(), model.architecture());
         let variants = [Variant::baseline(), Variant::candidate("upstream".to_owned(), Arc::new(model))];
         let evaluation = evaluate(&checkpoint, &variants, passages, &options(), &Quiet).unwrap();
         let perplexities = [0, 1].map(|at| format!("{:.3}", perplexity(&evaluation.scores[at])));
         let flipped = flips(&evaluation.scores[0], &evaluation.scores[1]);
-        (evaluation.candidate_analyses[&1].clone(), differences, perplexities, flipped)
+        (evaluation.candidate_analyses[&1].conclude(), differences, perplexities, flipped)
     };
     let (analysis, differences, perplexities, flipped) = findings("sequential-residual-tied-tp2-drift");
     assert_eq!((perplexities, flipped), (["3.094".to_owned(), "3.257".to_owned()], 38));
@@ -292,6 +332,6 @@ fn the_defects_of_the_upstream_converter_are_found() {
     assert!(analysis.warnings().is_empty() && differences.is_empty());
     assert_eq!(
         analysis.summary(),
-        "norm gains are the mean of the ranks' (bit for bit); all matrices are the joined shards (bit for bit)"
+        "all 27 parameters are as reduce-aware makes them, bit for bit; mean and merge20b would make the same of this checkpoint"
     );
 }
