@@ -328,12 +328,14 @@ class LimitVerdict:
     """A limit and what was proven of it. Losses are positive where the model is worse: fractions of accuracy and of
     changed top tokens, nats of log-likelihood (the logarithm of the perplexity ratio) and of KL divergence."""
     criterion: Criterion  # What the limit is for.
-    # `within`: the upper bound is at or below the limit. `beyond`: the lower bound is above it. `undecided`: neither.
+    # `within`: the upper bound is at or below the limit. `beyond`: the lower bound is above it by more than `noise`.
+    # `undecided`: neither.
     verdict: Verdict
     loss: float  # The loss on the passages seen.
     lower: float | None = None  # One-sided lower bound, corrected for all limits of the report.
     upper: float | None = None  # One-sided upper bound; absent where none can be claimed.
     limit: float  # The largest loss that is allowed.
+    noise: float | None = None  # What rounding alone makes of a divergence or of top tokens, by the noise floor.
     may_stay_undecided: bool  # Whether the verdict may stay undecided, since another limit of the same model is proven.
     # Where it is undecided, how many more passages would decide it at the rates and the spread seen; absent where no
     # number does.
@@ -374,35 +376,33 @@ class CandidateInfo:
     # Rows of its vocabulary. Where they are not the checkpoint's, probabilities are over its own rows, and divergences
     # from the baseline are between both distributions renormalised over the tokens that both have.
     vocab_size: int
-    replicated: list[ReplicatedKind]  # How the checkpoint's replicated parameters were merged, kind by kind.
-    joined: list[JoinedKind]  # Whether its matrices are the checkpoint's joined shards, kind by kind.
-    settings: list[SettingDifference]  # Settings of the model that are not the checkpoint's.
+    strategy: str = ""  # The strategy that explains most of its parameters.
+    same_as: list[str] = field(default_factory=list)  # Strategies that make the same of this checkpoint.
+    explained: int = 0  # Parameters that are as the strategy makes them, those of each layer counted.
+    parameters: int = 0  # All parameters that were compared.
+    rounding: str | None = None  # The type that the parameters were rounded to as a whole.
+    # Parameters that it has another multiple of than the model.
+    miscounts: list[Miscount] = field(default_factory=list)
+    exceptions: list[ExceptionInfo] = field(default_factory=list)  # Parameters that are not as the strategy makes them.
+    settings: list[SettingDifference]  # Settings by which it computes something else than the checkpoint.
     digests: list[FileDigest] = field(default_factory=list)  # Digest of every file read.
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplicatedKind:
-    """How the replicated parameters of one kind were merged."""
-    kind: Kind  # The kind.
-    parameters: list[str]  # Names of the parameters inside the checkpoint's layers.
-    rule: str  # The rule whose result is closest, such as `mean`, `sum` or `rank 0`.
-    same_bits: bool  # Whether the values are that result, bit for bit.
-    max_abs_difference: float  # Largest absolute difference from that result.
-
-
-# How a parameter relates to the tensor-parallel ranks. Strategies give one rule per kind.
-Kind: TypeAlias = Literal[
-    "vocab-parallel", "column-parallel", "row-parallel", "row-parallel-bias", "norm-gain", "norm-bias",
-    "learned-positions", "buffer", "head-parallel", "relative-bias", "head-norm",
-]
+class Miscount:
+    """Parameters that a strategy makes another multiple of than the model has: a wrong rule, which loses more than any
+    drift."""
+    factor: float  # How many times the model's parameter the merged one is, but for drift.
+    parameters: list[str]  # Names of the parameters inside their layers.
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinedKind:
-    """How the partitioned parameters of one kind compare with the joined shards."""
-    kind: Kind  # The kind.
-    same_bits: bool  # Whether they are the joined shards, bit for bit.
-    max_abs_difference: float  # Largest absolute difference from the joined shards.
+class ExceptionInfo:
+    """Parameters of a candidate that are not as its strategy makes them."""
+    parameters: list[str]  # Their names inside the checkpoint's layers; none where whole layers are meant.
+    layers: list[int]  # Numbers of their layers; none for parameters outside of layers.
+    what: str  # What each is instead, such as `is the transpose`.
+    suspect: bool  # Whether something must be wrong.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,6 +449,13 @@ class Layer:
 
 # Which stage of the model.
 StageId: TypeAlias = Literal["embedding", "output"] | Layer
+
+
+# How a parameter relates to the tensor-parallel ranks. Strategies give one rule per kind.
+Kind: TypeAlias = Literal[
+    "vocab-parallel", "column-parallel", "row-parallel", "row-parallel-bias", "norm-gain", "norm-bias",
+    "learned-positions", "buffer", "head-parallel", "relative-bias", "head-norm",
+]
 
 
 # The end of the records.

@@ -78,7 +78,7 @@ impl Loss {
             #[expect(clippy::cast_possible_truncation, reason = "−1, 0 or 1")]
             Self::Accuracy { .. } => {
                 let losses: Vec<i8> = drawn.iter().map(|drawn| *drawn as i8).collect();
-                Ok(look.accuracy(&losses, limit)?.verdict)
+                Ok(look.accuracy(&losses, limit.into())?.verdict)
             }
             Self::Divergence { .. } => {
                 Ok(look.mean(&SampledMean::of_divergences(drawn)?, limit.into(), total as f64).verdict)

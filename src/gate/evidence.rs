@@ -43,6 +43,11 @@ impl Evidence {
         Ok(samples)
     }
 
+    fn is_exact(&self, row: &ModelRow) -> bool {
+        let found = self.report.variants.iter().find(|variant| variant.model.name == row.name);
+        found.and_then(|variant| variant.exact.as_ref()).is_some_and(|exact| exact.exact)
+    }
+
     /// What rounding makes of a loss, by the report's noise floor.
     fn noise(&self, baseline: &BTreeMap<usize, Sample>, significance: f64) -> Result<Noise, GateError> {
         let Some(floor) = &self.report.noise_floor else { return Ok(Noise::default()) };
@@ -71,7 +76,10 @@ impl Evidence {
                 let doc_ids = self.order(&samples)?;
                 let outcomes = source.paired(before, &samples, &doc_ids, reference)?;
                 let (task, model) = (task.clone(), title.clone());
-                let noise = if reference == Reference::Baseline { noise } else { Noise::default() };
+                let noise = match reference {
+                    Reference::Baseline => noise.of_model(self.is_exact(row), &self.report.run.dtype),
+                    Reference::Earlier => Noise::default(),
+                };
                 found.comparisons.push(Comparison { task, model, reference, limits, outcomes, noise, doc_ids });
                 Ok::<(), GateError>(())
             };

@@ -33,8 +33,8 @@ enum Numbers {
     Bounded {
         loss: f64,
         limit: f64,
-        /// What rounding alone makes of the loss: beyond is one that exceeds the limit by more.
-        noise: f64,
+        /// What rounding alone makes of the loss: beyond is one that exceeds the limit by more. Null where it makes all there is.
+        noise: Option<f64>,
         /// Absent where no bound can be claimed.
         lower: Option<f64>,
         upper: Option<f64>,
@@ -81,7 +81,7 @@ fn check(check: &Check) -> CheckJson<'_> {
             Finding::Bounded { measured, threshold, decision, .. } => Numbers::Bounded {
                 loss: measured.estimate(),
                 limit: threshold.limit,
-                noise: threshold.noise,
+                noise: finite(threshold.noise),
                 lower: finite(decision.lower),
                 upper: finite(decision.upper),
                 p_beyond: decision.p_beyond,

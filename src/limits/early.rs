@@ -26,6 +26,6 @@ fn decide_one(look: EarlyLook, judged: &Judged<'_>, total: f64) -> Result<Decisi
     match (measured, criterion) {
         (Measured::Mean(mean), _) => Ok(look.mean(mean, *threshold, total)),
         (_, Criterion::TopTokenChange) => look.share(&comparison.outcomes.differing(), *threshold),
-        _ => look.accuracy(&comparison.outcomes.losses(), threshold.limit),
+        _ => look.accuracy(&comparison.outcomes.losses(), *threshold),
     }
 }

@@ -127,6 +127,7 @@ impl Check {
 /// Why a loss that exceeds its limit is not beyond it.
 pub(crate) fn noise_words(criterion: Criterion, noise: f64) -> String {
     let noise = match criterion {
+        _ if noise.is_infinite() => return "an exact merge loses by rounding alone".to_owned(),
         Criterion::TopTokenChange => format!("{:.2} % of top tokens", rounded(100.0 * noise, 2, Rounding::Up)),
         _ => loss(criterion, noise, Rounding::Up),
     };

@@ -150,3 +150,31 @@ fn early_verdicts_need_more_passages_than_those_of_a_fixed_number() {
     assert_eq!(verdict(None), Some(Verdict::Within));
     assert_eq!(verdict(Some(5000)), Some(Verdict::Undecided));
 }
+
+/// Whatever it seems to lose there is rounding; in float32 a loss is one.
+#[test]
+fn an_exact_merge_is_never_beyond_in_16_bits() {
+    let gates = Gates::parse("default: {max-ppl-increase: 1%, max-acc-loss: 1pp}", "gates.yml").unwrap();
+    for seen_of in [None, Some(5000)] {
+        for (is_exact, dtype, expected) in [
+            (true, "bf16", Verdict::Undecided),
+            (true, "f16", Verdict::Undecided),
+            (true, "f32", Verdict::Beyond),
+            (false, "bf16", Verdict::Beyond),
+        ] {
+            let mut compared = Comparisons { seen_of, ..seen("any", &gates, (600, 5000), 0.1, 200) };
+            compared.comparisons[0].noise = Noise::default().of_model(is_exact, dtype);
+            let judgement = judge(compared, gates.significance, &[]).unwrap();
+            assert_eq!(judgement.checks.len(), 2);
+            for check in &judgement.checks {
+                assert_eq!(check.verdict(), expected, "{is_exact} {dtype}");
+                let because = check.undecided_because();
+                assert_eq!(
+                    because == "an exact merge loses by rounding alone",
+                    expected == Verdict::Undecided,
+                    "{because}"
+                );
+            }
+        }
+    }
+}

@@ -79,7 +79,14 @@ impl Report {
         let (origin, gates) = &input.limits;
         let task = (input.task.name.as_str(), input.task.rolling);
         let noise = noise(input, samples)?;
-        judge_rows(&mut variants, (samples, &of_variants), task, noise, gates, input.run.until_decided.as_ref())?;
+        judge_rows(
+            &mut variants,
+            (samples, &of_variants),
+            task,
+            (noise, &input.run.dtype),
+            gates,
+            input.run.until_decided.as_ref(),
+        )?;
         let report = Self {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool { name: "kintsugi".to_owned(), version: input.run.versions.kintsugi.clone() },

@@ -35,7 +35,8 @@ pub struct LimitVerdict {
     pub upper: Option<f64>,
     /// The largest loss that is allowed.
     pub limit: f64,
-    /// What rounding alone makes of a divergence or of top tokens, by the noise floor; absent where it makes nothing.
+    /// What rounding alone makes of a divergence or of top tokens, by the noise floor; absent where it makes nothing, and where
+    /// it makes all there is: an exact merge that is computed in 16 bits is never beyond.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<f64>,
     /// Whether the verdict may stay undecided, since another limit of the same model is proven.
@@ -58,7 +59,7 @@ impl LimitVerdict {
         }
         let more = match self.more_passages {
             _ if self.lower.is_some_and(|lower| lower > self.limit) => {
-                noise_words(self.criterion, self.noise.unwrap_or(0.0))
+                noise_words(self.criterion, self.noise.unwrap_or(f64::INFINITY))
             }
             Some(1) => "1 more passage would decide".to_owned(),
             Some(more) => format!("{} more passages would decide", format::grouped(more)),

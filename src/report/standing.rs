@@ -69,13 +69,13 @@ impl VariantRow {
     }
 }
 
-/// Judges all rows together; `samples` are those of the rows, in their order, and `noise` what rounding makes of their losses. Of a run that stops once it is decided the verdicts are
+/// Judges all rows together; `samples` are those of the rows, in their order, `noise` is what rounding makes of their losses, computed in `dtype`. Of a run that stops once it is decided the verdicts are
 /// those of its last look.
 pub(super) fn judge_rows(
     rows: &mut [VariantRow],
     (baseline, samples): (&[Sample], &[&[Sample]]),
     (task, rolling): (&str, Option<RollingText>),
-    noise: Noise,
+    (noise, dtype): (Noise, &str),
     gates: &Gates,
     until: Option<&UntilDecided>,
 ) -> Result<(), ReportError> {
@@ -92,7 +92,7 @@ pub(super) fn judge_rows(
             reference: Reference::Baseline,
             limits: gates.of_any(task, row.model.names()),
             outcomes: PairedOutcomes::of_samples(&pairs, rolling, true),
-            noise,
+            noise: noise.of_model(row.exact.as_ref().is_some_and(|exact| exact.exact), dtype),
             doc_ids: order.iter().map(|&at| baseline[at].doc_id).collect(),
         }
     });
@@ -122,7 +122,7 @@ fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdic
         lower: finite(decision.lower),
         upper: finite(decision.upper),
         limit: threshold.limit,
-        noise: Some(threshold.noise).filter(|noise| *noise > 0.0),
+        noise: Some(threshold.noise).filter(|noise| *noise > 0.0 && noise.is_finite()),
         may_stay_undecided: proven && check.policy != Policy::Critical,
         more_passages: decision.more_passages,
         detectable: smallest_detectable(*measured, *threshold, significance),

@@ -229,9 +229,9 @@ fn an_early_look_decides_what_is_plain_and_nothing_else() {
     let lost = |share: f64, count: usize| -> Vec<i8> {
         (0..count).map(|passage| i8::from(scatter(passage as f64) < share)).collect()
     };
-    assert_eq!(look.accuracy(&lost(0.2, 300), 0.01).unwrap().verdict, Verdict::Beyond);
-    assert_eq!(look.accuracy(&lost(0.0, 2000), 0.01).unwrap().verdict, Verdict::Within);
-    assert_eq!(look.accuracy(&lost(0.01, 300), 0.01).unwrap().verdict, Verdict::Undecided);
+    assert_eq!(look.accuracy(&lost(0.2, 300), 0.01.into()).unwrap().verdict, Verdict::Beyond);
+    assert_eq!(look.accuracy(&lost(0.0, 2000), 0.01.into()).unwrap().verdict, Verdict::Within);
+    assert_eq!(look.accuracy(&lost(0.01, 300), 0.01.into()).unwrap().verdict, Verdict::Undecided);
     let divergences = |scale: f64, count: usize| -> SampledMean {
         let values: Vec<f64> = (0..count).map(|passage| scale * scatter(passage as f64)).collect();
         SampledMean::of_divergences(&values).unwrap()
@@ -256,7 +256,7 @@ fn an_early_decision_is_that_of_its_bounds_and_says_when_it_would_decide() {
             let mean = SampledMean::of_divergences(&values).unwrap();
             for (decision, limit) in [
                 (look.share(&differing, 0.02.into()).unwrap(), 0.02),
-                (look.accuracy(&losses, 0.02).unwrap(), 0.02),
+                (look.accuracy(&losses, 0.02.into()).unwrap(), 0.02),
                 (look.mean(&mean, 2e-4.into(), 5153.0), 2e-4),
             ] {
                 let expected = match decision {

@@ -36,9 +36,10 @@ impl EarlyLook {
 
     /// Decides about an accuracy: a passage's loss is 1 where only the baseline is right, −1 where only the variant is, else 0. By
     /// betting: [`Betting`] on numbers from 0 to 1.
-    pub fn accuracy(&self, losses: &[i8], limit: f64) -> Result<Decision, StatsError> {
+    pub fn accuracy(&self, losses: &[i8], threshold: Threshold) -> Result<Decision, StatsError> {
         let values: Vec<f64> = losses.iter().map(|loss| f64::midpoint(f64::from(*loss), 1.0)).collect();
-        let decision = self.betting(&values, f64::midpoint(limit, 1.0).min(1.0).into())?;
+        let decision = self
+            .betting(&values, Threshold { limit: f64::midpoint(threshold.limit, 1.0), noise: threshold.noise / 2.0 })?;
         let loss = |mean: f64| 2.0 * mean - 1.0;
         Ok(Decision { lower: loss(decision.lower), upper: loss(decision.upper), ..decision })
     }

@@ -34,7 +34,7 @@ impl Verdict {
 pub struct Threshold {
     /// The largest loss that is allowed.
     pub limit: f64,
-    /// What rounding alone makes of a loss that is never negative: beyond is one that exceeds the limit by more than this.
+    /// What rounding alone may make of the loss: beyond is one that exceeds the limit by more than this.
     pub noise: f64,
 }
 
@@ -74,7 +74,10 @@ pub struct Decision {
 /// them is. *Beyond* claims hold together with probability 1 − `alpha`, by S. Holm's step-down procedure (Scandinavian
 /// Journal of Statistics 6, 1979).
 pub fn decide(judged: &[(Measured, Threshold)], alpha: f64) -> Vec<Decision> {
-    let p_values: Vec<f64> = judged.iter().map(|(loss, threshold)| loss.p_beyond(threshold.beyond())).collect();
+    let p_values: Vec<f64> = judged
+        .iter()
+        .map(|(loss, threshold)| if threshold.noise.is_finite() { loss.p_beyond(threshold.beyond()) } else { 1.0 })
+        .collect();
     let mut by_p: Vec<usize> = (0..judged.len()).collect();
     by_p.sort_by(|one, other| p_values[*one].total_cmp(&p_values[*other]));
     let mut decisions: Vec<Option<Decision>> = vec![None; judged.len()];

@@ -129,7 +129,7 @@ impl Records {
                 reference: Reference::Baseline,
                 limits,
                 outcomes: PairedOutcomes::of_samples(&pairs, self.run.task.rolling, true),
-                noise,
+                noise: noise.of_model(model.exact.as_ref().is_some_and(|exact| exact.exact), &self.run.dtype),
                 doc_ids: passages.to_vec(),
             });
         }
