@@ -51,7 +51,9 @@ const LONG_VERSION: &str = concat!(
     "\nfeatures: ",
     env!("KINTSUGI_FEATURES"),
     "\nlibtorch: ",
-    env!("KINTSUGI_LIBTORCH_VERSION")
+    env!("KINTSUGI_LIBTORCH_VERSION"),
+    "\ntorch needed: ",
+    env!("KINTSUGI_LIBTORCH_NEEDED")
 );
 
 /// Merge tensor-parallel checkpoints of GPT-NeoX and Megatron-LM and measure what each merge strategy costs against the unmerged model.

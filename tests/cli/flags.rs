@@ -47,7 +47,7 @@ fn the_version_is_that_of_the_package() {
     let long = help(&["--version"]);
     let build = long.strip_prefix(&version).unwrap_or_else(|| panic!("{long}"));
     let keys: Vec<_> = build.lines().filter_map(|line| line.split_once(": ")).map(|(key, _)| key).collect();
-    assert_eq!(keys, ["commit", "features", "libtorch"], "{long}");
+    assert_eq!(keys, ["commit", "features", "libtorch", "torch needed"], "{long}");
     assert_eq!(build.contains("libtorch: none"), !cfg!(feature = "libtorch"), "{long}");
 }
 
