@@ -1,9 +1,10 @@
+use super::judge::Finding;
 use super::outcomes::Criterion;
 use super::{
     Comparison, Comparisons, Gates, Limit, Limits, Noise, PairedOutcomes, Percent, Points, Policy, Reference, judge,
     settled,
 };
-use crate::stats::Verdict;
+use crate::stats::{Verdict, smallest_detectable};
 
 #[test]
 fn amounts_have_units() {
@@ -168,6 +169,9 @@ fn an_exact_merge_is_never_beyond_in_16_bits() {
             assert_eq!(judgement.checks.len(), 2);
             for check in &judgement.checks {
                 assert_eq!(check.verdict(), expected, "{is_exact} {dtype}");
+                let Finding::Bounded { measured, threshold, .. } = &check.finding else { panic!("a bound") };
+                let detectable = smallest_detectable(*measured, *threshold, gates.significance);
+                assert_eq!(detectable.is_none(), expected == Verdict::Undecided);
                 let because = check.undecided_because();
                 assert_eq!(
                     because == "an exact merge loses by rounding alone",

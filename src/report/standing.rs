@@ -115,6 +115,7 @@ pub(super) fn judge_rows(
 fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdict> {
     let Finding::Bounded { criterion, measured, threshold, decision } = &check.finding else { return None };
     let finite = |bound: f64| Some(bound).filter(|bound| bound.is_finite());
+    let noise = finite(threshold.noise).filter(|noise| *noise > 0.0);
     Some(LimitVerdict {
         criterion: *criterion,
         verdict: decision.verdict,
@@ -122,9 +123,13 @@ fn verdict(check: &Check, proven: bool, significance: f64) -> Option<LimitVerdic
         lower: finite(decision.lower),
         upper: finite(decision.upper),
         limit: threshold.limit,
-        noise: Some(threshold.noise).filter(|noise| *noise > 0.0 && noise.is_finite()),
+        noise,
         may_stay_undecided: proven && check.policy != Policy::Critical,
         more_passages: decision.more_passages,
-        detectable: smallest_detectable(*measured, *threshold, significance),
+        detectable: smallest_detectable(
+            *measured,
+            if noise.is_some() { *threshold } else { threshold.limit.into() },
+            significance,
+        ),
     })
 }

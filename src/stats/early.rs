@@ -6,7 +6,8 @@ use super::error::StatsError;
 use super::mean_bound::SampledMean;
 use super::plan::{smallest_count, whole};
 use super::tail::bisect;
-use super::verdict::{Decision, Threshold, Verdict};
+use super::threshold::Threshold;
+use super::verdict::{Decision, Verdict};
 
 /// The passages before the first look.
 const FIRST_SLICE: usize = 64;

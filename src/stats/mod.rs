@@ -32,6 +32,7 @@ mod plan;
 mod proportion;
 mod quantile;
 mod tail;
+mod threshold;
 mod verdict;
 
 #[cfg(test)]
@@ -55,4 +56,5 @@ pub use perplexity::{perplexity, perplexity_stderr};
 pub use plan::{POWER, assumed_mean, passages_to_prove, smallest_detectable};
 pub(crate) use proportion::Proportion;
 pub(crate) use quantile::quantile;
-pub use verdict::{Decision, Threshold, Verdict, decide};
+pub use threshold::Threshold;
+pub use verdict::{Decision, Verdict, decide};

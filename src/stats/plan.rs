@@ -3,7 +3,7 @@
 use super::mean_bound::SampledMean;
 use super::measured::Measured;
 use super::tail::{alpha_with_power, bisect};
-use super::verdict::Threshold;
+use super::threshold::Threshold;
 
 /// More than any task has.
 const MOST_PASSAGES: f64 = 1e9;
@@ -30,6 +30,9 @@ pub fn passages_to_prove(seen: Measured, limit: f64, alpha: f64) -> Option<u64> 
 /// the minimum detectable effect. `None` where no loss is: there are too few passages.
 pub fn smallest_detectable(seen: Measured, threshold: Threshold, alpha: f64) -> Option<f64> {
     let limit = threshold.beyond();
+    if !limit.is_finite() {
+        return None;
+    }
     let alpha = alpha_with_power(alpha, POWER);
     let detected = |loss: f64| seen.around(loss).lower(alpha) > limit;
     let mut above = limit.max(1e-9);

@@ -30,7 +30,8 @@ pub(super) fn bisect(below: f64, above: f64, holds: impl Fn(f64) -> bool) -> f64
 pub(super) fn bisect_to(tolerance: f64, mut below: f64, mut above: f64, holds: impl Fn(f64) -> bool) -> f64 {
     loop {
         let middle = f64::midpoint(below, above);
-        if middle <= below || middle >= above || above - below <= tolerance {
+        // Also where an end is not a number.
+        if !(below < middle && middle < above) || above - below <= tolerance {
             return middle;
         }
         if holds(middle) {
