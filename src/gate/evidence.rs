@@ -44,8 +44,7 @@ impl Evidence {
     }
 
     fn is_exact(&self, row: &ModelRow) -> bool {
-        let found = self.report.variants.iter().find(|variant| variant.model.name == row.name);
-        found.and_then(|variant| variant.exact.as_ref()).is_some_and(|exact| exact.exact)
+        self.report.variants.iter().any(|variant| variant.model.name == row.name && variant.is_exact())
     }
 
     /// What rounding makes of a loss, by the report's noise floor.

@@ -64,6 +64,11 @@ impl Standing {
 }
 
 impl VariantRow {
+    /// Whether it is known to be the unmerged model in exact arithmetic.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact.as_ref().is_some_and(|exact| exact.exact)
+    }
+
     pub(super) fn standing(&self) -> Standing {
         Standing::of(&self.verdicts)
     }
@@ -92,7 +97,7 @@ pub(super) fn judge_rows(
             reference: Reference::Baseline,
             limits: gates.of_any(task, row.model.names()),
             outcomes: PairedOutcomes::of_samples(&pairs, rolling, true),
-            noise: noise.of_model(row.exact.as_ref().is_some_and(|exact| exact.exact), dtype),
+            noise: noise.of_model(row.is_exact(), dtype),
             doc_ids: order.iter().map(|&at| baseline[at].doc_id).collect(),
         }
     });

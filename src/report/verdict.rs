@@ -88,7 +88,7 @@ impl Report {
         };
         let (first, others): (Vec<_>, Vec<_>) = row.verdicts.iter().partition(|limit| decides(limit.verdict));
         let mut words: Vec<String> = first.into_iter().chain(others).map(super::judged::LimitVerdict::words).collect();
-        if row.exact.as_ref().is_some_and(|exact| exact.exact) {
+        if row.is_exact() {
             words.insert(0, self.exact_words(row));
         }
         words.insert(0, standing.word().to_owned());
