@@ -1,7 +1,5 @@
 //! One `.pt` file. Only this module uses pytorch-reader: pickles are parsed, never executed, and unknown classes stay
-//! opaque. A tensor's bytes are read when asked for, through any offset, stride and shared storage. A tensor that is one
-//! run of the file is read once, piece by piece, and each piece is hashed, compared with the file's checksum and searched
-//! for NaN while it is in the core's cache.
+//! opaque. A tensor's bytes are read when asked for, through any offset, stride and shared storage.
 
 mod archive;
 mod metadata;
@@ -10,6 +8,7 @@ mod pickle;
 mod place;
 mod places;
 mod plain;
+mod read;
 mod run;
 mod stored;
 #[cfg(test)]
@@ -18,31 +17,24 @@ mod tests;
 mod value;
 mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use fs_err::File;
-use fs_err::os::unix::fs::FileExt as _;
 use pytorch_reader::{PickleValue, PytorchError, PytorchReader};
 use serde_json::{Map, Value};
 
 use self::archive::Entries;
 pub(super) use self::metadata::{Item, Metadata, Part, SavedTensor};
 use self::place::Place;
-use self::places::places;
-use self::run::{Run, Runs};
+use self::run::Runs;
 use self::stored::Stored;
 use super::error::{CheckpointError, is_unknown_object};
-use super::read_digests::{PIECE_BYTES, ReadDigests};
+use super::read_digests::ReadDigests;
 use crate::config::Precision;
-use crate::files::{self, FileStat};
-use crate::tensor::{DType, HostTensor, Pool, first_non_finite};
-
-/// Tensors of at most this many bytes are read both ways when the runs of a file are found: norms and biases, a small part
-/// of any file.
-const COMPARED_BYTES: usize = 64 << 10;
+use crate::files::FileStat;
+use crate::tensor::{DType, Pool};
 
 /// An opened `.pt` file: names, types and shapes are known, no tensor is read yet. Clones share all that.
 #[derive(Clone)]
@@ -208,160 +200,8 @@ impl TorchFile {
         Some(TensorForm { dtype: tensor.dtype()?, shape: tensor.shape().to_vec() })
     }
 
-    /// The checksum that the file has of a tensor's bytes, where it has one.
-    pub(super) fn checksum(&self, name: &str) -> Option<u32> {
-        self.runs.get_or_init(|| self.find_runs()).as_ref()?.places.get(name)?.crc32
-    }
-
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
-    }
-
-    /// Reads one tensor, contiguous and row-major whatever its strides in the file.
-    pub fn read(&self, name: &str) -> Result<HostTensor, CheckpointError> {
-        Ok(self.read_and_search(name)?.0)
-    }
-
-    /// As [`TorchFile::read`]; also returns the row-major index of its first NaN or infinity, if it has one.
-    pub fn read_and_search(&self, name: &str) -> Result<(HostTensor, Option<usize>), CheckpointError> {
-        let tensor = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| CheckpointError::MissingTensor { path: self.path.clone(), name: name.to_owned() })?;
-        let dtype = self.host_dtype(name, tensor)?;
-        let runs = self.runs.get_or_init(|| self.find_runs()).as_ref();
-        let run = runs.and_then(|runs| Some((&runs.file, runs.places.get(name)?)));
-        let (bytes, non_finite) = match run {
-            Some((file, run)) => {
-                let (bytes, non_finite) = self.read_run(file, run, name, tensor.byte_len())?;
-                (bytes, Some(non_finite))
-            }
-            None => (tensor.read().map_err(|source| self.unreadable(name, source))?, None),
-        };
-        let pool = self.reading.pool.clone().filter(|_| run.is_some());
-        let read = HostTensor::of_pool(dtype, tensor.shape().to_vec(), bytes, pool).map_err(|source| {
-            let (path, name) = (self.path.clone(), name.to_owned());
-            CheckpointError::Tensor { path, name, source }
-        })?;
-        let non_finite = non_finite.unwrap_or_else(|| read.first_non_finite());
-        Ok((read, non_finite))
-    }
-
-    fn read_run(
-        &self,
-        file: &File,
-        run: &Run,
-        name: &str,
-        count: usize,
-    ) -> Result<(Vec<u8>, Option<usize>), CheckpointError> {
-        let mut bytes = self.reading.pool.as_ref().map_or_else(|| vec![0; count], |pool| pool.take(count));
-        let digest = self.reading.digests.as_ref().and_then(|digests| digests.of(&self.path));
-        let (dtype, mut crc32, mut non_finite) = (run.place.dtype, crc32fast::Hasher::new(), None);
-        // Pieces begin with an element: an item of a distributed checkpoint may begin anywhere in its file.
-        let first_piece = run.start % dtype.size() as u64;
-        let (mut at, mut rest) = (run.start, &mut bytes[..]);
-        while !rest.is_empty() {
-            let into_piece = usize::try_from((at - first_piece) % PIECE_BYTES as u64).unwrap_or(0);
-            let (piece, further) = rest.split_at_mut(rest.len().min(PIECE_BYTES - into_piece));
-            file.read_exact_at(piece, at).map_err(|source| self.unreadable(name, source))?;
-            if let Some(digest) = digest {
-                digest.see(at, piece);
-            }
-            if run.crc32.is_some() {
-                crc32.update(piece);
-            }
-            if non_finite.is_none() {
-                let before = usize::try_from(at - run.start).unwrap_or(usize::MAX) / dtype.size();
-                non_finite = first_non_finite(dtype, piece).map(|index| before + index);
-            }
-            at += piece.len() as u64;
-            rest = further;
-        }
-        match run.crc32 {
-            Some(expected) if expected != crc32.finalize() => {
-                Err(CheckpointError::Checksum { path: self.path.clone(), name: name.to_owned() })
-            }
-            _ => Ok((bytes, non_finite)),
-        }
-    }
-
-    /// Finds the tensors that are one run of the file. `None` for a file that is not an archive, or whose pickle holds
-    /// anything but tensors.
-    fn find_runs(&self) -> Option<Runs> {
-        let Root::Flat(key) = &self.root else { return self.nested_runs() };
-        let (file, pickle, folder) = self.entries.read_pickle(&self.path)?;
-        let places = self.check_runs(&file, self.runs(&folder, places(&pickle, key.as_deref())?))?;
-        Some(Runs { file, places })
-    }
-
-    /// The runs of a file that pytorch-reader has not read: there is one understanding of it.
-    fn nested_runs(&self) -> Option<Runs> {
-        let run = |stored: &Stored| match stored {
-            Stored::Placed { entry, place, .. } if place.dtype.is_float() && place.is_run() => {
-                Run::of(*entry, place.clone())
-            }
-            _ => None,
-        };
-        let places = self.tensors.iter().filter_map(|(name, stored)| Some((name.clone(), run(stored)?)));
-        Some(Runs { file: files::open(&self.path).ok()?, places: places.collect() })
-    }
-
-    /// The places as runs of the file, by name, as far as they are inside it.
-    fn runs(&self, folder: &str, places: HashMap<String, Place>) -> HashMap<String, Run> {
-        let run = |place: Place| Run::of(self.entries.get(&format!("{folder}{}", place.storage))?, place);
-        places.into_iter().filter_map(|(name, place)| Some((name, run(place)?))).collect()
-    }
-
-    /// Compares the runs with pytorch-reader's understanding of the file and keeps those that are proven. A small one is
-    /// read both ways; one difference and none of the file is trusted. A large one must be the only tensor of its storage
-    /// and fill it, so that its offset can only be 0. All others are left to pytorch-reader.
-    fn check_runs(&self, file: &File, mut runs: HashMap<String, Run>) -> Option<HashMap<String, Run>> {
-        let mut tensors_of_storage: HashMap<&str, usize> = HashMap::new();
-        for run in runs.values() {
-            *tensors_of_storage.entry(&run.place.storage).or_default() += 1;
-        }
-        let mut proven = HashSet::new();
-        for (name, run) in &runs {
-            let Some(tensor) = self.tensors.get(name) else { continue };
-            if tensor.dtype() != Some(run.place.dtype) || tensor.shape() != run.place.shape {
-                return None;
-            }
-            if tensor.byte_len() > COMPARED_BYTES {
-                if run.fills_storage && tensors_of_storage[run.place.storage.as_str()] == 1 {
-                    proven.insert(name.clone());
-                }
-                continue;
-            }
-            // A tensor that cannot be read is reported when it is asked for.
-            let Ok(expected) = tensor.read() else { continue };
-            let mut bytes = vec![0; expected.len()];
-            if file.read_exact_at(&mut bytes, run.start).is_err() || bytes != expected {
-                return None;
-            }
-            proven.insert(name.clone());
-        }
-        runs.retain(|name, _| proven.contains(name.as_str()));
-        Some(runs)
-    }
-
-    fn unreadable(&self, name: &str, source: std::io::Error) -> CheckpointError {
-        let (path, name) = (self.path.clone(), name.to_owned());
-        // The zip archive's reader has no error kind of its own for it.
-        if source.to_string().ends_with("Invalid checksum") {
-            CheckpointError::Checksum { path, name }
-        } else {
-            CheckpointError::Unreadable { path, name, source }
-        }
-    }
-
-    fn host_dtype(&self, name: &str, tensor: &Stored) -> Result<DType, CheckpointError> {
-        // A stride of 0 makes any number of elements from one.
-        let (bytes, file_bytes) = (tensor.byte_len() as u64, self.identity.bytes());
-        if bytes > file_bytes {
-            let (path, name) = (self.path.clone(), name.to_owned());
-            return Err(CheckpointError::LargerThanFile { path, name, bytes, file_bytes });
-        }
-        tensor.dtype().ok_or_else(|| CheckpointError::ElementType { path: self.path.clone(), name: name.to_owned() })
     }
 }
 

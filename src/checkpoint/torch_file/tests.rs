@@ -9,15 +9,24 @@ use proptest::prelude::*;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+use super::places::places;
 use super::*;
+use crate::files;
 
-/// Reads every tensor both ways; returns how many were runs, and how many there are of floating point.
+/// Reads every tensor all ways; returns how many were runs, and how many there are of floating point.
 fn both_ways(file: &TorchFile) -> (usize, usize) {
     let runs = file.find_runs().map_or(0, |runs| runs.places.len());
     for (name, tensor) in file.tensors.iter() {
         let (read, non_finite) = file.read_and_search(name).unwrap();
         assert!(read.bytes() == tensor.read().unwrap(), "{name}");
         assert_eq!(non_finite, read.first_non_finite(), "{name}");
+        let mut pieces = Vec::new();
+        let take = &mut |at: usize, piece: &[u8]| {
+            assert_eq!(at, pieces.len(), "{name}");
+            pieces.extend_from_slice(piece);
+        };
+        assert_eq!(file.read_pieces(name, take).unwrap(), non_finite, "{name}");
+        assert!(pieces == read.bytes(), "{name}");
     }
     let forms = file.forms().unwrap();
     (runs, forms.values().filter(|form| form.dtype.is_float()).count())

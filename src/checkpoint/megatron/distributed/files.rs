@@ -8,7 +8,7 @@ use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::torch_file::{Item, Part, Reading, TorchFile};
 use crate::checkpoint::unchanged;
 use crate::files::FileStat;
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::DType;
 
 #[derive(Debug)]
 pub(super) struct ItemFiles {
@@ -77,15 +77,16 @@ impl ItemFiles {
         Ok(())
     }
 
-    /// Reads a part.
+    /// Reads a part piece by piece; `take` gets each with its place in the part's bytes.
     pub(super) fn read(
         &self,
         name: &str,
         dtype: DType,
         part: &Part,
         reading: &Reading,
-    ) -> Result<Option<HostTensor>, CheckpointError> {
-        let Some(Item { file, offset, length, .. }) = part.item else { return Ok(None) };
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), CheckpointError> {
+        let Some(Item { file, offset, length, .. }) = part.item else { return Ok(()) };
         let path = self.path(file);
         let item =
             TorchFile::open_item(path, offset..offset.saturating_add(length), name).map_err(|error| match error {
@@ -101,13 +102,12 @@ impl ItemFiles {
             let (path, name, expected) = (path.to_owned(), name.to_owned(), form(dtype, &part.sizes));
             return Err(DistributedError::Form { path, name, offset, expected, found }.into());
         }
-        let (tensor, non_finite) = item.reading(reading.clone()).read_and_search(name)?;
-        match non_finite {
+        match item.reading(reading.clone()).read_pieces(name, take)? {
             Some(index) => {
                 let (path, name) = (path.to_owned(), name.to_owned());
                 Err(CheckpointError::NonFinite { path, tp_rank: 0, name, index })
             }
-            None => Ok(Some(tensor)),
+            None => Ok(()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::DistributedCheckpoint;
 use super::parameters::{Entry, Source};
-use super::tiles;
+use super::tiles::Tile;
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::inventory::ParamEntry;
 use crate::checkpoint::source::{ModelSource, StageReader};
@@ -32,7 +32,7 @@ impl DistributedCheckpoint {
         parts.filter_map(|part| Some(part.item.as_ref()?.file)).collect()
     }
 
-    /// Reads a parameter part by part into its place; of the parts there is one in memory at a time.
+    /// Reads a parameter part by part, piece by piece, into its place.
     fn read(&self, entry: &Entry, reading: &Reading) -> Result<HostTensor, CheckpointError> {
         let stored = self.tensors[entry.sources[0].tensor].dtype;
         let shape = &entry.param.rank_shape;
@@ -55,19 +55,20 @@ impl DistributedCheckpoint {
     fn read_source(&self, source: Source, target: &mut [u8], reading: &Reading) -> Result<(), CheckpointError> {
         let tensor = &self.tensors[source.tensor];
         let shape = tensor.inner_shape(source.layer);
-        let size = tensor.dtype.size();
         for part in tensor.parts_of(source.layer) {
-            let Some(item) = self.files.read(&tensor.name, tensor.dtype, part, reading)? else { continue };
-            match source.layer {
-                None => tiles::place(target, shape, &part.offsets, &part.sizes, item.bytes(), size),
-                Some(layer) => {
-                    // A part may hold several layers.
-                    let (offsets, sizes) = (&part.offsets[1..], &part.sizes[1..]);
-                    let bytes = sizes.iter().product::<usize>() * size;
-                    let first = (layer - part.offsets[0]) * bytes;
-                    tiles::place(target, shape, offsets, sizes, &item.bytes()[first..first + bytes], size);
+            // A part may hold several layers.
+            let (layers_before, inner) = match source.layer {
+                None => (0, 0),
+                Some(layer) => (layer - part.offsets[0], 1),
+            };
+            let tile = Tile::new(shape, &part.offsets[inner..], &part.sizes[inner..], tensor.dtype.size());
+            let own = layers_before * tile.bytes()..(layers_before + 1) * tile.bytes();
+            self.files.read(&tensor.name, tensor.dtype, part, reading, &mut |at, piece| {
+                let (start, end) = (own.start.max(at), own.end.min(at + piece.len()));
+                if start < end {
+                    tile.place(target, start - own.start, &piece[start - at..end - at]);
                 }
-            }
+            })?;
         }
         Ok(())
     }

@@ -89,27 +89,66 @@ impl Tiler<'_> {
     }
 }
 
-/// Copies a part into a tensor of this shape; `size` is that of an element.
-pub(super) fn place(target: &mut [u8], shape: &[usize], offsets: &[usize], sizes: &[usize], part: &[u8], size: usize) {
-    let whole = sizes.get(1..).unwrap_or_default() == shape.get(1..).unwrap_or_default();
-    let row = shape.get(1..).unwrap_or_default().iter().product::<usize>() * size;
-    let first = offsets.first().copied().unwrap_or(0) * row;
-    match sizes.split_first() {
-        Some((&count, rest)) if !whole => {
-            let part_row = rest.iter().product::<usize>() * size;
-            for at in 0..count {
-                let target = &mut target[first + at * row..first + (at + 1) * row];
-                let part = &part[at * part_row..(at + 1) * part_row];
-                place(target, &shape[1..], &offsets[1..], rest, part, size);
-            }
+/// A part's place in the bytes of its tensor.
+pub(super) struct Tile<'a> {
+    shape: &'a [usize],
+    offsets: &'a [usize],
+    sizes: &'a [usize],
+    element: usize,
+    /// The innermost dimension of which the part has not all; the first where it has all of all.
+    divided: usize,
+    /// Bytes of the part that lie one behind another in the tensor too.
+    run: usize,
+}
+
+impl<'a> Tile<'a> {
+    /// The part has `sizes` elements from `offsets` on of a tensor of this shape, inside of it; `element` is an element's bytes.
+    pub(super) fn new(shape: &'a [usize], offsets: &'a [usize], sizes: &'a [usize], element: usize) -> Self {
+        let divided = sizes.iter().zip(shape).rposition(|(size, extent)| size != extent).unwrap_or(0);
+        let run = sizes[divided..].iter().product::<usize>() * element;
+        Self { shape, offsets, sizes, element, divided, run }
+    }
+
+    /// Bytes of the part.
+    pub(super) fn bytes(&self) -> usize {
+        self.sizes.iter().product::<usize>() * self.element
+    }
+
+    /// Copies a piece of the part, which begins `at` bytes from the part's first, into the tensor.
+    pub(super) fn place(&self, target: &mut [u8], mut at: usize, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let (number, into_run) = (at / self.run, at % self.run);
+            let (here, further) = piece.split_at(piece.len().min(self.run - into_run));
+            let start = self.start_of(number) + into_run;
+            target[start..start + here.len()].copy_from_slice(here);
+            at += here.len();
+            piece = further;
         }
-        _ => target[first..first + part.len()].copy_from_slice(part),
+    }
+
+    /// Where in the tensor a run of the part begins.
+    fn start_of(&self, mut number: usize) -> usize {
+        let (mut start, mut stride) = (0, self.element);
+        for dim in (0..self.shape.len()).rev() {
+            let index = if dim < self.divided {
+                let index = number % self.sizes[dim];
+                number /= self.sizes[dim];
+                index
+            } else {
+                0
+            };
+            start += (self.offsets[dim] + index) * stride;
+            stride *= self.shape[dim];
+        }
+        start
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::single_range_in_vec_init, reason = "regions")]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn part(offsets: &[usize], sizes: &[usize]) -> Part {
@@ -162,10 +201,44 @@ mod tests {
             let rows = (offsets[0]..offsets[0] + sizes[0])
                 .flat_map(|row| (offsets[1]..offsets[1] + sizes[1]).map(move |column| row * 4 + column));
             let bytes: Vec<u8> = rows.map(|at| u8::try_from(at).unwrap_or(255)).collect();
-            place(&mut target, &[3, 4], &offsets, &sizes, &bytes, 1);
+            let tile = Tile::new(&[3, 4], &offsets, &sizes, 1);
+            assert_eq!(tile.bytes(), bytes.len());
+            tile.place(&mut target, 0, &bytes);
         }
         assert_eq!(target, (0..12).collect::<Vec<u8>>());
-        place(&mut target, &[6, 2], &[2, 0], &[1, 2], &[99, 98], 1);
+        Tile::new(&[6, 2], &[2, 0], &[1, 2], 1).place(&mut target, 0, &[99, 98]);
         assert_eq!(target[4..6], [99, 98]);
+        let mut scalar = [0; 4];
+        Tile::new(&[], &[], &[], 4).place(&mut scalar, 0, &[1, 2, 3, 4]);
+        assert_eq!(scalar, [1, 2, 3, 4]);
+    }
+
+    proptest! {
+        /// Against the definition: element by element.
+        #[test]
+        fn pieces_of_parts_go_where_they_belong(
+            dims in prop::collection::vec((0..3_usize, 1..4_usize, 0..3_usize), 0..4),
+            element in prop::sample::select(vec![1_usize, 2, 4]), piece in 1..9_usize,
+        ) {
+            let offsets: Vec<_> = dims.iter().map(|dim| dim.0).collect();
+            let sizes: Vec<_> = dims.iter().map(|dim| dim.1).collect();
+            let shape: Vec<_> = dims.iter().map(|dim| dim.0 + dim.1 + dim.2).collect();
+            let tile = Tile::new(&shape, &offsets, &sizes, element);
+            let part: Vec<u8> = (1..=tile.bytes()).map(|at| u8::try_from(at).unwrap_or(0)).collect();
+            let mut target = vec![0; shape.iter().product::<usize>() * element];
+            let mut expected = target.clone();
+            for (number, bytes) in part.chunks(element).enumerate() {
+                let (mut left, mut at, mut stride) = (number, 0, element);
+                for dim in (0..shape.len()).rev() {
+                    at += (offsets[dim] + left % sizes[dim]) * stride;
+                    (left, stride) = (left / sizes[dim], stride * shape[dim]);
+                }
+                expected[at..at + element].copy_from_slice(bytes);
+            }
+            for (number, bytes) in part.chunks(piece).enumerate() {
+                tile.place(&mut target, number * piece, bytes);
+            }
+            prop_assert_eq!(target, expected);
+        }
     }
 }
