@@ -23,7 +23,7 @@ pub(super) struct StageInput {
     pub stream: Option<usize>,
     /// Whether the stream is not needed after this.
     pub last_use: bool,
-    /// Whether to use chunks of the other size.
+    /// Whether to use chunks of the other size, and to sum in another order.
     pub rechunked: bool,
     /// Whether only the rows of the targets are needed afterwards.
     pub targets_only: bool,
@@ -37,9 +37,16 @@ struct Held {
 }
 
 /// A layer on the device, and where its rotary table is in [`DeviceRun::rotary`].
-struct Layer {
+pub(super) struct Layer {
     stage: LayerStage,
     rotary: usize,
+}
+
+/// A stage on the device, which needs the host's weights no more.
+pub(super) enum DeviceStage {
+    Embedding(EmbeddingStage),
+    Layer(Layer),
+    Output(OutputStage),
 }
 
 type RotaryKey = (Positions, RotaryTables, Precision);
@@ -111,40 +118,45 @@ impl DeviceRun {
         if self.backend.device == Device::Cpu { self } else { Self { room: to_i64(tokens), ..self } }
     }
 
-    /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which
-    /// needs all rows. `tick` is called with every chunk's tokens.
-    pub(super) fn run(
+    /// Puts a stage's weights on the device.
+    pub(super) fn build(
         &mut self,
         architecture: &Architecture,
         stage: &StageTensors,
         uploader: &mut Uploader,
+        rechunked: bool,
+    ) -> Result<DeviceStage, ModelError> {
+        Ok(match stage.id {
+            StageId::Embedding => DeviceStage::Embedding(EmbeddingStage::new(stage, architecture, uploader)?),
+            StageId::Layer(_) => {
+                uploader.other_order = rechunked;
+                let stage = LayerStage::new(stage, architecture, uploader)?;
+                DeviceStage::Layer(Layer { stage, rotary: self.rotary_of(architecture)? })
+            }
+            StageId::Output => DeviceStage::Output(OutputStage::new(stage, architecture, uploader)?),
+        })
+    }
+
+    /// Runs a stage but the last; returns the number of a new stream. `means` receives the outputs of a layer's norms, which
+    /// needs all rows. `tick` is called with every chunk's tokens.
+    pub(super) fn run(
+        &mut self,
+        stage: &DeviceStage,
         input: StageInput,
         means: Option<&mut LayerMeans>,
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<usize, ModelError> {
-        let held = match input.stream {
-            Some(stream) if stage.id != StageId::Embedding => {
-                uploader.other_order = input.rechunked;
-                let layer = LayerStage::new(stage, architecture, uploader)?;
-                let layer = Layer { stage: layer, rotary: self.rotary_of(architecture)? };
-                self.run_layer(&layer, stream, input, means, tick)?
-            }
-            _ => {
-                let embedding = EmbeddingStage::new(stage, architecture, uploader)?;
-                Held { streams: self.embed(&embedding, architecture, tick)?, at_targets: false }
-            }
+        let held = match (stage, input.stream) {
+            (DeviceStage::Embedding(embedding), _) => Held { streams: self.embed(embedding, tick)?, at_targets: false },
+            (DeviceStage::Layer(layer), Some(stream)) => self.run_layer(layer, stream, input, means, tick)?,
+            _ => return Err(tch::TchError::Kind("a stage that makes no stream".to_owned()).into()),
         };
         self.streams.push(Some(held));
         Ok(self.streams.len() - 1)
     }
 
-    fn embed(
-        &self,
-        embedding: &EmbeddingStage,
-        architecture: &Architecture,
-        tick: &(dyn Fn(u64) + Sync),
-    ) -> Result<Streams, ModelError> {
-        let streams = self.blank(embedding.stream_count(), architecture.hidden_size)?;
+    fn embed(&self, embedding: &EmbeddingStage, tick: &(dyn Fn(u64) + Sync)) -> Result<Streams, ModelError> {
+        let streams = self.blank(embedding.stream_count(), embedding.hidden_size())?;
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| {
             let ids = self.input_ids.f_narrow(0, chunk.start, chunk.tokens)?;
             Ok((chunk.shallow_clone(), ids, streams.narrow(chunk.start, chunk.tokens)?))

@@ -1,6 +1,7 @@
 //! The reader thread: while a stage is being computed, the next one is read, joined and hashed, and where GPUs compute also
-//! merged and copied to them, so that they need not wait. It sends one stage (of every model) at a time and waits with the
-//! next one, so that two stages are in memory at most.
+//! merged and copied to them, so that they need not wait. It sends one stage (of every model) at a time, and begins with the
+//! next one when that is on its device: so that two stages are in memory at most, one as it is read and one as it is computed
+//! with.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub(super) struct Prepared {
     pub fed: Vec<Option<Fed>>,
     pub merging: Duration,
     pub copying: Duration,
+    /// While it is there, the reader waits with the next stage.
+    pub turn: Option<SyncSender<()>>,
 }
 
 /// What is done with a stage for GPUs once it is read.
@@ -90,9 +93,7 @@ fn read_all(
     ahead: Option<&Ahead<'_>>,
     sender: &SyncSender<Result<Prepared, EvalError>>,
 ) -> Vec<Vec<FileDigest>> {
-    // Shards, and what they are joined to.
-    let kept = ahead.map_or(0, |ahead| usize::try_from(2 * ahead.stage_bytes).unwrap_or(0));
-    let pool = Arc::new(Pool::keeping(kept));
+    let pool = Arc::<Pool>::default();
     let feeds = ahead.map(Ahead::feeds).unwrap_or_default();
     let mut readers: Vec<_> = models.iter().map(|&model| ModelReader::new(model, ids, hash, pool.clone())).collect();
     for &id in ids {
@@ -101,11 +102,15 @@ fn read_all(
             Some(ahead) => ahead.prepare(id, stages, &feeds),
             None => Ok(Prepared { stages, ..Prepared::default() }),
         });
+        let (turn, over) = sync_channel(0);
+        let prepared = prepared.map(|prepared| Prepared { turn: Some(turn), ..prepared });
         let failed = prepared.is_err();
         // The receiver is gone if the run has ended with an error of its own.
         if sender.send(prepared).is_err() || failed {
             break;
         }
+        // Nothing is ever sent: the turn ends with its sender.
+        let _: Result<(), _> = over.recv();
     }
     let sorted = |mut reader: ModelReader<'_>| {
         reader.digests.sort_by(|left, right| left.file.cmp(&right.file));
@@ -132,7 +137,7 @@ impl Ahead<'_> {
         let copy = |feed: &Option<Feed>| feed.as_ref().map(|feed| feed.copy(tensors())).transpose();
         let fed = feeds.iter().map(copy).collect::<Result<_, _>>();
         let fed = fed.map_err(|source| EvalError::Model { stage: id, source })?;
-        Ok(Prepared { merged, fed, merging, copying: copying.elapsed(), stages })
+        Ok(Prepared { merged, fed, merging, copying: copying.elapsed(), stages, turn: None })
     }
 }
 

@@ -92,7 +92,8 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
         } else {
             let mut uploader = Uploader::new(backend);
             let input = StageInput { stream, last_use: true, rechunked: false, targets_only: false };
-            stream = Some(run.run(architecture, &stage, &mut uploader, input, None, &|_| {}).map_err(failed)?);
+            let stage = run.build(architecture, &stage, &mut uploader, input.rechunked).map_err(failed)?;
+            stream = Some(run.run(&stage, input, None, &|_| {}).map_err(failed)?);
         }
     }
     let Some(logits) = logits else { return Ok(None) };

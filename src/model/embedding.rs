@@ -61,6 +61,11 @@ impl EmbeddingStage {
         self.positions.len().max(self.prompts.len()).max(1)
     }
 
+    /// Width of the streams.
+    pub fn hidden_size(&self) -> usize {
+        self.words.size().last().map_or(0, |&width| usize::try_from(width).unwrap_or(0))
+    }
+
     /// The streams `[packed rows, hidden]` of the token ids `[packed rows]`. `chunk` spans all rows. Ids after the
     /// vocabulary are the rows of the trained prompt, which have no positions added and no multiplier (gpt-neox's
     /// `SoftEmbedding` puts them before what the embedding gives).

@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::backend::wide;
 use super::norm::{Norm, NormMeans};
+use super::products::LinearWeight;
 use super::streams::of_rank;
 use super::weights::Owners;
 use super::{ModelError, Streams, Uploader};
@@ -14,7 +15,7 @@ use crate::partition::{Role, StageTensors};
 pub struct OutputStage {
     head: Head,
     norm: Norm,
-    weights: Vec<Tensor>,
+    weights: Vec<LinearWeight>,
     divisor: f64,
     _owners: Owners,
 }
@@ -37,7 +38,7 @@ const TOP_COUNT: i64 = 5;
 
 impl OutputStage {
     pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
-        let weights = uploader.per_rank(stage, architecture, Role::HeadWeight)?;
+        let weights = uploader.linear(stage, architecture, Role::HeadWeight)?;
         Ok(Self {
             head: architecture.head,
             norm: Norm::new(stage, architecture, uploader, Role::FinalNormGain, Role::FinalNormBias)?,
@@ -83,7 +84,7 @@ impl OutputStage {
             Head::Row | Head::Reward => {
                 let (mut total, mut start) = (None::<Tensor>, 0);
                 for (tp_rank, weight) in self.weights.iter().enumerate() {
-                    let width = weight.size()[1];
+                    let width = weight.inputs()?;
                     let slice = of_rank(&normed, tp_rank).f_narrow(-1, start, width)?;
                     start += width;
                     let partial = product(&slice, weight)?;
@@ -100,11 +101,13 @@ impl OutputStage {
 
 /// `x Wᵀ`, `[rows, outputs]`. On a GPU the result of 16-bit numbers is float32, as their sums are: logits of 10 and more would
 /// lose their third digit, which is half of a 16-bit evaluation's error. A CPU has no such product.
-fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(match (x.device(), x.kind()) {
-        (Device::Cuda(_), Kind::Half | Kind::BFloat16) => x.f_mm_dtype(&weight.f_transpose(0, 1)?, Kind::Float)?,
-        _ => x.f_linear(weight, None::<&Tensor>)?,
-    })
+fn product(x: &Tensor, weight: &LinearWeight) -> Result<Tensor, ModelError> {
+    match (x.device(), x.kind(), weight) {
+        (Device::Cuda(_), Kind::Half | Kind::BFloat16, LinearWeight::Plain(weight)) => {
+            Ok(x.f_mm_dtype(&weight.f_transpose(0, 1)?, Kind::Float)?)
+        }
+        _ => weight.product(x, None),
+    }
 }
 
 /// The unmerged model's distributions, which those of others are compared with; `[rows, vocabulary]` both.

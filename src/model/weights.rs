@@ -21,14 +21,26 @@ const CONVERTED_TOGETHER: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Uploader {
     pub(super) backend: Backend,
-    // The host tensor is kept: its address is the key, and on the CPU its memory may be the device tensor's own.
-    done: HashMap<(usize, Kind), (HostTensor, Tensor)>,
+    done: HashMap<(u64, Kind), Uploaded>,
     block: Option<Arc<WeightBlock>>,
     late: Option<Late>,
     // Matrices in tiles; `None` of those that cannot be.
-    packed: HashMap<usize, (HostTensor, Option<Packed>)>,
+    packed: HashMap<u64, Option<Packed>>,
     /// Whether products with weights uploaded from now on are summed in another order than usual.
     pub other_order: bool,
+}
+
+/// A tensor on the device, and the host tensor whose memory it lies in, if it does.
+#[derive(Debug)]
+struct Uploaded {
+    tensor: Tensor,
+    owner: Option<HostTensor>,
+}
+
+impl Clone for Uploaded {
+    fn clone(&self) -> Self {
+        Self { tensor: self.tensor.shallow_clone(), owner: self.owner.clone() }
+    }
 }
 
 impl Uploader {
@@ -43,7 +55,7 @@ impl Uploader {
         for (host, address) in fed.tensors {
             let kind = kind_of(host.dtype());
             let tensor = over_memory(&host, address, backend.device)?;
-            uploader.done.insert((host.storage_id(), kind), (host, tensor));
+            uploader.done.insert((host.storage_id(), kind), Uploaded { tensor, owner: None });
         }
         (uploader.block, uploader.late) = (fed.block, Some(fed.late));
         Ok(uploader)
@@ -51,20 +63,19 @@ impl Uploader {
 
     /// Another on the same device, which need not copy what is there.
     pub fn sharing(&self, backend: Backend) -> Self {
-        let there = self.done.iter().map(|(&key, (host, tensor))| (key, (host.clone(), tensor.shallow_clone())));
-        let done = if backend.device == self.backend.device { there.collect() } else { HashMap::new() };
+        let done = if backend.device == self.backend.device { self.done.clone() } else { HashMap::new() };
         Self { done, block: self.block.clone(), late: self.late.clone(), ..Self::new(backend) }
     }
 
     /// What device tensors share memory with; it is kept as long as views of those are.
     pub(super) fn owners(&self) -> Owners {
-        let hosts = self.done.values().map(|(host, _)| host.clone()).collect();
+        let hosts = self.done.values().filter_map(|uploaded| uploaded.owner.clone()).collect();
         Owners { _hosts: hosts, _block: self.block.clone() }
     }
 
     pub(super) fn upload_as(&mut self, host: &HostTensor, kind: Kind) -> Result<Tensor, ModelError> {
         let key = (host.storage_id(), kind);
-        if let Some((_, tensor)) = self.done.get(&key) {
+        if let Some(Uploaded { tensor, .. }) = self.done.get(&key) {
             return Ok(tensor.shallow_clone());
         }
         let tensor = if self.backend.device == Device::Cpu {
@@ -75,7 +86,9 @@ impl Uploader {
             // The bytes as they are stored, 16 bits of a number, are half of those that it is computed with.
             self.upload_as(host, kind_of(host.dtype()))?.f_to_kind(kind)?
         };
-        self.done.insert(key, (host.clone(), tensor.shallow_clone()));
+        let is_view = self.backend.device == Device::Cpu && kind_of(host.dtype()) == kind;
+        let owner = is_view.then(|| host.clone());
+        self.done.insert(key, Uploaded { tensor: tensor.shallow_clone(), owner });
         Ok(tensor)
     }
 
@@ -204,11 +217,11 @@ impl Uploader {
 
     /// The matrix in tiles; `None` if it cannot be.
     fn packed(&mut self, host: &HostTensor) -> Result<Option<Packed>, ModelError> {
-        if let Some((_, packed)) = self.packed.get(&host.storage_id()) {
+        if let Some(packed) = self.packed.get(&host.storage_id()) {
             return Ok(packed.clone());
         }
         let packed = Packed::new(self.backend, host)?;
-        self.packed.insert(host.storage_id(), (host.clone(), packed.clone()));
+        self.packed.insert(host.storage_id(), packed.clone());
         Ok(packed)
     }
 
@@ -248,8 +261,8 @@ fn over_memory(host: &HostTensor, address: *const u8, device: Device) -> Result<
         strides[at - 1] = strides[at] * shape[at];
     }
     // SAFETY: the bytes fill the shape (`HostTensor::new` checks it), are never written to (stages only read weights), and
-    // outlive the tensor: `Uploader` keeps the host tensor and the GPU's block beside it, and every stage that is built from
-    // views of it keeps `Uploader::owners`, and hands out no weight.
+    // outlive the tensor: `Uploader` keeps the host tensor of one on the CPU, unless it is only copied from, and the GPU's block,
+    // and every stage that is built from views of either keeps `Uploader::owners`, and hands out no weight.
     let tensor = unsafe { Tensor::f_from_blob(address, &shape, &strides, kind_of(host.dtype()), device) };
     Ok(tensor?)
 }

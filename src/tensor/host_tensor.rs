@@ -37,7 +37,7 @@ impl HostTensor {
         if bytes.len() != expected {
             return Err(TensorError::ByteCount { dtype, shape, expected, found: bytes.len() });
         }
-        Ok(Self { dtype, shape, block: Arc::new(Block { bytes, pool }) })
+        Ok(Self { dtype, shape, block: Arc::new(Block::new(bytes, pool)) })
     }
 
     /// Rounds float64 values to `dtype`, each once, to nearest with ties to even.
@@ -78,9 +78,9 @@ impl HostTensor {
         self.bytes().len() / self.dtype.size()
     }
 
-    /// Equal for clones, different for any two tensors that are alive at once and do not share their bytes.
-    pub fn storage_id(&self) -> usize {
-        Arc::as_ptr(&self.block) as usize
+    /// Equal for clones, different for any two tensors that do not share their bytes, alive or not.
+    pub fn storage_id(&self) -> u64 {
+        self.block.id
     }
 
     /// Same type, shape and bits.

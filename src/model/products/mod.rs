@@ -7,6 +7,7 @@ mod tiled;
 
 use tch::{Device, Kind, Tensor};
 
+use super::extent::to_i64;
 use super::{Backend, ModelError};
 pub(super) use tiled::{Packed, usable};
 
@@ -34,6 +35,15 @@ impl LinearWeight {
         }
         let half = inputs / 2;
         Ok(Self::Halves(weight.f_narrow(1, 0, half)?, weight.f_narrow(1, half, inputs - half)?))
+    }
+
+    /// Columns of the activations.
+    pub(super) fn inputs(&self) -> Result<i64, ModelError> {
+        match self {
+            Self::Plain(weight) => Ok(weight.size2()?.1),
+            Self::Halves(first, last) => Ok(first.size2()?.1 + last.size2()?.1),
+            Self::Packed(weight) => Ok(to_i64(weight.inputs())),
+        }
     }
 
     /// `x Wᵀ + bias`, `[rows, outputs]`, for `x` `[rows, inputs]`.

@@ -23,6 +23,10 @@ impl Packed {
         match *self {}
     }
 
+    pub(in crate::model) fn inputs(&self) -> usize {
+        match *self {}
+    }
+
     pub(in crate::model) fn in_other_order(self) -> Self {
         self
     }

@@ -89,6 +89,10 @@ impl Packed {
         Self { backwards: true, ..self }
     }
 
+    pub(in crate::model) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     pub(super) fn pieces(&self) -> usize {
         self.tiled.pieces
     }
