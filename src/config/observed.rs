@@ -25,7 +25,7 @@ pub struct Observed {
     pub padded_vocab_size: Option<usize>,
     /// Shape of one rank's output head, where there is one.
     pub head_shape: Option<Vec<usize>>,
-    /// Names of the tensors of one transformer layer; empty where nothing was observed.
+    /// Names of the tensors of the transformer layers; empty where nothing was observed.
     pub layer_tensors: Vec<String>,
     pub soft_prompt_length: Option<usize>,
     pub precision: Option<Precision>,

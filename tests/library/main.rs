@@ -15,6 +15,7 @@ mod export_roundtrip;
 mod fold_properties;
 mod hugging_face_ranks;
 mod hugging_face_settings;
+mod missing_tensors;
 mod report_browser;
 mod report_page;
 mod report_reader;
