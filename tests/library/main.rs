@@ -7,6 +7,7 @@ mod common;
 
 mod architecture;
 mod checkpoint_reading;
+mod client_state;
 mod contradictions;
 mod corpus_replay;
 mod distributed;
@@ -16,6 +17,7 @@ mod fold_properties;
 mod hugging_face_ranks;
 mod hugging_face_settings;
 mod missing_tensors;
+mod other_formats;
 mod report_browser;
 mod report_page;
 mod report_reader;
