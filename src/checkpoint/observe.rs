@@ -63,5 +63,6 @@ pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig,
             .into_iter()
             .collect(),
         precision: words.map(TensorForm::precision),
+        stated: args.quirks.clone(),
     }
 }

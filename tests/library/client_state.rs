@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::path::Path;
 
 use fs_err as fs;
+use kintsugi::export::{Value, save};
+use kintsugi::tensor::HostTensor;
 
 use crate::common::{TinyModel, weights};
 
@@ -63,4 +65,19 @@ fn objects_in_the_client_state_that_are_not_understood_do_no_harm() {
     let checkpoint = files.open();
     assert_eq!(weights(&checkpoint), expected);
     assert!(checkpoint.warnings()[0].contains("the client state was not read"), "{:?}", checkpoint.warnings());
+}
+
+#[test]
+fn what_merge_wrote_and_is_not_understood_is_named() {
+    let source = TinyModel::new().write();
+    for (stated, reason) in [
+        (Value::Str("reduction=shared size=9".to_owned()), "no quirk `size`"),
+        (Value::Str("reduction=other".to_owned()), "`other`: reduction is one of"),
+        (Value::Int(7), "it is no text"),
+    ] {
+        let state = Value::Dict(vec![("kintsugi_quirks".to_owned(), stated)]);
+        save(&source.rank_file(0), &state, |_| Err::<HostTensor, _>("no tensors")).unwrap();
+        let warnings = source.open().warnings().join("\n");
+        assert!(warnings.contains(&format!("`kintsugi_quirks` was not read: {reason}")), "{warnings}");
+    }
 }
