@@ -27,7 +27,6 @@ mod inspect;
 mod interrupt;
 #[cfg(feature = "libtorch")]
 mod launcher;
-mod libtorch_version;
 mod merge;
 mod report;
 mod run_file;
