@@ -1,7 +1,7 @@
 //! Finds the libtorch that torch-sys linked against and writes its folder into the RUNPATH of everything we link,
 //! so that the binary, the tests and the benches run without `LD_LIBRARY_PATH` (which still wins: RUNPATH, not RPATH).
 
-#[path = "src/cli/libtorch_version.rs"]
+#[path = "src/run/libtorch_version.rs"]
 mod libtorch_version;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const LIBTORCH_VERSION: &str = "2.11";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/cli/libtorch_version.rs");
+    println!("cargo::rerun-if-changed=src/run/libtorch_version.rs");
     commit();
     let features = ["hub", "libtorch"];
     let features = features.into_iter().filter(|name| is_on(name)).collect::<Vec<_>>().join(", ");

@@ -148,7 +148,7 @@ class Versions:
     """Versions of the software that computed the numbers."""
     kintsugi: str  # Version of kintsugi.
     git_commit: str | None = None  # Git commit it was built from; absent where it was built outside a repository.
-    libtorch: str  # Version of libtorch.
+    libtorch: str  # Version of the libtorch that was loaded.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@
 //! | level | module | content |
 //! |---|---|---|
 //! | 0 | `files` | files that are written whole or not at all, and are what they seem |
+//! | 0 | `words` | names and numbers as sentences have them |
 //! | 1 | `stats` | proportions, paired tests, bootstrap, fidelity: plain numbers in and out |
 //! | 1 | `tensor` | host tensors and their arithmetic |
 //! | 1 | `config` | what the model is: gpt-neox's configuration, typed and validated |
@@ -96,6 +97,7 @@ pub mod stats;
 pub mod tensor;
 #[doc(hidden)]
 pub mod verify;
+mod words;
 
 #[cfg(feature = "libtorch")]
 pub use comparison::{Comparison, compare};

@@ -7,9 +7,13 @@ use pytorch_reader::{PickleValue, PytorchError};
 use super::error::CheckpointError;
 use super::layout::{Layout, StepFiles};
 use super::torch_file::{TorchFile, read_value};
-use crate::config::ClientArgs;
+use crate::config::{ClientArgs, QuirkSetting};
 
 pub(super) const VALIDATION_LOGITS: &str = "checkpoint_validation_logits";
+
+/// Beside `args`, whose entries gpt-neox takes for settings of its own: what `kintsugi merge` took the source for, as
+/// `NAME=VALUE` with spaces between.
+pub(crate) const QUIRKS: &str = "kintsugi_quirks";
 
 /// The client state, as far as it is used (gpt-neox `megatron/checkpointing.py`, `save_ds_checkpoint`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +22,7 @@ pub struct ClientState {
     pub iteration: Option<u64>,
     /// The files that hold `checkpoint_validation_logits`, rank by rank; empty unless every rank's does.
     pub(super) validation_files: Vec<PathBuf>,
-    /// Why it could not be read, where the weights are in other files.
+    /// What could not be read, and why.
     pub(super) unread: Option<String>,
 }
 
@@ -63,10 +67,24 @@ impl ClientState {
                     Some(PickleValue::String(name)) => Some(name.clone()),
                     _ => None,
                 },
+                quirks: Vec::new(),
             };
+        }
+        if let Some(stated) = read_value(path, QUIRKS)? {
+            match quirks(&stated) {
+                Ok(quirks) => state.args.quirks = quirks,
+                Err(reason) => state.unread = Some(format!("{}: `{QUIRKS}` was not read: {reason}", path.display())),
+            }
         }
         state.validation_files = validation_files(files)?;
         Ok(state)
+    }
+}
+
+fn quirks(stated: &PickleValue) -> Result<Vec<QuirkSetting>, String> {
+    match stated {
+        PickleValue::String(text) => text.split_whitespace().map(str::parse).collect(),
+        _ => Err("it is no text".to_owned()),
     }
 }
 

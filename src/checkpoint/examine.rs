@@ -76,7 +76,8 @@ pub(super) fn check_claims(
     tp_size: usize,
     options: &QuirkOptions,
 ) -> Result<(), CheckpointError> {
-    Architecture::check_settings(config, tp_size, options)?;
+    let observed = Observed { tp_size, stated: args.quirks.clone(), ..Observed::default() };
+    Architecture::check_settings(config, &observed, options)?;
     let claims =
         [(config.model_parallel_size, "the configuration"), (args.model_parallel_size, "the checkpoint's args")];
     for (expected, source_name) in claims {

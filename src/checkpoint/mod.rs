@@ -29,6 +29,7 @@ mod unchanged;
 mod warnings;
 
 pub use client::ClientState;
+pub(crate) use client::QUIRKS;
 pub use digest::{FileDigest, digest_file};
 pub use error::CheckpointError;
 pub use examine::Description;

@@ -1,5 +1,6 @@
 //! Properties of the model that are read off the names and shapes in its files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::error::CheckpointError;
@@ -40,8 +41,9 @@ pub(super) fn check_stages(folder: &Path, config: &NeoxConfig, stages: &[FileSta
 
 /// Reads the sizes and names that the configuration does not contain.
 pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig, args: &ClientArgs) -> Observed {
-    let first = |kind| stages.iter().find(|stage| stage.kind == kind).map(|stage| &stage.ranks[0].forms);
-    let form = |kind, names: &[&str]| names.iter().find_map(|&name| first(kind)?.get(name));
+    // Of all layers, so that a tensor that one of them lacks is reported as missing there.
+    let forms = |kind| stages.iter().filter(move |stage| stage.kind == kind).map(|stage| &stage.ranks[0].forms);
+    let form = |kind, names: &[&str]| forms(kind).find_map(|forms| names.iter().find_map(|&name| forms.get(name)));
     // Extents along partitioned dimensions.
     let whole = |form: Option<&TensorForm>, dim: usize| form?.shape.get(dim)?.checked_mul(tp_size);
     let words = form(StageKind::Embedding, &["word_embeddings.weight"]);
@@ -55,7 +57,12 @@ pub(super) fn observe(stages: &[FileStage], tp_size: usize, config: &NeoxConfig,
         head_shape: form(StageKind::Head, &["final_linear.weight"]).map(|form| form.shape.clone()),
         soft_prompt_length: form(StageKind::SoftPrompt, &["soft_embedding_weight"])
             .and_then(|form| form.shape.first().copied()),
-        layer_tensors: first(StageKind::Layer).map_or_else(Vec::new, |forms| forms.keys().cloned().collect()),
+        layer_tensors: forms(StageKind::Layer)
+            .flat_map(|forms| forms.keys().cloned())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         precision: words.map(TensorForm::precision),
+        stated: args.quirks.clone(),
     }
 }

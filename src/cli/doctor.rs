@@ -1,14 +1,11 @@
 //! `kintsugi doctor`: what this machine can do.
 
-#[cfg(feature = "libtorch")]
-use std::path::Path;
-
 use clap::Args;
 
-#[cfg(feature = "libtorch")]
-use super::libtorch_version::libtorch_version;
 use super::screen::Screen;
 use crate::error::Result;
+#[cfg(feature = "libtorch")]
+use crate::run::{libtorch_version, loaded_libtorch};
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct DoctorArgs {
@@ -68,12 +65,8 @@ fn executable() -> String {
 /// The libtorch that the loader has found for this process.
 #[cfg(feature = "libtorch")]
 fn loaded() -> String {
-    let maps = fs_err::read_to_string("/proc/self/maps").unwrap_or_default();
-    let library = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
-    let Some(libraries) = library.filter(|path| path.ends_with("libtorch_cpu.so")).find_map(Path::parent) else {
-        return "unknown".to_owned();
-    };
-    let version = libtorch_version(libraries).unwrap_or_else(|| "an unknown version".to_owned());
+    let Some(libraries) = loaded_libtorch() else { return "unknown".to_owned() };
+    let version = libtorch_version(&libraries).unwrap_or_else(|| "an unknown version".to_owned());
     format!("{version} from {}", libraries.display())
 }
 

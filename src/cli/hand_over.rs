@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::libtorch_version::libtorch_version;
 use crate::error::{Error, ErrorKind, Result};
+use crate::run::libtorch_version;
 
 const OTHER: &str = "kintsugi-libtorch";
 

@@ -101,11 +101,13 @@ fn self_check(checkpoint: &Checkpoint) -> Result<Option<String>> {
     use crate::model::Backend;
     use crate::options::{Compute, DeviceChoice};
     use crate::tensor::DType;
+    use crate::words::scientific;
 
     let Some(device) = DeviceChoice::Auto.resolve()?.first().map(|chosen| chosen.device) else { return Ok(None) };
     let kind = Compute::Exactly(DType::F32).resolve(DType::F32, device);
     let Some(check) = self_check(checkpoint, Backend { device, kind })? else { return Ok(None) };
-    let found = format!("largest difference {:.1e} over {} positions", check.max_abs_difference, check.positions);
+    let found =
+        format!("largest difference {} over {} positions", scientific(check.max_abs_difference, 1), check.positions);
     Ok(Some(if check.agrees() {
         format!("self-check: the forward pass agrees with checkpoint_validation_logits ({}; {found})", check.form)
     } else {

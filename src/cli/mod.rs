@@ -9,6 +9,7 @@ mod combine;
 mod compare;
 #[cfg(feature = "libtorch")]
 mod demo;
+mod detached_value;
 mod diff;
 mod doctor;
 #[cfg(feature = "libtorch")]
@@ -27,7 +28,6 @@ mod inspect;
 mod interrupt;
 #[cfg(feature = "libtorch")]
 mod launcher;
-mod libtorch_version;
 mod merge;
 mod report;
 mod run_file;
@@ -41,6 +41,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::detached_value::DetachedValue;
 use crate::error::ErrorKind;
 
 /// What `--version` says of the build.
@@ -135,7 +136,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    let cli = Cli::parse_from(expanded.arguments);
+    let detached = DetachedValue::find(&Cli::command(), &expanded.arguments);
+    let cli = Cli::try_parse_from(expanded.arguments).unwrap_or_else(|error| match &detached {
+        Some(detached) => detached.explain_parse(error).exit(),
+        None => error.exit(),
+    });
     let screen = screen::Screen::new(cli.verbosity, expanded.command_line);
     // Without libtorch these commands are handed over, and who gets them warns.
     if cfg!(feature = "libtorch") {
@@ -178,7 +183,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, &screen),
+        Err(error) => match detached {
+            Some(detached) => failed(&detached.explain(error), &screen),
+            None => failed(&error, &screen),
+        },
     }
 }
 

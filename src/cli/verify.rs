@@ -19,7 +19,8 @@ pub(super) struct VerifyArgs {
     merge: PathBuf,
     /// Also repeat the measurement: evaluate this checkpoint and the merge on the certificate's passages
     ///
-    /// Save directory (its `latest` is followed) or `global_stepN` directory.
+    /// Save directory (its `latest` is followed) or `global_stepN` directory. Where the certified run stopped as soon as its limits
+    /// were decided, all passages are evaluated.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Print the checks as JSON
@@ -69,7 +70,7 @@ mod measurement {
     use super::super::forward_args::MeasurementOptions;
     use super::super::screen::Screen;
     use super::VerifyArgs;
-    use crate::error::{Error, Result};
+    use crate::error::Result;
     use crate::options::SpecialTokens;
     use crate::report::Certificate;
     use crate::run::{self, NamedPath, OutputOptions, Request, StatisticsOptions, StrategyOptions, TaskOptions};
@@ -77,12 +78,6 @@ mod measurement {
 
     pub(super) fn measure(args: &VerifyArgs, certificate: &Certificate, screen: &Screen) -> Result<Vec<Check>> {
         let MeasurementOptions { task, data, tokenizer, max_length, resources } = args.measurement.clone();
-        if certificate.stopping_rule.is_some() {
-            return Err(Error::usage(
-                "--checkpoint: the certified run stopped when its limits were decided, which is not repeated here",
-            )
-            .with_hint("compare --until-decided --candidate NAME=DIR measures it again; give the --seed of that run"));
-        }
         let begins = certificate.task.tokenizer.special_tokens.starts_with("bos");
         let request = Request {
             checkpoint: args.checkpoint.clone().unwrap_or_default(),
@@ -92,7 +87,9 @@ mod measurement {
                 tokenizer,
                 max_length,
                 add_special_tokens: if begins { SpecialTokens::Yes } else { SpecialTokens::No },
-                limit: certificate.partial.then_some(certificate.task.passages.effective),
+                // Those that a run saw that stopped are not the first.
+                limit: (certificate.partial && certificate.stopping_rule.is_none())
+                    .then_some(certificate.task.passages.effective),
                 ..TaskOptions::default()
             },
             strategies: StrategyOptions::default(),

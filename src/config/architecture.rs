@@ -82,9 +82,8 @@ impl Architecture {
     }
 
     /// Refuses what the configuration alone shows to be impossible, before any tensor has been looked at.
-    pub fn check_settings(config: &NeoxConfig, tp_size: usize, options: &QuirkOptions) -> Result<(), Unsupported> {
-        let observed = Observed { tp_size, ..Observed::default() };
-        refusals::check(config, &observed, &Quirks::decide(config, &observed, options))
+    pub fn check_settings(config: &NeoxConfig, observed: &Observed, options: &QuirkOptions) -> Result<(), Unsupported> {
+        refusals::check(config, observed, &Quirks::decide(config, observed, options))
     }
 
     /// Combines configuration and tensors; also returns the quirks that were decided on.
@@ -143,7 +142,7 @@ impl Architecture {
             multipliers: Multipliers {
                 embedding: config.mup.map_or(1.0, |mup| mup.embedding_multiplier),
                 positions: config.mup_rp_embedding_mult,
-                logit_divisor: config.mup.and(quirks.mup_width).unwrap_or(1.0),
+                logit_divisor: config.mup.and(quirks.mup_width.as_ref()).map_or(1.0, |width| width.value),
                 scores_by_head_size: config.mup.is_some() && !engine_attention,
             },
             activation,

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::error::ConfigError;
 use super::neox::NeoxConfig;
+use super::quirk_setting::QuirkSetting;
 
 /// The entry `args` of `mp_rank_*_model_states.pt`: the settings gpt-neox compares when it loads a checkpoint
 /// (`megatron/checkpointing.py`, `check_checkpoint_args`). `None` where the file has none.
@@ -20,6 +21,9 @@ pub struct ClientArgs {
     pub padded_vocab_size: Option<usize>,
     pub tokenizer_type: Option<String>,
     pub model_parallel_size: Option<usize>,
+    /// Beside gpt-neox's `args`, in files of `kintsugi merge`: what the source was taken for.
+    #[serde(skip)]
+    pub quirks: Vec<QuirkSetting>,
 }
 
 impl NeoxConfig {

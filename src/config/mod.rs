@@ -14,6 +14,7 @@ mod neox;
 mod neox_settings;
 mod observed;
 mod parse;
+mod quirk_setting;
 mod quirk_values;
 mod quirks;
 pub(crate) mod refusals;
@@ -38,9 +39,11 @@ pub use nearest::{did_you_mean, nearest_name};
 pub use neox::{Mup, NeoxConfig, TransformerEngine};
 pub(crate) use neox_settings::share_of;
 pub use observed::Observed;
+pub(crate) use quirk_setting::GQA_LAYOUT;
+pub use quirk_setting::QuirkSetting;
 pub use quirk_values::{
     AttentionBranch, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, Reduction, RotaryTables,
 };
-pub use quirks::{Decision, QuirkLine, QuirkOptions, QuirkSetting, Quirks, Why};
+pub use quirks::{Decision, QuirkLine, QuirkOptions, Quirks, Why};
 pub use unsupported::Unsupported;
 pub use yaml::{Sources, read_files};

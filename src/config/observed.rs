@@ -1,8 +1,9 @@
-//! Properties of the model that only the tensors of a checkpoint show.
+//! Properties of the model that only the files of a checkpoint show.
 
 use super::choices::{MlpType, OutputLayerParallelism, Precision};
 use super::forms::Head;
 use super::neox::NeoxConfig;
+use super::quirk_setting::QuirkSetting;
 
 /// A module that has a name of its own in the files.
 struct Module {
@@ -25,10 +26,12 @@ pub struct Observed {
     pub padded_vocab_size: Option<usize>,
     /// Shape of one rank's output head, where there is one.
     pub head_shape: Option<Vec<usize>>,
-    /// Names of the tensors of one transformer layer; empty where nothing was observed.
+    /// Names of the tensors of the transformer layers; empty where nothing was observed.
     pub layer_tensors: Vec<String>,
     pub soft_prompt_length: Option<usize>,
     pub precision: Option<Precision>,
+    /// What the client state says of gpt-neox's version.
+    pub stated: Vec<QuirkSetting>,
 }
 
 impl Observed {

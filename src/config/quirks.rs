@@ -1,14 +1,14 @@
 //! Quirks: differences between versions of gpt-neox in what the same files and settings mean. Each has a value and the
-//! reason for it: `--quirk`, else the files, else `--era`, else today's meaning.
+//! reason for it: `--quirk`, else the files (what `merge` wrote into them, then their names), else `--era`, else today's meaning.
 
 use std::fmt;
 use std::ops::RangeBounds;
-use std::str::FromStr;
 
 use super::choices::{Choice, Norm, PositionEmbedding, Precision};
 use super::era::{Date, Era, change};
 use super::neox::NeoxConfig;
 use super::observed::Observed;
+use super::quirk_setting::{GQA_LAYOUT, MUP_WIDTH, QuirkSetting};
 use super::quirk_values::{
     AttentionBranch, EpsilonPlacement, GqaLayout, MaskValue, MlpNormInput, NormTying, Reduction, RotaryTables,
 };
@@ -46,12 +46,8 @@ pub struct Decision<T> {
     pub why: Why,
 }
 
-/// `--quirk NAME=VALUE`, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuirkSetting {
-    name: &'static str,
-    value: String,
-}
+/// Why a quirk has the value that a client state of `merge` states.
+const STATED: &str = "kintsugi merge wrote them so";
 
 /// The user's choice of era and quirks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,52 +55,6 @@ pub struct QuirkOptions {
     pub era: Option<Era>,
     /// Single quirks; they win over everything, the last one over earlier ones.
     pub settings: Vec<QuirkSetting>,
-}
-
-const MUP_WIDTH: &str = "mup-width";
-
-fn known() -> [(&'static str, Vec<&'static str>); 8] {
-    fn words<T: Choice>() -> Vec<&'static str> {
-        T::VALUES.iter().map(|value| value.word()).collect()
-    }
-    [
-        ("reduction", words::<Reduction>()),
-        ("mlp-norm-input", words::<MlpNormInput>()),
-        ("norm-tying", words::<NormTying>()),
-        ("attention-branch", words::<AttentionBranch>()),
-        ("rotary-tables", words::<RotaryTables>()),
-        ("mask-value", words::<MaskValue>()),
-        ("rms-epsilon", words::<EpsilonPlacement>()),
-        ("gqa-layout", words::<GqaLayout>()),
-    ]
-}
-
-impl fmt::Display for QuirkSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, self.value)
-    }
-}
-
-impl FromStr for QuirkSetting {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-        if name == MUP_WIDTH {
-            let width = value.parse::<f64>().ok().filter(|width| width.is_finite() && *width > 0.0);
-            width.ok_or_else(|| format!("`{value}`: {MUP_WIDTH} is a number above 0"))?;
-            return Ok(Self { name: MUP_WIDTH, value: value.to_owned() });
-        }
-        let quirks = known();
-        let Some((name, words)) = quirks.iter().find(|(known, _)| *known == name) else {
-            let names: Vec<_> = quirks.iter().map(|(name, _)| *name).chain([MUP_WIDTH]).collect();
-            return Err(format!("no quirk `{name}`; there are {}", names.join(", ")));
-        };
-        if !words.contains(&value) {
-            return Err(format!("`{value}`: {name} is one of {}", words.join(", ")));
-        }
-        Ok(Self { name, value: value.to_owned() })
-    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -117,8 +67,8 @@ pub struct Quirks {
     pub mask_value: Decision<MaskValue>,
     pub rms_epsilon: Decision<EpsilonPlacement>,
     pub gqa_layout: Decision<GqaLayout>,
-    /// Width of the model in units of its base shape, which `use_mup` divides the logits by; set by `--quirk` only.
-    pub mup_width: Option<f64>,
+    /// Width of the model in units of its base shape, which `use_mup` divides the logits by; no setting and no name shows it.
+    pub mup_width: Option<Decision<f64>>,
     applies: Applies,
 }
 
@@ -141,13 +91,24 @@ pub struct QuirkLine {
     pub why: String,
     /// Whether it makes a difference to this model.
     pub matters: bool,
+    /// Whether nothing speaks for it but that it is today's meaning.
+    pub assumed: bool,
 }
 
-impl QuirkOptions {
-    fn setting(&self, name: &str) -> Option<&str> {
-        self.settings.iter().rev().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
+impl QuirkLine {
+    /// What asks for it.
+    pub fn setting(&self) -> QuirkSetting {
+        QuirkSetting::new(self.name, self.value.clone())
     }
+}
 
+/// What users and files say of gpt-neox's version.
+struct Evidence<'a> {
+    options: &'a QuirkOptions,
+    stated: &'a [QuirkSetting],
+}
+
+impl Evidence<'_> {
     /// A quirk's value: `old` on the days of `days`, else `new`, unless the user or the files say otherwise.
     fn decide<T: Choice>(
         &self,
@@ -156,14 +117,25 @@ impl QuirkOptions {
         (old, days): (T, impl RangeBounds<Date>),
         new: T,
     ) -> Decision<T> {
-        let asked = self.setting(name).and_then(|word| T::VALUES.iter().find(|value| value.word() == word));
-        let (value, why) = match (asked, files, &self.era) {
+        let value = |settings| {
+            let word = QuirkSetting::last(settings, name)?;
+            T::VALUES.iter().find(|value| value.word() == word)
+        };
+        let asked = value(&self.options.settings);
+        let files = value(self.stated).map(|stated| (*stated, STATED)).or(files);
+        let (value, why) = match (asked, files, &self.options.era) {
             (Some(asked), ..) => (*asked, Why::Asked),
             (None, Some((shown, what)), _) => (shown, Why::Files(what)),
             (None, None, Some(era)) => (if days.contains(&era.date) { old } else { new }, Why::Era(era.name.clone())),
             (None, None, None) => (new, Why::Default),
         };
         Decision { value, why }
+    }
+
+    fn width(&self) -> Option<Decision<f64>> {
+        let width = |settings| QuirkSetting::last(settings, MUP_WIDTH)?.parse().ok();
+        let asked = width(&self.options.settings).map(|value| Decision { value, why: Why::Asked });
+        asked.or_else(|| width(self.stated).map(|value| Decision { value, why: Why::Files(STATED) }))
     }
 }
 
@@ -181,61 +153,63 @@ impl Quirks {
         let from_engine = observed
             .has_layer_tensor("attention.qkv.weight")
             .then_some((RotaryTables::RoundedAngles, "the attention is Transformer Engine's"));
+        let evidence = Evidence { options, stated: &observed.stated };
         let mut quirks = Self {
-            reduction: options.decide(
+            reduction: evidence.decide(
                 "reduction",
                 None,
                 (Reduction::PerBranch, ..change::SHARED_REDUCTION),
                 Reduction::Shared,
             ),
-            mlp_norm_input: options.decide(
+            mlp_norm_input: evidence.decide(
                 "mlp-norm-input",
                 None,
                 (MlpNormInput::AttentionNorm, change::SHARED_REDUCTION..change::NORMS_SIDE_BY_SIDE),
                 MlpNormInput::Residual,
             ),
-            norm_tying: options.decide(
+            norm_tying: evidence.decide(
                 "norm-tying",
                 None,
                 (NormTying::Inverted, change::TYING_INVERTED..change::TYING_RESTORED),
                 NormTying::AsConfigured,
             ),
-            attention_branch: options.decide(
+            attention_branch: evidence.decide(
                 "attention-branch",
                 attention_branch,
                 (AttentionBranch::Kept, ..change::ATTENTION_DROPPED),
                 AttentionBranch::Dropped,
             ),
-            rotary_tables: options.decide(
+            rotary_tables: evidence.decide(
                 "rotary-tables",
                 from_engine,
                 (RotaryTables::Storage, ..change::FLOAT32_ROTARY),
                 RotaryTables::Float32,
             ),
-            mask_value: options.decide(
+            mask_value: evidence.decide(
                 "mask-value",
                 None,
                 (MaskValue::MinusTenThousand, ..change::SMALLEST_MASK),
                 MaskValue::Smallest,
             ),
-            rms_epsilon: options.decide(
+            rms_epsilon: evidence.decide(
                 "rms-epsilon",
                 old_names.then_some((EpsilonPlacement::Outside, OLD_NAMES)),
                 (EpsilonPlacement::Outside, ..change::RMS_EPSILON_INSIDE),
                 EpsilonPlacement::Inside,
             ),
-            gqa_layout: options.decide(
-                "gqa-layout",
+            gqa_layout: evidence.decide(
+                GQA_LAYOUT,
                 old_names.then_some((GqaLayout::Interleaved, OLD_NAMES)),
                 (GqaLayout::Interleaved, ..change::GQA_BLOCKS),
                 GqaLayout::Blocks,
             ),
-            mup_width: options.setting(MUP_WIDTH).and_then(|width| width.parse().ok()),
+            mup_width: evidence.width(),
             applies: Applies::to(config, observed),
         };
         let engine_norm = config.norm == Norm::TransformerEngineRmsNorm;
         // The kernel of megatron/model/fused_layer_norm.py.
-        if engine_norm || (config.rmsnorm_fusion && quirks.rms_epsilon.why != Why::Asked) {
+        let is_said = [Why::Asked, Why::Files(STATED)].contains(&quirks.rms_epsilon.why);
+        if engine_norm || (config.rmsnorm_fusion && !is_said) {
             let why = Why::Configuration(if engine_norm { "te_rmsnorm" } else { "rmsnorm_fusion" });
             quirks.rms_epsilon = Decision { value: EpsilonPlacement::Inside, why };
         }
@@ -246,7 +220,7 @@ impl Quirks {
     pub fn list(&self) -> Vec<QuirkLine> {
         fn line<T: Choice>(name: &'static str, decision: &Decision<T>, matters: bool) -> QuirkLine {
             let (value, why) = (decision.value.word().to_owned(), decision.why.to_string());
-            QuirkLine { name, value, why, matters }
+            QuirkLine { name, value, why, matters, assumed: decision.why == Why::Default }
         }
         let applies = self.applies;
         let mut lines = vec![
@@ -256,12 +230,12 @@ impl Quirks {
             line("rotary-tables", &self.rotary_tables, applies.rotary),
             line("mask-value", &self.mask_value, false),
             line("attention-branch", &self.attention_branch, applies.parallel && applies.bias_free_mlp),
-            line("gqa-layout", &self.gqa_layout, applies.grouped),
+            line(GQA_LAYOUT, &self.gqa_layout, applies.grouped),
             line("rms-epsilon", &self.rms_epsilon, applies.rms),
         ];
-        if let Some(width) = self.mup_width {
-            let (value, why) = (width.to_string(), Why::Asked.to_string());
-            lines.push(QuirkLine { name: MUP_WIDTH, value, why, matters: applies.mup });
+        if let Some(Decision { value, why }) = &self.mup_width {
+            let (value, why) = (value.to_string(), why.to_string());
+            lines.push(QuirkLine { name: MUP_WIDTH, value, why, matters: applies.mup, assumed: false });
         }
         lines
     }

@@ -183,6 +183,7 @@ fn the_checkpoint_must_agree_with_the_configuration() {
         padded_vocab_size: Some(768),
         tokenizer_type: Some("HFTokenizer".to_owned()),
         model_parallel_size: Some(2),
+        quirks: Vec::new(),
     };
     config.check_against(&args).unwrap();
     config.check_against(&ClientArgs::default()).unwrap();

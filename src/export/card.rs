@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::recipe::{OutputRecord, RecipeInput, Record};
 use crate::checkpoint::STORED_ONCE;
+use crate::words::scientific;
 
 /// The card; those of the Hugging Face hub begin with YAML.
 pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
@@ -40,7 +41,7 @@ pub(super) fn text(input: &RecipeInput<'_>, title: &str) -> String {
         text.push_str("Yes: the merge computes what the unmerged ranks compute, up to the rounding of stored weights");
         match exactness.folding() {
             Some(folding) => {
-                let _ = writeln!(text, " (largest change of a weight {:.2e}).", folding.max_weight_change);
+                let _ = writeln!(text, " (largest change of a weight {}).", scientific(folding.max_weight_change, 2));
             }
             None => text.push_str(".\n"),
         }
@@ -92,6 +93,6 @@ fn measured(text: &mut String, record: &Record) {
         passages = measured.passages,
     );
     if let Some(kl_mean) = measured.kl_mean {
-        let _ = writeln!(text, "Mean KL divergence from the unmerged model: {kl_mean:.3e} nats.\n");
+        let _ = writeln!(text, "Mean KL divergence from the unmerged model: {} nats.\n", scientific(kl_mean, 3));
     }
 }

@@ -1,6 +1,7 @@
 //! The contents of `mp_rank_*` files.
 
 use super::Value;
+use crate::checkpoint::QUIRKS;
 use crate::config::ClientArgs;
 
 /// The values that gpt-neox and DeepSpeed require on loading, without optimizer and random states. `module` is the model,
@@ -12,7 +13,7 @@ pub(super) fn client_state(module: Value, iteration: u64, tp_size: usize, args: 
     let keyed = |entries: &[(&str, Value)]| {
         Value::Dict(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
     };
-    let args = keyed(&[
+    let compared = keyed(&[
         ("num_layers", size(args.num_layers)),
         ("hidden_size", size(args.hidden_size)),
         ("num_attention_heads", size(args.num_attention_heads)),
@@ -22,7 +23,7 @@ pub(super) fn client_state(module: Value, iteration: u64, tp_size: usize, args: 
         ("tokenizer_type", args.tokenizer_type.clone().map_or(Value::None, Value::Str)),
         ("model_parallel_size", size(args.model_parallel_size)),
     ]);
-    keyed(&[
+    let mut state = vec![
         ("module", module),
         ("optimizer", Value::None),
         ("lr_scheduler", Value::None),
@@ -35,6 +36,10 @@ pub(super) fn client_state(module: Value, iteration: u64, tp_size: usize, args: 
         ("dp_world_size", Value::Int(1)),
         ("mp_world_size", int(tp_size)),
         ("iteration", iteration),
-        ("args", args),
-    ])
+        ("args", compared),
+    ];
+    if !args.quirks.is_empty() {
+        state.push((QUIRKS, Value::Str(args.quirks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))));
+    }
+    keyed(&state)
 }

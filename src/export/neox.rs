@@ -7,7 +7,6 @@ use super::client_state::client_state;
 use super::drift::Drift;
 use super::neox_check::{self, Inventory};
 use super::neox_config::Changes;
-use super::neox_origin::Origin;
 use super::pipeline::Target;
 use super::plan::{Plan, PlannedParam};
 use super::reopen::{compare, reopen};
@@ -23,7 +22,6 @@ pub(super) struct NeoxTarget {
     /// Whether the model adds up the ranks' row-parallel biases, so that each must be a share.
     sums_biases: bool,
     drift: Option<Drift>,
-    origin: Origin,
     inventory: Inventory,
     notes: Vec<String>,
     tp_size: usize,
@@ -40,8 +38,7 @@ impl NeoxTarget {
     /// # Errors
     /// Files that nothing could read: what does not divide among the ranks.
     pub(super) fn new(plan: &Plan, changes: &Changes<'_>) -> Result<Self, ExportError> {
-        let (source, origin) = (changes.source, changes.origin.clone());
-        let tp_size = changes.tp_size;
+        let Changes { source, origin, tp_size, .. } = *changes;
         let inventory = neox_check::check(plan, changes)?;
         let mut stages: BTreeMap<usize, Vec<(String, StoredTensor)>> = BTreeMap::new();
         let mut bytes = 0;
@@ -82,21 +79,9 @@ impl NeoxTarget {
             }
         }
         let texts = vec![(folder.join("configs/config.yml"), changes.text()), ("latest".into(), step.clone())];
-        let mut notes = neox_check::unseen_quirks(plan, changes)?;
-        notes.extend(padding(source.architecture().padded_vocab_size, plan.vocab_size));
+        let notes = padding(source.architecture().padded_vocab_size, plan.vocab_size).into_iter().collect();
         let sums_biases = tp_size > 1 && !source.architecture().biases_after_reduction();
-        Ok(Self {
-            sums_biases,
-            drift: changes.drift,
-            origin,
-            inventory,
-            notes,
-            tp_size,
-            files,
-            first_file,
-            bytes,
-            texts,
-        })
+        Ok(Self { sums_biases, drift: changes.drift, inventory, notes, tp_size, files, first_file, bytes, texts })
     }
 }
 
@@ -118,9 +103,7 @@ impl Target for NeoxTarget {
     }
 
     fn check_written(&self, folder: &Path) -> Result<(), ExportError> {
-        let quirks = self.origin.decided();
-        let options = OpenOptions { quirks, ..OpenOptions::default() };
-        let written = reopen(folder, || Checkpoint::open_with(folder, &options))?;
+        let written = reopen(folder, || Checkpoint::open_with(folder, &OpenOptions::default()))?;
         let form = |entry: &ParamEntry| TensorForm { dtype: entry.dtype, shape: entry.rank_shape.clone() };
         let found = written.parameters().map(|(stage, _, entry)| ((stage, entry.name.clone()), form(entry)));
         let expected = self.inventory.iter().flat_map(|(&stage, tensors)| {

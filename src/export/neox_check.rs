@@ -6,7 +6,7 @@ use super::ExportError;
 use super::neox_config::Changes;
 use super::plan::Plan;
 use crate::checkpoint::{Description, TensorForm};
-use crate::config::{Architecture, ConfigError, Head, NeoxConfig, QuirkLine, QuirkOptions, Quirks};
+use crate::config::{Architecture, ConfigError, Head, NeoxConfig, QuirkOptions};
 use crate::partition::rank_ranges;
 
 /// The tensors of every rank, by the number of their stage and their name.
@@ -34,7 +34,9 @@ pub(super) fn check(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, Exp
 fn readable(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, ExportError> {
     let config = config(changes)?;
     let stages = inventory(plan, changes.tp_size)?;
-    let (found, _) = read(changes, &config, stages.clone(), &changes.origin.decided())?;
+    let (folder, tp_size, args) = (changes.directory, changes.tp_size, &changes.client_args());
+    let written = Description { folder, tp_size, config: &config, args, stages: stages.clone() };
+    let (found, _) = written.check(&QuirkOptions::default())?;
     let source = changes.source.architecture();
     let expected = Architecture {
         padded_vocab_size: plan.vocab_size,
@@ -49,30 +51,6 @@ fn readable(plan: &Plan, changes: &Changes<'_>) -> Result<Inventory, ExportError
         return Err(ExportError::OtherModel { expected, found });
     }
     Ok(stages)
-}
-
-/// Properties of gpt-neox's version that the files will not show, a sentence each.
-pub(super) fn unseen_quirks(plan: &Plan, changes: &Changes<'_>) -> Result<Vec<String>, ExportError> {
-    let stages = inventory(plan, changes.tp_size)?;
-    let (_, seen) = read(changes, &config(changes)?, stages, &QuirkOptions::default())?;
-    let seen = seen.list();
-    let decided = changes.origin.quirks.iter().filter(|line| line.matters);
-    let unseen = decided.filter(|line| !seen.iter().any(|seen| (seen.name, &seen.value) == (line.name, &line.value)));
-    let note = |line: &QuirkLine| {
-        let QuirkLine { name, value, .. } = line;
-        format!("the written files do not show what the source was read with: open them with --quirk {name}={value}")
-    };
-    Ok(unseen.map(note).collect())
-}
-
-fn read(
-    changes: &Changes<'_>,
-    config: &NeoxConfig,
-    stages: Inventory,
-    options: &QuirkOptions,
-) -> Result<(Architecture, Quirks), ExportError> {
-    let (folder, tp_size, args) = (changes.directory, changes.tp_size, &changes.client_args());
-    Ok(Description { folder, tp_size, config, args, stages }.check(options)?)
 }
 
 /// The settings as they will be read.

@@ -57,6 +57,7 @@ impl Changes<'_> {
                 Some(tokenizer) => Some(tokenizer.neox_type().to_owned()),
                 None => self.origin.tokenizer_type.clone(),
             },
+            quirks: self.origin.stated(),
         }
     }
 

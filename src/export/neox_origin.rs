@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::ExportError;
 use crate::checkpoint::{Layout, ModelSource};
-use crate::config::{QuirkLine, QuirkOptions};
+use crate::config::{GQA_LAYOUT, NeoxConfig, Observed, QuirkLine, QuirkOptions, QuirkSetting, Quirks};
 use crate::tensor::DType;
 
 /// gpt-neox's default of `make_vocab_size_divisible_by`.
@@ -44,14 +44,17 @@ impl Origin {
             instead: refusal.needed,
         })?;
         settings.insert("precision".to_owned(), json!(precision(source.dtype())));
-        let (layout, quirks) = (Layout::LayerFiles, Vec::new());
+        let config = NeoxConfig::from_raw(settings.clone(), Vec::new())?;
+        let quirks = Quirks::decide(&config, &Observed::default(), &QuirkOptions::default()).list();
+        let layout = Layout::LayerFiles;
         Ok(Self { settings, layout, tokenizer_type: None, vocabulary_multiple: None, quirks })
     }
 
-    /// What gpt-neox's version decided about the source holds for the merge.
-    pub(super) fn decided(&self) -> QuirkOptions {
-        let settings = self.quirks.iter().filter_map(|line| format!("{}={}", line.name, line.value).parse().ok());
-        QuirkOptions { era: None, settings: settings.collect() }
+    /// What the files say of it: what was not merely assumed of the source, and the order of grouped queries, which is that in
+    /// which they are written.
+    pub(super) fn stated(&self) -> Vec<QuirkSetting> {
+        let is_stated = |line: &&QuirkLine| !line.assumed || (line.matters && line.name == GQA_LAYOUT);
+        self.quirks.iter().filter(is_stated).map(QuirkLine::setting).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::GateError;
 use crate::limits::PairedOutcomes;
 use crate::limits::{Comparison, Comparisons, Noise, Reference};
-use crate::limits::{Gates, Limits, LimitsError, Policy};
+use crate::limits::{Gates, Limits, Policy};
 use crate::report::{ModelRow, Report, read_json};
 use crate::samples::{Sample, read_jsonl};
 
@@ -51,10 +51,7 @@ impl Evidence {
     fn noise(&self, baseline: &BTreeMap<usize, Sample>, significance: f64) -> Result<Noise, GateError> {
         let Some(floor) = &self.report.noise_floor else { return Ok(Noise::default()) };
         let again = self.samples(&floor.model)?;
-        let pairs: Vec<_> =
-            again.iter().filter_map(|(doc_id, again)| baseline.get(doc_id).map(|first| (first, again))).collect();
-        let failed = |source| LimitsError::Stats { name: floor.model.name.clone(), source };
-        Ok(Noise::measured(&pairs, self.report.task.rolling, significance).map_err(failed)?)
+        Ok(Noise::measured(baseline.values(), again.values(), self.report.task.rolling, significance)?)
     }
 
     /// Pairs every model with the baseline, and with the model of the same name in an earlier report. `only` names the models;

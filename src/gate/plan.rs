@@ -5,9 +5,10 @@ use crate::limits::Criterion;
 use crate::limits::LimitsError;
 use crate::limits::{Comparisons, Reference};
 use crate::limits::{Gates, Limits};
-use crate::limits::{Rounding, grouped, limit, loss};
+use crate::limits::{Rounding, limit, loss};
 use crate::report::{Entry, TerminalStyle, render_table};
 use crate::stats::{Measured, POWER, Threshold, assumed_mean, passages_to_prove, smallest_detectable};
+use crate::words::grouped;
 
 /// What the plan is made of where there is no report.
 #[derive(Debug, Clone, Copy)]

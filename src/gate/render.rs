@@ -1,10 +1,10 @@
 //! The judgement on a terminal.
 
 use crate::limits::Policy;
-use crate::limits::grouped;
 use crate::limits::{Check, Judgement, Outcome};
 use crate::report::{Entry, TerminalStyle, render_table};
 use crate::stats::Verdict;
+use crate::words::grouped;
 
 /// A table of all checks (sentences where it does not fit), the remarks, and the outcome in a sentence.
 pub(crate) fn render(judgement: &Judgement, allow_undecided: bool, style: TerminalStyle) -> String {

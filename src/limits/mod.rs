@@ -26,4 +26,4 @@ pub(crate) use noise::Noise;
 pub use outcomes::Criterion;
 pub(crate) use outcomes::PairedOutcomes;
 pub(crate) use settled::{settled, stopping_rule};
-pub(crate) use shown::{Rounding, bound, grouped, limit, loss, noise_words};
+pub(crate) use shown::{Rounding, bound, limit, loss, noise_words};

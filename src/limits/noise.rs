@@ -1,9 +1,11 @@
 //! What rounding alone makes of losses that are never negative: two runs of one model whose sums differ in their order diverge a
 //! little. Losses of accuracy and of log-likelihood have a sign, and rounding makes them larger as often as smaller.
 
+use std::collections::HashMap;
+
+use super::error::LimitsError;
 use super::outcomes::{Criterion, PairedOutcomes};
 use crate::samples::{RollingText, Sample};
-use crate::stats::StatsError;
 
 /// In the units of [`Criterion`]; zero where rounding made no difference, and where nobody measured it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -15,20 +17,27 @@ pub(crate) struct Noise {
 }
 
 impl Noise {
-    /// Of a noise floor: pairs of the baseline's samples and those of its second run. An upper bound at `alpha`, or the loss
-    /// seen where there are too few passages for one.
-    pub(crate) fn measured(
-        floor: &[(&Sample, &Sample)],
+    /// Of a noise floor: the baseline's samples and those of its second run, which may cover other passages; those that both
+    /// have are paired. An upper bound at `alpha`, or the loss seen where there are too few passages for one.
+    pub(crate) fn measured<'a>(
+        baseline: impl IntoIterator<Item = &'a Sample>,
+        again: impl IntoIterator<Item = &'a Sample>,
         rolling: Option<RollingText>,
         alpha: f64,
-    ) -> Result<Self, StatsError> {
-        if floor.is_empty() {
+    ) -> Result<Self, LimitsError> {
+        let again: HashMap<usize, &Sample> = again.into_iter().map(|sample| (sample.doc_id, sample)).collect();
+        let baseline = baseline.into_iter();
+        let pairs: Vec<_> = baseline.filter_map(|first| Some((first, *again.get(&first.doc_id)?))).collect();
+        if pairs.is_empty() {
             return Ok(Self::default());
         }
-        let outcomes = PairedOutcomes::of_samples(floor, rolling, true);
+        let outcomes = PairedOutcomes::of_samples(&pairs, rolling, true);
         let bound = |criterion| {
-            let measured = outcomes.measured(criterion)?.filter(|measured| measured.estimate() > 0.0);
-            Ok(measured.map_or(0.0, |measured| {
+            let measured = outcomes
+                .measured(criterion)
+                .map_err(|source| LimitsError::Stats { name: "noise floor".to_owned(), source })?
+                .filter(|measured| measured.estimate() > 0.0);
+            Ok::<_, LimitsError>(measured.map_or(0.0, |measured| {
                 Some(measured.upper(alpha)).filter(|upper| upper.is_finite()).unwrap_or_else(|| measured.estimate())
             }))
         };

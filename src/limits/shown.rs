@@ -4,6 +4,7 @@ use super::gates::Policy;
 use super::judge::{Check, Finding, Outcome};
 use super::outcomes::Criterion;
 use crate::stats::{FEWEST_PASSAGES, Verdict};
+use crate::words::{self, grouped, minus};
 
 /// Which way a number is rounded.
 #[derive(Clone, Copy)]
@@ -134,19 +135,6 @@ pub(crate) fn noise_words(criterion: Criterion, noise: f64) -> String {
     format!("rounding alone may make {noise}")
 }
 
-/// A large count, its digits in groups of three.
-pub(crate) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn rounded(value: f64, decimals: i32, rounding: Rounding) -> f64 {
     let scale = 10.0_f64.powi(decimals);
     let scaled = value * scale;
@@ -164,7 +152,7 @@ fn rounded(value: f64, decimals: i32, rounding: Rounding) -> f64 {
 fn signed(value: f64, decimals: i32, rounding: Rounding) -> String {
     let value = rounded(value, decimals, rounding);
     let decimals = usize::try_from(decimals).unwrap_or(0);
-    format!("{value:+.decimals$}")
+    minus(&format!("{value:+.decimals$}"))
 }
 
 /// Three digits.
@@ -175,10 +163,10 @@ fn scientific(value: f64, rounding: Rounding) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "an exponent")]
     let exponent = value.abs().log10().floor() as i32;
     let digits = rounded(value * 10.0_f64.powi(-exponent), 2, rounding);
-    format!("{:.2e}", digits * 10.0_f64.powi(exponent))
+    words::scientific(digits * 10.0_f64.powi(exponent), 2)
 }
 
 /// Without the digits that arithmetic added.
 fn shortest(value: f64) -> String {
-    format!("{value:.9}").trim_end_matches('0').trim_end_matches('.').to_owned()
+    minus(format!("{value:.9}").trim_end_matches('0').trim_end_matches('.'))
 }

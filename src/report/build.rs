@@ -1,6 +1,6 @@
 //! From a run to its report.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::contents::{Report, SCHEMA_VERSION, Statistics};
 use super::error::ReportError;
@@ -114,12 +114,8 @@ impl Report {
 
 /// What rounding makes of a loss, by the noise floor.
 fn noise(input: &ReportInput, baseline: &[Sample]) -> Result<Noise, ReportError> {
-    let Some((model, again)) = input.of_role(ModelRole::NoiseFloor).next() else { return Ok(Noise::default()) };
-    let first: HashMap<usize, &Sample> = baseline.iter().map(|sample| (sample.doc_id, sample)).collect();
-    let pairs: Vec<_> =
-        again.iter().filter_map(|again| first.get(&again.doc_id).map(|first| (*first, again))).collect();
-    Noise::measured(&pairs, input.task.rolling, input.limits.1.significance)
-        .map_err(|source| ReportError::Stats { name: model.name.clone(), source })
+    let again = input.of_role(ModelRole::NoiseFloor).flat_map(|(_, samples)| samples);
+    Ok(Noise::measured(baseline, again, input.task.rolling, input.limits.1.significance)?)
 }
 
 /// The noise floor is measured on some of the passages.

@@ -1,7 +1,8 @@
 //! Numbers and names as people read them; shared by every rendering.
 
-pub(super) use crate::limits::grouped;
 use crate::stats::Interval;
+use crate::words::{self, minus};
+pub(super) use crate::words::{grouped, list};
 
 /// A cell without a value.
 pub(super) const NOTHING: &str = "–";
@@ -67,7 +68,7 @@ pub(super) fn level(confidence: f64) -> String {
 
 /// A positive number that may be tiny, in nats.
 pub(super) fn scientific(value: f64) -> String {
-    if value == 0.0 { "0".to_owned() } else { minus(&format!("{value:.2e}")) }
+    if value == 0.0 { "0".to_owned() } else { words::scientific(value, 2) }
 }
 
 /// A mean divergence in nats. Float32 sums over the vocabulary carry about this much rounding, of either sign.
@@ -104,15 +105,6 @@ pub(super) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// `a`, `a and b`, `a, b and c`.
-pub(super) fn list(names: &[&str]) -> String {
-    match names {
-        [] => String::new(),
-        [name] => (*name).to_owned(),
-        [names @ .., last] => format!("{} and {last}", names.join(", ")),
-    }
-}
-
 /// With fewer decimals the larger `size` is: about four digits of it are shown, and `more` besides.
 fn scaled(value: f64, size: f64, more: usize, with_sign: bool) -> String {
     let decimals = match size.abs() {
@@ -139,9 +131,4 @@ pub(super) fn signed(value: f64, decimals: usize) -> String {
 /// A number that rounds to zero has no sign.
 fn without_sign_of_zero(text: String) -> String {
     if text.contains(|c: char| ('1'..='9').contains(&c)) { text } else { text.replace(['+', '-'], "") }
-}
-
-/// The minus sign, which is as wide as the plus.
-fn minus(text: &str) -> String {
-    text.replace('-', "−")
 }

@@ -92,7 +92,7 @@ pub struct Versions {
     /// Git commit it was built from; absent where it was built outside a repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_commit: Option<String>,
-    /// Version of libtorch.
+    /// Version of the libtorch that was loaded.
     pub libtorch: String,
 }
 

@@ -50,7 +50,7 @@ pub struct LimitVerdict {
 }
 
 impl LimitVerdict {
-    /// `KL divergence at most 1.00e-5 nats (limit 0.001 nats)`.
+    /// `KL divergence at most 1.00e−5 nats (limit 0.001 nats)`.
     pub(super) fn words(&self) -> String {
         let bound = bound(self.criterion, self.verdict, self.lower.zip(self.upper));
         let limit = limit(self.criterion, self.limit);

@@ -44,7 +44,7 @@ fn until_decided(until: &UntilDecided, report: &Report) -> String {
     let UntilDecided { rule, decided, looked_after, of, .. } = until;
     let (seen, original) = (report.task.passages.effective, report.task.passages.original);
     let looks: Vec<String> = looked_after.iter().map(usize::to_string).collect();
-    let looks = format::list(&looks.iter().map(String::as_str).collect::<Vec<_>>());
+    let looks = format::list(&looks);
     let all = if *of < original { format!("the first {of} of {original} passages") } else { format!("{of} passages") };
     let state = match (decided, seen < *of) {
         (true, true) => format!("STOPPED EARLY: {seen} of {all}, and the numbers are those of what was seen"),

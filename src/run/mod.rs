@@ -35,6 +35,7 @@ pub mod journal;
 mod journal_files;
 mod judge;
 mod key;
+mod libtorch_version;
 #[cfg(feature = "libtorch")]
 mod models;
 mod named_path;
@@ -61,7 +62,10 @@ pub use drift::{drift, read_replicated};
 pub use error::RunError;
 pub use finished::Finished;
 pub use judge::judge_strategies;
+pub(crate) use libtorch_version::libtorch_version;
 pub use named_path::NamedPath;
+#[cfg(feature = "libtorch")]
+pub(crate) use provenance::loaded_libtorch;
 pub use provenance::{checkpoint_info, versions};
 pub use reading::ReadingOptions;
 pub use request::{CalibrationOptions, OutputOptions, Request, ResourceOptions, StatisticsOptions, TaskOptions};

@@ -2,7 +2,7 @@
 
 use super::check::{Check, Outcome, files};
 use crate::limits::{bound, limit};
-use crate::report::{Certificate, LimitVerdict, Report};
+use crate::report::{Certificate, LimitVerdict, Report, TaskInfo};
 use crate::stats::Verdict;
 
 /// Checks a certificate against a new report, whose one row is the merge as a candidate: the same checkpoint and data, and a
@@ -16,7 +16,7 @@ pub fn check_measurement(certificate: &Certificate, report: &Report) -> Vec<Chec
     };
     for certified in &certificate.limits {
         let again = row.verdicts.iter().find(|verdict| verdict.criterion == certified.criterion);
-        checks.push(proof(certified, again));
+        checks.push(proof(certified, again, certificate.stopping_rule.is_some()));
     }
     checks
 }
@@ -37,7 +37,8 @@ fn checkpoint(certificate: &Certificate, report: &Report) -> Check {
 
 fn data(certificate: &Certificate, report: &Report) -> Check {
     let (certified, found) = (&certificate.task, &report.task);
-    let passages = |task: &crate::report::TaskInfo| task.passages.effective.to_string();
+    let stopped = certificate.stopping_rule.is_some();
+    let passages = |task: &TaskInfo| if stopped { task.passages.original } else { task.passages.effective };
     let entries = [
         ("task", certified.name.clone(), found.name.clone()),
         ("version of the task", certified.version.to_string(), found.version.to_string()),
@@ -45,16 +46,22 @@ fn data(certificate: &Certificate, report: &Report) -> Check {
         ("SHA-256 of the tokenizer", certified.tokenizer.sha256.clone(), found.tokenizer.sha256.clone()),
         ("special tokens", certified.tokenizer.special_tokens.clone(), found.tokenizer.special_tokens.clone()),
         ("splitting", certified.splitting.clone(), found.splitting.clone()),
-        ("passages", passages(certified), passages(found)),
+        ("passages", passages(certified).to_string(), passages(found).to_string()),
     ];
     let differs = entries.into_iter().filter(|(_, certified, found)| certified != found);
     let wrong: Vec<_> =
         differs.map(|(what, certified, found)| format!("{what}: {found}, certified {certified}")).collect();
-    Check::unless("data given", &wrong, format!("the same {} passages and tokenizer", passages(found)))
+    let seen = if stopped {
+        format!("all {} passages, of which the certified run saw {}", passages(found), certified.passages.effective)
+    } else {
+        format!("the same {} passages", passages(found))
+    };
+    Check::unless("data given", &wrong, format!("{seen}, and the same tokenizer"))
 }
 
-/// A bound of the new measurement against the limit of the certificate.
-fn proof(certified: &LimitVerdict, again: Option<&LimitVerdict>) -> Check {
+/// A bound of the new measurement against the limit of the certificate. `others`: of other passages than the certified ones,
+/// where what is not proven again may be so still.
+fn proof(certified: &LimitVerdict, again: Option<&LimitVerdict>, others: bool) -> Check {
     let name = certified.criterion.name();
     let Some(again) = again else {
         return Check::new(name, Outcome::Unknown, "not measured");
@@ -65,12 +72,11 @@ fn proof(certified: &LimitVerdict, again: Option<&LimitVerdict>) -> Check {
         _ => Verdict::Undecided,
     };
     // Of fewer rows more can be beyond: Holm's correction is over fewer limits.
-    let holds = match certified.verdict {
-        Verdict::Within => verdict == Verdict::Within,
-        Verdict::Beyond => verdict != Verdict::Within,
-        Verdict::Undecided => true,
+    let outcome = match (certified.verdict, verdict) {
+        (Verdict::Within, Verdict::Undecided) if others => Outcome::Unknown,
+        (Verdict::Within, Verdict::Undecided | Verdict::Beyond) | (Verdict::Beyond, Verdict::Within) => Outcome::Failed,
+        _ => Outcome::Ok,
     };
-    let outcome = if holds { Outcome::Ok } else { Outcome::Failed };
     let found = format!(
         "{}, {} (limit {}); certified {}",
         verdict.word(),
@@ -79,4 +85,44 @@ fn proof(certified: &LimitVerdict, again: Option<&LimitVerdict>) -> Check {
         certified.verdict.word()
     );
     Check::new(name, outcome, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Criterion;
+
+    fn verdict(verdict: Verdict, lower: f64, upper: f64) -> LimitVerdict {
+        LimitVerdict {
+            criterion: Criterion::AccuracyLoss,
+            verdict,
+            loss: lower,
+            lower: Some(lower),
+            upper: Some(upper),
+            limit: 0.01,
+            noise: None,
+            may_stay_undecided: false,
+            more_passages: None,
+            detectable: None,
+        }
+    }
+
+    #[test]
+    fn what_is_not_proven_again_fails_on_the_same_passages_only() {
+        let within = verdict(Verdict::Within, -0.01, 0.005);
+        let beyond = verdict(Verdict::Beyond, 0.02, 0.03);
+        let undecided = verdict(Verdict::Undecided, 0.0, 0.02);
+        for (certified, again, same, others) in [
+            (&within, &within, Outcome::Ok, Outcome::Ok),
+            (&within, &undecided, Outcome::Failed, Outcome::Unknown),
+            (&within, &beyond, Outcome::Failed, Outcome::Failed),
+            (&beyond, &undecided, Outcome::Ok, Outcome::Ok),
+            (&beyond, &within, Outcome::Failed, Outcome::Failed),
+            (&undecided, &beyond, Outcome::Ok, Outcome::Ok),
+        ] {
+            let of = |others| proof(certified, Some(again), others).outcome;
+            assert_eq!((of(false), of(true)), (same, others), "{:?} {:?}", certified.verdict, again.verdict);
+        }
+        assert_eq!(proof(&within, None, true).outcome, Outcome::Unknown);
+    }
 }

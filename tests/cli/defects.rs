@@ -228,6 +228,43 @@ fn calibrated_biases_are_not_accused() {
     assert_eq!(warnings[..], ["fold-calibrated, but for mlp.linear1.bias of layer 1, which is all zero"]);
 }
 
+/// Heads that make other shapes than the tensors have are no candidate to compare: its directory is refused by the first
+/// tensor that does not fit.
+#[test]
+fn impossible_heads_are_refused_on_opening() {
+    let trained = Trained::new("tests/fixtures/checkpoints/llama-gqa-swiglu-tp2-drift");
+    let checkpoint = Checkpoint::open(&trained.path, &[]).unwrap();
+    let folder = trained.folder.path().join("candidate");
+    exported(&checkpoint, Merge::by("fold")).write(&folder);
+    let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    for (key, heads, expected) in [
+        (
+            "num_key_value_heads",
+            1,
+            "model.safetensors: tensor `model.layers.0.self_attn.k_proj.weight`: expected shape [16, 128], found [64, 128]",
+        ),
+        (
+            "num_attention_heads",
+            16,
+            "model.safetensors: tensor `model.layers.0.self_attn.q_proj.weight`: expected shape [256, 128], found [128, 128]",
+        ),
+        (
+            "num_attention_heads",
+            3,
+            "config.json: `num_attention_heads` should be a multiple of num_key_value_heads (4), found 3",
+        ),
+    ] {
+        let mut changed = config.clone();
+        changed[key] = json!(heads);
+        fs::write(folder.join("config.json"), changed.to_string()).unwrap();
+        let mut command = kintsugi();
+        command.arg("compare").arg(&trained.path).arg("--candidate").arg(format!("other={}", folder.display()));
+        let complaint = failure(&mut command).replace(&folder.display().to_string(), "OTHER");
+        let expected = format!("error: candidate `other`\n  caused by: OTHER/{expected}");
+        assert!(complaint.contains(&expected), "{key} {heads}: {complaint}");
+    }
+}
+
 /// Settings that only transformers' models have, lost on the way.
 #[test]
 fn a_lost_window_and_lost_scaling_are_named() {

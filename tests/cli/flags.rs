@@ -59,6 +59,26 @@ fn nothing_asked_for_shows_the_help_and_fails() {
     assert!(text(&output.stderr).contains("Usage: kintsugi"));
 }
 
+/// Without `=` the value of an option that may have none is another argument.
+#[test]
+fn a_value_that_belongs_behind_an_equals_sign_is_told_so() {
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("evals/demo/checkpoint").display().to_string();
+    let advice = "to give '--trim-vocab' a value, use '--trim-vocab=300'";
+    for (arguments, words) in [
+        (&[&checkpoint, "--trim-vocab", "300"][..], "unexpected argument '300' found"),
+        (&["--trim-vocab", "300", &checkpoint], "unexpected argument '"),
+        (&["--trim-vocab", "300"], "300: expected a checkpoint directory, found nothing"),
+    ] {
+        let complaint = failure(kintsugi().arg("merge").args(arguments).args(["--output-dir", "none"]));
+        assert!(complaint.contains(words) && complaint.contains(advice), "{arguments:?}: {complaint}");
+    }
+    // No value of it, or nothing to do with it.
+    for arguments in [&["--trim-vocab", "none"][..], &["--trim-vocab", "300", "--format", "other"]] {
+        let complaint = failure(kintsugi().arg("merge").args(arguments).args(["--output-dir", "none"]));
+        assert!(!complaint.contains("to give '"), "{arguments:?}: {complaint}");
+    }
+}
+
 #[test]
 fn flags_that_make_no_sense_are_refused() {
     let inputs = Inputs::new();

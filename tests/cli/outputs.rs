@@ -172,12 +172,14 @@ fn a_vocabulary_with_merges_is_copied() {
 }
 
 #[test]
-fn what_the_files_do_not_show_is_said() {
+fn what_the_source_was_read_with_is_in_the_merge() {
     let source = TinyModel::new().write();
     let folder = tempfile::tempdir().unwrap();
     let mut command = kintsugi();
     command.arg("merge").arg(source.path()).arg("-o").arg(folder.path().join("out"));
     let output = run(command.args(["--quirk", "reduction=per-branch"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("open them with --quirk reduction=per-branch"), "{}", text(&output.stderr));
+    let output = run(kintsugi().arg("inspect").arg(folder.path().join("out")));
+    let found = text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(found.contains("reduction=per-branch (from the files: kintsugi merge wrote them so)"), "{found}");
 }

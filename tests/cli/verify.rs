@@ -191,7 +191,7 @@ fn a_measurement_is_repeated() {
     let further = [&given[..], &["--device", "cpu", "--threads", "1"]].concat();
     let (code, lines) = verify(&certified.path("fold.json"), &certified.path("merged"), &further);
     assert_eq!(code, 0, "{lines}");
-    assert!(lines.contains("ok       data given: the same 48 passages"), "{lines}");
+    assert!(lines.contains("ok       data given: the same 48 passages, and the same tokenizer"), "{lines}");
     assert!(lines.contains("ok       KL divergence: within, at most "), "{lines}");
 
     // A merge by `mean` under the certificate of `fold`: its recipe shows it, and so does what it scores.
@@ -200,6 +200,31 @@ fn a_measurement_is_repeated() {
     let (code, lines) = verify(&certified.path("fold.json"), mean.path(), &further);
     assert_eq!(code, 1, "{lines}");
     assert!(lines.contains("FAILED   KL divergence: beyond, at least "), "{lines}");
+}
+
+/// Which passages a run saw that stopped is not in its certificate; what they proved holds for all.
+#[test]
+fn a_run_that_stopped_is_measured_on_all_passages() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, certificate) = (folder.path().join("out"), folder.path().join("certificate.json"));
+    let further = ["--strategy", "fold", "--until-decided", "--no-noise-floor", "--output-dir"];
+    succeed(kintsugi().args(demo_arguments()).args(further).arg(&out));
+    succeed(kintsugi().arg("report").arg(&out).args(["--format", "certificate", "--output"]).arg(&certificate));
+    let written: Value = serde_json::from_slice(&fs::read(&certificate).unwrap()).unwrap();
+    let seen = written["task"]["passages"]["effective"].as_u64().unwrap();
+    assert!(seen < 200 && written.get("stopping_rule").is_some(), "{written}");
+    let further = [
+        ["--checkpoint", &demo("checkpoint")],
+        ["--data", &demo("passages.jsonl")],
+        ["--task", &demo("task.yml")],
+        ["--tokenizer", &demo("tokenizer.json")],
+        ["--device", "cpu"],
+        ["--threads", "1"],
+    ];
+    let (code, lines) = verify(&certificate, &certified().path("merged"), &further.concat());
+    assert_eq!(code, 0, "{lines}");
+    assert!(lines.contains(&format!("all 200 passages, of which the certified run saw {seen}, and")), "{lines}");
+    assert!(lines.contains("ok       KL divergence: within, at most "), "{lines}");
 }
 
 /// A certificate whose verdict its bounds do not bear out; and whatever is put in the place of a field, a recipe's too.

@@ -50,7 +50,7 @@ fn perplexities_of_a_text_file_are_those_of_the_harness() {
     assert!((report.baseline.perplexity - 8.334_292_183).abs() < 1e-5, "the perplexity of the report is per word");
     let ratio = report.variants[0].loss.perplexity_ratio;
     let gate = run(kintsugi().arg("gate").arg(&out).args(["--max-ppl-increase", "1%", "--model", "merge20b"]));
-    let found = format!("{:+.3} %", (ratio - 1.0) * 100.0).replace('−', "-");
+    let found = format!("{:+.3} %", (ratio - 1.0) * 100.0).replace('-', "−");
     assert!(text(&gate.stdout).contains(&found), "{found}: {}", text(&gate.stdout));
     // So few windows prove nothing of a mean.
     assert_eq!(gate.status.code(), Some(3));

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use kintsugi::checkpoint::{Checkpoint, TorchFile};
+use kintsugi::checkpoint::{Checkpoint, ModelSource as _, TorchFile};
 use kintsugi::config::read_files;
 use kintsugi::export::synth::{Shape, SynthOptions, write_checkpoint};
 use kintsugi::export::{StoredTensor, Value, save, save_tensors};
@@ -168,6 +168,23 @@ pub fn edit_layer_file(path: &Path, edit: impl FnOnce(&mut BTreeMap<String, Host
     let mut tensors = read_tensors(path);
     edit(&mut tensors);
     save_tensors(path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+}
+
+/// Writes one file of these tensors.
+pub fn save_all(path: &Path, tensors: &BTreeMap<String, HostTensor>) {
+    save_tensors(path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+}
+
+/// A tensor of float32.
+pub fn f32s(shape: &[usize], values: &[f64]) -> HostTensor {
+    HostTensor::from_f64(DType::F32, shape.to_vec(), values).unwrap()
+}
+
+/// The weights of every stage, bit for bit.
+pub fn weights(checkpoint: &Checkpoint) -> Vec<Vec<u8>> {
+    let stages = checkpoint.stage_ids().into_iter().map(|id| checkpoint.read_stage(id).unwrap());
+    let bytes = stages.flat_map(|stage| stage.params.into_values().map(|param| param.value.tensors().to_vec()));
+    bytes.flatten().map(|tensor| tensor.bytes().to_vec()).collect()
 }
 
 /// Rewrites a file that holds a rank's whole model with other tensors (named `sequential.N.…`). What lies beside the

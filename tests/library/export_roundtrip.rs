@@ -2,8 +2,8 @@
 
 use crate::common::merging::Merge;
 use crate::common::{TinyModel, read_tensors};
-use kintsugi::checkpoint::{Checkpoint, Layout, ModelSource as _, TorchFile};
-use kintsugi::config::{Activation, Norm, OutputLayerParallelism, PositionEmbedding};
+use kintsugi::checkpoint::{Checkpoint, HuggingFaceModel, Layout, ModelSource, OpenOptions, TorchFile};
+use kintsugi::config::{Activation, Norm, OutputLayerParallelism, PositionEmbedding, QuirkOptions};
 use kintsugi::export::synth::SynthOptions;
 use kintsugi::merge::{Exactness, StageMerger, Strategy};
 use kintsugi::partition::{ParamValue, StageTensors};
@@ -165,6 +165,42 @@ fn a_wider_type_loses_nothing_and_rounds_no_fold() {
         }
     }
     assert!(differ > 0, "folded weights hold more than float16 can");
+}
+
+/// What a source was taken for, and the order of grouped queries, is in the files: nobody has to say it again.
+#[test]
+fn what_is_written_is_understood_without_options() {
+    let llama = |o: &mut SynthOptions| {
+        (o.norm, o.activation, o.gpt_j_residual) = (Norm::RmsNorm, Activation::SwiGlu, false);
+        (o.attention_bias, o.mlp_bias, o.rotary_pct) = (false, false, 1.0);
+        o.shape.kv_head_count = Some(4);
+    };
+    let source = TinyModel::new().with(llama).write();
+    let checkpoint = source.open();
+    let grouped = |checkpoint: &Checkpoint| checkpoint.warnings().iter().any(|line| line.starts_with("num_kv_heads"));
+    assert!(grouped(&checkpoint), "{:?}", checkpoint.warnings());
+    let folder = tempfile::tempdir().unwrap();
+    let hugging_face = folder.path().join("hf");
+    Merge::by("fold").hf(u64::MAX).write(&checkpoint, &hugging_face).unwrap();
+    let sources: [&dyn ModelSource; 2] = [&checkpoint, &HuggingFaceModel::open(&hugging_face).unwrap()];
+    for (number, source) in sources.into_iter().enumerate() {
+        let written = Merge::by("fold").ranks(2).reopen(source, &folder.path().join(number.to_string()));
+        assert!(!grouped(&written), "{:?}", written.warnings());
+    }
+
+    for layout in [Layout::LayerFiles, Layout::RankFiles] {
+        let source = TinyModel::new().with(|options| options.layout = layout).write();
+        let era = QuirkOptions { era: Some("branch-2021".parse().unwrap()), settings: Vec::new() };
+        let old = Checkpoint::open_with(source.path(), &OpenOptions { quirks: era, ..OpenOptions::default() }).unwrap();
+        assert_ne!(old.architecture(), source.open().architecture());
+        let folder = tempfile::tempdir().unwrap();
+        let written = Merge::by("reduce-aware").reopen(&old, &folder.path().join("once"));
+        assert_eq!(written.architecture(), old.architecture());
+        let again = Merge::by("reduce-aware").reopen(&written, &folder.path().join("twice"));
+        assert_eq!(again.architecture(), old.architecture());
+        let why = again.quirks().list().into_iter().find(|line| line.name == "reduction").unwrap().why;
+        assert_eq!(why, "from the files: kintsugi merge wrote them so");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod common;
 
 mod architecture;
 mod checkpoint_reading;
+mod client_state;
 mod contradictions;
 mod corpus_replay;
 mod distributed;
@@ -15,6 +16,8 @@ mod export_roundtrip;
 mod fold_properties;
 mod hugging_face_ranks;
 mod hugging_face_settings;
+mod missing_tensors;
+mod other_formats;
 mod report_browser;
 mod report_page;
 mod report_reader;

@@ -88,7 +88,17 @@ fn spelled(class: HuggingFaceClass, mut error: ConfigError) -> HuggingFaceError 
         }
     };
     match &mut error {
-        ConfigError::InvalidValue { key, .. } | ConfigError::MissingKey { key, .. } => respell(key),
+        ConfigError::InvalidValue { key, expected, .. } => {
+            respell(key);
+            // It may name another key, as `a multiple of num_kv_heads (4)`.
+            let words = expected.split(' ').map(|word| {
+                let mut word = word.to_owned();
+                respell(&mut word);
+                word
+            });
+            *expected = words.collect::<Vec<_>>().join(" ");
+        }
+        ConfigError::MissingKey { key, .. } => respell(key),
         ConfigError::Conflict { key, other_key, .. } => {
             respell(key);
             respell(other_key);

@@ -180,6 +180,16 @@ fn account_place(
         let path = || rank.file.file.path().to_owned();
         let none = BTreeMap::new();
         let found = rank.places.get(&place).unwrap_or(&none);
+        // Before shapes: what a missing tensor would have shown of the model is not known.
+        let required = kinds.iter().flat_map(|&kind| table.required(kind));
+        if let Some(row) = required.into_iter().find(|row| !found.contains_key(&row.role)) {
+            let place = match place {
+                Place::Layer(number) => format!(" of the stage's layer {number}"),
+                Place::Embedding | Place::Output | Place::Head => String::new(),
+            };
+            let wanted = format!("{}{place}", parameter(row.role));
+            return Err(MegatronError::Missing { path: path(), tp_rank, wanted }.into());
+        }
         for (&role, &(name, tensor)) in found {
             let row = table.row(role).ok_or_else(|| {
                 let (name, setting) = (name.to_owned(), setting_of(role));
@@ -208,15 +218,6 @@ fn account_place(
                 let name = entry.file_name.clone();
                 return Err(CheckpointError::MissingParameter { path: path(), tp_rank, name });
             }
-        }
-        let required = kinds.iter().flat_map(|&kind| table.required(kind));
-        if let Some(row) = required.into_iter().find(|row| !found.contains_key(&row.role)) {
-            let place = match place {
-                Place::Layer(number) => format!(" of the stage's layer {number}"),
-                Place::Embedding | Place::Output | Place::Head => String::new(),
-            };
-            let wanted = format!("{}{place}", parameter(row.role));
-            return Err(MegatronError::Missing { path: path(), tp_rank, wanted }.into());
         }
         if let Some(entry) = stage.iter().find(|(role, _)| !found.contains_key(role)).map(|(_, entry)| entry) {
             let name = entry.file_name.clone();

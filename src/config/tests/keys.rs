@@ -8,9 +8,15 @@ fn settings_of(changes: Value) -> NeoxConfig {
     NeoxConfig { raw: Map::new(), ..with(changes).unwrap() }
 }
 
+fn two_ranks() -> Observed {
+    Observed { tp_size: 2, ..Observed::default() }
+}
+
 fn refusal(changes: Value) -> Option<String> {
     let config = with(changes).unwrap();
-    Architecture::check_settings(&config, 2, &QuirkOptions::default()).err().map(|refusal| refusal.to_string())
+    Architecture::check_settings(&config, &two_ranks(), &QuirkOptions::default())
+        .err()
+        .map(|refusal| refusal.to_string())
 }
 
 #[test]
@@ -167,7 +173,7 @@ fn every_value_that_gpt_neox_allowed_is_read_or_refused_as_a_model() {
             );
             let config = config.unwrap_or_else(|error| panic!("{key} {value}: {error}"));
             assert!(config.unknown_keys().is_empty());
-            let refused = Architecture::check_settings(&config, 2, &QuirkOptions::default());
+            let refused = Architecture::check_settings(&config, &two_ranks(), &QuirkOptions::default());
             assert_eq!(refused, Ok(()), "{key}: {value}");
         }
     }

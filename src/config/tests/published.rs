@@ -19,7 +19,8 @@ fn outcome(settings: &str) -> String {
         Err(error) => return format!("error: {error}"),
     };
     let ranks = config.model_parallel_size.unwrap_or(1);
-    let verdict = match Architecture::check_settings(&config, ranks, &QuirkOptions::default()) {
+    let observed = Observed { tp_size: ranks, ..Observed::default() };
+    let verdict = match Architecture::check_settings(&config, &observed, &QuirkOptions::default()) {
         Ok(()) => "read".to_owned(),
         Err(refusal) => format!("refused: {refusal}"),
     };

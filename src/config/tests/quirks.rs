@@ -170,6 +170,29 @@ fn rmsnorm_and_grouped_queries_are_dated_by_the_names_of_the_mlp() {
 }
 
 #[test]
+fn what_merge_wrote_comes_before_names_and_eras() {
+    let stated = |settings: &[&str]| Observed { stated: quirk(settings).settings, ..Observed::default() };
+    let config = with(json!({ "norm": "rmsnorm", "num_attention_heads": 8, "num_kv_heads": 4 })).unwrap();
+    let observed = Observed {
+        layer_tensors: OLD.iter().map(|&name| name.to_owned()).collect(),
+        ..stated(&["gqa-layout=blocks", "rms-epsilon=inside"])
+    };
+    let why = "from the files: kintsugi merge wrote them so";
+    let lines = |options: &QuirkOptions| mattering(&Quirks::decide(&config, &observed, options));
+    for options in [none(), era("2021-01-01")] {
+        assert_eq!(lines(&options), [format!("gqa-layout=blocks ({why})"), format!("rms-epsilon=inside ({why})")]);
+    }
+    assert_eq!(lines(&quirk(&["rms-epsilon=outside"]))[1], "rms-epsilon=outside (--quirk)");
+    let fused = with(json!({ "norm": "rmsnorm", "rmsnorm_fusion": true })).unwrap();
+    let quirks = Quirks::decide(&fused, &stated(&["rms-epsilon=outside"]), &none());
+    assert_eq!(mattering(&quirks), [format!("rms-epsilon=outside ({why})")]);
+    let config = with(json!({ "use_mup": true })).unwrap();
+    let quirks = Quirks::decide(&config, &stated(&["mup-width=2"]), &none());
+    assert_eq!(mattering(&quirks), [format!("mup-width=2 ({why})")]);
+    Architecture::check_settings(&config, &stated(&["mup-width=2"]), &none()).unwrap();
+}
+
+#[test]
 fn rotary_tables_matter_in_half_precision_only() {
     let of = |settings: Value, names: &[&str], options: &QuirkOptions| {
         let (architecture, quirks) = resolve(settings, names, options);

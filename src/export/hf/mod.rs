@@ -54,11 +54,11 @@ impl<'a> HfTarget<'a> {
         let model = HfModel::of(architecture, choice.strategy.allow_inexact)?;
         let map = TensorMap { architecture, model: &model };
         let mut shards: Vec<Vec<TensorHeader>> = Vec::new();
-        let (mut filled, mut bytes) = (u64::MAX, 0);
+        let (mut filled, mut bytes) = (0_u64, 0);
         for param in &plan.params {
             for (name, take) in map.tensors(param) {
                 let tensor = TensorHeader { name, dtype: param.dtype, shape: take.shape(&param.shape) };
-                if filled.saturating_add(tensor.bytes()) > max_shard_bytes {
+                if shards.is_empty() || filled.saturating_add(tensor.bytes()) > max_shard_bytes {
                     shards.push(Vec::new());
                     filled = 0;
                 }

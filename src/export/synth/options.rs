@@ -199,6 +199,7 @@ impl SynthOptions {
             padded_vocab_size: Some(self.padded_vocab_size()),
             tokenizer_type: Some(TOKENIZER_TYPE.to_owned()),
             model_parallel_size: Some(self.tp_size),
+            quirks: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::partition::{Kind, Role};
 use crate::tensor::{
     DType, HostTensor, TensorError, agreement, difference, differs_by_rank_one, multiple, rows_agree, rows_like,
 };
+use crate::words::scientific;
 
 /// What a tensor is instead of what it should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,10 +74,8 @@ impl std::fmt::Display for Diagnosis {
                 write!(formatter, "is off by up to a step of {dtype}, the rest is not")
             }
             Self::Differs(Distance { max_abs, relative, differing, count }) => {
-                write!(
-                    formatter,
-                    "differs by up to {max_abs:.1e} (relative {relative:.1e}) in {differing} of {count} elements"
-                )
+                let (max_abs, relative) = (scientific(*max_abs, 1), scientific(*relative, 1));
+                write!(formatter, "differs by up to {max_abs} (relative {relative}) in {differing} of {count} elements")
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::conclusion::{CALIBRATED, Conclusion, UNMERGED};
-use super::words::list;
+use crate::words::list;
 
 /// Exceptions that are named one by one.
 const NAMED: usize = 8;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::diagnosis::{Diagnosis, Distance};
 use crate::partition::StageId;
+use crate::words::list;
 
 /// Parameters of a candidate that are not its strategy's.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,15 +172,6 @@ pub(super) fn of_layers(layers: &[usize]) -> String {
     format!("{} {}", if layers.len() == 1 { "layer" } else { "layers" }, list(&words))
 }
 
-/// `a`, `a and b`, `a, b and c`.
-pub(super) fn list(words: &[String]) -> String {
-    match words {
-        [] => String::new(),
-        [word] => word.clone(),
-        [words @ .., last] => format!("{} and {last}", words.join(", ")),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -212,7 +204,7 @@ mod tests {
             found,
             [
                 "for a and b of layers 0, 2 and 3, which are all zero",
-                "for c of layers 3 and 4, which differ by up to 5.0e-1 (relative 5.0e-1) in 4 of 16 elements",
+                "for c of layers 3 and 4, which differ by up to 5.0e−1 (relative 5.0e−1) in 4 of 16 elements",
                 "for d, which is the transpose"
             ]
         );

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::report::format;
 use crate::report::report_files::ReportFiles;
 use crate::samples::{PassageText, Sample, TokenScore};
+use crate::words::minus;
 
 /// Most rows on one page; beyond that, those that change most are shown.
 const MOST_SHOWN: usize = 1500;
@@ -64,7 +65,7 @@ impl Flip<'_> {
     }
 
     pub(super) fn change_text(&self) -> String {
-        format!("{:+.3}", self.change).replace('-', "−")
+        minus(&format!("{:+.3}", self.change))
     }
 }
 

@@ -46,7 +46,6 @@ fn weights(inspection: &Inspection) -> String {
     let checkpoint = &inspection.checkpoint;
     let count = format::grouped(checkpoint.parameter_count);
     let dtypes: Vec<_> = inspection.dtypes.iter().map(|entry| format!("{} {}", entry.tensors, entry.dtype)).collect();
-    let dtypes: Vec<_> = dtypes.iter().map(String::as_str).collect();
     format!(
         "{count} parameters in {} tensors; {} in all shards",
         format::list(&dtypes),

@@ -7,6 +7,7 @@ use kuva::prelude::{Layout, Plot, TickFormat};
 
 use crate::report::picture::{Ink, Picture, label};
 use crate::report::{DivergenceCurve, format};
+use crate::words::minus;
 
 /// A curve for every variant that strays at all; variants that stray alike share one.
 pub(super) fn draw(curves: &[DivergenceCurve]) -> Option<Picture> {
@@ -44,7 +45,7 @@ pub(super) fn draw(curves: &[DivergenceCurve]) -> Option<Picture> {
     let layout = Layout::auto_from_plots(&plots)
         .with_log_y()
         .with_x_tick_format(TickFormat::Integer)
-        .with_y_tick_format(TickFormat::Custom(Arc::new(|value| format!("{value:e}"))))
+        .with_y_tick_format(TickFormat::Custom(Arc::new(|value| minus(&format!("{value:e}")))))
         .with_x_tick_step(tick_step(layer_count))
         .with_x_axis_min(0.0)
         .with_x_axis_max(last.max(1.0))

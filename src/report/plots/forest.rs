@@ -112,6 +112,6 @@ fn short(value: f64) -> String {
     } else if size < 0.001 {
         format::scientific(value)
     } else {
-        format!("{value:.3}").replace('-', "−")
+        format::plain(value, 3)
     }
 }

@@ -10,6 +10,7 @@ use crate::report::{DivergenceCurve, ModelRecord, ModelRole, ReportInput, RunInf
 use crate::run::error::RunError;
 use crate::samples::{PassageText, RollingText, Sample};
 use crate::stats::PairedBootstrap;
+use crate::words::scientific;
 
 impl Records {
     /// What the report is built from. A variant whose numbers overflow is left out, and the findings say so.
@@ -185,9 +186,9 @@ fn per_word(text: RollingText, models: &[ModelRecord], samples: &[Vec<Sample>]) 
 }
 
 fn folding_text(folding: &FoldSummary) -> String {
-    let mut text = format!("largest change of a weight {:.2e}", folding.max_weight_change);
+    let mut text = format!("largest change of a weight {}", scientific(folding.max_weight_change, 2));
     if folding.max_rank_one > 0.0 {
-        let _ = write!(text, ", largest element of a rank-one term {:.2e}", folding.max_rank_one);
+        let _ = write!(text, ", largest element of a rank-one term {}", scientific(folding.max_rank_one, 2));
     }
     if folding.unties_head {
         text.push_str("; the tied head becomes a matrix of its own");

@@ -108,10 +108,9 @@ impl Records {
         };
         let place = |role| models.models.iter().position(|model| model.role == role);
         let Some(baseline) = place(ModelRole::Baseline).and_then(of) else { return Ok(None) };
-        let floor = place(ModelRole::NoiseFloor).map(|floor| &samples[floor]);
-        let again: Vec<_> = baseline.iter().filter_map(|first| Some((*first, *floor?.get(&first.doc_id)?))).collect();
-        let failed = |source| LimitsError::Stats { name: "noise floor".to_owned(), source };
-        let noise = Noise::measured(&again, self.run.task.rolling, gates.significance).map_err(failed)?;
+        let again = place(ModelRole::NoiseFloor).into_iter().flat_map(|floor| samples[floor].values().copied());
+        let first = baseline.iter().copied();
+        let noise = Noise::measured(first, again, self.run.task.rolling, gates.significance)?;
         let mut comparisons = Vec::new();
         let distinct = models.models.iter().enumerate().filter(|(at, model)| {
             model.role == ModelRole::Variant && models.same_as.get(*at).copied().flatten().is_none()

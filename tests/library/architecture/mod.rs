@@ -11,7 +11,7 @@ use source::{Crate, Reference};
 
 /// The modules at the root of `src` by level; each imports from lower levels only.
 const LEVELS: &[&[&str]] = &[
-    &["files"],
+    &["files", "words"],
     &["stats", "tensor", "config", "hub"],
     &["partition", "samples", "options"],
     &["checkpoint", "limits"],

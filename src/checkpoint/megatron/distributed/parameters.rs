@@ -121,6 +121,7 @@ impl Sorted {
         orders: RowOrders,
     ) -> Result<Stages, CheckpointError> {
         let account = Account { path, architecture, orders, sorted: self };
+        account.check_complete()?;
         let mut stages = Stages::new();
         for (&(place, role), halves) in &self.one {
             let id = match place {
@@ -141,7 +142,6 @@ impl Sorted {
                 }
             }
         }
-        account.check_complete(&stages)?;
         Ok(stages)
     }
 
@@ -282,27 +282,30 @@ impl Account<'_> {
         }
     }
 
-    /// Every parameter that the model needs is there, and no layer more.
-    fn check_complete(&self, stages: &Stages) -> Result<(), CheckpointError> {
+    /// Every parameter that the model needs is there, and no layer more. Before shapes are looked at: what a missing tensor would
+    /// have shown of the model is not known.
+    fn check_complete(&self) -> Result<(), DistributedError> {
         let layers = self.architecture.layer_count;
-        let more = stages.iter().find(|(id, _)| matches!(id, StageId::Layer(number) if *number >= layers));
-        if let Some((id, stage)) = more {
-            let name = stage.values().next().map(|entry| self.tensor(entry.sources[0].tensor).name.clone());
-            let (name, setting) = (name.unwrap_or_else(|| id.to_string()), "num_layers");
-            return Err(DistributedError::NotInModel { path: self.path.to_owned(), name, setting }.into());
+        let Sorted { one, stacked, .. } = self.sorted;
+        let more = one.iter().find(|((place, _), _)| matches!(place, Place::Layer(number) if *number >= layers));
+        if let Some((_, halves)) = more {
+            let (name, setting) = (self.name(halves), "num_layers");
+            return Err(DistributedError::NotInModel { path: self.path.to_owned(), name, setting });
         }
         let table = PartitionTable::new(self.architecture);
-        let head = (self.architecture.head != Head::Tied).then_some((StageId::Output, StageKind::Head));
-        let places = std::iter::once((StageId::Embedding, StageKind::Embedding))
-            .chain((0..layers).map(|layer| (StageId::Layer(layer), StageKind::Layer)))
-            .chain([(StageId::Output, StageKind::FinalNorm)])
+        let head = (self.architecture.head != Head::Tied).then_some((Place::Head, StageKind::Head));
+        let places = std::iter::once((Place::Embedding, StageKind::Embedding))
+            .chain((0..layers).map(|layer| (Place::Layer(layer), StageKind::Layer)))
+            .chain([(Place::Output, StageKind::FinalNorm)])
             .chain(head);
-        for (id, kind) in places {
-            let found = |row: &Row| stages.get(&id).is_some_and(|stage| stage.contains_key(&row.role));
+        for (place, kind) in places {
+            let found = |row: &Row| {
+                one.contains_key(&(place, row.role)) || (kind == StageKind::Layer && stacked.contains_key(&row.role))
+            };
             if let Some(row) = table.required(kind).find(|row| !found(row)) {
-                let place = if kind == StageKind::Layer { format!(" of {id}") } else { String::new() };
-                let wanted = format!("{}{place}", parameter(row.role));
-                return Err(DistributedError::Missing { path: self.path.to_owned(), wanted }.into());
+                let of = if let Place::Layer(layer) = place { format!(" of layer {layer}") } else { String::new() };
+                let wanted = format!("{}{of}", parameter(row.role));
+                return Err(DistributedError::Missing { path: self.path.to_owned(), wanted });
             }
         }
         Ok(())

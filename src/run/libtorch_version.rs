@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The version of the libtorch in this folder of libraries: an archive says it in `build-version`, a wheel in `version.py`.
-pub(super) fn libtorch_version(libraries: &Path) -> Option<String> {
+pub(crate) fn libtorch_version(libraries: &Path) -> Option<String> {
     let root = libraries.parent()?;
     if let Ok(text) = std::fs::read_to_string(root.join("build-version")) {
         return Some(text.trim().to_owned());
