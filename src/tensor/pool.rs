@@ -155,7 +155,9 @@ mod tests {
     fn what_was_in_use_at_once_is_kept_and_no_more() {
         let pool = Arc::new(Pool::default());
         let blocks = [3, 4, 5].map(|size| pool.take(size * LARGE));
-        blocks.into_iter().for_each(|block| give_back(&pool, block));
+        for block in blocks {
+            give_back(&pool, block);
+        }
         assert_eq!(kept(&pool), [3, 4, 5]);
         // Nothing fits, and what has waited longest makes place.
         let one = pool.take(LARGE);
@@ -171,7 +173,9 @@ mod tests {
     #[test]
     fn blocks_of_elsewhere_are_kept_as_far_as_there_is_always_room() {
         let pool = Arc::new(Pool::default());
-        [1, 2, 3].into_iter().for_each(|size| give_back(&pool, vec![0; size * LARGE]));
+        for size in [1, 2, 3] {
+            give_back(&pool, vec![0; size * LARGE]);
+        }
         assert_eq!(kept(&pool), [3]);
         give_back(&pool, vec![0; 5 * LARGE]);
         assert_eq!(kept(&pool), [0; 0]);
