@@ -45,7 +45,7 @@ pub(super) struct Layer {
 /// A stage on the device, which needs the host's weights no more.
 pub(super) enum DeviceStage {
     Embedding(EmbeddingStage),
-    Layer(Layer),
+    Layer(Box<Layer>),
     Output(OutputStage),
 }
 
@@ -131,7 +131,7 @@ impl DeviceRun {
             StageId::Layer(_) => {
                 uploader.other_order = rechunked;
                 let stage = LayerStage::new(stage, architecture, uploader)?;
-                DeviceStage::Layer(Layer { stage, rotary: self.rotary_of(architecture)? })
+                DeviceStage::Layer(Box::new(Layer { stage, rotary: self.rotary_of(architecture)? }))
             }
             StageId::Output => DeviceStage::Output(OutputStage::new(stage, architecture, uploader)?),
         })
