@@ -71,20 +71,18 @@ impl ClientState {
             };
         }
         if let Some(stated) = read_value(path, QUIRKS)? {
-            match quirks(&stated) {
-                Ok(quirks) => state.args.quirks = quirks,
-                Err(reason) => state.unread = Some(format!("{}: `{QUIRKS}` was not read: {reason}", path.display())),
+            let (quirks, unknown) = match &stated {
+                PickleValue::String(line) => QuirkSetting::of_line(line),
+                _ => (Vec::new(), vec!["it is no text".to_owned()]),
+            };
+            state.args.quirks = quirks;
+            if !unknown.is_empty() {
+                let reasons = unknown.join("; ");
+                state.unread = Some(format!("{}: `{QUIRKS}` was not read whole: {reasons}", path.display()));
             }
         }
         state.validation_files = validation_files(files)?;
         Ok(state)
-    }
-}
-
-fn quirks(stated: &PickleValue) -> Result<Vec<QuirkSetting>, String> {
-    match stated {
-        PickleValue::String(text) => text.split_whitespace().map(str::parse).collect(),
-        _ => Err("it is no text".to_owned()),
     }
 }
 

@@ -35,7 +35,9 @@ impl DetachedValue {
 
     /// An error of the parse, with the advice where it is about an argument too many.
     pub(super) fn explain_parse(&self, mut error: clap::Error) -> clap::Error {
-        if error.kind() == ErrorKind::UnknownArgument {
+        let is_value =
+            |context: &ContextValue| matches!(context, ContextValue::String(found) if !found.starts_with('-'));
+        if error.kind() == ErrorKind::UnknownArgument && error.get(ContextKind::InvalidArg).is_some_and(is_value) {
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![self.advice().into()]));
         }
         error

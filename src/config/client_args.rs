@@ -7,7 +7,8 @@ use super::neox::NeoxConfig;
 use super::quirk_setting::QuirkSetting;
 
 /// The entry `args` of `mp_rank_*_model_states.pt`: the settings gpt-neox compares when it loads a checkpoint
-/// (`megatron/checkpointing.py`, `check_checkpoint_args`). `None` where the file has none.
+/// (`megatron/checkpointing.py`, `check_checkpoint_args`), and what `kintsugi merge` states beside them. `None` where the file
+/// has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ClientArgs {

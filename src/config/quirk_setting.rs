@@ -69,6 +69,23 @@ impl QuirkSetting {
         Self { name, value }
     }
 
+    /// Settings in one line, as files state them.
+    pub(crate) fn line(settings: &[Self]) -> String {
+        settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The settings of such a line, and why others of it are none.
+    pub(crate) fn of_line(line: &str) -> (Vec<Self>, Vec<String>) {
+        let (mut settings, mut unknown) = (Vec::new(), Vec::new());
+        for word in line.split_whitespace() {
+            match word.parse() {
+                Ok(setting) => settings.push(setting),
+                Err(reason) => unknown.push(reason),
+            }
+        }
+        (settings, unknown)
+    }
+
     /// The value that the last of these has for a quirk.
     pub(super) fn last<'a>(settings: &'a [Self], name: &str) -> Option<&'a str> {
         settings.iter().rev().find(|setting| setting.name == name).map(|setting| setting.value.as_str())

@@ -145,8 +145,8 @@ impl<'a> Calibrator<'a> {
         keep: bool,
         means: Option<&mut LayerMeans>,
     ) -> Result<usize, EvalError> {
-        let input = StageInput { stream, last_use: keep, rechunked: false, targets_only: false };
-        let output = self.run.build(self.architecture, weights, uploader, input.rechunked);
+        let input = StageInput { stream, last_use: keep, targets_only: false };
+        let output = self.run.build(self.architecture, weights, uploader, false);
         let output = output.and_then(|stage| self.run.run(&stage, input, means, &|_| {}));
         let output = output.map_err(failed_at(weights.id))?;
         if !keep {

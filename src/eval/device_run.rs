@@ -11,8 +11,8 @@ use super::chunk_plan::DeviceChunks;
 use super::packing::Target;
 use crate::config::{Architecture, Positions, Precision, RotaryTables};
 use crate::model::{
-    Backend, Chunk, EmbeddingStage, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable, Streams,
-    Uploader, each, to_i64,
+    Backend, Chunk, EmbeddingStage, FinalNorm, LayerMeans, LayerStage, ModelError, NormMeans, OutputStage, RotaryTable,
+    Streams, Uploader, each, to_i64,
 };
 use crate::partition::{StageId, StageTensors};
 use pieces::{Piece, in_parts, pieces};
@@ -23,8 +23,6 @@ pub(super) struct StageInput {
     pub stream: Option<usize>,
     /// Whether the stream is not needed after this.
     pub last_use: bool,
-    /// Whether to use chunks of the other size, and to sum in another order.
-    pub rechunked: bool,
     /// Whether only the rows of the targets are needed afterwards.
     pub targets_only: bool,
 }
@@ -36,13 +34,16 @@ struct Held {
     at_targets: bool,
 }
 
-/// A layer on the device, and where its rotary table is in [`DeviceRun::rotary`].
+/// A layer on the device.
 pub(super) struct Layer {
     stage: LayerStage,
+    /// Where its rotary table is in [`DeviceRun::rotary`].
     rotary: usize,
+    /// Whether it computes the noise floor, in chunks of the other size and another order of summation.
+    rechunked: bool,
 }
 
-/// A stage on the device, which needs the host's weights no more.
+/// A stage on the device. Of the host's weights it keeps those that it computes with where they are.
 pub(super) enum DeviceStage {
     Embedding(EmbeddingStage),
     Layer(Box<Layer>),
@@ -118,7 +119,7 @@ impl DeviceRun {
         if self.backend.device == Device::Cpu { self } else { Self { room: to_i64(tokens), ..self } }
     }
 
-    /// Puts a stage's weights on the device.
+    /// Puts a stage's weights on the device; `rechunked` makes a layer of the noise floor.
     pub(super) fn build(
         &mut self,
         architecture: &Architecture,
@@ -131,7 +132,7 @@ impl DeviceRun {
             StageId::Layer(_) => {
                 uploader.other_order = rechunked;
                 let stage = LayerStage::new(stage, architecture, uploader)?;
-                DeviceStage::Layer(Box::new(Layer { stage, rotary: self.rotary_of(architecture)? }))
+                DeviceStage::Layer(Box::new(Layer { stage, rotary: self.rotary_of(architecture)?, rechunked }))
             }
             StageId::Output => DeviceStage::Output(OutputStage::new(stage, architecture, uploader)?),
         })
@@ -149,7 +150,11 @@ impl DeviceRun {
         let held = match (stage, input.stream) {
             (DeviceStage::Embedding(embedding), _) => Held { streams: self.embed(embedding, tick)?, at_targets: false },
             (DeviceStage::Layer(layer), Some(stream)) => self.run_layer(layer, stream, input, means, tick)?,
-            _ => return Err(tch::TchError::Kind("a stage that makes no stream".to_owned()).into()),
+            _ => {
+                return Err(
+                    tch::TchError::Kind("a layer without a stream, or a stage that makes none".to_owned()).into()
+                );
+            }
         };
         self.streams.push(Some(held));
         Ok(self.streams.len() - 1)
@@ -186,7 +191,7 @@ impl DeviceRun {
         tick: &(dyn Fn(u64) + Sync),
     ) -> Result<Held, ModelError> {
         if input.targets_only {
-            match self.last_layer(layer, stream, input.rechunked, tick) {
+            match self.last_layer(layer, stream, tick) {
                 Ok(streams) => {
                     if input.last_use {
                         self.discard(stream);
@@ -219,7 +224,7 @@ impl DeviceRun {
             let source = self.stream(stream)?;
             (self.blank(count, source.hidden_size())?, Some(source))
         };
-        let pieces = if input.rechunked { &self.other_pieces } else { &self.pieces };
+        let pieces = if layer.rechunked { &self.other_pieces } else { &self.pieces };
         let rotary = self.rotary[layer.rotary].1.as_ref();
         let wants_means = means.is_some();
         let tasks = pieces.iter().map(|Piece { chunk, .. }| {
@@ -250,16 +255,10 @@ impl DeviceRun {
     }
 
     /// A layer of which only the rows of the targets are needed.
-    fn last_layer(
-        &self,
-        layer: &Layer,
-        stream: usize,
-        rechunked: bool,
-        tick: &(dyn Fn(u64) + Sync),
-    ) -> Result<Streams, ModelError> {
+    fn last_layer(&self, layer: &Layer, stream: usize, tick: &(dyn Fn(u64) + Sync)) -> Result<Streams, ModelError> {
         let source = self.stream(stream)?;
         // Rows in the order of the targets: where chunks are not computed again, they mean nothing.
-        let pieces = if rechunked { &self.all_pieces } else { &self.pieces };
+        let pieces = if layer.rechunked { &self.all_pieces } else { &self.pieces };
         let tasks = pieces.iter().map(|Piece { chunk, targets }| {
             Ok((chunk.shallow_clone(), targets.shallow_clone(), source.narrow(chunk.start, chunk.tokens)?))
         });
@@ -306,10 +305,10 @@ impl DeviceRun {
         uploader: &mut Uploader,
         stream: usize,
     ) -> Result<Vec<Vec<f64>>, ModelError> {
-        let output = OutputStage::new(stage, architecture, uploader)?;
+        let norm = FinalNorm::new(stage, architecture, uploader)?;
         let streams = self.stream(stream)?;
         let tasks = self.pieces.iter().map(|Piece { chunk, .. }| streams.narrow(chunk.start, chunk.tokens));
-        let parts = each(self.backend, tasks.collect::<Result<_, _>>()?, |rows: Streams| output.norm_means(&rows))?;
+        let parts = each(self.backend, tasks.collect::<Result<_, _>>()?, |rows: Streams| norm.means(&rows))?;
         let mut means = NormMeans::default();
         parts.into_iter().try_for_each(|part| means.merge(part))?;
         means.per_rank(stage.tp_size)

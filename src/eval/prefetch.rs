@@ -1,7 +1,6 @@
 //! The reader thread: while a stage is being computed, the next one is read, joined and hashed, and where GPUs compute also
-//! merged and copied to them, so that they need not wait. It sends one stage (of every model) at a time, and begins with the
-//! next one when that is on its device: so that two stages are in memory at most, one as it is read and one as it is computed
-//! with.
+//! merged and copied to them, so that they need not wait. It sends one stage (of every model) at a time. On a
+//! CPU it begins with the next one when that is as it is computed with, so that two stages are in memory at most.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -33,8 +32,8 @@ pub(super) struct Prepared {
     pub fed: Vec<Option<Fed>>,
     pub merging: Duration,
     pub copying: Duration,
-    /// While it is there, the reader waits with the next stage.
-    pub turn: Option<SyncSender<()>>,
+    /// Takes the word to begin with the next stage; `None` where the reader does not wait for it.
+    pub go_on: Option<SyncSender<()>>,
 }
 
 /// What is done with a stage for GPUs once it is read.
@@ -102,15 +101,15 @@ fn read_all(
             Some(ahead) => ahead.prepare(id, stages, &feeds),
             None => Ok(Prepared { stages, ..Prepared::default() }),
         });
-        let (turn, over) = sync_channel(0);
-        let prepared = prepared.map(|prepared| Prepared { turn: Some(turn), ..prepared });
+        let (go_on, word) = sync_channel(1);
+        // A GPU's weights are not the host's memory.
+        let waits = ahead.is_none();
+        let prepared = prepared.map(|prepared| Prepared { go_on: waits.then_some(go_on), ..prepared });
         let failed = prepared.is_err();
-        // The receiver is gone if the run has ended with an error of its own.
-        if sender.send(prepared).is_err() || failed {
+        // Nobody asks any more if the run has ended with an error of its own.
+        if sender.send(prepared).is_err() || failed || (waits && word.recv().is_err()) {
             break;
         }
-        // Nothing is ever sent: the turn ends with its sender.
-        let _: Result<(), _> = over.recv();
     }
     let sorted = |mut reader: ModelReader<'_>| {
         reader.digests.sort_by(|left, right| left.file.cmp(&right.file));
@@ -137,7 +136,7 @@ impl Ahead<'_> {
         let copy = |feed: &Option<Feed>| feed.as_ref().map(|feed| feed.copy(tensors())).transpose();
         let fed = feeds.iter().map(copy).collect::<Result<_, _>>();
         let fed = fed.map_err(|source| EvalError::Model { stage: id, source })?;
-        Ok(Prepared { merged, fed, merging, copying: copying.elapsed(), stages, turn: None })
+        Ok(Prepared { merged, fed, merging, copying: copying.elapsed(), stages, go_on: None })
     }
 }
 

@@ -91,8 +91,8 @@ pub fn self_check(checkpoint: &Checkpoint, backend: Backend) -> Result<Option<Se
             logits = Some(run.all_logits(architecture, &stage, stream).map_err(failed)?);
         } else {
             let mut uploader = Uploader::new(backend);
-            let input = StageInput { stream, last_use: true, rechunked: false, targets_only: false };
-            let stage = run.build(architecture, &stage, &mut uploader, input.rechunked).map_err(failed)?;
+            let input = StageInput { stream, last_use: true, targets_only: false };
+            let stage = run.build(architecture, &stage, &mut uploader, false).map_err(failed)?;
             stream = Some(run.run(&stage, input, None, &|_| {}).map_err(failed)?);
         }
     }

@@ -8,7 +8,7 @@ mod groups;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use tch::Device;
+use tch::{Device, TchError};
 
 use self::divergence::Measured;
 use self::groups::{Group, Key, part_those_of_other_groups};
@@ -115,15 +115,15 @@ impl<'a> SliceRun<'a> {
         on_gpu.then_some(Ahead { architecture, strategies, backends, stage_bytes })
     }
 
-    /// Runs all variants through a stage; candidates bring their own. Once its weights are on the devices, the host has them no
-    /// more.
+    /// Runs all variants through a stage; candidates bring their own. Once its weights are on the devices, the host has only those
+    /// that are computed with where they are.
     fn stage(
         &mut self,
         stage: StageTensors,
         candidates: BTreeMap<usize, StageTensors>,
         prepared: Prepared,
     ) -> Result<(), EvalError> {
-        let Prepared { merged, fed, turn, .. } = prepared;
+        let Prepared { merged, fed, go_on, .. } = prepared;
         let id = stage.id;
         let failed = |source| EvalError::Model { stage: id, source };
         let fed = fed.into_iter().chain(std::iter::repeat_with(|| None));
@@ -144,11 +144,22 @@ impl<'a> SliceRun<'a> {
             let stages = on_each(&mut self.devices, &mut uploaders, build).map_err(failed)?;
             built.push(Built { key, members, stages });
         }
-        drop((uploaders, turn));
-        if id == StageId::Output {
-            self.score(built).map_err(failed)?;
-        } else {
-            self.pass(id, built).map_err(failed)?;
+        drop(uploaders);
+        let go_on = || go_on.map(|reader| reader.send(()));
+        match id {
+            StageId::Embedding => {
+                // Looking words up takes no time, and their table would lie beside two layers.
+                self.pass(id, built).map_err(failed)?;
+                go_on();
+            }
+            StageId::Layer(_) => {
+                go_on();
+                self.pass(id, built).map_err(failed)?;
+            }
+            StageId::Output => {
+                go_on();
+                self.score(built).map_err(failed)?;
+            }
         }
         // So that times measure work done.
         self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
@@ -185,8 +196,7 @@ impl<'a> SliceRun<'a> {
         let mut waiting: VecDeque<_> = built.into();
         while let Some(Built { key, members, mut stages }) = waiting.pop_front() {
             let last_use = waiting.iter().all(|later| later.key.input != key.input);
-            let input =
-                StageInput { stream: key.input, last_use, rechunked: key.rechunked, targets_only: is_last_layer };
+            let input = StageInput { stream: key.input, last_use, targets_only: is_last_layer };
             let variant_count = members.len() as u64;
             let observer = self.observer;
             let tick = |tokens: u64| observer.advance(tokens * variant_count);
@@ -204,9 +214,10 @@ impl<'a> SliceRun<'a> {
         let mut members = Vec::with_capacity(built.len());
         for Built { key, members: of_group, stages } in built {
             for (outputs, stage) in outputs.iter_mut().zip(stages) {
-                if let (DeviceStage::Output(output), Some(input)) = (stage, key.input) {
-                    outputs.push((output, input));
-                }
+                let (DeviceStage::Output(output), Some(input)) = (stage, key.input) else {
+                    return Err(TchError::Kind("a head without a stream".to_owned()).into());
+                };
+                outputs.push((output, input));
             }
             members.push(of_group);
         }
@@ -274,7 +285,7 @@ fn on_each<T: Send, U: Send>(
         threads
             .into_iter()
             .map(|thread| {
-                thread.join().unwrap_or_else(|_| Err(tch::TchError::Kind("a device thread died".to_owned()).into()))
+                thread.join().unwrap_or_else(|_| Err(TchError::Kind("a device thread died".to_owned()).into()))
             })
             .collect()
     })

@@ -2,7 +2,7 @@
 
 use super::Value;
 use crate::checkpoint::QUIRKS;
-use crate::config::ClientArgs;
+use crate::config::{ClientArgs, QuirkSetting};
 
 /// The values that gpt-neox and DeepSpeed require on loading, without optimizer and random states. `module` is the model,
 /// or `None` where layers have files of their own.
@@ -39,7 +39,7 @@ pub(super) fn client_state(module: Value, iteration: u64, tp_size: usize, args: 
         ("args", compared),
     ];
     if !args.quirks.is_empty() {
-        state.push((QUIRKS, Value::Str(args.quirks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))));
+        state.push((QUIRKS, Value::Str(QuirkSetting::line(&args.quirks))));
     }
     keyed(&state)
 }

@@ -39,7 +39,7 @@ pub use extent::to_i64;
 pub use feed::{Fed, Feed};
 pub use layer::{LayerMeans, LayerStage};
 pub use norm::NormMeans;
-pub use output::{DeviceScores, OutputStage, Reference, TargetScores};
+pub use output::{DeviceScores, FinalNorm, OutputStage, Reference, TargetScores};
 pub use probe::probe;
 pub use products::has_tiles;
 pub use rotary::RotaryTable;

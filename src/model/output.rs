@@ -20,6 +20,27 @@ pub struct OutputStage {
     _owners: Owners,
 }
 
+/// The last stage's norm alone.
+#[derive(Debug)]
+pub struct FinalNorm {
+    norm: Norm,
+    _owners: Owners,
+}
+
+impl FinalNorm {
+    pub fn new(stage: &StageTensors, architecture: &Architecture, uploader: &mut Uploader) -> Result<Self, ModelError> {
+        let norm = Norm::new(stage, architecture, uploader, Role::FinalNormGain, Role::FinalNormBias)?;
+        Ok(Self { norm, _owners: uploader.owners() })
+    }
+
+    /// Means of its output over all rows.
+    pub fn means(&self, rows: &Streams) -> Result<NormMeans, ModelError> {
+        let mut means = NormMeans::default();
+        means.add(&self.norm.forward(&rows.0)?)?;
+        Ok(means)
+    }
+}
+
 /// The scores of target tokens under a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TargetScores {
@@ -53,13 +74,6 @@ impl OutputStage {
     pub fn log_probabilities(&self, rows: &Streams) -> Result<Tensor, ModelError> {
         let logits = self.logits(rows)?;
         Ok(logits.f_log_softmax(-1, wide(logits.kind()))?)
-    }
-
-    /// Means of the final norm's output over all rows.
-    pub fn norm_means(&self, rows: &Streams) -> Result<NormMeans, ModelError> {
-        let mut means = NormMeans::default();
-        means.add(&self.norm.forward(&rows.0)?)?;
-        Ok(means)
     }
 
     /// The logits at all rows of the streams, `[rows, vocabulary]`: on a GPU at least in float32, on a CPU in the compute type.

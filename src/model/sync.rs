@@ -1,6 +1,6 @@
 //! Stages can be shared by threads. Their weights are private to them, and no method writes to them.
 
-use super::{EmbeddingStage, LayerStage, OutputStage, RotaryTable};
+use super::{EmbeddingStage, FinalNorm, LayerStage, OutputStage, RotaryTable};
 
 macro_rules! read_by_many_threads {
     ($($stage:ty),*) => {$(
@@ -11,4 +11,4 @@ macro_rules! read_by_many_threads {
     )*};
 }
 
-read_by_many_threads!(EmbeddingStage, LayerStage, OutputStage, RotaryTable);
+read_by_many_threads!(EmbeddingStage, FinalNorm, LayerStage, OutputStage, RotaryTable);

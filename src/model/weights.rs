@@ -86,8 +86,7 @@ impl Uploader {
             // The bytes as they are stored, 16 bits of a number, are half of those that it is computed with.
             self.upload_as(host, kind_of(host.dtype()))?.f_to_kind(kind)?
         };
-        let is_view = self.backend.device == Device::Cpu && kind_of(host.dtype()) == kind;
-        let owner = is_view.then(|| host.clone());
+        let owner = (tensor.data_ptr().cast_const().cast() == host.bytes().as_ptr()).then(|| host.clone());
         self.done.insert(key, Uploaded { tensor: tensor.shallow_clone(), owner });
         Ok(tensor)
     }

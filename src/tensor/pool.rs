@@ -5,38 +5,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes below which memory comes from the allocator, which has its own ways with small blocks.
-const SMALLEST: usize = 1 << 20;
+const SMALLEST: usize = 1 << 18;
 
 /// Bytes that all blocks together may have at any time: a few tensors of a large model.
 const ALWAYS: usize = 256 << 20;
 
-/// Blocks of memory that tensors have given back and others may have. With those in use they take no more than were ever in use at
-/// once.
-#[derive(Debug, Default)]
-pub struct Pool(Mutex<Blocks>);
+/// Blocks of memory that were given back and others may have. With those in use they take no more than were ever in use at once,
+/// or a little that is always allowed.
+#[derive(Debug)]
+pub struct Pool<T = u8>(Mutex<Blocks<T>>);
 
-#[derive(Debug, Default)]
-struct Blocks {
+#[derive(Debug)]
+struct Blocks<T> {
     /// The one that has waited longest comes first.
-    free: Vec<Vec<u8>>,
+    free: Vec<Vec<T>>,
     bytes_in_use: usize,
     most_in_use: usize,
 }
 
-impl Pool {
-    /// So many bytes, of any value.
-    pub fn take(&self, count: usize) -> Vec<u8> {
-        match self.find(count) {
-            Some(mut block) => {
-                block.resize(count, 0);
-                block
-            }
-            None => vec![0; count],
-        }
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Pool<T> {
+    pub const fn new() -> Self {
+        Self(Mutex::new(Blocks { free: Vec::new(), bytes_in_use: 0, most_in_use: 0 }))
     }
 
-    /// Room for so many bytes.
-    pub(super) fn take_empty(&self, count: usize) -> Vec<u8> {
+    /// Room for so many elements.
+    pub(super) fn take_empty(&self, count: usize) -> Vec<T> {
         match self.find(count) {
             Some(mut block) => {
                 block.clear();
@@ -47,44 +46,71 @@ impl Pool {
     }
 
     /// The smallest block that has room, but not twice as much; none where a new one is to be made.
-    fn find(&self, count: usize) -> Option<Vec<u8>> {
-        if count < SMALLEST {
+    fn find(&self, count: usize) -> Option<Vec<T>> {
+        if count.saturating_mul(size_of::<T>()) < SMALLEST {
             return None;
         }
         let mut blocks = self.lock();
-        let fits = |block: &Vec<u8>| (count..count.saturating_mul(2)).contains(&block.capacity());
+        let fits = |block: &Vec<T>| (count..count.saturating_mul(2)).contains(&block.capacity());
         let fitting = blocks.free.iter().enumerate().filter(|(_, block)| fits(block));
         let smallest = fitting.min_by_key(|(_, block)| block.capacity()).map(|(at, _)| at);
         let found = smallest.map(|at| blocks.free.remove(at));
-        blocks.bytes_in_use = blocks.bytes_in_use.saturating_add(found.as_ref().map_or(count, Vec::capacity));
+        let bytes = found.as_ref().map_or(count, Vec::capacity).saturating_mul(size_of::<T>());
+        blocks.bytes_in_use = blocks.bytes_in_use.saturating_add(bytes);
         blocks.most_in_use = blocks.most_in_use.max(blocks.bytes_in_use);
-        blocks.drop_surplus();
+        let surplus = blocks.take_surplus();
+        drop(blocks);
+        // Freed when others may have the lock.
+        drop(surplus);
         found
     }
 
-    fn give_back(&self, block: Vec<u8>) {
-        if block.capacity() < SMALLEST {
+    pub fn give_back(&self, block: Vec<T>) {
+        let bytes = bytes_of(&block);
+        if bytes < SMALLEST {
             return;
         }
         let mut blocks = self.lock();
-        blocks.bytes_in_use = blocks.bytes_in_use.saturating_sub(block.capacity());
+        blocks.bytes_in_use = blocks.bytes_in_use.saturating_sub(bytes);
         blocks.free.push(block);
-        blocks.drop_surplus();
+        let surplus = blocks.take_surplus();
+        drop(blocks);
+        drop(surplus);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Blocks> {
+    fn lock(&self) -> MutexGuard<'_, Blocks<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Blocks {
-    fn drop_surplus(&mut self) {
-        let most = self.most_in_use.max(ALWAYS);
-        let mut bytes: usize = self.free.iter().map(Vec::capacity).fold(self.bytes_in_use, usize::saturating_add);
-        while bytes > most && !self.free.is_empty() {
-            bytes -= self.free.remove(0).capacity();
+impl<T: Clone + Default> Pool<T> {
+    /// So many elements, of any value.
+    pub fn take(&self, count: usize) -> Vec<T> {
+        match self.find(count) {
+            Some(mut block) => {
+                block.resize(count, T::default());
+                block
+            }
+            None => vec![T::default(); count],
         }
     }
+}
+
+impl<T> Blocks<T> {
+    fn take_surplus(&mut self) -> Vec<Vec<T>> {
+        let most = self.most_in_use.max(ALWAYS);
+        let mut bytes: usize = self.free.iter().map(bytes_of).fold(self.bytes_in_use, usize::saturating_add);
+        let fits = self.free.iter().position(|block| {
+            let fits = bytes <= most;
+            bytes -= if fits { 0 } else { bytes_of(block) };
+            fits
+        });
+        self.free.drain(..fits.unwrap_or(self.free.len())).collect()
+    }
+}
+
+fn bytes_of<T>(block: &Vec<T>) -> usize {
+    block.capacity().saturating_mul(size_of::<T>())
 }
 
 /// Bytes of a tensor, which go back to their pool with the last clone of it.
@@ -98,9 +124,19 @@ pub(super) struct Block {
 
 impl Block {
     pub(super) fn new(bytes: Vec<u8>, pool: Option<Arc<Pool>>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { bytes, pool, id: NEXT.fetch_add(1, Ordering::Relaxed) }
+        Self { bytes, pool, id: next_id() }
     }
+
+    /// The bytes, to be changed: they are another tensor's from now on.
+    pub(super) fn change(&mut self) -> &mut [u8] {
+        self.id = next_id();
+        &mut self.bytes
+    }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Drop for Block {
@@ -197,5 +233,9 @@ mod tests {
     fn ids_are_not_used_again() {
         let ids: Vec<u64> = (0..3).map(|_| Block::new(vec![0; 8], None).id).collect();
         assert!(ids[0] < ids[1] && ids[1] < ids[2], "{ids:?}");
+        let mut block = Block::new(vec![0; 8], None);
+        let id = block.id;
+        block.change()[0] = 1;
+        assert_ne!(block.id, id);
     }
 }

@@ -36,7 +36,7 @@ impl HostTensor {
             }
         };
         if let Some(block) = Arc::get_mut(&mut self.block) {
-            reorder(&mut block.bytes);
+            reorder(block.change());
             return Ok(self);
         }
         let pool = self.block.pool.clone();

@@ -70,14 +70,16 @@ fn objects_in_the_client_state_that_are_not_understood_do_no_harm() {
 #[test]
 fn what_merge_wrote_and_is_not_understood_is_named() {
     let source = TinyModel::new().write();
-    for (stated, reason) in [
-        (Value::Str("reduction=shared size=9".to_owned()), "no quirk `size`"),
-        (Value::Str("reduction=other".to_owned()), "`other`: reduction is one of"),
-        (Value::Int(7), "it is no text"),
+    for (stated, reason, read) in [
+        (Value::Str("size=9 reduction=shared".to_owned()), "no quirk `size`", 1),
+        (Value::Str("reduction=other".to_owned()), "`other`: reduction is one of", 0),
+        (Value::Int(7), "it is no text", 0),
     ] {
         let state = Value::Dict(vec![("kintsugi_quirks".to_owned(), stated)]);
         save(&source.rank_file(0), &state, |_| Err::<HostTensor, _>("no tensors")).unwrap();
-        let warnings = source.open().warnings().join("\n");
-        assert!(warnings.contains(&format!("`kintsugi_quirks` was not read: {reason}")), "{warnings}");
+        let checkpoint = source.open();
+        let warnings = checkpoint.warnings().join("\n");
+        assert!(warnings.contains(&format!("`kintsugi_quirks` was not read whole: {reason}")), "{warnings}");
+        assert_eq!(checkpoint.client().args.quirks.len(), read, "{warnings}");
     }
 }

@@ -2,42 +2,24 @@
 //! operating system has to be cleared page by page first.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
 
 use super::registers::Tile;
+use crate::tensor::Pool;
 
-/// Memory that is not in use. It was, whatever its size.
-static FREE: Mutex<Vec<Vec<Tile>>> = Mutex::new(Vec::new());
-
-/// Buffers that are kept: a stage's matrices and every thread's activations, about.
-const KEPT: usize = 32;
+static POOL: Pool<Tile> = Pool::new();
 
 /// Tiles that go back when they are dropped.
 #[derive(Debug)]
-pub(super) struct Recycled {
-    tiles: Vec<Tile>,
-    count: usize,
-}
+pub(super) struct Recycled(Vec<Tile>);
 
 /// So many tiles, with anything in them.
 pub(super) fn take(count: usize) -> Recycled {
-    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-    // The smallest that is large enough, but not one that is much too large.
-    let fits = |tiles: &Vec<Tile>| (count..=2 * count).contains(&tiles.len());
-    let found = free.iter().enumerate().filter(|(_, tiles)| fits(tiles)).min_by_key(|(_, tiles)| tiles.len());
-    let tiles = found.map(|(at, _)| at).map(|at| free.remove(at));
-    drop(free);
-    Recycled { tiles: tiles.unwrap_or_else(|| vec![Tile::ZERO; count]), count }
+    Recycled(POOL.take(count))
 }
 
 impl Drop for Recycled {
     fn drop(&mut self) {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() >= KEPT {
-            // The one that has waited longest is the least likely to be asked for.
-            free.remove(0);
-        }
-        free.push(std::mem::take(&mut self.tiles));
+        POOL.give_back(std::mem::take(&mut self.0));
     }
 }
 
@@ -45,12 +27,12 @@ impl Deref for Recycled {
     type Target = [Tile];
 
     fn deref(&self) -> &[Tile] {
-        &self.tiles[..self.count]
+        &self.0
     }
 }
 
 impl DerefMut for Recycled {
     fn deref_mut(&mut self) -> &mut [Tile] {
-        &mut self.tiles[..self.count]
+        &mut self.0
     }
 }

@@ -26,6 +26,12 @@ pub(super) const X_TILES: usize = 6;
 #[repr(C, align(64))]
 pub(super) struct Tile(pub [u16; ROWS * INPUTS]);
 
+impl Default for Tile {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
 impl Tile {
     pub(super) const ZERO: Self = Self([0; ROWS * INPUTS]);
 }
