@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use tch::{Device, TchError};
 
-use self::divergence::Measured;
-use self::groups::{Group, Key, part_those_of_other_groups};
+use self::divergence::Distances;
+use self::groups::{Group, Grouping, Key, part_those_of_other_groups};
 use super::EvalError;
 use super::calibration::Calibrator;
 use super::device_memory::largest_stage;
@@ -37,10 +37,10 @@ pub(super) struct SliceRun<'a> {
     observer: &'a dyn Observer,
     outcome: SliceOutcome,
     devices: Vec<DeviceRun>,
-    divergence: bool,
     calibrator: Option<Calibrator<'a>>,
     streams: Vec<Option<usize>>,
-    measured: Vec<Measured>,
+    /// Where it was asked for.
+    divergence: Option<Distances>,
 }
 
 impl<'a> SliceRun<'a> {
@@ -57,8 +57,9 @@ impl<'a> SliceRun<'a> {
             same_as: vec![0; models.variants.len()],
             ..SliceOutcome::default()
         };
-        let (streams, divergence) = (vec![None; models.variants.len()], divergence && models.variants.len() > 1);
-        Self { models, observer, outcome, devices, divergence, calibrator, streams, measured: Vec::new() }
+        let divergence = (divergence && models.variants.len() > 1).then(Distances::default);
+        let streams = vec![None; models.variants.len()];
+        Self { models, observer, outcome, devices, calibrator, streams, divergence }
     }
 
     /// Runs all stages. The first slice also analyses the candidates, and keeps the digests of the files if `hash` asks for
@@ -88,14 +89,15 @@ impl<'a> SliceRun<'a> {
                 let own: BTreeMap<_, _> = candidates.iter().map(|&(at, _)| at).zip(stages).collect();
                 let reference = Reference::new(self.models.checkpoint.architecture(), &stage);
                 for (&at, other) in own.iter().filter(|_| number == 0) {
-                    let theirs = ModelStage { architecture: self.architecture_of(&[at]), tensors: other };
+                    let theirs = ModelStage { architecture: self.models.architecture_of(&[at]), tensors: other };
                     self.outcome.candidate_analyses.entry(at).or_default().add(&reference, theirs)?;
                 }
                 self.stage(stage, own, prepared)?;
-                self.measure_divergence(id)?;
+                if id != StageId::Output {
+                    self.measure_divergence().map_err(|source| EvalError::Model { stage: id, source })?;
+                }
             }
-            let failed = |source| EvalError::Model { stage: StageId::Output, source };
-            self.read_divergence().map_err(failed)?;
+            self.read_divergence().map_err(|source| EvalError::Model { stage: StageId::Output, source })?;
             let mut digests = reader.finish()?.into_iter();
             if hash {
                 self.outcome.digests = digests.next().unwrap_or_default();
@@ -137,7 +139,7 @@ impl<'a> SliceRun<'a> {
         let computing = Instant::now();
         let mut built = Vec::with_capacity(groups.len());
         for Group { key, members, weights } in groups {
-            let architecture = self.architecture_of(&members);
+            let architecture = self.models.architecture_of(&members);
             let build = |device: &mut DeviceRun, uploader: &mut Uploader| {
                 device.build(architecture, &weights, uploader, key.rechunked)
             };
@@ -182,8 +184,8 @@ impl<'a> SliceRun<'a> {
         };
         own.extend(candidates);
         let merging = Instant::now();
-        let groups = self.group(&merger, stage, &own)?;
-        let groups = self.with_weights(groups, &mut merger, stage, &own)?;
+        let grouping = Grouping { models: self.models, stage, own: &own };
+        let groups = grouping.groups(&self.streams, &mut merger, &mut self.outcome.exactness)?;
         self.outcome.timings.merge += merging.elapsed();
         part_those_of_other_groups(&mut self.outcome.same_as, &groups);
         Ok(groups)
@@ -223,6 +225,24 @@ impl<'a> SliceRun<'a> {
         }
         let scores = on_each(&mut self.devices, &mut outputs, |device, outputs| device.score(outputs))?;
         self.keep(&members, &scores);
+        Ok(())
+    }
+
+    /// Measures how far streams are from the baseline's.
+    fn measure_divergence(&mut self) -> Result<(), ModelError> {
+        let Some(distances) = &mut self.divergence else { return Ok(()) };
+        let measuring = Instant::now();
+        distances.measure(self.models.variants, &self.streams, &self.devices)?;
+        self.devices.iter().try_for_each(|device| device.backend.synchronize())?;
+        self.outcome.timings.divergence += measuring.elapsed();
+        Ok(())
+    }
+
+    fn read_divergence(&mut self) -> Result<(), ModelError> {
+        let Some(distances) = self.divergence.take() else { return Ok(()) };
+        let reading = Instant::now();
+        self.outcome.divergence = distances.read(&self.devices)?;
+        self.outcome.timings.divergence += reading.elapsed();
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::EvalError;
 use super::packing::TokenizedPassage;
 use crate::checkpoint::ModelSource;
+use crate::config::Architecture;
 use crate::merge::Strategy;
 
 #[derive(Debug, Clone)]
@@ -63,6 +64,12 @@ impl<'a> Models<'a> {
     /// The candidates with their places among the variants.
     pub(super) fn candidates(self) -> impl Iterator<Item = (usize, &'a dyn ModelSource)> {
         self.variants.iter().enumerate().filter_map(|(at, variant)| Some((at, variant.candidate_model()?)))
+    }
+
+    /// That of variants that go through a stage together.
+    pub(super) fn architecture_of(self, members: &[usize]) -> &'a Architecture {
+        let model = members.first().and_then(|&at| self.variants[at].candidate_model());
+        model.unwrap_or(self.checkpoint).architecture()
     }
 
     /// The strategies of the merges with their places among the variants.

@@ -1,57 +1,54 @@
 //! How far the variants' residual streams are from the baseline's, stage by stage.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Tensor;
 
-use super::SliceRun;
-use crate::eval::EvalError;
+use crate::eval::device_run::DeviceRun;
 use crate::eval::outcome::Divergence;
+use crate::eval::variant::Variant;
 use crate::model::ModelError;
-use crate::partition::StageId;
 
-/// How far streams are from the baseline's after a stage, not read yet.
-pub(super) struct Measured {
+/// What was measured and is not read yet, which would make a GPU wait.
+#[derive(Default)]
+pub(super) struct Distances(Vec<AfterStage>);
+
+struct AfterStage {
     /// Each variant's column after the first of a device's distances; `None` for those in the baseline's stream.
     columns: Vec<Option<usize>>,
     /// As [`DeviceRun::distances`] gives them, by device.
     distances: Vec<Tensor>,
 }
 
-impl SliceRun<'_> {
-    /// Measures how far every variant's stream is from the baseline's in every chunk, where that was asked for.
-    pub(super) fn measure_divergence(&mut self, id: StageId) -> Result<(), EvalError> {
-        if id == StageId::Output || !self.divergence {
-            return Ok(());
-        }
-        let Some(Some(baseline)) = self.streams.first().copied() else { return Ok(()) };
-        let measuring = Instant::now();
+impl Distances {
+    /// Measures how far every variant's stream is from the baseline's in every chunk.
+    pub(super) fn measure(
+        &mut self,
+        variants: &[Variant],
+        streams: &[Option<usize>],
+        devices: &[DeviceRun],
+    ) -> Result<(), ModelError> {
+        let Some(Some(baseline)) = streams.first().copied() else { return Ok(()) };
         // The noise floor has not all passages.
-        let compared = self.models.variants.iter().zip(&self.streams).filter(|(variant, _)| !variant.rechunked);
+        let compared = variants.iter().zip(streams).filter(|(variant, _)| !variant.rechunked);
         let others = compared.filter_map(|(_, stream)| *stream).filter(|&stream| stream != baseline);
         let others: Vec<_> = others.collect::<BTreeSet<_>>().into_iter().collect();
-        let failed = |source| EvalError::Model { stage: id, source };
-        let measured = self.devices.iter().map(|device| device.distances(baseline, &others));
-        let distances = measured.collect::<Result<_, _>>().map_err(failed)?;
+        let distances = devices.iter().map(|device| device.distances(baseline, &others)).collect::<Result<_, _>>()?;
         let column = |&stream: &Option<usize>| others.iter().position(|&other| Some(other) == stream);
-        self.measured.push(Measured { columns: self.streams.iter().map(column).collect(), distances });
-        self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
-        self.outcome.timings.divergence += measuring.elapsed();
+        self.0.push(AfterStage { columns: streams.iter().map(column).collect(), distances });
         Ok(())
     }
 
-    /// Reads what was measured after every stage.
-    pub(super) fn read_divergence(&mut self) -> Result<(), ModelError> {
-        let reading = Instant::now();
-        for Measured { columns, distances } in std::mem::take(&mut self.measured) {
-            for (device, distances) in self.devices.iter().zip(distances) {
+    /// Reads what was measured: by chunk, variant and stage.
+    pub(super) fn read(self, devices: &[DeviceRun]) -> Result<BTreeMap<usize, Vec<Vec<Divergence>>>, ModelError> {
+        let mut by_chunk = BTreeMap::new();
+        for AfterStage { columns, distances } in self.0 {
+            for (device, distances) in devices.iter().zip(distances) {
                 let width = usize::try_from(distances.size().last().copied().unwrap_or(1)).unwrap_or(1).max(1);
                 let read = Vec::<f64>::try_from(&distances.f_flatten(0, -1)?)?;
                 for (&number, squares) in device.numbers.iter().zip(read.chunks(width)) {
                     let of_column = |column: usize| squares.get(column).copied().unwrap_or_default();
-                    let variants = vec![Vec::new(); columns.len()];
-                    let of_chunk = self.outcome.divergence.entry(number).or_insert(variants);
+                    let of_chunk = by_chunk.entry(number).or_insert_with(|| vec![Vec::new(); columns.len()]);
                     for (steps, column) in of_chunk.iter_mut().zip(&columns) {
                         let squared_distance = column.map_or(0.0, |column| of_column(1 + column));
                         steps.push(Divergence { squared_distance, squared_norm: of_column(0) });
@@ -59,7 +56,6 @@ impl SliceRun<'_> {
                 }
             }
         }
-        self.outcome.timings.divergence += reading.elapsed();
-        Ok(())
+        Ok(by_chunk)
     }
 }

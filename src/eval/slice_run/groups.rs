@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::SliceRun;
-use crate::config::Architecture;
 use crate::eval::EvalError;
-use crate::eval::variant::Weights;
-use crate::merge::{Signature, StageMerger};
+use crate::eval::variant::{Models, Weights};
+use crate::merge::{Exactness, Signature, StageMerger};
 use crate::partition::{Role, StageId, StageTensors};
 
 /// Variants with the same input stream and the same weights in a stage, which go through it as one.
@@ -19,7 +17,7 @@ pub(super) struct Key {
     pub rechunked: bool,
 }
 
-pub(super) type Groups = Vec<(Key, Vec<usize>)>;
+type Groups = Vec<(Key, Vec<usize>)>;
 
 pub(super) struct Group {
     pub key: Key,
@@ -27,25 +25,40 @@ pub(super) struct Group {
     pub weights: StageTensors,
 }
 
-impl<'a> SliceRun<'a> {
-    /// Variants that go through the stage together. The baseline's group comes first.
-    pub(super) fn group(
+/// A stage and those who go through it.
+pub(super) struct Grouping<'a> {
+    pub models: Models<'a>,
+    pub stage: &'a StageTensors,
+    /// The weights of variants that have their own.
+    pub own: &'a BTreeMap<usize, StageTensors>,
+}
+
+impl Grouping<'_> {
+    /// Variants that go through the stage together, with their weights. The baseline's group comes first. `streams` are the
+    /// variants' input streams.
+    pub(super) fn groups(
         &self,
-        merger: &StageMerger<'_>,
-        stage: &StageTensors,
-        own: &BTreeMap<usize, StageTensors>,
-    ) -> Result<Groups, EvalError> {
+        streams: &[Option<usize>],
+        merger: &mut StageMerger<'_>,
+        exactness: &mut [Exactness],
+    ) -> Result<Vec<Group>, EvalError> {
+        let groups = self.by_key(streams, merger)?;
+        self.with_weights(groups, merger, exactness)
+    }
+
+    fn by_key(&self, streams: &[Option<usize>], merger: &StageMerger<'_>) -> Result<Groups, EvalError> {
+        let stage = self.stage;
         // Looking up word embeddings is the same with one rank and with many: the unmerged model shares the merges' stream.
         let start = stage.id == StageId::Embedding;
         let shared_start =
             start && [Role::PositionEmbedding, Role::SoftPrompt].iter().all(|&role| stage.get(role).is_none());
         let mut groups: Groups = Vec::new();
-        for (at, (variant, &input)) in self.models.variants.iter().zip(&self.streams).enumerate() {
+        for (at, (variant, &input)) in self.models.variants.iter().zip(streams).enumerate() {
             let signature = match &variant.weights {
                 Weights::Unmerged | Weights::Candidate(_) => None,
                 Weights::Merged(strategy) => Some(merger.signature(strategy)?).filter(|_| !shared_start),
             };
-            let own = own.contains_key(&at).then_some(at);
+            let own = self.own.contains_key(&at).then_some(at);
             // Chunks make no difference where rows do not meet.
             let rechunked = variant.rechunked && matches!(stage.id, StageId::Layer(_));
             let key = Key { input, signature, own, rechunked };
@@ -59,16 +72,15 @@ impl<'a> SliceRun<'a> {
 
     /// Merges every group's weights, and joins groups whose rules differ but give the same bits:
     /// of two ranks' float16 replicas, for example, the sum is the same in float16 and in float32.
-    pub(super) fn with_weights(
-        &mut self,
+    fn with_weights(
+        &self,
         groups: Groups,
         merger: &mut StageMerger<'_>,
-        stage: &StageTensors,
-        own: &BTreeMap<usize, StageTensors>,
+        exactness: &mut [Exactness],
     ) -> Result<Vec<Group>, EvalError> {
         let mut distinct: Vec<Group> = Vec::new();
         for (key, members) in groups {
-            let weights = self.weights(merger, stage, &members, own)?;
+            let weights = self.weights(&members, merger, exactness)?;
             let same = |other: &&mut Group| {
                 // Equal weights of another architecture are another model.
                 (other.key.input, other.key.own, other.key.rechunked) == (key.input, None, key.rechunked)
@@ -83,35 +95,27 @@ impl<'a> SliceRun<'a> {
         Ok(distinct)
     }
 
-    pub(super) fn architecture_of(&self, members: &[usize]) -> &'a Architecture {
-        match members.first().map(|&at| &self.models.variants[at].weights) {
-            Some(Weights::Candidate(model)) => model.architecture(),
-            _ => self.models.checkpoint.architecture(),
-        }
-    }
-
     /// The group's weights; every merged member's exactness is judged on the way.
     fn weights(
-        &mut self,
-        merger: &mut StageMerger<'_>,
-        stage: &StageTensors,
+        &self,
         members: &[usize],
-        own: &BTreeMap<usize, StageTensors>,
+        merger: &mut StageMerger<'_>,
+        exactness: &mut [Exactness],
     ) -> Result<StageTensors, EvalError> {
         let mut weights = None;
         for at in members {
-            if let Some(own) = own.get(at) {
+            if let Some(own) = self.own.get(at) {
                 return Ok(own.clone());
             }
             match &self.models.variants[*at].weights {
-                Weights::Unmerged | Weights::Candidate(_) => weights = Some(stage.clone()),
+                Weights::Unmerged | Weights::Candidate(_) => weights = Some(self.stage.clone()),
                 Weights::Merged(strategy) => {
-                    let merged = merger.merge(strategy, &mut self.outcome.exactness[*at])?;
+                    let merged = merger.merge(strategy, &mut exactness[*at])?;
                     weights = Some(weights.unwrap_or(merged));
                 }
             }
         }
-        Ok(weights.unwrap_or_else(|| stage.clone()))
+        Ok(weights.unwrap_or_else(|| self.stage.clone()))
     }
 }
 
