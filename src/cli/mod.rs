@@ -136,8 +136,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    let detached = DetachedValue::find(&Cli::command(), &expanded.arguments);
-    let cli = Cli::try_parse_from(expanded.arguments).unwrap_or_else(|error| match &detached {
+    // Looked for where something failed: it takes another reading of all options.
+    let detached = || DetachedValue::find(&Cli::command(), &expanded.arguments);
+    let cli = Cli::try_parse_from(&expanded.arguments).unwrap_or_else(|error| match detached() {
         Some(detached) => detached.explain_parse(error).exit(),
         None => error.exit(),
     });
@@ -183,7 +184,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match detached {
+        Err(error) => match detached() {
             Some(detached) => failed(&detached.explain(error), &screen),
             None => failed(&error, &screen),
         },

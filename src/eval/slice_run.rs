@@ -158,10 +158,8 @@ impl<'a> SliceRun<'a> {
                 go_on();
                 self.pass(id, built).map_err(failed)?;
             }
-            StageId::Output => {
-                go_on();
-                self.score(built).map_err(failed)?;
-            }
+            // Nothing comes after it.
+            StageId::Output => self.score(built).map_err(failed)?,
         }
         // So that times measure work done.
         self.devices.iter().try_for_each(|device| device.backend.synchronize()).map_err(failed)?;
